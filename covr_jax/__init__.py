@@ -1,0 +1,16 @@
+"""covr_jax: visual SAC agents and vision-language models that teach each other (COVR, arXiv 2601.06122), in JAX.
+
+Rooms, from the ground up (imports run strictly downward, see ``tests/test_imports.py``):
+
+* ``types``, ``config``            records and options
+* ``covr``                         the paper's equations, arrays in and arrays out
+* ``replay``, ``augment``          device-resident experience, image augmentations
+* ``render``                       MuJoCo scenes drawn in pure ``jax.numpy``
+* ``agents``                       networks, losses and the jit-able learner
+* ``envs``                         vectorised DMControl tasks on MJX
+* ``bridge``, ``vlm``              JAX <-> Torch, the Qwen2.5-VL LoRA service
+* ``checkpoint``, ``metrics``, ``report``, ``runtime``
+* ``loop``                         the compiled programs, ``train()`` and ``evaluate()``
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,141 @@
+"""The pixel SAC networks as (init, apply) pairs; the one file that knows flax.linen.
+
+Encoder of SAC-AE (Yarats et al. 2019): 3x3 VALID convolutions with ReLU, a linear layer to ``feature_dim``, LayerNorm.
+The convolutions are shared by actor and critic; each has its own linear layer and LayerNorm.
+Letters: B batch, H W image, C channels, F features, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from covr_jax.types import Array
+
+Params = Any
+
+
+class Network(NamedTuple):
+    """``init(key, *example inputs) -> params`` and ``apply(params, *inputs)``."""
+
+    init: Callable[..., Params]
+    apply: Callable[..., Any]
+
+
+class SACNetworks(NamedTuple):
+    """``torso``: u8[B,H,W,C] -> f32[B,N]; ``actor``: features -> (mean, log_std) f32[B,A]; ``critic``: -> f32[2,B]."""
+
+    torso: Network
+    actor: Network
+    critic: Network
+
+
+def delta_orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Orthogonal at the centre tap, zero elsewhere, times the ReLU gain sqrt(2) (Xiao et al. 2018)."""
+    height, width, inputs, outputs = shape
+    centre = nn.initializers.orthogonal(scale=np.sqrt(2.0).item())(key, (inputs, outputs), dtype)
+    return jnp.zeros(shape, dtype).at[height // 2, width // 2].set(centre)
+
+
+class _Torso(nn.Module):
+    filters: int
+    strides: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        x = images.astype(jnp.float32) / 255.0
+        for index, stride in enumerate(self.strides):
+            x = nn.Conv(
+                self.filters, (3, 3), stride, padding="VALID", kernel_init=delta_orthogonal, name=f"conv_{index}"
+            )(x)
+            x = nn.relu(x)
+        return x.reshape(x.shape[0], -1)
+
+
+class _Features(nn.Module):
+    size: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = nn.Dense(self.size, kernel_init=nn.initializers.orthogonal(), name="linear")(x)
+        return nn.LayerNorm(epsilon=1e-5, name="norm")(x)
+
+
+class _MLP(nn.Module):
+    hidden: int
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for _ in range(2):
+            x = nn.relu(nn.Dense(self.hidden, kernel_init=nn.initializers.orthogonal())(x))
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.orthogonal())(x)
+
+
+class _Actor(nn.Module):
+    feature_dim: int
+    hidden: int
+    action_dim: int
+    log_std_range: tuple[float, float]
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        x = _Features(self.feature_dim, name="encoder")(x)
+        mean, log_std = jnp.split(_MLP(self.hidden, 2 * self.action_dim, name="head")(x), 2, axis=-1)
+        low, high = self.log_std_range
+        return mean, low + 0.5 * (high - low) * (jnp.tanh(log_std) + 1.0)
+
+
+class _Critic(nn.Module):
+    feature_dim: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: Array, action: Array) -> Array:
+        x = _Features(self.feature_dim, name="encoder")(x)
+        x = jnp.concatenate([x, action], axis=-1)
+        twin = nn.vmap(
+            _MLP, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, out_axes=0, axis_size=2
+        )
+        return twin(self.hidden, 1, name="heads")(x)[..., 0]
+
+
+def _pair(module: nn.Module) -> Network:
+    return Network(
+        init=lambda key, *inputs: module.init(key, *inputs)["params"],
+        apply=lambda params, *inputs: module.apply({"params": params}, *inputs),
+    )
+
+
+def make_networks(
+    action_dim: int,
+    *,
+    num_filters: int = 32,
+    conv_strides: tuple[int, ...] = (2, 1, 1, 1),
+    feature_dim: int = 50,
+    hidden_dim: int = 1024,
+    log_std_range: tuple[float, float] = (-10.0, 2.0),
+) -> SACNetworks:
+    """The three networks of pixel SAC; orthogonal initialisation, zero biases, as in SAC-AE."""
+    return SACNetworks(
+        torso=_pair(_Torso(num_filters, conv_strides)),
+        actor=_pair(_Actor(feature_dim, hidden_dim, action_dim, log_std_range)),
+        critic=_pair(_Critic(feature_dim, hidden_dim)),
+    )
+
+
+def init_networks(networks: SACNetworks, key: Array, images: Array, action: Array) -> dict[str, Params]:
+    """Parameters {"torso", "actor", "critic"}; ``images`` and ``action`` give the shapes only. The key is consumed."""
+    torso_key, actor_key, critic_key = jax.random.split(key, 3)
+    torso = networks.torso.init(torso_key, images)
+    features = networks.torso.apply(torso, images)
+    return {
+        "torso": torso,
+        "actor": networks.actor.init(actor_key, features),
+        "critic": networks.critic.init(critic_key, features, action),
+    }

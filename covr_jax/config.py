@@ -1,0 +1,123 @@
+"""Every option of a run: one frozen dataclass tree, defaults = the paper's, with unit and source per field.
+
+``experiments/`` parses it from the command line; library code receives the part it needs. Where the paper is silent
+the comment says whose value it is: [COVR] the paper, [RAD] [PlaNet] [SAC-AE] the code its tables build on, [ours].
+Env steps = agent steps x action repeat.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """An option that cannot be used; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    num_envs: int = 1  # environments stepped in parallel [paper: 1]
+    action_repeat: int | None = None  # physics control steps per agent step; None: the task's [PlaNet]
+    frame_stack: int = 3  # frames per observation [SAC-AE]
+    image_size: int = 100  # rendered height = width, pixels [RAD: 100, augmented to 108]
+    samples: int = 4  # visibility rays per pixel: 1, 2 or 4 [MuJoCo: 4]
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    batch_size: int = 128  # transitions per update [RAD]
+    updates_per_step: int = 1  # gradient updates per agent step of the whole env batch [SAC-AE: 1 at num_envs=1]
+    init_steps: int = 1000  # random transitions before the first update [SAC-AE]
+    discount: float = 0.99
+    learning_rate: float | None = None  # actor, critic and encoder; None: the task's [PlaNet table]
+    alpha_learning_rate: float = 1e-4
+    alpha_beta1: float = 0.5  # Adam beta1 of the temperature [SAC-AE]
+    init_temperature: float = 0.1
+    critic_tau: float = 0.01  # target EMA of the Q heads
+    encoder_tau: float = 0.05  # target EMA of the encoder
+    actor_update_every: int = 2  # critic updates per actor, alpha and target update [SAC-AE]
+    hidden_dim: int = 1024
+    feature_dim: int = 50
+    num_filters: int = 32
+    conv_strides: tuple[int, ...] = (2, 1, 1, 1)  # one 3x3 convolution each [SAC-AE]
+    log_std_min: float = -10.0
+    log_std_max: float = 2.0
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    kind: Literal["auto", "none", "translate", "crop"] = "auto"  # auto: the task's RAD augmentation, none for SAC
+    size: int | None = None  # output height = width; None: image_size * 1.08 for translate, * 0.84 for crop [RAD]
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    capacity: int = 100_000  # transitions over all environments [SAC-AE family]
+
+
+@dataclass(frozen=True)
+class CovrConfig:
+    guidance_weight: float = 1.0  # lambda of Eq. 4 [COVR: 1.0 DMControl, 2.0 CARLA]
+    psi_0: int = 5000  # first fine-tune interval, env steps [COVR]
+    schedule: Literal["linear", "recursive"] = "linear"  # reading of the interval rule
+    cold_start_rounds: int = 4  # guidance opens after this many rounds [COVR: 4 DMControl, 2 CARLA]
+    exploration: Literal["neg_entropy", "literal", "normalised", "progress"] = "neg_entropy"  # eps of Eq. 5
+    entropy_samples: int = 1024  # observations of D_f for the entropy estimate [ours]
+    min_keep: int = 64  # EDDF keeps at least this many samples [ours]
+    return_discount: float = 0.99  # gamma of the return-to-go g_t [ours: the agent's]
+    weight_norm: Literal["minmax", "maxabs"] = "minmax"  # RALW's normalisation to [-1, 1]
+
+
+@dataclass(frozen=True)
+class VLMConfig:
+    name: str = "Qwen/Qwen2.5-VL-3B-Instruct"  # `tiny`, `none`, a local path or a hub id [COVR: Qwen2.5-VL-3B]
+    every: int = 10  # agent steps between two queries [COVR: 10 frames]
+    hold: bool = True  # store the last answer with the steps until the next query; False: mask those steps
+    image_size: int | None = None  # VLM input height = width; None: 84 for `tiny`, else 224 [ours]
+    lora_rank: int = 128  # [COVR]
+    lora_alpha: float = 16.0  # [COVR: 16 DMControl, 256 CARLA]
+    lora_dropout: float = 0.05  # [RL4VLM]
+    lora_targets: Literal["all-linear", "language"] = "all-linear"
+    learning_rate: float = 1e-4
+    batch_size: int = 16
+    max_samples: int = 4096  # samples per round after EDDF
+    steps: int | None = None  # optimiser steps per round; None: one epoch
+    label_smoothing: float = 0.1
+    return_episodes: int = 0  # episodes that measure the VLM alone before training and after each round
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    every: int = 10_000  # env steps between evaluations [PlaNet benchmark]
+    episodes: int = 10  # [COVR]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    checkpoint_every: int = 20_000  # env steps between checkpoints
+    log_every: int = 1_000  # env steps between metric rows
+    video: bool = True  # record one episode of the final policy
+    resume: bool = True  # False: refuse a run directory that already holds a checkpoint
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. ``method`` names what is trained, ``base`` the agent that `covr` is plugged into."""
+
+    task: str = "cartpole_swingup"
+    method: Literal["covr", "rad", "sac"] = "covr"
+    base: Literal["rad", "sac"] = "rad"
+    seed: int = 1
+    total_steps: int = 100_000  # env steps [COVR]
+    preset: str = "paper"
+    renderer: Literal["jax"] = "jax"
+    env: EnvConfig = field(default_factory=EnvConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    sac: SACConfig = field(default_factory=SACConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    covr: CovrConfig = field(default_factory=CovrConfig)
+    vlm: VLMConfig = field(default_factory=VLMConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    run: RunConfig = field(default_factory=RunConfig)

@@ -1,0 +1,69 @@
+"""The VLM's pull on the policy, COVR's Eq. 4. Letters: B batch, A action."""
+
+from __future__ import annotations
+
+import numbers
+
+import jax
+import jax.numpy as jnp
+
+KINDS = ("constant", "annealed")
+
+
+def guidance_loss(action: jax.Array, prior_action: jax.Array, valid: jax.Array) -> jax.Array:
+    """(1/B) sum_b valid_b ||a_v,b - a_r,b||_2^2, the regulariser that Eq. 4 adds to the actor loss times lambda.
+
+    B counts all rows: a batch in which the VLM answered half of the frames pulls half as hard. Whatever stands in an
+    invalid row of the prior, NaN included, reaches neither the value nor the gradient; the prior is a constant.
+
+    Args:
+      action: f32[B,A], a_r of the policy being trained; the gradient flows here.
+      prior_action: f32[B,A], a_v.
+      valid: bool[B], whether a_v may be used.
+
+    Returns:
+      f32 scalar, 0 for an empty batch.
+
+    Raises:
+      ValueError: shapes that do not match.
+    """
+    action, prior_action = jnp.asarray(action, jnp.float32), jnp.asarray(prior_action, jnp.float32)
+    valid = jnp.asarray(valid, bool)
+    if action.ndim != 2 or action.shape != prior_action.shape or valid.shape != action.shape[:1]:
+        raise ValueError(
+            f"expected action [B,A], prior_action [B,A] and valid [B],"
+            f" got {action.shape}, {prior_action.shape} and {valid.shape}"
+        )
+    # Selected before the square: the gradient of a square that is masked later is 0 * NaN.
+    gap = jnp.where(valid[:, None], action - jax.lax.stop_gradient(prior_action), 0.0)
+    return jnp.square(gap).sum() / max(action.shape[0], 1)
+
+
+def weight(kind: str, base: float, env_steps: jax.Array | int, anneal_steps: int) -> jax.Array:
+    """lambda_t = base (``constant``), or base * max(0, 1 - t / anneal_steps) (``annealed``): lambda of Eq. 4.
+
+    COVR keeps lambda constant; the annealed one is its APL baseline in continuous form.
+
+    Args:
+      kind: ``constant`` or ``annealed``.
+      base: lambda_0 >= 0.
+      env_steps: scalar t.
+      anneal_steps: env steps until the weight is 0; read by ``annealed`` alone.
+
+    Returns:
+      f32 scalar.
+
+    Raises:
+      ValueError: unknown kind, negative base, or an annealing over no steps.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown guidance weight {kind!r}, expected one of {', '.join(KINDS)}")
+    if isinstance(base, numbers.Real) and not base >= 0.0:
+        raise ValueError(f"guidance weight must not be negative, got {base}")
+    base = jnp.asarray(base, jnp.float32)
+    if kind == "constant":
+        return base
+    if anneal_steps <= 0:
+        raise ValueError(f"anneal_steps must be positive, got {anneal_steps}")
+    left = 1.0 - jnp.asarray(env_steps, jnp.float32) / anneal_steps
+    return base * jnp.clip(left, 0.0, 1.0)

@@ -1,0 +1,57 @@
+"""Return-aware loss weights, w_b of COVR's Eq. 6. Letters: N samples that the filter kept."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+KINDS = ("minmax", "maxabs")
+
+
+def normalize_returns(returns: jax.Array, kind: str = "minmax") -> jax.Array:
+    """gbar = 2 (g - min) / (max - min) - 1, the kept returns brought to [-1, 1].
+
+    Min-max is the literal reading of the text; it sends everything under the mid-range below zero. ``maxabs`` is
+    g / max|g|, which keeps signs, so that tasks without negative rewards lose no sample.
+
+    Args:
+      returns: f32[N], finite, only those that the filter kept.
+      kind: ``minmax`` or ``maxabs``.
+
+    Returns:
+      f32[N] in [-1, 1]; ones where all returns are equal, which then count alike.
+
+    Raises:
+      ValueError: unknown kind, or returns is no vector.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown normalisation {kind!r}, expected one of {', '.join(KINDS)}")
+    returns = jnp.asarray(returns, jnp.float32)
+    if returns.ndim != 1:
+        raise ValueError(f"expected a vector [N], got shape {returns.shape}")
+    if returns.size == 0:
+        return returns
+    eighth = 0.125 * returns  # max - min may pass the largest float, and 1 / span is flushed to 0 above 2^126
+    low, span = eighth.min(), eighth.max() - eighth.min()
+    scale = span if kind == "minmax" else jnp.abs(eighth).max()
+    safe = jnp.where(span > 0, scale, 1.0)
+    scaled = 2.0 * ((eighth - low) / safe) - 1.0 if kind == "minmax" else eighth / safe
+    return jnp.where(span > 0, jnp.clip(scaled, -1.0, 1.0), 1.0)
+
+
+def loss_weights(returns: jax.Array, kind: str = "minmax") -> jax.Array:
+    """w_b = max(gbar_b, 0), the factor of sample b's token loss in Eq. 6.
+
+    A weight of 0 silences a sample but its tokens still count in Eq. 6's N_v, so do not drop it before batching.
+
+    Args:
+      returns: f32[N], finite, only those that the filter kept.
+      kind: see ``normalize_returns``.
+
+    Returns:
+      f32[N] in [0, 1]; the highest return has weight 1 (``minmax``).
+
+    Raises:
+      ValueError: as ``normalize_returns``.
+    """
+    return jnp.maximum(normalize_returns(returns, kind), 0.0)

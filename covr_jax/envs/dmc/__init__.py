@@ -1,0 +1,1 @@
+"""DMControl domains, one file each."""

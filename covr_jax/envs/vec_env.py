@@ -1,0 +1,210 @@
+"""E copies of one task, stepped and drawn together by pure functions. Letters: E envs, H W image, A action."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from mujoco import mjx
+
+from covr_jax.envs.dmc import cartpole
+from covr_jax.envs.task import Task
+from covr_jax.render import Renderer
+from covr_jax.types import Array, StepType, TimeStep
+
+_TASKS = {task.name: task for task in (cartpole.SWINGUP,)}
+TASKS: tuple[str, ...] = tuple(_TASKS)
+
+
+def get_task(name: str) -> Task:
+    """The task of that name. Raises ValueError, listing the known ones."""
+    if name not in _TASKS:
+        raise ValueError(f"unknown task {name!r}; choose from {', '.join(TASKS)}")
+    return _TASKS[name]
+
+
+@flax.struct.dataclass
+class EnvState:
+    """Everything that the next step depends on; small, so that checkpoints and scans carry no derived data."""
+
+    qpos: Array  # [E,nq]
+    qvel: Array  # [E,nv]
+    qacc_warmstart: Array  # [E,nv], the constraint solver's starting point
+    ctrl: Array  # [E,A], last applied control in actuator units
+    step_count: Array  # i32[E], control steps since FIRST
+    step_type: Array  # i32[E]
+    key: Array  # key[E]
+    stack: Array  # u8[E,H,W,3*stack]; [E,0] when there are no pixels
+
+
+class VecEnv:
+    """A task vectorised over ``num_envs`` lanes; ``reset`` and ``step`` are pure and jit-able.
+
+    A lane that returned LAST starts anew on the next ``step``, whose action for it is ignored (``dm_env`` semantics):
+    the true last observation reaches the replay and every frame is drawn once.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        num_envs: int,
+        *,
+        pixels: bool = True,
+        action_repeat: int | None = None,
+        image_size: int = 84,
+        frame_stack: int = 3,
+        samples: int = 4,
+    ):
+        if num_envs < 1 or frame_stack < 1 or (action_repeat is not None and action_repeat < 1):
+            raise ValueError("num_envs, frame_stack and action_repeat must be at least 1")
+        self.task = task
+        self.num_envs = num_envs
+        self.pixels = pixels
+        self.frame_stack = frame_stack
+        self.image_size = image_size
+        self.action_repeat = action_repeat or task.action_repeat
+        self.mj_model = task.load_model()
+        self._model = mjx.put_model(self.mj_model)
+        self._substeps = round(task.control_timestep / self.mj_model.opt.timestep)
+        self._time_limit = round(task.time_limit / task.control_timestep)
+        self._renderer = Renderer(self.mj_model, image_size, image_size, samples=samples) if pixels else None
+        self._control_range = jnp.asarray(self.mj_model.actuator_ctrlrange, jnp.result_type(float))
+
+    @property
+    def action_dim(self) -> int:
+        return self.mj_model.nu
+
+    @property
+    def episode_length(self) -> int:
+        """Agent steps of a full episode."""
+        return -(-self._time_limit // self.action_repeat)
+
+    def reset(self, key: Array, qpos: Array | None = None, qvel: Array | None = None) -> tuple[EnvState, TimeStep]:
+        """Start an episode in every lane, from the task's distribution or from given states.
+
+        Args:
+          key: one typed PRNG key, consumed.
+          qpos: [E,nq] or None. qvel: [E,nv] or None.
+        """
+        return self.observe(self.initial(key, qpos, qvel), jnp.zeros((self.num_envs,), self._control_range.dtype))
+
+    def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
+        """Apply action f32[E,A] in [-1,1] for ``action_repeat`` control steps; reward is their sum."""
+        return self.observe(*self.advance(state, action))
+
+    def initial(self, key: Array, qpos: Array | None = None, qvel: Array | None = None) -> EnvState:
+        """The physical half of ``reset``: states at FIRST, not drawn yet."""
+        init_key, lane_key = jax.random.split(key)
+        fresh_qpos, fresh_qvel = self._initial_physics(jax.random.split(init_key, self.num_envs))
+        zeros = jnp.zeros((self.num_envs,), jnp.int32)
+        return EnvState(
+            qpos=fresh_qpos if qpos is None else jnp.asarray(qpos, fresh_qpos.dtype),
+            qvel=fresh_qvel if qvel is None else jnp.asarray(qvel, fresh_qvel.dtype),
+            qacc_warmstart=jnp.zeros_like(fresh_qvel),
+            ctrl=jnp.zeros((self.num_envs, self.action_dim), fresh_qpos.dtype),
+            step_count=zeros,
+            step_type=zeros + StepType.FIRST,
+            key=jax.random.split(lane_key, self.num_envs),
+            stack=self._empty_stack(),
+        )
+
+    def advance(self, state: EnvState, action: Array) -> tuple[EnvState, Array]:
+        """The physical half of ``step``: new states, not drawn yet, and reward [E]."""
+        low, high = self._control_range[:, 0], self._control_range[:, 1]
+        ctrl = low + 0.5 * (jnp.clip(action, -1.0, 1.0).astype(low.dtype) + 1.0) * (high - low)
+        (qpos, qvel, warmstart), reward = jax.vmap(self._repeat)(state.qpos, state.qvel, state.qacc_warmstart, ctrl)
+
+        restart = state.step_type == StepType.LAST
+        keys = jax.vmap(partial(jax.random.split, num=2))(state.key)
+        fresh_qpos, fresh_qvel = self._initial_physics(keys[:, 0])
+        count = jnp.where(restart, 0, state.step_count + self.action_repeat)
+        step_type = jnp.where(count >= self._time_limit, StepType.LAST, StepType.MID)
+        lane = restart[:, None]
+        state = EnvState(
+            qpos=jnp.where(lane, fresh_qpos, qpos),
+            qvel=jnp.where(lane, fresh_qvel, qvel),
+            qacc_warmstart=jnp.where(lane, 0.0, warmstart),
+            ctrl=jnp.where(lane, 0.0, ctrl),
+            step_count=count,
+            step_type=jnp.where(restart, StepType.FIRST, step_type).astype(jnp.int32),
+            key=jnp.where(restart, keys[:, 1], state.key),
+            stack=state.stack,
+        )
+        return state, jnp.where(restart, 0.0, reward)
+
+    def observe(self, state: EnvState, reward: Array) -> tuple[EnvState, TimeStep]:
+        """Draw the states (or read dm_control's state observation) and complete the time step."""
+        data = jax.vmap(self._data)(state.qpos, state.qvel, state.ctrl)
+        if self._renderer is None:
+            observation = jax.vmap(partial(self.task.observation, self._model))(data)
+        else:
+            frame = self._renderer.batch(data)
+            first = (state.step_type == StepType.FIRST)[:, None, None, None]
+            shifted = jnp.concatenate([state.stack[..., 3:], frame], axis=-1)
+            observation = jnp.where(first, jnp.tile(frame, self.frame_stack), shifted)
+            state = state.replace(stack=observation)
+        discount = jnp.ones((self.num_envs,), reward.dtype)  # no task of the suite's benchmark terminates
+        return state, TimeStep(state.step_type, reward, discount, observation)
+
+    def _empty_stack(self) -> Array:
+        size = (self.image_size, self.image_size, 3 * self.frame_stack) if self.pixels else (0,)
+        return jnp.zeros((self.num_envs, *size), jnp.uint8)
+
+    def _initial_physics(self, keys: Array) -> tuple[Array, Array]:
+        return jax.vmap(lambda key: self.task.init(key, self._model))(keys)
+
+    def _data(self, qpos: Array, qvel: Array, ctrl: Array) -> mjx.Data:
+        """One world's data with kinematics, centres of mass and cameras as of ``qpos``."""
+        data = mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl)
+        return self._kinematics(data)
+
+    def _kinematics(self, data: mjx.Data) -> mjx.Data:
+        data = mjx.kinematics(self._model, data)
+        data = mjx.com_pos(self._model, data)
+        return mjx.camlight(self._model, data)
+
+    def _repeat(self, qpos: Array, qvel: Array, warmstart: Array, ctrl: Array) -> tuple[tuple[Array, ...], Array]:
+        """One world, ``action_repeat`` control steps of ``_substeps`` physics steps each."""
+        start = mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl, qacc_warmstart=warmstart)
+
+        def control_step(data: mjx.Data, _: None) -> tuple[mjx.Data, Array]:
+            data, _ = jax.lax.scan(lambda d, _: (mjx.step(self._model, d), None), data, None, length=self._substeps)
+            data = self._kinematics(data)
+            return data, self.task.reward(self._model, data)
+
+        data, rewards = jax.lax.scan(control_step, start, None, length=self.action_repeat)
+        return (data.qpos, data.qvel, data.qacc_warmstart), rewards.sum()
+
+
+def make(
+    task: str,
+    num_envs: int,
+    *,
+    pixels: bool = True,
+    action_repeat: int | None = None,
+    image_size: int = 84,
+    frame_stack: int = 3,
+    samples: int = 4,
+) -> VecEnv:
+    """A vectorised task by name (``TASKS``).
+
+    Args:
+      task: for example ``cartpole_swingup``. num_envs: E.
+      pixels: u8[E,H,W,3*frame_stack] observations; False: dm_control's state observation, f32[E,N].
+      action_repeat: control steps per agent step; None: the task's PlaNet value.
+      image_size: H = W of the picture of camera 0, pixels. samples: visibility rays per pixel.
+
+    Raises:
+      ValueError: unknown task or an option out of range.
+    """
+    return VecEnv(
+        get_task(task),
+        num_envs,
+        pixels=pixels,
+        action_repeat=action_repeat,
+        image_size=image_size,
+        frame_stack=frame_stack,
+        samples=samples,
+    )

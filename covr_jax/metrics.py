@@ -1,0 +1,148 @@
+"""The one logger: a JSON line per row in ``metrics.jsonl``, the same numbers to TensorBoard. Host code, no arrays kept.
+
+A row is ``{"env_steps": int, "agent_steps": int, "updates": int, "wall_s": float, name: float or null, ...}``. Names
+are ``group/name`` (``eval/episode_return``, ``losses/critic``, ``covr/tau``, ...); a row carries those it has.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "metrics.jsonl"
+COUNTERS = ("env_steps", "agent_steps", "updates", "wall_s")
+
+
+def _parse(text: str) -> tuple[list[dict[str, Any]], list[int]]:
+    """The rows of a file and the numbers (from 1) of the lines that are none."""
+    rows, bad = [], []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            whole = math.isfinite(row["env_steps"])  # a row without its x is none
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            whole = False
+        rows.append(row) if whole else bad.append(number)
+    return rows, bad
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a ``metrics.jsonl``, in the order written; null stays None.
+
+    The last line may be torn: the run may be writing it now, or have died at it. It is left out.
+
+    Raises:
+      ValueError: any other line that is no row.
+      OSError: no such file.
+    """
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    rows, bad = _parse(text)
+    if bad and bad != [len(text.rstrip("\n").split("\n"))]:
+        raise ValueError(f"{path}, line {bad[0]}: not a row of metrics")
+    return rows
+
+
+def _cut(path: Path, last_env_steps: int) -> list[dict[str, Any]]:
+    """Rewrites the file in one move: whole rows up to ``last_env_steps``, so that no torn one swallows the next."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    rows, bad = _parse(text)
+    if bad and bad != [len(text.rstrip("\n").split("\n"))]:
+        warnings.warn(f"{path}: dropped {len(bad)} lines that are no rows, the first is line {bad[0]}", stacklevel=3)
+    kept = [row for row in rows if row["env_steps"] <= last_env_steps]
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return kept
+
+
+def _finite(name: str, value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"metric {name!r} is not a scalar: {value!r:.80}") from None
+    return number if math.isfinite(number) else None
+
+
+class MetricsLogger:
+    """Appends rows to ``run_dir/metrics.jsonl`` and to ``run_dir/tensorboard/``.
+
+    Args:
+      run_dir: made if missing.
+      resume_env_steps: x of the checkpoint that the run resumes from. Rows after it are cut, since the run will write
+        them again, a torn last line is repaired, and ``wall_s`` goes on from the last row. None is a new run; rows
+        that stand in its way are set aside as ``metrics.jsonl.old``.
+    """
+
+    def __init__(self, run_dir: str | Path, resume_env_steps: int | None = None):
+        from tensorboardX import SummaryWriter  # not needed to read metrics, and slow to load
+
+        run_dir = Path(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path = run_dir / FILE_NAME
+        kept: list[dict[str, Any]] = []
+        if path.exists():
+            if resume_env_steps is None:
+                path.replace(path.with_name(FILE_NAME + ".old"))
+            else:
+                kept = _cut(path, resume_env_steps)
+        already = float(kept[-1].get("wall_s") or 0.0) if kept else 0.0
+        self._start = time.monotonic() - already
+        self._file = path.open("a", encoding="utf-8", buffering=1)  # a row is whole or absent, short of a crash in it
+        # TensorBoard files cannot be cut; this makes the viewer drop what the resumed run will write again.
+        purge = 0 if resume_env_steps is None else resume_env_steps + 1
+        folder = run_dir / "tensorboard"
+        part = sum(1 for _ in folder.glob("*"))  # the default name has whole seconds only and would be written over
+        self._tensorboard = SummaryWriter(str(folder), purge_step=purge, filename_suffix=f".{part}")
+
+    def write(self, metrics: Mapping[str, Any], *, env_steps: int, agent_steps: int, updates: int) -> None:
+        """Appends one row.
+
+        Args:
+          metrics: name -> scalar (float, NumPy or JAX); NaN and infinities are written as null.
+          env_steps: agent steps x action repeat, the x of every curve.
+          agent_steps: actions chosen, over all environments.
+          updates: gradient updates of the critic.
+
+        Raises:
+          ValueError: a value that is no scalar, a name of a counter, or a closed logger.
+        """
+        taken = [name for name in metrics if name in COUNTERS]
+        if taken:
+            raise ValueError(f"metric {taken[0]!r} has the name of a counter")
+        values = {name: _finite(name, value) for name, value in metrics.items()}
+        counters = {"env_steps": int(env_steps), "agent_steps": int(agent_steps), "updates": int(updates)}
+        wall = round(time.monotonic() - self._start, 3)
+        self._file.write(json.dumps({**counters, "wall_s": wall, **values}, allow_nan=False) + "\n")
+        for name, value in values.items():
+            if value is not None:
+                self._tensorboard.add_scalar(name, value, global_step=int(env_steps))
+
+    def flush(self) -> None:
+        """Forces everything to the disk; call it when a checkpoint is written, which a resume is measured by."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Flushes and closes; a second call does nothing."""
+        if not self._file.closed:
+            self.flush()
+            self._file.close()
+            self._tensorboard.close()
+
+    def __enter__(self) -> MetricsLogger:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,208 @@
+"""Planes: light at the corners of MuJoCo's triangles, filtered checker, shadows, and the mirror image in the first
+reflective one."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from covr_jax.render.raycast import Array, Code, PinholeRays, Pose, Vec, add, dot, pick, pick_vec, scale
+from covr_jax.render.scene import Item, Scene
+from covr_jax.render.shade import (SHADOW_BIAS, Material, View, clamp, light_passes, lit, material_of, pack_colour,
+                                   surface, unpack_colour, visible)
+
+FAR = 1e4  # ray parameter at which a plane is cut off near the horizon
+ENDLESS = 1e4  # metres: half size that stands for MuJoCo's 0, endless
+QUADS = 198  # the most quads MuJoCo cuts a plane into, per half axis
+
+
+class PlaneHit(NamedTuple):
+    """The winning plane of each pixel, and where the pixel's centre meets it."""
+
+    pose: Pose  # scalars if the scene has one plane, else per pixel
+    winner: Array
+    t: Array
+    local: tuple[Array, Array]  # metres along the plane's axes, inside its rectangle
+    tilt: Array  # direction . normal, negative in front
+
+    def world(self, local: tuple[Array, Array]) -> Vec:
+        """Points of the plane from local coordinates."""
+        return add(self.pose.position, add(scale(local[0], self.pose.axes[0]), scale(local[1], self.pose.axes[1])))
+
+    @property
+    def point(self) -> Vec:
+        """World position of the centre."""
+        return self.world(self.local)
+
+
+def half_size(item: Item, axis: int) -> float:
+    """Half extent in metres; a plane of size 0 is endless."""
+    return item.size[axis] if item.size[axis] > 0 else ENDLESS
+
+
+def plane_hit(view: View, rays: PinholeRays, winner: Array) -> PlaneHit:
+    """Meets the winning plane at the pixel centre. The centre of an edge pixel may miss it: the point is moved to the
+    rectangle's border before anything is looked up there."""
+    planes = view.scene.floors
+    pose = Pose(pick_vec(winner, {k: view.poses[k].position for k in planes}),
+                tuple(pick_vec(winner, {k: view.poses[k].axes[a] for k in planes}) for a in range(3)))
+    offset = scale(-1.0, pose.position)
+    tilt = rays.along(pose.axes[2])
+    t = jnp.clip(-dot(offset, pose.axes[2]) / jnp.minimum(tilt, -1e-9), 0.0, FAR)
+    local = []
+    for axis in range(2):
+        reach = pick(winner, {k: half_size(view.scene.items[k], axis) for k in planes})
+        local.append(jnp.clip(dot(offset, pose.axes[axis]) + t * rays.along(pose.axes[axis]), -reach, reach))
+    return PlaneHit(pose, winner, t, tuple(local), tilt)
+
+
+def _cell(item: Item, axis: int) -> tuple[float, float, float]:
+    """Half size, first edge's distance from the border, and edge spacing of MuJoCo's grid of a plane, in metres."""
+    half = half_size(item, axis)
+    step = max(item.size[2], half / QUADS)
+    count = int(np.floor(half / max(1e-15, step)))
+    count -= count % 2
+    return half, half - count * step, 2 * step
+
+
+def _corner_terms(view: View, hit: PlaneHit) -> list[Vec]:
+    """`light_passes` as GL shades a plane: at the three corners of the triangle around each pixel, blended between."""
+    items = {k: view.scene.items[k] for k in view.scene.floors}
+    edges, inner = [], []
+    for axis in range(2):
+        cells = {k: _cell(item, axis) for k, item in items.items()}
+        half, border, spacing = (pick(hit.winner, {k: cell[part] for k, cell in cells.items()}) for part in range(3))
+        start = border - half
+        low = start + jnp.floor((hit.local[axis] - start) / spacing) * spacing
+        first = hit.local[axis] < start
+        low, high = jnp.where(first, -half, low), jnp.where(first, start, jnp.minimum(low + spacing, half))
+        edges.append((low, high))
+        inner.append((hit.local[axis] - low) / jnp.maximum(high - low, 1e-6))
+    (x0, x1), (y0, y1) = edges
+    u, v = inner
+    lower = u + v <= 1  # the quad is cut along the diagonal from (x1, y0) to (x0, y1)
+    corners = ((x1, y0), (x0, y1), (jnp.where(lower, x0, x1), jnp.where(lower, y0, y1)))
+    weights = (jnp.where(lower, u, 1 - v), jnp.where(lower, v, 1 - u), jnp.abs(1 - u - v))
+    material = material_of(view.scene, view.scene.floors, hit.winner)
+    passes = [light_passes(view.lights, hit.world(corner), hit.pose.axes[2], (0.0, 0.0, 0.0), material)
+              for corner in corners]
+    return [tuple(sum(w * colour[k] for w, colour in zip(weights, colours)) for k in range(3))
+            for colours in zip(*passes)]
+
+
+def pulse(x: Array, start: Array, stop: Array, width: Array) -> Array:
+    """Mean over a window of `width` around x of the wave that is 1 on [start, stop) of every period 1."""
+    def integral(v):
+        whole = jnp.floor(v)
+        return whole * (stop - start) + jnp.clip(v - whole - start, 0.0, stop - start)
+    return (integral(x + 0.5 * width) - integral(x - 0.5 * width)) / width
+
+
+def checker(u: Array, v: Array, width_u: Array, width_v: Array, edge_u: Array, edge_v: Array) -> Array:
+    """Share of the first colour in a window of a 2 x 2 checker, all in repeats; `edge` is the mark around each repeat.
+
+    Stands for GL's trilinear filter without looking up a single texel.
+    """
+    return (pulse(u, edge_u, 0.5, width_u) * pulse(v, edge_v, 0.5, width_v)
+            + pulse(u, 0.5, 1 - edge_u, width_u) * pulse(v, 0.5, 1 - edge_v, width_v))
+
+
+def _texture_row(item: Item) -> dict[str, Any]:
+    """Constants of the texture lookup; a plain plane is a checker of two whites."""
+    if item.texture is None:
+        return dict(first=(1.0,) * 3, second=(1.0,) * 3, scale=(1.0, 1.0), shift=(0.0, 0.0), texels=(1.0, 1.0), edge=0.0)
+    texture = item.texture
+    scales, shifts = [], []
+    for axis, sign in ((0, 1.0), (1, -1.0)):
+        finite = item.size[axis] > 0
+        repeat = texture.repeat[axis] * (item.size[axis] if texture.uniform and finite else 1.0)
+        scales.append(sign * (repeat / (2 * item.size[axis]) if finite else 0.5 * repeat))
+        shifts.append(repeat / 2 if finite else -0.5)
+    return dict(first=texture.first, second=texture.second, scale=tuple(scales), shift=tuple(shifts),
+                texels=(float(texture.width), float(texture.height)), edge=float(texture.edge))
+
+
+def _texture(view: View, rays: PinholeRays, hit: PlaneHit) -> Vec:
+    """Texture colour: GL's level of detail (largest texel step to the next pixel) sets the width of the filter."""
+    scene, winner = view.scene, hit.winner
+    rows = {k: _texture_row(scene.items[k]) for k in scene.floors}
+    pixel = 2 * scene.tangent / scene.height
+    normal = hit.pose.axes[2]
+    coordinates, widths, edges = [], [], []
+    for axis in range(2):
+        gain, shift, texels = (pick(winner, {k: row[name][axis] for k, row in rows.items()})
+                               for name in ("scale", "shift", "texels"))
+        along = rays.along(hit.pose.axes[axis]) / jnp.minimum(hit.tilt, -1e-9)
+        steps = [jnp.abs(dot(image_axis, hit.pose.axes[axis]) - along * dot(image_axis, normal))
+                 for image_axis in (rays.right, rays.up)]
+        widths.append(hit.t * pixel * jnp.maximum(*steps) * abs(gain) * texels)
+        coordinates.append(hit.local[axis] * gain + shift)
+        edges.append(pick(winner, {k: row["edge"] for k, row in rows.items()}) / texels)
+    footprint = jnp.maximum(jnp.maximum(widths[0], widths[1]), 1.0)
+    texel_counts = [pick(winner, {k: row["texels"][axis] for k, row in rows.items()}) for axis in range(2)]
+    window = [jnp.minimum(np.sqrt(3.0).astype(np.float32) * footprint / count, 1.0) for count in texel_counts]
+    share = checker(*coordinates, *window, *edges)
+    first, second = (pick_vec(winner, {k: row[name] for k, row in rows.items()}) for name in ("first", "second"))
+    return tuple(second[k] + (first[k] - second[k]) * share for k in range(3))
+
+
+def shade_planes(view: View, rays: PinholeRays, winner: Array, reflection: Array) -> Array:
+    """int32[P] packed colour of plane `winner`: lit texture plus `reflection` (packed), then the shadow lights."""
+    hit = plane_hit(view, rays, winner)
+    main, *others = _corner_terms(view, hit)
+    texture = _texture(view, rays, hit)
+    colour = tuple(m * t for m, t in zip(main, texture))
+    if view.scene.mirror is not None:
+        colour = clamp(add(colour, unpack_colour(reflection)))
+    casting = [light for light in view.lights if light.constants.shadow]
+    for light, extra in zip(casting, others):
+        shown = lit(view, light, hit.point, hit.pose.axes[2], SHADOW_BIAS)
+        colour = clamp(add(colour, tuple(jnp.where(shown, e * t, 0.0) for e, t in zip(extra, texture))))
+    return pack_colour(colour)
+
+
+def _mirrored(view: View) -> tuple[Pose, Array, Any]:
+    """The mirror's pose, the camera's height over it, and the reflection of a free vector in it."""
+    pose = view.poses[view.scene.mirror]
+    normal = pose.axes[2]
+
+    def reflect(v: Vec) -> Vec:
+        return add(v, scale(-2 * dot(v, normal), normal))
+    return pose, -dot(pose.position, normal), reflect
+
+
+def shade_reflection(view: View, x: Array, y: Array, offsets: tuple[Array, Array], winner: Array, code: Code) -> Array:
+    """int32[P] packed light that the mirror adds: every other item seen from the camera's mirror image.
+
+    All lights at once, one clamp, no shadows, colours (but not highlights) scaled by the reflectance; the sky is not
+    reflected. `x, y` are the pixel centres, `offsets` [S,1] leads from there to the S visibility samples.
+    """
+    scene, mirror = view.scene, view.scene.mirror
+    others = tuple(k for k in range(len(scene.items)) if k != mirror)
+    pose, height, reflect = _mirrored(view)
+    normal = pose.axes[2]
+    eye = scale(-2 * height, normal)
+    axes = tuple(reflect(axis) for axis in (view.forward, view.right, view.up))
+    rays = PinholeRays(eye, *axes, x[None] + offsets[0], y[None] + offsets[1])
+    seen = visible(view, rays, others, code)
+    # a mirrored ray starts behind the mirror; what it meets before the glass is not reflected
+    glass = height / jnp.maximum(rays.along(normal), 1e-9)
+    seen = jnp.where((code.distance(seen) > 0.999 * glass) & (height > 0), seen, code.none)
+    share = (code.index(seen) != code.mask).astype(jnp.float32).mean(0)
+    nearest = code.index(seen.min(0))
+    centre = PinholeRays(eye, *axes, x, y)
+    point, direction = surface(view, centre, others, nearest)
+    plain = material_of(scene, others, nearest)
+    dimmed = Material(scale(scene.items[mirror].reflectance, plain.colour), *plain[1:])
+    lights = tuple(light._replace(constants=_shadowless(light.constants)) for light in view.lights)
+    (colour,) = light_passes(lights, point, direction, eye, dimmed)
+    shown = (share > 0) & (winner == mirror)
+    return pack_colour(tuple(jnp.where(shown, c * share, 0.0) for c in colour))
+
+
+def _shadowless(constants):
+    import dataclasses
+    return dataclasses.replace(constants, shadow=False)

@@ -1,0 +1,234 @@
+"""What never changes in a scene: an MjModel read once into a frozen, hashable record. NumPy only, no device work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from covr_jax.render import sky
+
+Floats = tuple[float, ...]
+
+PLANE = int(mujoco.mjtGeom.mjGEOM_PLANE)
+SPHERE = int(mujoco.mjtGeom.mjGEOM_SPHERE)
+CAPSULE = int(mujoco.mjtGeom.mjGEOM_CAPSULE)
+ELLIPSOID = int(mujoco.mjtGeom.mjGEOM_ELLIPSOID)
+CYLINDER = int(mujoco.mjtGeom.mjGEOM_CYLINDER)
+BOX = int(mujoco.mjtGeom.mjGEOM_BOX)
+DRAWABLE = (PLANE, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX)
+GROUPS = 3  # groups 0, 1 and 2 are drawn by default
+DEFAULT_RGBA = (0.5, 0.5, 0.5, 1.0)  # a geom with this colour shows its material's colour
+SAMPLES = {  # (column, row) offsets inside the pixel; 4 is the rotated grid of GL's 4x multisampling, rows downwards
+    1: ((0.5, 0.5),),
+    2: ((0.25, 0.25), (0.75, 0.75)),
+    4: ((0.375, 0.875), (0.875, 0.625), (0.125, 0.375), (0.625, 0.125)),
+}
+
+
+@dataclass(frozen=True)
+class Texture:
+    """A two-colour checker of 2 x 2 cells per repeat; any other picture is reduced to its mean colour."""
+
+    first: Floats  # rgb in 0..1 of the cells with u and v in the same half
+    second: Floats  # rgb in 0..1 of the other cells and of the edge mark
+    width: int  # texels
+    height: int  # texels
+    edge: int  # texels of edge mark around the picture
+    repeat: Floats  # repeats per plane, or per metre where `uniform`
+    uniform: bool
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to draw. Sizes are MuJoCo's half sizes in metres; colours are rgb in 0..1."""
+
+    kind: str  # "geom", "site"
+    index: int  # row of `kind` in the model
+    type: int  # a value of mujoco.mjtGeom
+    size: Floats
+    colour: Floats
+    emission: float
+    specular: float
+    shininess: float  # 0..1; the GL exponent is 128 times this
+    reflectance: float
+    texture: Texture | None
+
+
+@dataclass(frozen=True)
+class Light:
+    """Constants of a light. Where it is comes with the pose (see `poses`)."""
+
+    index: int  # row in the model; -1 is the headlight
+    directional: bool
+    ambient: Floats
+    diffuse: Floats
+    specular: Floats
+    attenuation: Floats
+    cutoff: float  # degrees; 180 is no spot
+    exponent: float
+    shadow: bool
+    mode: int  # a value of mujoco.mjtCamLight
+    body: int
+    target: int
+    pose: tuple[Floats, Floats, Floats, Floats, Floats]  # pos, dir, pos0, poscom0, dir0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything static about one picture: hashable and picklable, so it may be a static argument of `jax.jit`."""
+
+    height: int
+    width: int
+    camera: int
+    tangent: float  # of half the vertical field of view
+    samples: tuple[Floats, ...]
+    items: tuple[Item, ...]
+    lights: tuple[Light, ...]  # the headlight first
+    mirror: int | None  # index into `items` of the one plane that reflects
+    shadow_clip: float  # metres: half width of a directional light's shadow map
+    shadow_scale: float  # share of a spot's cutoff that its shadow map covers
+    extent: float  # metres: MuJoCo's size of the model
+    sky: bytes  # u8[H,W,3]
+
+    @property
+    def floors(self) -> tuple[int, ...]:
+        """Items shaded as planes: those with a texture or a reflection, or else all planes."""
+        planes = tuple(k for k, item in enumerate(self.items) if item.type == PLANE)
+        return tuple(k for k in planes if self.items[k].texture or self.items[k].reflectance > 0) or planes
+
+    @property
+    def solids(self) -> tuple[int, ...]:
+        """All other items, plain planes among them."""
+        return tuple(k for k in range(len(self.items)) if k not in self.floors)
+
+    @property
+    def casters(self) -> tuple[int, ...]:
+        """Items that throw shadows: all but planes."""
+        return tuple(k for k, item in enumerate(self.items) if item.type != PLANE)
+
+
+def compile_scene(model: mujoco.MjModel, height: int, width: int, camera: int | str, samples: int,
+                  shadows: bool, reflections: bool) -> Scene:
+    """Reads `model` once. Raises ValueError on a bad size, camera or sample count, and on geoms that cannot be drawn."""
+    if height < 1 or width < 1:
+        raise ValueError(f"the picture must have at least one pixel, got height {height} and width {width}")
+    if samples not in SAMPLES:
+        raise ValueError(f"samples must be one of {sorted(SAMPLES)}, got {samples}")
+    index = camera_index(model, camera)
+    tangent = float(np.tan(np.deg2rad(model.cam_fovy[index]) / 2))
+    items = _items(model)
+    mirrors = [k for k, item in enumerate(items) if item.type == PLANE and item.reflectance > 0]
+    extent = float(model.stat.extent)
+    return Scene(
+        height=height, width=width, camera=index, tangent=tangent, samples=SAMPLES[samples], items=items,
+        lights=_lights(model, shadows), mirror=mirrors[0] if mirrors and reflections else None,
+        shadow_clip=extent * float(model.vis.map.shadowclip), shadow_scale=float(model.vis.map.shadowscale),
+        extent=extent, sky=sky.sky_image(model, _camera_rotation(model, index), height, width, tangent).tobytes(),
+    )
+
+
+def camera_index(model: mujoco.MjModel, camera: int | str) -> int:
+    """Row of `camera` (a row or a name) in the model. Raises ValueError if there is none, or if it is orthographic."""
+    names = [model.camera(k).name for k in range(model.ncam)]
+    if isinstance(camera, str):
+        if camera not in names:
+            raise ValueError(f"the model has no camera named '{camera}'; it has {names}")
+        camera = names.index(camera)
+    if not 0 <= camera < model.ncam:
+        raise ValueError(f"camera {camera} is out of range: the model has {model.ncam} camera(s), {names}")
+    if model.cam_projection[camera] != int(mujoco.mjtProjection.mjPROJ_PERSPECTIVE) or model.cam_sensorsize[camera].any():
+        raise ValueError(f"camera {camera} ('{names[camera]}') is not a plain perspective camera given by fovy")
+    return int(camera)
+
+
+def _camera_rotation(model: mujoco.MjModel, camera: int) -> np.ndarray:
+    """float64[3,3], columns right, up, back: the camera's orientation in the model's initial pose."""
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_comPos(model, data)
+    mujoco.mj_camlight(model, data)
+    return data.cam_xmat[camera].reshape(3, 3).copy()
+
+
+def _items(model: mujoco.MjModel) -> tuple[Item, ...]:
+    if model.nskin:
+        raise ValueError(f"skin '{model.skin(0).name}' cannot be drawn: skins are not supported")
+    if model.nflex:
+        raise ValueError(f"flex '{model.flex(0).name}' cannot be drawn: flexes are not supported")
+    items = []
+    for kind, count in (("geom", model.ngeom), ("site", model.nsite)):
+        column = {name: getattr(model, f"{kind}_{name}") for name in ("group", "matid", "rgba", "size", "type")}
+        for k in range(count):
+            material = _material(model, int(column["matid"][k]), column["rgba"][k])
+            alpha = material.pop("alpha")
+            if column["group"][k] >= GROUPS or alpha == 0:
+                continue
+            if column["type"][k] not in DRAWABLE:
+                name, what = getattr(model, kind)(k).name, mujoco.mjtGeom(int(column["type"][k])).name
+                raise ValueError(f"{kind} {k} ('{name}') cannot be drawn: type {what} is not supported")
+            items.append(Item(kind=kind, index=k, type=int(column["type"][k]), size=_floats(column["size"][k]),
+                              **material))
+    return tuple(items)
+
+
+def _material(model: mujoco.MjModel, material: int, rgba: np.ndarray) -> dict:
+    own = tuple(float(c) for c in rgba)
+    if material < 0:
+        return dict(colour=own[:3], alpha=own[3], emission=0.0, specular=0.5, shininess=0.5, reflectance=0.0,
+                    texture=None)
+    rgba = own if own != DEFAULT_RGBA else _floats(model.mat_rgba[material])
+    values = {name: float(getattr(model, f"mat_{name}")[material])
+              for name in ("emission", "specular", "shininess", "reflectance")}
+    roles = (int(mujoco.mjtTextureRole.mjTEXROLE_RGB), int(mujoco.mjtTextureRole.mjTEXROLE_RGBA))
+    index = max(int(model.mat_texid[material][role]) for role in roles)
+    texture = _texture(model, material, index) if index >= 0 else None
+    return dict(colour=rgba[:3], alpha=rgba[3], texture=texture, **values)
+
+
+def _texture(model: mujoco.MjModel, material: int, index: int) -> Texture:
+    height, width, channels = int(model.tex_height[index]), int(model.tex_width[index]), int(model.tex_nchannel[index])
+    start = int(model.tex_adr[index])
+    texels = model.tex_data[start:start + height * width * channels].reshape(height, width, channels)[..., :3] / 255.0
+    edge = 0
+    first, second = texels[height // 4, width // 4], texels[height // 4, (3 * width) // 4]
+    same_half = np.equal.outer(np.arange(height) * 2 < height, np.arange(width) * 2 < width)
+    painted = np.where(same_half[..., None], first, second)
+    wrong = (painted != texels).any(-1)
+    if wrong[0].any() and not wrong[1:-1, 1:-1].any():
+        edge = 1
+    elif wrong.mean() > 0.01 or model.tex_type[index] != int(mujoco.mjtTexture.mjTEXTURE_2D):
+        first = second = texels.mean((0, 1))
+    return Texture(first=_floats(first), second=_floats(second), width=width, height=height, edge=edge,
+                   repeat=_floats(model.mat_texrepeat[material]), uniform=bool(model.mat_texuniform[material]))
+
+
+def _lights(model: mujoco.MjModel, shadows: bool) -> tuple[Light, ...]:
+    zero = (0.0, 0.0, 0.0)
+    head = model.vis.headlight
+    lights = []
+    if head.active:
+        lights.append(Light(
+            index=-1, directional=True, ambient=_floats(head.ambient), diffuse=_floats(head.diffuse),
+            specular=_floats(head.specular), attenuation=(1.0, 0.0, 0.0), cutoff=180.0, exponent=0.0, shadow=False,
+            mode=0, body=0, target=0, pose=(zero,) * 5))
+    directional = int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
+    supported = (int(mujoco.mjtLightType.mjLIGHT_SPOT), directional)
+    for k in range(model.nlight):
+        if not model.light_active[k] or int(model.light_type[k]) not in supported:
+            continue
+        lights.append(Light(
+            index=k, directional=int(model.light_type[k]) == directional,
+            ambient=_floats(model.light_ambient[k]), diffuse=_floats(model.light_diffuse[k]),
+            specular=_floats(model.light_specular[k]), attenuation=_floats(model.light_attenuation[k]),
+            cutoff=float(model.light_cutoff[k]), exponent=float(model.light_exponent[k]),
+            shadow=bool(model.light_castshadow[k]) and shadows, mode=int(model.light_mode[k]),
+            body=int(model.light_bodyid[k]), target=int(model.light_targetbodyid[k]),
+            pose=tuple(_floats(getattr(model, f"light_{name}")[k]) for name in ("pos", "dir", "pos0", "poscom0", "dir0")),
+        ))
+    return tuple(lights)
+
+
+def _floats(row: np.ndarray) -> Floats:
+    return tuple(float(value) for value in row)

@@ -1,0 +1,197 @@
+"""Colour: OpenGL's fixed-function light, MuJoCo's two clamped passes, shadows, and the shading of solids."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from covr_jax.render import scene as static
+from covr_jax.render.raycast import (Array, Code, FreeRays, PinholeRays, Pose, Rays, Vec, add, cross, dot, intersect,
+                                     pick, pick_vec, scale, sub, unit)
+
+LEVELS = 1020  # steps of a packed colour: a multiple of 255, so 8-bit levels survive packing unchanged
+SHADOW_BIAS = 1e-3  # metres along the normal, so that a surface does not shadow itself
+
+
+class Light(NamedTuple):
+    """A light in the frame whose origin is the camera; scalars."""
+
+    constants: static.Light
+    position: Vec
+    direction: Vec  # unit, the way the light shines
+
+
+class View(NamedTuple):
+    """Everything a stage needs of one world, with the camera at the origin."""
+
+    scene: static.Scene
+    poses: tuple[Pose, ...]  # one per item
+    lights: tuple[Light, ...]
+    forward: Vec
+    right: Vec
+    up: Vec
+
+    def rays(self, x: Array, y: Array) -> PinholeRays:
+        """Rays of the camera through image plane coordinates `x` right and `y` up at distance 1."""
+        return PinholeRays((0.0, 0.0, 0.0), self.forward, self.right, self.up, x, y)
+
+    def hit(self, rays: Rays, index: int) -> Any:
+        """Meeting of `rays` with item `index`."""
+        item = self.scene.items[index]
+        return intersect(rays, item.type, item.size, self.poses[index])
+
+
+class Material(NamedTuple):
+    """What a surface does with light: scalars or per pixel."""
+
+    colour: Vec
+    emission: Array
+    specular: Array
+    shininess: Array  # 0..1
+
+
+def clamp(colour: Vec) -> Vec:
+    """To 0..1, as the frame buffer does after every pass."""
+    return tuple(jnp.clip(c, 0.0, 1.0) for c in colour)
+
+
+def pack_colour(colour: Vec) -> Array:
+    """int32: three 10-bit channels. One array per stage keeps the compiler from computing a stage once per channel."""
+    r, g, b = (jnp.round(c * LEVELS).astype(jnp.int32) for c in clamp(colour))
+    return r | (g << 10) | (b << 20)
+
+
+def unpack_colour(packed: Array) -> Vec:
+    """Inverse of `pack_colour`, floats in 0..1."""
+    return tuple(((packed >> shift) & 1023).astype(jnp.float32) * np.float32(1 / LEVELS) for shift in (0, 10, 20))
+
+
+def _power(x: Array, exponent: Array) -> Array:
+    """x^exponent for x >= 0: multiplications for whole constants, far cheaper than exp and log."""
+    if isinstance(exponent, float) and exponent.is_integer():
+        return jax.lax.integer_pow(x, int(exponent))
+    return jnp.maximum(x, 1e-6) ** exponent
+
+
+def light_eval(light: Light, point: Vec, normal: Vec, eye: Vec, material: Material) -> Vec:
+    """Light of one lamp at a surface point, before clamping: GL's vertex lighting with a local viewer.
+
+    attenuation * spot * (ambient c + max(n.l, 0) diffuse c + [n.l > 0] max(n.h, 0)^(128 shininess) specular s)
+
+    `l` points to the light, `h` is halfway between `l` and the eye. `normal` has length 1.
+    """
+    constants = light.constants
+    strength: Any = 1.0
+    if constants.directional:
+        to_light = scale(-1.0, light.direction)
+    else:
+        offset = sub(light.position, point)
+        inverse = jax.lax.rsqrt(jnp.maximum(dot(offset, offset), 1e-20))
+        to_light = scale(inverse, offset)
+        if constants.cutoff < 180:
+            cosine = -dot(to_light, light.direction)
+            inside = cosine >= float(np.cos(np.deg2rad(constants.cutoff)))
+            strength = jnp.where(inside, _power(cosine, constants.exponent), 0.0)
+        if constants.attenuation != (1.0, 0.0, 0.0):
+            a0, a1, a2 = constants.attenuation
+            distance = 1.0 / inverse
+            strength = strength / (a0 + a1 * distance + a2 * distance * distance)
+    facing = dot(normal, to_light)
+    half = add(to_light, unit(sub(eye, point)))
+    shine = _power(jnp.maximum(dot(normal, unit(half)), 0.0), 128.0 * material.shininess)
+    shine = jnp.where(facing > 0, shine, 0.0) * material.specular
+    facing = jnp.maximum(facing, 0.0)
+    return tuple(strength * ((constants.ambient[k] + facing * constants.diffuse[k]) * material.colour[k]
+                             + shine * constants.specular[k]) for k in range(3))
+
+
+def light_passes(lights: tuple[Light, ...], point: Vec, normal: Vec, eye: Vec, material: Material) -> list[Vec]:
+    """MuJoCo's passes at a point: first all lights that cast no shadow and the emission, then one per shadow light.
+
+    Every pass is clamped by itself and the passes are added, so a shadowed pixel loses the whole light, and two lights
+    of strength 0.7 do not share one clamp.
+    """
+    main, others = scale(material.emission, material.colour), []
+    for light in lights:
+        colour = light_eval(light, point, normal, eye, material)
+        if light.constants.shadow:
+            others.append(clamp(colour))
+        else:
+            main = add(main, colour)
+    return [clamp(main), *others]
+
+
+def lit(view: View, light: Light, point: Vec, normal: Vec, bias: float) -> Array:
+    """bool: whether the shadow map of `light` leaves `point` in its light.
+
+    Planes throw none. Outside the map everything is lit: the map is a square of half width `shadow_clip` around
+    a directional light, and a pyramid of `shadow_scale` times the cutoff under a spot.
+    """
+    constants, scene = light.constants, view.scene
+    start = add(point, scale(bias, normal))
+    direction = scale(-1.0, light.direction) if constants.directional else sub(light.position, start)
+    rays = FreeRays(start, direction)
+    dark = jnp.zeros(jnp.shape(point[0]), bool)
+    for index in scene.casters:
+        hit = view.hit(rays, index)
+        blocked = hit.ok & (hit.t > 0)
+        dark = dark | (blocked if constants.directional else blocked & (hit.t < 1))
+    map_up = unit(cross(light.direction, (-1.0, 0.0, 0.0)))
+    map_right = cross(light.direction, map_up)
+    offset = sub(point, light.position)
+    reach: Any = scene.shadow_clip
+    if not constants.directional:
+        reach = np.tan(np.deg2rad(min(2 * constants.cutoff * scene.shadow_scale, 160.0) / 2)) * dot(offset,
+                                                                                                   light.direction)
+    inside = (jnp.abs(dot(offset, map_right)) < reach) & (jnp.abs(dot(offset, map_up)) < reach)
+    return ~(dark & inside)
+
+
+def visible(view: View, rays: Rays, items: tuple[int, ...], code: Code) -> Array:
+    """int32: packed distance and index of the nearest of `items` along each ray."""
+    nearest = None
+    for index in items:
+        hit = view.hit(rays, index)
+        packed = code.pack(hit.t, hit.ok, index)
+        nearest = packed if nearest is None else jnp.minimum(nearest, packed)
+    return nearest
+
+
+def material_of(scene: static.Scene, items: tuple[int, ...], winner: Array) -> Material:
+    """Material of the winning item; a textured solid shows its texture's mean colour."""
+    rows = {index: scene.items[index] for index in items}
+    colours = {}
+    for index, item in rows.items():
+        texture = item.texture if item.type != static.PLANE else None
+        tint = tuple((a + b) / 2 for a, b in zip(texture.first, texture.second)) if texture else (1.0, 1.0, 1.0)
+        colours[index] = tuple(c * t for c, t in zip(item.colour, tint))
+    return Material(pick_vec(winner, colours), *(
+        pick(winner, {index: getattr(item, name) for index, item in rows.items()})
+        for name in ("emission", "specular", "shininess")))
+
+
+def surface(view: View, rays: Rays, items: tuple[int, ...], winner: Array) -> tuple[Vec, Vec]:
+    """Point and unit normal of the winning item along each ray, continued past its silhouette where the ray misses."""
+    t: Any = jnp.ones(winner.shape, jnp.float32)
+    normal: Vec = tuple(jnp.zeros(winner.shape, jnp.float32) for _ in range(3))
+    for index in items:
+        hit, mine = view.hit(rays, index), winner == index
+        t = jnp.where(mine, hit.t, t)
+        normal = tuple(jnp.where(mine, new, old) for new, old in zip(hit.normal, normal))
+    return rays.at(t), unit(normal)
+
+
+def shade_solids(view: View, rays: Rays, winner: Array) -> Array:
+    """int32[P] packed colour of solid `winner` at the pixel centre, both passes, with shadows."""
+    scene = view.scene
+    point, normal = surface(view, rays, scene.solids, winner)
+    material = material_of(scene, scene.solids, winner)
+    colour, *others = light_passes(view.lights, point, normal, (0.0, 0.0, 0.0), material)
+    casting = [light for light in view.lights if light.constants.shadow]
+    for light, extra in zip(casting, others):
+        shown = lit(view, light, point, normal, 2 * SHADOW_BIAS)
+        colour = add(colour, tuple(jnp.where(shown, c, 0.0) for c in extra))
+    return pack_colour(colour)

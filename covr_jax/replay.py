@@ -1,0 +1,184 @@
+"""Device-resident experience: each frame stored once, stacks rebuilt at sampling.
+
+One ring over time with E parallel lanes. Slot t of a lane holds the time step that arrived there (frame, reward,
+discount, step type) and the action taken from it; a transition is a pair of neighbouring slots of which the first is
+not LAST. All functions are pure; donate the state when compiling them, or every insert copies the ring.
+Letters: T slots, E envs, B batch, H W image, A action.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from covr_jax.types import Array, Batch, Prior, StepType, TimeStep
+
+_CANDIDATES = 4  # draws per sample; a slot that starts no transition (1 in 126 for cartpole) is drawn again
+
+
+@flax.struct.dataclass
+class ReplayState:
+    """The ring. ``count`` is the number of slots ever written; slot index = count modulo T."""
+
+    frame: Array  # u8[T,E,H,W,3], newest frame of the observation
+    step_type: Array  # i8[T,E]
+    reward: Array  # f32[T,E], arrived with this slot's time step
+    discount: Array  # f32[T,E], likewise
+    action: Array  # f32[T,E,A], taken from this slot's time step
+    prior: Prior  # action f32[T,E,A], valid bool[T,E]: the VLM's a_v for this slot's observation
+    count: Array  # i32
+
+
+class Window(NamedTuple):
+    """Consecutive slots in time order, oldest first: what D_f is read from. All arrays on the host."""
+
+    slots: np.ndarray  # i64[N], positions in the ring
+    step_type: np.ndarray  # i8[N,E]
+    reward: np.ndarray  # f32[N,E]
+    action: np.ndarray  # f32[N,E,A]
+
+
+def capacity_in_slots(transitions: int, num_envs: int, frame_stack: int) -> int:
+    """Slots per lane for at least ``transitions`` transitions over all lanes."""
+    return max(-(-transitions // num_envs), 1) + frame_stack + 1
+
+
+def nbytes(slots: int, num_envs: int, image_size: int, action_dim: int) -> int:
+    """Predicted size of the ring in bytes."""
+    return slots * num_envs * (3 * image_size**2 + 8 * action_dim + 10)
+
+
+def init(slots: int, num_envs: int, image_size: int, action_dim: int) -> ReplayState:
+    """An empty ring."""
+    lanes = (slots, num_envs)
+    return ReplayState(
+        frame=jnp.zeros((*lanes, image_size, image_size, 3), jnp.uint8),
+        step_type=jnp.zeros(lanes, jnp.int8),
+        reward=jnp.zeros(lanes, jnp.float32),
+        discount=jnp.zeros(lanes, jnp.float32),
+        action=jnp.zeros((*lanes, action_dim), jnp.float32),
+        prior=Prior(jnp.zeros((*lanes, action_dim), jnp.float32), jnp.zeros(lanes, bool)),
+        count=jnp.zeros((), jnp.int32),
+    )
+
+
+def add(state: ReplayState, timestep: TimeStep, action: Array) -> ReplayState:
+    """Write one slot: the time step's newest frame, u8[E,H,W,3], and the action f32[E,A] taken from it."""
+    slot = state.count % state.reward.shape[0]
+    return state.replace(
+        frame=state.frame.at[slot].set(timestep.observation[..., -3:]),
+        step_type=state.step_type.at[slot].set(timestep.step_type.astype(jnp.int8)),
+        reward=state.reward.at[slot].set(timestep.reward.astype(jnp.float32)),
+        discount=state.discount.at[slot].set(timestep.discount.astype(jnp.float32)),
+        action=state.action.at[slot].set(action.astype(jnp.float32)),
+        prior=Prior(state.prior.action.at[slot].set(0.0), state.prior.valid.at[slot].set(False)),
+        count=state.count + 1,
+    )
+
+
+def attach_prior(state: ReplayState, prior: Prior, *, every: int, hold: bool) -> ReplayState:
+    """Store the VLM's answers with the newest slots.
+
+    Args:
+      prior: action f32[Q,E,A], valid bool[Q,E]: answers to the frames of slots 0, every, 2*every, ... of the newest
+        Q*every slots.
+      every: slots per answer. hold: the slots between two questions keep the last answer (zero-order hold, but never
+        across an episode's end); else they stay without a prior.
+    """
+    slots, _ = state.reward.shape
+    queries = prior.valid.shape[0]
+    newest = (state.count - queries * every + jnp.arange(queries * every)) % slots
+    action = jnp.repeat(prior.action, every, axis=0)
+    valid = jnp.repeat(prior.valid, every, axis=0)
+    offset = jnp.arange(queries * every) % every
+    if hold:
+        first = state.step_type[newest] == StepType.FIRST
+        restarts = jnp.cumsum(first & (offset > 0)[:, None], axis=0)
+        at_query = jnp.repeat(restarts[::every], every, axis=0)
+        valid &= restarts == at_query
+    else:
+        valid &= (offset == 0)[:, None]
+    action = jnp.where(valid[..., None], action, 0.0)
+    return state.replace(
+        prior=Prior(state.prior.action.at[newest].set(action), state.prior.valid.at[newest].set(valid))
+    )
+
+
+def size(state: ReplayState) -> Array:
+    """Number of slots that hold a time step, i32."""
+    return jnp.minimum(state.count, state.reward.shape[0])
+
+
+def sample(state: ReplayState, key: Array, batch_size: int, frame_stack: int) -> Batch:
+    """B transitions, uniformly over those whose whole history is stored. The ring must hold ``frame_stack`` + 1 slots.
+
+    Args:
+      key: one typed PRNG key, consumed.
+    """
+    slots, num_envs = state.reward.shape
+    lane_key, time_key = jax.random.split(key)
+    lane = jax.random.randint(lane_key, (batch_size,), 0, num_envs)
+    # Once the ring is full its oldest slots have lost their history; a stack must not reach over the seam.
+    oldest = jnp.maximum(state.count - slots, 0) + jnp.where(state.count > slots, frame_stack - 1, 0)
+    draws = jax.random.randint(time_key, (_CANDIDATES, batch_size), oldest, state.count - 1)
+    starts = state.step_type[draws % slots, lane] != StepType.LAST
+    drawn = jnp.take_along_axis(draws, jnp.argmax(starts, axis=0)[None], axis=0)[0]
+    # Every candidate was LAST: the slot before a LAST never is.
+    time = jnp.maximum(jnp.where(starts.any(axis=0), drawn, drawn - 1), oldest)
+    return _gather(state, time, lane, frame_stack)
+
+
+def _gather(state: ReplayState, time: Array, lane: Array, frame_stack: int) -> Batch:
+    slots = state.reward.shape[0]
+    now, following = time % slots, (time + 1) % slots
+    history = _history(state, time, lane, frame_stack)
+    frames = state.frame[jnp.concatenate([history, following[None]]) % slots, lane]  # u8[stack+1,B,H,W,3]
+    return Batch(
+        observation=_stack(frames[:-1]),
+        action=state.action[now, lane],
+        reward=state.reward[following, lane],
+        discount=state.discount[following, lane],
+        next_observation=_stack(frames[1:]),
+        prior=Prior(state.prior.action[now, lane], state.prior.valid[now, lane]),
+    )
+
+
+def _history(state: ReplayState, time: Array, lane: Array, frame_stack: int) -> Array:
+    """Absolute times i32[stack,B] of an observation's frames, oldest first; FIRST's frame repeats before an episode."""
+    slots = state.reward.shape[0]
+    times = [time]
+    for _ in range(frame_stack - 1):
+        at_first = state.step_type[times[0] % slots, lane] == StepType.FIRST
+        times.insert(0, jnp.where(at_first, times[0], times[0] - 1))
+    return jnp.stack(times)
+
+
+def _stack(frames: Array) -> Array:
+    """u8[S,B,H,W,3] -> u8[B,H,W,3*S]."""
+    s, b, h, w, c = frames.shape
+    return frames.transpose(1, 2, 3, 0, 4).reshape(b, h, w, s * c)
+
+
+def observations(state: ReplayState, time: Array, lane: Array, frame_stack: int) -> Array:
+    """Stacked observations u8[B,H,W,3*stack] at absolute times i32[B] (counted since the first slot) of lanes i32[B]."""
+    frames = state.frame[_history(state, time, lane, frame_stack) % state.reward.shape[0], lane]
+    return _stack(frames)
+
+
+def window(state: ReplayState, start: int) -> Window:
+    """Slots ``start`` (counted since the first one ever written) to the newest, oldest first, on the host.
+
+    Slots that the ring has overwritten meanwhile are left out.
+    """
+    count, slots = int(state.count), state.reward.shape[0]
+    kept = np.arange(max(start, count - slots), count) % slots
+    return Window(
+        slots=kept,
+        step_type=np.asarray(state.step_type)[kept],
+        reward=np.asarray(state.reward)[kept],
+        action=np.asarray(state.action)[kept],
+    )

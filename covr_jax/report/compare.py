@@ -1,0 +1,135 @@
+"""Learning curves of several runs in one picture: one panel per task, one curve per method, its seeds as a band."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from covr_jax.report.data import ReportError, read_run
+from covr_jax.report.figures import baseline
+from covr_jax.report.svg import steps
+
+BANDS = ("minmax", "std")
+# Blue is COVR's, as in the report; the others stay apart from it and from each other, in grey print too.
+COLORS = ("#2f55d4", "#c26a0a", "#2a8f5b", "#8b3fb0", "#c43b52", "#4c5a70", "#0f8ea8", "#9a7d0a")
+
+
+class Curve(NamedTuple):
+    """The evaluations of one run."""
+
+    task: str
+    method: str
+    x: np.ndarray  # [T] env steps
+    y: np.ndarray  # [T] mean episode return
+    random: float | None
+
+
+def read_curve(run_dir: str | Path) -> Curve:
+    """Reads the evaluations of a run directory.
+
+    Raises:
+      ReportError: as ``read_run``, or a run without an evaluation.
+    """
+    run = read_run(run_dir)
+    x, y = run.curve("eval/episode_return")
+    if not x:
+        raise ReportError(f"{run.folder}: no evaluation to compare yet")
+    names = [str(run.config.get(key, "unknown")) for key in ("task", "method")]
+    return Curve(names[0], names[1], np.array(x), np.array(y), baseline(run))
+
+
+def over_seeds(curves: list[Curve], band: str = "minmax") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and band of the runs of one method, over the steps that all of them reached.
+
+    Args:
+      curves: runs of one method and task.
+      band: ``minmax``, or ``std`` (population) around the mean.
+
+    Returns:
+      x[T], mean[T], low[T], high[T] at every step at which any of the runs was evaluated; the others interpolate.
+
+    Raises:
+      ReportError: runs that share no step, or an unknown band.
+    """
+    if band not in BANDS:
+        raise ReportError(f"unknown band {band!r}, expected one of {', '.join(BANDS)}")
+    first, last = max(c.x[0] for c in curves), min(c.x[-1] for c in curves)
+    x = np.unique(np.concatenate([c.x for c in curves]))
+    x = x[(x >= first) & (x <= last)]
+    if x.size == 0:
+        raise ReportError(f"the runs of {curves[0].method} on {curves[0].task} share no env step")
+    y = np.stack([np.interp(x, c.x, c.y) for c in curves])
+    mean = y.mean(axis=0)
+    if band == "std":
+        return x, mean, mean - y.std(axis=0), mean + y.std(axis=0)
+    return x, mean, y.min(axis=0), y.max(axis=0)
+
+
+def _panel(axes, curves: list[Curve], colors: dict[str, str], band: str) -> None:
+    for method, color in reversed(colors.items()):  # the first method is drawn last, on top
+        mine = [c for c in curves if c.method == method]
+        if not mine:
+            continue
+        x, mean, low, high = over_seeds(mine, band)
+        axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
+        seeds = f"{len(mine)} seed" + ("s" if len(mine) > 1 else "")
+        axes.plot(x, mean, color=color, linewidth=2, marker="o" if x.size < 30 else None, markersize=3.5)
+        axes.lines[-1].set_label(f"{method} ({seeds})")
+    random = [c.random for c in curves if c.random is not None]
+    if random:
+        level = float(np.mean(random))
+        axes.axhline(level, color="#7a8394", linestyle=(0, (5, 4)), linewidth=1.4, label="random policy")
+    axes.set_title(curves[0].task, loc="left", fontsize=12, fontweight="bold", color="#161b26")
+    axes.set_xlabel("Environment steps", color="#5b6475")
+    axes.xaxis.set_major_formatter(lambda value, _: steps(value))
+    axes.set_xlim(left=0)
+    axes.grid(axis="y", color="#eceef3")
+    axes.set_axisbelow(True)
+    axes.tick_params(color="#b9bfca", labelcolor="#5b6475")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color("#b9bfca")
+    axes.legend(frameon=False, fontsize=9, labelcolor="#161b26")
+
+
+def write_comparison(run_dirs: list[str | Path], path: str | Path, band: str = "minmax") -> Path:
+    """Draws the learning curves of several runs, grouped by task and method.
+
+    Args:
+      run_dirs: run directories; those of one task and method are seeds of each other.
+      path: the picture to write; its ending names the kind (png, svg, pdf).
+      band: see ``over_seeds``.
+
+    Returns:
+      ``path``.
+
+    Raises:
+      ReportError: a run that cannot be read or compared, or a picture that cannot be written.
+    """
+    from matplotlib.figure import Figure  # slow to load, and only this picture needs it
+
+    curves = [read_curve(run_dir) for run_dir in run_dirs]
+    if not curves:
+        raise ReportError("no runs to compare")
+    tasks = sorted({c.task for c in curves})
+    methods = sorted({c.method for c in curves}, key=lambda name: (name != "covr", name))
+    colors = {method: COLORS[i % len(COLORS)] for i, method in enumerate(methods)}
+    columns = min(3, len(tasks))
+    rows = -(-len(tasks) // columns)
+    figure = Figure(figsize=(max(6.4, 4.6 * columns), 3.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(tasks) :]:
+        axes.set_visible(False)
+    for task, axes in zip(tasks, grid.flat, strict=False):
+        _panel(axes, [c for c in curves if c.task == task], colors, band)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("Episode return", color="#5b6475")
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=160, facecolor="white")
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: cannot be written: {error}") from None
+    return path

@@ -1,0 +1,48 @@
+"""Records that flow between the rooms. Letters: B batch, E envs, T time, H W C image, A action."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, NamedTuple
+
+Array = Any  # a jax.Array or numpy.ndarray; shapes and dtypes stand beside each field
+
+
+class StepType(enum.IntEnum):
+    """Position of a time step in its episode, as in ``dm_env``."""
+
+    FIRST = 0
+    MID = 1
+    LAST = 2
+
+
+class TimeStep(NamedTuple):
+    """What a vectorised environment returns; one lane per environment.
+
+    A lane that returned LAST starts a new episode on the next ``step`` (its action is ignored and a FIRST comes back),
+    so the true last observation of an episode is never overwritten. ``discount`` is 0 only on a real termination:
+    a time limit ends the episode with LAST and discount 1.
+    """
+
+    step_type: Array  # i32[E], values of StepType
+    reward: Array  # f32[E], sum over the action repeat; 0 on FIRST
+    discount: Array  # f32[E], 1, or 0 on termination
+    observation: Array  # u8[E,H,W,3*stack] pixels, newest frame in the last 3 channels, or f32[E,N] state
+
+
+class Prior(NamedTuple):
+    """The VLM's action a_v for some observations, and whether it may be used."""
+
+    action: Array  # f32[..., A] in [-1, 1]; zeros where not valid
+    valid: Array  # bool[...]: False before the gate opens, on a parse failure, or where nothing was asked
+
+
+class Batch(NamedTuple):
+    """Transitions sampled from the replay."""
+
+    observation: Array  # u8[B,H,W,3*stack]
+    action: Array  # f32[B,A] in [-1, 1]
+    reward: Array  # f32[B]
+    discount: Array  # f32[B], 0 only on termination; the learner multiplies by its own gamma
+    next_observation: Array  # u8[B,H,W,3*stack]
+    prior: Prior  # action f32[B,A], valid bool[B]

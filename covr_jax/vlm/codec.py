@@ -1,0 +1,121 @@
+"""Actions as text and back: the only place where an untrusted VLM answer becomes numbers.
+
+Letters: A action. No Torch here: the learner's side imports this file too.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+PREFIX = "Action: ["
+SEPARATOR = ", "
+SUFFIX = "]"
+
+# Bounded digit runs keep the match linear and float() cheap; ASCII digits only, so "1_0", "nan" and Arabic digits fail.
+_NUMBER = r"[+-]?(?:[0-9]{1,3}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})(?:[eE][+-]?[0-9]{1,2})?"
+_FULL_NUMBER = re.compile(_NUMBER)
+# A number standing free: no letter, digit, point or sign may touch it, or it is part of something else ("v2", "1.2.3").
+_FREE_NUMBER = re.compile(rf"(?<![\w.+\-]){_NUMBER}(?![\w+\-]|\.[0-9.])")
+_LIST = re.compile(r"\[([^\[\]]*)\]")
+_MARKER = re.compile(r"\baction", re.IGNORECASE)
+_BRACKETS = str.maketrans({"［": "[", "］": "]", "【": "[", "】": "]", "，": ",", "．": ".", "−": "-"})
+_LARGEST = 1000.0  # beyond three digits a number is no clumsy action but another quantity
+
+
+def format_action(action, signed: bool = False) -> str:
+    """Writes an action as the sentence the VLM is trained on: ``Action: [0.43, -0.37]``.
+
+    Args:
+      action: float[A] (any array or sequence), clipped to [-1, 1].
+      signed: every number carries its sign and has the same width (``+0.43``), which short models learn faster.
+
+    Raises:
+      ValueError: if a component is not finite or the action is not one-dimensional.
+    """
+    return PREFIX + format_numbers(action, signed) + SUFFIX
+
+
+def format_numbers(values, signed: bool = False) -> str:
+    """The list inside the brackets: two decimals, clipped to [-1, 1], never ``-0.00``."""
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise ValueError(f"an action must be a finite vector, got shape {values.shape}: {values}")
+    # Adding 0.0 turns a rounded -0.0 into 0.0.
+    rounded = np.round(np.clip(values, -1.0, 1.0), 2) + 0.0
+    return SEPARATOR.join(f"{v:+.2f}" if signed else f"{v:.2f}" for v in rounded)
+
+
+def parse_action(text, action_dim: int) -> tuple[np.ndarray, bool]:
+    """Reads an action out of free text; total: it never raises and never invents a number.
+
+    Rules, in this order: (1) after the last word "Action" the last bracketed list must hold exactly A numbers;
+    (2) without such a list, the last bracketed list of A numbers anywhere; (3) without any list, the text must hold
+    exactly A free-standing numbers. Nested and truncated lists fail. Two different lists of A numbers are ambiguous and fail. Numbers are ASCII decimals
+    of at most three digits before the point; magnitudes above 1 are clipped, magnitudes from 1000 on fail.
+    Time is linear in the length of the text.
+
+    Returns:
+      (action f32[A] in [-1, 1], True), or (zeros f32[A], False).
+    """
+    failure = np.zeros(max(int(action_dim), 0), np.float32), False
+    if not isinstance(text, str) or action_dim < 1:
+        return failure
+    text = text.translate(_BRACKETS)
+    ends = [match.end() for match in _MARKER.finditer(text)]
+    after = text[ends[-1] :] if ends else ""
+    values = None
+    if _unbalanced(after if ends else text):
+        pass
+    elif bodies := _LIST.findall(after):
+        values = _last_list(bodies, action_dim, strict=True)
+    elif bodies := _LIST.findall(text):
+        values = _last_list(bodies, action_dim, strict=False)
+    else:
+        values = _free_numbers(after if ends else text, action_dim, decimals_only=not ends)
+    if values is None:
+        return failure
+    return np.clip(np.asarray(values, np.float32), -1.0, 1.0), True
+
+
+def _unbalanced(text: str) -> bool:
+    """Whether brackets are left over once all lists are cut out: a nested or truncated list, of which half may be lost."""
+    rest = _LIST.sub("", text)
+    return "[" in rest or "]" in rest
+
+
+def _numbers(body: str, action_dim: int) -> list[float] | None:
+    """The A numbers of one bracketed list, or None."""
+    if body.count(",") != action_dim - 1:
+        return None
+    values = []
+    for item in body.split(","):
+        item = item.strip(" \t\n\r")
+        if not _FULL_NUMBER.fullmatch(item):
+            return None
+        values.append(float(item))
+    return values if all(abs(v) < _LARGEST for v in values) else None
+
+
+def _last_list(bodies: list[str], action_dim: int, strict: bool) -> list[float] | None:
+    """The last list, which in strict mode must itself be the answer; None if several answers disagree."""
+    found = [_numbers(body, action_dim) for body in bodies]
+    if strict and found[-1] is None:
+        return None
+    found = [values for values in found if values is not None]
+    if not found or any(values != found[-1] for values in found):
+        return None
+    return found[-1]
+
+
+def _free_numbers(text: str, action_dim: int, decimals_only: bool) -> list[float] | None:
+    """Exactly A numbers in a text without lists. Without the word "Action" a bare integer ("5 times") is no action."""
+    matches = _FREE_NUMBER.findall(text)
+    if len(matches) != action_dim or (decimals_only and not all("." in m for m in matches)):
+        return None
+    # Digits that no number accounts for mean that the text was not understood.
+    if sum(c.isdigit() for c in text) != sum(c.isdigit() for m in matches for c in m):
+        return None
+    values = [float(m) for m in matches]
+    return values if all(abs(v) < _LARGEST for v in values) else None

@@ -1,0 +1,198 @@
+"""Greedy decoding of actions, batched, restricted to the action grammar (or free).
+
+The fixed text of an answer costs no model calls: what precedes the first decision is part of the prefill, what follows
+the last one is not run at all, and fixed tokens in between ride along with the next decision.
+Letters: N samples, A action, L tokens, K grammar symbols, S grammar states.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from covr_jax.vlm.codec import PREFIX, SEPARATOR, SUFFIX, parse_action
+from covr_jax.vlm.model import Backbone, PromptTokens, frozen_eval, model_inputs, positions
+
+END_OF_TURN = "<|im_end|>"
+
+
+class Grammar(NamedTuple):
+    """The sentences ``Action: [x, ...]`` as an automaton over token ids, made from the tokenizer at hand."""
+
+    prefix: tuple[int, ...]  # tokens of "Action: [", forced
+    symbols: np.ndarray  # i64[K] token ids that can occur between the brackets; the last one pads finished rows
+    table: np.ndarray  # i64[S,K] next state, -1 where a symbol is not allowed; 0 is the start, the last the end
+    forced: tuple[int, ...]  # per position the only possible symbol, or -1 where the model decides
+    pieces: dict[str, tuple[int, ...]]  # text piece -> token ids
+    end: int  # token id of <|im_end|>
+
+    def encode(self, answer: str) -> list[int]:
+        """Answer text + end of turn as token ids, piece by piece, so that training sees exactly what decoding emits."""
+        parts = re.split(rf"({re.escape(PREFIX)}|{re.escape(SEPARATOR)}|.)", answer)
+        unknown = [p for p in parts if p and p not in self.pieces]
+        if unknown:
+            raise ValueError(f"answer {answer!r} is outside the grammar at {unknown[0]!r}")
+        return [i for part in parts if part for i in self.pieces[part]] + [self.end]
+
+
+def build_grammar(tokenizer, action_dim: int, signed: bool) -> Grammar:
+    """The automaton of answers with ``action_dim`` numbers of two decimals in [-1, 1].
+
+    Raises:
+      ValueError: if the tokenizer does not encode signs and digits as one token each.
+    """
+    texts = [PREFIX, SEPARATOR, SUFFIX, ".", "+", "-", *"0123456789"]
+    pieces = {t: tuple(tokenizer.encode(t, add_special_tokens=False)) for t in texts}
+    unknown = tokenizer.unk_token_id
+    for text, ids in pieces.items():
+        single = len(text) == 1 and text not in ".]"  # what the model decides must be one decision
+        if not ids or (single and len(ids) != 1) or (unknown is not None and unknown in ids):
+            raise ValueError(f"this tokenizer cannot write actions: {text!r} becomes {len(ids)} tokens")
+    edges: list[dict[int, int]] = [{}]
+
+    def chain(state: int, text: str, target: int | None = None) -> int:
+        """Adds the tokens of a fixed text after a state; returns the state behind it."""
+        ids = pieces[text]
+        for k, token in enumerate(ids):
+            last = k == len(ids) - 1 and target is not None
+            following = target if last else edges[state].get(token, len(edges))
+            if following == len(edges):
+                edges.append({})
+            edges[state][token] = following
+            state = following
+        return state
+
+    state = 0
+    for i in range(action_dim):
+        state = _add_number(chain, edges, pieces, state, signed)
+        if i < action_dim - 1:
+            state = chain(state, SEPARATOR)
+    return _compile(edges, state, pieces, tokenizer)
+
+
+def _add_number(chain, edges, pieces, state: int, signed: bool) -> int:
+    """Adds one number (sign, then 0.dd or 1.00) after ``state``; returns the state behind it."""
+    unit = chain(state, "-")
+    if signed:
+        chain(state, "+", unit)
+    tenths = chain(chain(unit, "0"), ".")
+    ones = chain(chain(chain(unit, "1"), "."), "0")
+    hundredths = chain(tenths, "0")
+    after = chain(hundredths, "0")
+    for digit in "123456789":
+        chain(tenths, digit, hundredths)
+        chain(hundredths, digit, after)
+    chain(ones, "0", after)
+    if not signed:
+        # A positive number starts with its digit: same edges as behind the minus sign.
+        for digit in "01":
+            edges[state][pieces[digit][0]] = edges[unit][pieces[digit][0]]
+    return after
+
+
+def _compile(edges, final: int, pieces, tokenizer) -> Grammar:
+    """Numbers the states with the final one last and finds positions where every path forces the same symbol."""
+    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
+    order = [s for s in range(len(edges)) if s != final] + [final]
+    index = {s: i for i, s in enumerate(order)}
+    tokens = sorted({t for e in edges for t in e})
+    table = np.full((len(edges), len(tokens) + 1), -1, np.int64)
+    for s in order:
+        for token, target in edges[s].items():
+            table[index[s], tokens.index(token)] = index[target]
+    last = len(edges) - 1
+    table[last] = -1
+    table[last, -1] = last
+    forced, level = [], {0}
+    while level != {last}:
+        options = {(k, int(table[s, k])) for s in level for k in np.flatnonzero(table[s] >= 0)}
+        symbols = {k for k, _ in options}
+        forced.append(int(symbols.pop()) if len(symbols) == 1 else -1)
+        level = {target for _, target in options}
+    return Grammar(pieces[PREFIX], np.asarray([*tokens, pad], np.int64), table, tuple(forced), pieces, int(end))
+
+
+def decode_actions(
+    backbone: Backbone, prompt: PromptTokens, grammar: Grammar, pixel_values: torch.Tensor, n: int
+) -> torch.Tensor:
+    """Most likely answer token by token under the grammar, for all rows at once.
+
+    Args:
+      pixel_values: f32[N*P, D] of ``n`` images.
+
+    Returns:
+      i64[N,T] token ids between the brackets; rows whose answer is shorter end in the padding symbol.
+    """
+    device = prompt.ids.device
+    symbols = torch.as_tensor(grammar.symbols, device=device)
+    table = torch.as_tensor(grammar.table, device=device)
+    start = torch.cat([prompt.ids, torch.tensor(grammar.prefix, device=device)])
+    where = positions(backbone, prompt, start.numel() + len(grammar.forced))
+    state = torch.zeros(n, dtype=torch.long, device=device)
+    emitted, pending = [], start.expand(n, -1)
+    with frozen_eval(backbone.model):
+        inputs = model_inputs(backbone, pixel_values, pending, prompt)
+        out = backbone.model(**inputs, use_cache=True, logits_to_keep=1)
+        cached, waiting = start.numel(), 0
+        for only in grammar.forced:
+            if only >= 0:
+                choice = torch.full_like(state, only)
+            else:
+                if waiting:
+                    out = backbone.model(
+                        input_ids=torch.stack(emitted[-waiting:], 1),
+                        position_ids=where[:, :, cached : cached + waiting].expand(-1, n, -1),
+                        past_key_values=out.past_key_values,
+                        use_cache=True,
+                        logits_to_keep=1,
+                    )
+                    cached, waiting = cached + waiting, 0
+                scores = out.logits[:, -1].index_select(1, symbols).float()
+                choice = scores.masked_fill(table[state] < 0, -torch.inf).argmax(1)
+            emitted.append(symbols[choice])
+            state = table[state, choice]
+            waiting += 1
+    return torch.stack(emitted, 1)
+
+
+def answer_texts(tokenizer, grammar: Grammar, tokens: torch.Tensor) -> list[str]:
+    """Token ids of ``decode_actions`` -> full answer texts, closing bracket included."""
+    by_id = {ids[0]: text for text, ids in grammar.pieces.items() if len(ids) == 1}
+    texts = []
+    for row in tokens.tolist():
+        row = [t for t in row if t != grammar.symbols[-1]]
+        body = "".join(by_id[t] if t in by_id else tokenizer.decode([t]) for t in row)
+        texts.append(PREFIX + body + SUFFIX)
+    return texts
+
+
+def generate_texts(
+    backbone: Backbone, prompt: PromptTokens, pixel_values: torch.Tensor, n: int, max_new_tokens: int
+) -> list[str]:
+    """Unrestricted greedy answers through transformers' ``generate``; the caller must parse them as untrusted text."""
+    inputs = model_inputs(backbone, pixel_values, prompt.ids.expand(n, -1), prompt)
+    inputs.pop("position_ids")  # generate makes its own from the token types
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    end = backbone.tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    with frozen_eval(backbone.model):
+        out = backbone.model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=end,
+            # An image placeholder in an answer has no image to stand for.
+            suppress_tokens=[backbone.model.config.image_token_id],
+        )
+    return backbone.tokenizer.batch_decode(out[:, prompt.ids.numel() :], skip_special_tokens=True)
+
+
+def parse_all(texts: list[str], action_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts -> (actions f32[N,A], valid bool[N])."""
+    parsed = [parse_action(text, action_dim) for text in texts]
+    actions = np.stack([action for action, _ in parsed]) if parsed else np.zeros((0, action_dim), np.float32)
+    return actions, np.asarray([ok for _, ok in parsed], bool)

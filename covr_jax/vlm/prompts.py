@@ -1,0 +1,101 @@
+"""What the VLM is asked, per task: our own wording. No Torch here.
+
+The knowledge of how to act comes from fine-tuning; the prompt only has to name the scene, the joints and the format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+
+class Prompt(NamedTuple):
+    """One question about one frame; the frame itself is placed by the model's chat layout."""
+
+    system: str
+    user: str
+
+    @property
+    def digest(self) -> str:
+        """Short hash that is stored with results, so that a changed wording shows."""
+        return hashlib.sha256(f"{self.system}\0{self.user}".encode()).hexdigest()[:12]
+
+
+class _Task(NamedTuple):
+    body: str  # what is controlled
+    goal: str
+    joints: tuple[str, ...]  # one entry per action component, in actuator order
+
+
+_WALKER = ("right hip", "right knee", "right ankle", "left hip", "left knee", "left ankle")
+_TASKS = {
+    "cartpole_swingup": _Task(
+        "a cart on a rail with a pole hinged to it",
+        "swing the pole up and keep it upright with the cart near the middle of the rail",
+        ("force on the cart, negative pushes left and positive pushes right",),
+    ),
+    "reacher_easy": _Task(
+        "a two-link arm seen from above", "bring the finger tip onto the target ball", ("shoulder", "wrist")
+    ),
+    "cheetah_run": _Task(
+        "a planar two-legged cheetah",
+        "run to the right as fast as possible",
+        ("back thigh", "back shin", "back foot", "front thigh", "front shin", "front foot"),
+    ),
+    "walker_walk": _Task("a planar two-legged walker", "stand tall and walk forward at a steady pace", _WALKER),
+    "walker_run": _Task("a planar two-legged walker", "stand tall and run forward as fast as possible", _WALKER),
+    "finger_spin": _Task(
+        "a two-joint finger next to a hinged body",
+        "keep flicking the body so that it spins fast",
+        ("proximal", "distal"),
+    ),
+    "ball_in_cup_catch": _Task(
+        "a cup with a ball on a string",
+        "swing the ball up and catch it in the cup",
+        ("sideways force on the cup", "vertical force on the cup"),
+    ),
+    "hopper_hop": _Task("a planar one-legged hopper", "hop forward", ("waist", "hip", "knee", "ankle")),
+    "pendulum_swingup": _Task("a pendulum on a weak motor", "swing the pendulum up and hold it upright", ("torque",)),
+}
+TASKS = tuple(_TASKS)
+
+
+def prompt_for(task: str, action_dim: int) -> Prompt:
+    """The question for a task whose actions have ``action_dim`` components, each in [-1, 1].
+
+    Raises:
+      ValueError: for an unknown task, or an action size that does not fit the task.
+    """
+    entry = _lookup(task)
+    if action_dim != len(entry.joints):
+        raise ValueError(f"{task} has {len(entry.joints)} action components, not {action_dim}")
+    slots = ", ".join(f"a{i + 1}" for i in range(action_dim))
+    joints = "; ".join(f"a{i + 1} = {joint}" for i, joint in enumerate(entry.joints))
+    system = (
+        "You are an AI assistant that controls a simulated body from camera images. "
+        f"Answer with one line only: Action: [{slots}], every value a decimal between -1 and 1."
+    )
+    user = f"The image shows {entry.body}. Goal: {entry.goal}. Action components: {joints}. What is the next action?"
+    return Prompt(system, user)
+
+
+def short_prompt_for(task: str, action_dim: int) -> Prompt:
+    """The same question in the few words of the tiny model's vocabulary: domain and verb.
+
+    Raises:
+      ValueError: as ``prompt_for``.
+    """
+    prompt_for(task, action_dim)
+    return Prompt("", " ".join(split_task(task)))
+
+
+def split_task(task: str) -> tuple[str, str]:
+    """``ball_in_cup_catch`` -> ("ball_in_cup", "catch")."""
+    domain, _, verb = task.rpartition("_")
+    return domain, verb
+
+
+def _lookup(task: str) -> _Task:
+    if task not in _TASKS:
+        raise ValueError(f"no prompt for task {task!r}; known: {', '.join(TASKS)}")
+    return _TASKS[task]

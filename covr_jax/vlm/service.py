@@ -1,0 +1,263 @@
+"""The VLM as the learner meets it: ask for priors, fine-tune on its own experience, save the adapter.
+
+Synchronous: a call returns when it is done. Letters: N samples, H W C image, A action.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from covr_jax import bridge
+from covr_jax.types import Prior
+from covr_jax.vlm import decode
+from covr_jax.vlm.codec import format_action
+from covr_jax.vlm.model import (
+    DEFAULT_MODEL,
+    VLMLoadError,
+    add_lora,
+    base_model,
+    load_backbone,
+    preprocess,
+    tokenize_prompt,
+)
+from covr_jax.vlm.prompts import prompt_for, short_prompt_for
+from covr_jax.vlm.trainer import FinetuneOptions, finetune
+
+# What fits 0.7 million parameters is not what fits three billion. Measured by experiments/build_tiny_vlm.py --adapt.
+TINY_PRESET = {"rank": 32, "alpha": 32.0, "dropout": 0.0}
+TINY_FINETUNE = {
+    "learning_rate": 4e-3,
+    "batch_size": 32,
+    "betas": (0.9, 0.95),
+    "schedule": "linear",
+    "warmup": 0.05,
+    "label_smoothing": 0.0,
+}
+PAPER_PRESET = {"rank": 128, "alpha": 16.0, "dropout": 0.05}
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+class VLMService:
+    """One VLM, one task, one adapter.
+
+    Args:
+      name: 'tiny', a local directory, or a hub id.
+      task: one of ``prompts.TASKS``; chooses the prompt.
+      action_dim: A.
+      seed: adapter initialisation and, with the round's number, the order of its samples.
+      image_size, dtype, device: see ``load_backbone``.
+      rank, alpha, dropout: of the LoRA adapter; None: the paper's (r 128, alpha 16, 0.05), or what fits 'tiny'.
+      targets: 'all-linear', 'language' or a regular expression over module names.
+      decoding: 'constrained' to the action grammar, or 'free' generation that is parsed afterwards.
+      signed: numbers carry their sign and have a fixed width; None: only for 'tiny'.
+      query_batch: static batch size of one forward pass; longer queries are split, shorter ones padded.
+      merge: answer from a merged copy of the weights, made once per round (faster, costs a second copy of the model);
+        None: only for 'tiny'.
+      finetune_options: fields of ``FinetuneOptions`` that differ from the defaults.
+
+    Attributes:
+      counters: {'queries', 'frames', 'parse_failures', 'latency_s' (of the last query), 'query_s' (sum), 'rounds'}.
+      parameter_count: exact trainable and total parameters.
+
+    Raises:
+      VLMLoadError: if the model cannot be loaded; one line that says what to do.
+      ValueError: for an unknown task, a wrong action_dim or a wrong option.
+    """
+
+    def __init__(
+        self,
+        name: str = DEFAULT_MODEL,
+        task: str = "cartpole_swingup",
+        action_dim: int = 1,
+        *,
+        seed: int = 0,
+        image_size: int | None = None,
+        dtype="auto",
+        device="cpu",
+        rank: int | None = None,
+        alpha: float | None = None,
+        dropout: float | None = None,
+        targets: str = "all-linear",
+        decoding: str = "constrained",
+        signed: bool | None = None,
+        query_batch: int = 64,
+        merge: bool | None = None,
+        finetune_options: dict | None = None,
+    ):
+        if decoding not in ("constrained", "free"):
+            raise ValueError(f"decoding must be 'constrained' or 'free', not {decoding!r}")
+        self.name, self.task, self.action_dim, self.seed = name, task, action_dim, seed
+        self.decoding, self.query_batch = decoding, query_batch
+        prompt = prompt_for(task, action_dim)  # before the weights: a wrong task should fail at once
+        backbone = load_backbone(name, image_size=image_size, dtype=dtype, device=device)
+        tiny = backbone.is_tiny
+        self.signed = tiny if signed is None else signed
+        self.merge = tiny if merge is None else merge
+        self.prompt = short_prompt_for(task, action_dim) if tiny else prompt
+        preset = TINY_PRESET if tiny else PAPER_PRESET
+        given = {"rank": rank, "alpha": alpha, "dropout": dropout}
+        lora = {**preset, **{k: v for k, v in given.items() if v is not None}}
+        self.finetune_options = FinetuneOptions(**{**(TINY_FINETUNE if tiny else {}), **(finetune_options or {})})
+        self._backbone, self.parameter_count = add_lora(backbone, targets=targets, seed=seed, **lora)
+        self._prompt_tokens = tokenize_prompt(self._backbone, self.prompt)
+        self._grammar = decode.build_grammar(backbone.tokenizer, action_dim, self.signed)
+        self._merged = None  # cache of the merged copy; None when the adapter has changed
+        self._adapter_enabled = True
+        self.counters = {"queries": 0, "frames": 0, "parse_failures": 0, "latency_s": 0.0, "query_s": 0.0, "rounds": 0}
+
+    @property
+    def trainable_parameters(self) -> int:
+        return self.parameter_count.trainable
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of all weights held, the merged copy included."""
+        models = [self._backbone.model] + ([self._merged] if self._merged is not None else [])
+        return sum(p.numel() * p.element_size() for model in models for p in model.parameters())
+
+    def query(self, frames) -> Prior:
+        """a_v for some frames.
+
+        Args:
+          frames: u8[N,H,W,3], jax.Array or numpy; may live on another device than the VLM.
+
+        Returns:
+          Prior of jax arrays: action f32[N,A] in [-1, 1] (zeros where not valid), valid bool[N].
+        """
+        started = time.perf_counter()
+        actions, valid = decode.parse_all(self.answer(frames), self.action_dim)
+        prior = Prior(bridge.to_jax(torch.from_numpy(actions)), bridge.to_jax(torch.from_numpy(valid)))
+        self.counters["latency_s"] = time.perf_counter() - started
+        self.counters["query_s"] += self.counters["latency_s"]
+        self.counters["queries"] += 1
+        self.counters["frames"] += len(valid)
+        self.counters["parse_failures"] += int((~valid).sum())
+        return prior
+
+    def answer(self, frames) -> list[str]:
+        """The VLM's answers as text, one per frame (u8[N,H,W,3]); for reports. Untrusted where decoding is 'free'."""
+        frames = bridge.to_torch(frames)
+        if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+            raise ValueError(f"frames must be uint8 [N,H,W,3], got {frames.dtype} {tuple(frames.shape)}")
+        texts = []
+        for chunk in torch.split(frames, self.query_batch) if len(frames) else ():
+            texts += self._answer_batch(chunk)
+        return texts
+
+    def _answer_batch(self, frames: torch.Tensor) -> list[str]:
+        """At most ``query_batch`` frames; padded to the next power of two, so that few sizes ever occur."""
+        n = len(frames)
+        size = min(self.query_batch, 1 << (n - 1).bit_length())
+        # Repeating the last frame pads without writing into the lent buffer.
+        index = torch.arange(size).clamp_max(n - 1).to(frames.device)
+        backbone = self._query_backbone()
+        pixel_values = preprocess(frames[index].to(self._prompt_tokens.ids.device), backbone.image)
+        if self.decoding == "free":
+            budget = 16 + 8 * self.action_dim
+            return decode.generate_texts(backbone, self._prompt_tokens, pixel_values, size, budget)[:n]
+        tokens = decode.decode_actions(backbone, self._prompt_tokens, self._grammar, pixel_values, size)
+        return decode.answer_texts(backbone.tokenizer, self._grammar, tokens[:n])
+
+    def _query_backbone(self):
+        """The model that answers: merged copy, adapter beside the weights, or the bare base inside disable_adapter."""
+        if not self.merge or not self._adapter_enabled:
+            return self._backbone
+        if self._merged is None:
+            self._merged = copy.deepcopy(self._backbone.model).merge_and_unload()
+            # Nothing trains the copy; dropping the flag lets its forward pass skip gradient bookkeeping.
+            self._merged.requires_grad_(False).eval()
+        return self._backbone._replace(model=self._merged)
+
+    def finetune(self, frames, actions, weights, progress: Callable[[int, int, float], None] | None = None) -> dict:
+        """One COVR round: the agent's selected experience becomes answers; see ``trainer.finetune`` for the result.
+
+        Args:
+          frames: u8[N,H,W,3]; actions: f32[N,A]; weights: f32[N], w_b of Eq. 6; jax or numpy arrays.
+          progress: called as (step, total, loss).
+        """
+        actions = np.asarray(actions, np.float32).reshape(-1, self.action_dim)
+        answers = [format_action(action, signed=self.signed) for action in actions]
+        # The copy outlives this call's borrowed buffer, which JAX may want to donate during a long round.
+        frames = bridge.to_torch(frames).clone()
+        record = finetune(
+            self._backbone,
+            self._prompt_tokens,
+            self._grammar,
+            frames,
+            answers,
+            np.asarray(weights, np.float32),
+            self.finetune_options,
+            seed=self.seed * 1_000_003 + self.counters["rounds"],
+            progress=progress,
+        )
+        self._merged = None
+        self.counters["rounds"] += 1
+        return record
+
+    @contextlib.contextmanager
+    def disable_adapter(self):
+        """Inside, the base model answers: the frozen VLM of the DPL, APL and VBE baselines."""
+        before, self._adapter_enabled = self._adapter_enabled, False
+        try:
+            with self._backbone.model.disable_adapter():
+                yield self
+        finally:
+            self._adapter_enabled = before
+
+    def save_adapter(self, directory) -> Path:
+        """Writes adapter_model.safetensors and adapter_config.json; each file appears whole or not at all."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save
+
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        model = self._backbone.model
+        state = get_peft_model_state_dict(model, save_embedding_layers=False)
+        _write(directory / ADAPTER_FILE, save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
+        config = model.peft_config["default"].to_dict()
+        plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+        _write(directory / "adapter_config.json", json.dumps(plain, indent=2, default=str).encode())
+        return directory
+
+    def load_adapter(self, directory) -> int:
+        """Loads what ``save_adapter`` wrote into the present adapter; returns the number of adapted modules.
+
+        Raises:
+          VLMLoadError: if the file is missing or damaged, or does not fit this adapter module by module; the present
+            adapter is then untouched.
+        """
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        path = Path(directory) / ADAPTER_FILE
+        try:
+            state = load(path.read_bytes())
+        except (OSError, SafetensorError) as error:
+            raise VLMLoadError(f"cannot read the adapter {path}: {error}") from error
+        model = self._backbone.model
+        expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+        # Key or shape mismatches would leave modules silently without adapter.
+        if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
+            raise VLMLoadError(f"the adapter {path} was made for another model, rank or set of target modules")
+        set_peft_model_state_dict(model, state)
+        self._merged = None
+        active = [m for m in base_model(model).modules() if getattr(m, "active_adapters", None) == ["default"]]
+        if len(active) * 2 != len(expected):
+            raise VLMLoadError(f"only {len(active)} of {len(expected) // 2} adapter modules are active after loading")
+        return len(active)
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)

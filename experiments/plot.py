@@ -1,0 +1,42 @@
+"""Rebuild the report of one or more runs; with several, also draw their learning curves into one picture.
+
+    python experiments/plot.py runs/cartpole_swingup/covr/seed1
+    python experiments/plot.py runs/cartpole_swingup/*/seed* --output compare.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from covr_jax.report import ReportError, write_report
+from covr_jax.report.compare import BANDS, write_comparison
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="plot.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_dir", type=Path, nargs="+", help="run directories")
+    picture = "picture of all runs: png, svg or pdf (default with several runs: compare.png)"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=picture)
+    parser.add_argument("--band", choices=BANDS, default="minmax", help="shaded over the seeds (default: minmax)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        for run_dir in options.run_dir:
+            print(write_report(run_dir))
+        if options.output or len(options.run_dir) > 1:
+            print(write_comparison(options.run_dir, options.output or Path("compare.png"), options.band))
+    except (ReportError, OSError) as error:
+        print(f"plot.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""The report of a run: its numbers, what it does without them, its promises (one file, loads nothing, runs nothing)."""
+
+import base64
+import html
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+from synthetic_run import edit, finish, make_run, png
+
+from covr_jax.report import ReportError, write_report
+from covr_jax.report.svg import show
+
+ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = make_run(tmp_path_factory.mktemp("run"))
+    finish(folder)
+    path = write_report(folder)
+    assert path == folder / "report.html"
+    return path.read_text()
+
+
+def text_of(page):
+    return html.unescape(re.sub(r"<[^>]+>", "\x1f", re.sub(r"(?s)<(style|svg).*?</\1>", "", page))).split("\x1f")
+
+
+# -- its numbers
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["cartpole_swingup", "covr on rad", "861", "± 12.9 (std)", "27.4", "+834", "3 h 04 min", "100k", "of 100k"],
+)
+def test_headline(page, text):
+    assert text in text_of(page)
+
+
+def test_command(page):
+    assert "python experiments/train.py --task cartpole_swingup --method covr --seed 1" in page
+
+
+def test_iteration_table(page):
+    rows = re.findall(r"<tr>(.*?)</tr>", page)
+    cells = [[html.unescape(re.sub(r"<[^>]+>", "", c)) for c in re.findall(r"<td>(.*?)</td>", row)] for row in rows]
+    before, *rounds = [row for row in cells if len(row) == 12]
+    assert before[:2] == ["0", "0"] and before[7:9] == ["21.5 ± 9", "–"]
+    assert [row[1] for row in rounds] == ["5,000", "15,000", "30,000", "50,000", "75,000"]
+    # round 4: 50000 // (8 * 5) samples, a quarter of them, 0.25 - 0.08, 0.3 + 0.48, 0.71 * 0.75^4, 41 + 36 s
+    assert rounds[3][2:6] == ["20,000", "1,250", "312 17 %", "0.780"]
+    assert rounds[3][7:9] == ["452 ± 22", "0.225"]
+    assert rounds[3][10:] == ["77 s", "on"] and rounds[2][11] == "off"
+
+
+def test_policy_return_in_the_table_is_the_last_evaluation_before_the_round(tmp_path):
+    folder = make_run(tmp_path, rounds=2)
+    rows = [{"env_steps": s, "eval/episode_return": r} for s, r in ((5_000, 11.0), (14_999, 222.0), (15_001, 333.0))]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_report(folder).read_text()
+    assert "<td>11</td>" in page and "<td>222</td>" in page and "<td>333</td>" not in page
+
+
+def test_learning_curve_shows_each_evaluation_the_baseline_the_rounds_and_the_guidance(page):
+    curve = page[page.index("Learning curve") : page.index("Dynamic data filter")]
+    assert curve.count("<circle") == 10 and "100k steps: " in curve
+    assert "random policy 27.4" in curve and 'class="level reference"' in curve
+    assert curve.count('class="rule"') == 5 + 1  # and its key in the legend
+    assert re.findall(r'class="tick mid vlm"[^>]*>(\d)<', curve) == ["1", "2", "3", "4", "5"]
+    (shade,) = re.findall(r'<rect class="span vlm" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', curve)
+    assert shade[0] == re.findall(r'<line class="rule" x1="([\d.]+)"', curve)[3], "guidance begins at round 4"
+    assert float(shade[0]) + float(shade[1]) == pytest.approx(986.0, abs=0.2), "and lasts to the end"
+
+
+def test_points_stand_where_their_numbers_say(tmp_path):
+    rows = [{"env_steps": s, "eval/episode_return": r} for s, r in ((0, 0.0), (50, 500.0), (100, 1000.0))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dots = re.findall(r'<circle[^>]*cx="([\d.]+)" cy="([\d.]+)"', write_report(tmp_path).read_text())
+    (x0, y0), (x1, y1), (x2, y2) = [(float(x), float(y)) for x, y in dots]
+    assert x2 - x1 == pytest.approx(x1 - x0, abs=0.2) and x2 == 986
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2) and y0 == 340 and y2 > 26
+
+
+def test_histograms_fine_tune_loss_and_panels(page):
+    assert page.count('class="bar vlm"') == 5 * 10
+    assert re.findall(r"round \d(?=</text>)", page) == [f"round {c}" for c in range(1, 6)]
+    for title in ("Critic loss", "Temperature α", "Policy entropy (nats)", "Updates per second", "VLM queries"):
+        assert title in page
+
+
+def test_gallery_shows_the_answer_beside_the_action(page):
+    assert page.count("data:image/png;base64,") == 20
+    assert page.count("You balance a pole on a cart") == 1, "one prompt for all is shown once"
+    answers = re.findall(r"Action: \[([+-]\d\.\d\d)\]</div><span[^>]*>Policy</span><div[^>]*>\[([+-]\d\.\d\d)\]", page)
+    assert len(answers) == 20
+    assert "weight 0." in page and "return 33.1" in page
+
+
+def test_gallery_shows_each_prompt_where_they_differ(tmp_path):
+    folder = make_run(tmp_path, rounds=1)
+    edit(folder, "vlm/round_1/samples.json", lambda samples: samples[2].update(prompt="Another question."))
+    page = write_report(folder).read_text()
+    assert page.count("You balance a pole") == 3 and page.count("Another question.") == 1
+
+
+def test_configuration(page):
+    table = page[page.index("<h2>Configuration") :]
+    for text in ("guidance_weight", "Qwen/Qwen2.5-VL-3B-Instruct", "[2, 1, 1, 1]", "null", "lora_rank"):
+        assert text in table
+    assert table.count("<details>") == 5 and "<details open>" not in table
+
+
+# -- missing and broken pieces
+
+
+def test_a_method_without_a_vlm_says_so(tmp_path):
+    page = write_report(make_run(tmp_path, rounds=0, method="rad")).read_text()
+    assert page.count("No data: this run has no VLM fine-tuning rounds (method rad).") == 5
+    assert "No data: this run recorded no video." in page
+    assert "Critic loss" in page
+
+
+@pytest.mark.parametrize("rows", ["", '{"env_steps": 0}\n', '{"env_steps": 8, "eval/episode_return": null}\n{"env_st'])
+def test_a_run_that_only_began(tmp_path, rows):
+    (tmp_path / "metrics.jsonl").write_text(rows)
+    page = write_report(tmp_path).read_text()
+    assert page.count('class="empty"') == 10, "every section says that it has no data"
+
+
+def test_a_run_that_is_still_going_takes_the_last_evaluation(tmp_path):
+    folder = make_run(tmp_path, rounds=2, total=20_000)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    final = [row["eval/episode_return"] for row in rows if "eval/episode_return" in row][-1]
+    words = text_of(write_report(folder).read_text())
+    assert show(final) in words and "20k" in words and "of 100k" in words
+
+
+def test_no_metrics_or_no_directory_is_one_line(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(ReportError) as error:
+            write_report(folder)
+        assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+def test_an_unreadable_piece_becomes_a_note(tmp_path):
+    folder = make_run(tmp_path, rounds=3)
+    (folder / "vlm/round_2/record.json").write_text('{"round": 2, ')
+    (folder / "vlm/round_1/samples.json").write_text('{"not": "a list"}')
+    (folder / "config.json").write_text("[]")
+    page = write_report(folder).read_text()
+    assert "record.json in round_2/ could not be read" in page
+    assert "samples.json in round_1/ is not a JSON list" in page
+    assert "config.json in" in page and "is not a JSON object" in page
+
+
+HOSTILE = [None, "text", [], {}, True, float("nan"), float("inf"), 1e300, -1e300, 10**400]
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda v: repr(v)[:12])
+def test_any_value_in_any_field_still_makes_a_page(tmp_path, value):
+    folder = make_run(tmp_path, rounds=2, total=20_000)
+    finish(folder)
+
+    def overwrite(record):
+        for name in record:
+            record[name] = value
+
+    def overwrite_all(samples):
+        for sample in samples:
+            overwrite(sample)
+
+    edit(folder, "vlm/round_2/record.json", overwrite)
+    edit(folder, "vlm/round_1/samples.json", overwrite_all)
+    edit(folder, "config.json", overwrite)
+    edit(folder, "result.json", overwrite)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows[1::2]:
+        row.update({name: value for name in row if name != "env_steps"})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_report(folder).read_text()
+    for place in re.findall(r' (?:[xy][12]?|c[xy]|width|height|points)="([^"]*)"', page):
+        assert re.fullmatch(r"[\d., -]+|device-width.*", place)
+
+
+# -- its promises
+
+
+class Checker(html.parser.HTMLParser):
+    """Collects what a page loads, what it could execute, and whether its tags close."""
+
+    LOADING = ("src", "href", "srcset", "data", "poster", "action", "xlink:href")
+    VOID = ("meta", "img", "br", "hr", "link", "input")
+
+    def __init__(self):
+        super().__init__()
+        self.loads, self.tags, self.handlers, self.open = [], set(), [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.loads += [v for k, v in attributes if k in self.LOADING]
+        self.handlers += [k for k, _ in attributes if k.startswith("on")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def check(page):
+    checker = Checker()
+    checker.feed(page)
+    assert not checker.open
+    return checker
+
+
+def test_one_file_that_loads_nothing_and_runs_nothing(page):
+    checker = check(page)
+    assert checker.loads and all(load.startswith("data:") for load in checker.loads)
+    assert not checker.tags & {"script", "link", "iframe", "object", "embed", "base", "form"} and not checker.handlers
+    assert "url(" not in page and "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_every_string_is_escaped(tmp_path):
+    folder = make_run(tmp_path, rounds=2)
+    finish(folder)
+
+    def attack(value):
+        if isinstance(value, dict):
+            return {k: attack(v) for k, v in value.items()} | {ATTACK: ATTACK}
+        if isinstance(value, list):
+            return [attack(v) for v in value]
+        return ATTACK if isinstance(value, str) and not value.endswith(".png") else value
+
+    for name in ("config.json", "result.json", "vlm/round_1/samples.json", "vlm/round_2/record.json"):
+        (folder / name).write_text(json.dumps(attack(json.loads((folder / name).read_text()))))
+    (folder / "vlm/round_2/samples.json").write_text(ATTACK)
+    page = write_report(folder).read_text()
+    checker = check(page)
+    assert "script" not in checker.tags and not checker.handlers
+    assert all(load.startswith("data:") for load in checker.loads)
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 10
+
+
+def test_a_frame_outside_its_folder_or_of_another_kind_is_not_taken_in(tmp_path):
+    folder = make_run(tmp_path / "run", rounds=1)
+    secret = png(np.full((2, 2, 3), 7, np.uint8))
+    (tmp_path / "secret.png").write_bytes(secret)
+    here = folder / "vlm/round_1"
+    (here / "link.png").symlink_to(tmp_path / "secret.png")
+    (here / "text.png").write_text("no picture")
+    names = ["../../../secret.png", str(tmp_path / "secret.png"), "link.png", "text.png"]
+    edit(folder, "vlm/round_1/samples.json", lambda s: [a.update(frame=b) for a, b in zip(s, names, strict=True)])
+    page = write_report(folder).read_text()
+    assert base64.b64encode(secret).decode() not in page
+    assert page.count("no frame") == 4 and "data:image/png" not in page
+
+
+def test_the_same_directory_gives_the_same_bytes(tmp_path):
+    folder = make_run(tmp_path, rounds=1)
+    assert write_report(folder).read_bytes() == write_report(folder).read_bytes()
+    assert [p.name for p in folder.iterdir() if "report" in p.name] == ["report.html"]

@@ -1,0 +1,46 @@
+"""A tiny random Qwen2.5-VL per session, and a service whose weights need no shipped asset."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def backbone():
+    from covr_jax.vlm import tiny
+    from covr_jax.vlm.model import backbone_from
+
+    return backbone_from(*tiny.build_tiny(0), is_tiny=True)
+
+
+@pytest.fixture
+def frames():
+    """u8[6,40,40,3] noise, so that no two answers are alike."""
+    return np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def make_service(monkeypatch):
+    from covr_jax.vlm import tiny
+    from covr_jax.vlm.service import VLMService
+
+    monkeypatch.setattr(tiny, "load_tiny", lambda path=None: tiny.build_tiny(0))
+
+    def make(**options):
+        settings = {"rank": 4, "alpha": 8.0, "seed": 3, **options}
+        return VLMService("tiny", settings.pop("task", "reacher_easy"), settings.pop("action_dim", 2), **settings)
+
+    return make
+
+
+def randomize_adapter(model, scale: float = 0.2) -> None:
+    """Gives every B matrix a value, so that the adapter does something."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))

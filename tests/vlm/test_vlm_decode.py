@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+import torch
+from covr_jax.vlm.codec import format_action, parse_action
+from covr_jax.vlm.decode import answer_texts, build_grammar, decode_actions, generate_texts, parse_all
+from covr_jax.vlm.model import model_inputs, preprocess, tokenize_prompt
+from covr_jax.vlm.prompts import Prompt
+
+TASKS = [(1, True), (2, True), (3, False), (1, False)]
+
+
+def setup(backbone, frames, action_dim, signed):
+    prompt = tokenize_prompt(backbone, Prompt("", "reacher easy"))
+    grammar = build_grammar(backbone.tokenizer, action_dim, signed)
+    return prompt, grammar, preprocess(torch.from_numpy(frames), backbone.image)
+
+
+def allowed_pattern(action_dim, signed):
+    """The grammar once more, independently, as 'what may follow this text'."""
+    sign = ["+", "-"] if signed else ["-", "0", "1"]
+
+    def following(body):
+        done = body.count(", ")
+        current = body.split(", ")[-1]
+        digits = current.lstrip("+-")
+        if len(digits) == 4:
+            return [", "] if done < action_dim - 1 else ["]"]
+        if not current:
+            return sign
+        if not digits:
+            return ["0", "1"]
+        if len(digits) == 1:
+            return ["."]
+        return [*"0123456789"] if digits[0] == "0" else ["0"]
+
+    return following
+
+
+@pytest.mark.parametrize(("action_dim", "signed"), TASKS)
+def test_equals_generate_under_the_same_constraint(backbone, frames, action_dim, signed):
+    prompt, grammar, pixels = setup(backbone, frames, action_dim, signed)
+    ours = answer_texts(backbone.tokenizer, grammar, decode_actions(backbone, prompt, grammar, pixels, 6))
+
+    tokenizer, following = backbone.tokenizer, allowed_pattern(action_dim, signed)
+    start = torch.cat([prompt.ids, torch.tensor(tokenizer.encode("Action: [", add_special_tokens=False))])
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+    def allowed(_, ids):
+        body = tokenizer.decode(ids[len(start) :])
+        return [end] if body.endswith("]") else tokenizer.convert_tokens_to_ids(following(body))
+
+    inputs = model_inputs(backbone, pixels, start.expand(6, -1), prompt)
+    inputs.pop("position_ids")
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    out = backbone.model.generate(
+        **inputs, max_new_tokens=40, do_sample=False, eos_token_id=end, pad_token_id=end, prefix_allowed_tokens_fn=allowed
+    )
+    theirs = ["Action: [" + t for t in tokenizer.batch_decode(out[:, len(start) :], skip_special_tokens=True)]
+    assert ours == theirs
+    assert len(set(ours)) > 1  # noise frames: a decoder that ignores the image would fail here
+
+
+@pytest.mark.parametrize(("action_dim", "signed"), TASKS)
+def test_batch_equals_one_by_one(backbone, frames, action_dim, signed):
+    prompt, grammar, pixels = setup(backbone, frames, action_dim, signed)
+    together = decode_actions(backbone, prompt, grammar, pixels, 6)
+    alone = [decode_actions(backbone, prompt, grammar, part, 1) for part in torch.chunk(pixels, 6)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize(("action_dim", "signed"), TASKS)
+def test_every_answer_is_a_valid_action(backbone, frames, action_dim, signed):
+    prompt, grammar, pixels = setup(backbone, frames, action_dim, signed)
+    texts = answer_texts(backbone.tokenizer, grammar, decode_actions(backbone, prompt, grammar, pixels, 6))
+    actions, valid = parse_all(texts, action_dim)
+    assert valid.all() and actions.shape == (6, action_dim) and actions.dtype == np.float32
+    for text, action in zip(texts, actions, strict=True):
+        assert text.replace("-0.00", "+0.00" if signed else "0.00") == format_action(action, signed)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_grammar_speaks_exactly_the_codecs_language(backbone, signed):
+    grammar = build_grammar(backbone.tokenizer, 1, signed)
+    spoken = set()
+
+    def walk(state, ids):
+        if state == len(grammar.table) - 1:
+            spoken.add(answer_texts(backbone.tokenizer, grammar, torch.tensor([ids]))[0])
+            return
+        for k in np.flatnonzero(grammar.table[state] >= 0):
+            walk(grammar.table[state, k], [*ids, int(grammar.symbols[k])])
+
+    walk(0, [])
+    written = {format_action([i / 100], signed) for i in range(-100, 101)}
+    assert spoken - written == {"Action: [-0.00]"} and written <= spoken
+    assert all(parse_action(text, 1)[1] for text in spoken)
+
+
+def test_training_tokens_are_the_decoded_tokens(backbone):
+    grammar = build_grammar(backbone.tokenizer, 2, True)
+    ids = grammar.encode("Action: [+0.43, -1.00]")
+    state, body = 0, ids[len(grammar.prefix) : -2]
+    for token in body:
+        state = grammar.table[state, list(grammar.symbols).index(token)]
+    assert tuple(ids[: len(grammar.prefix)]) == grammar.prefix and state == len(grammar.table) - 1
+    assert backbone.tokenizer.decode(ids) == "Action: [+0.43, -1.00]<|im_end|>"
+    with pytest.raises(ValueError, match="outside the grammar"):
+        grammar.encode("Action: [left]")
+
+
+def test_fixed_width_grammar_decides_only_signs_and_digits(backbone):
+    grammar = build_grammar(backbone.tokenizer, 2, True)
+    kinds = "".join("?" if f < 0 else "." for f in grammar.forced)
+    assert kinds == "??.??.??.??"
+
+
+def byte_tokenizer(merges=()):
+    """A byte-level BPE as Qwen's: no whole-answer pieces, digits apart, optionally a merge that breaks the grammar."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {c: i for i, c in enumerate(alphabet)}
+    for a, b in merges:
+        vocabulary[a + b] = len(vocabulary)
+    core = Tokenizer(models.BPE(vocabulary, list(merges)))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"], "pad_token": "<|pad|>"})
+    return tokenizer
+
+
+def test_grammar_is_built_from_any_tokenizer():
+    tokenizer = byte_tokenizer([("A", "c")])
+    grammar = build_grammar(tokenizer, 2, False)
+    assert len(grammar.prefix) == len("Action: [") - 1
+    assert tokenizer.decode(grammar.encode("Action: [0.43, -1.00]")) == "Action: [0.43, -1.00]<|im_end|>"
+    assert answer_texts(tokenizer, grammar, torch.tensor([grammar.encode("Action: [0.43, -1.00]")[8:-2]])) == [
+        "Action: [0.43, -1.00]"
+    ]
+
+
+def test_tokenizers_that_cannot_write_actions_are_refused():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.WordLevel({"<unk>": 0, "Action": 1}, unk_token="<unk>"))
+    with pytest.raises(ValueError, match="cannot write actions"):
+        build_grammar(PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>"), 1, True)
+
+
+def test_free_generation_equals_generate_token_by_token(backbone, frames):
+    prompt, _, pixels = setup(backbone, frames, 1, True)
+    texts = generate_texts(backbone, prompt, pixels, 6, max_new_tokens=5)
+    ids = prompt.ids.expand(6, -1)
+    with torch.no_grad():
+        for _ in range(5):
+            logits = backbone.model(**model_inputs(backbone, pixels, ids, prompt)).logits[:, -1]
+            logits[:, backbone.model.config.image_token_id] = -torch.inf
+            ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
+    end = backbone.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for text, row in zip(texts, ids[:, len(prompt.ids) :].tolist(), strict=True):
+        row = row[: row.index(end)] if end in row else row
+        assert text == backbone.tokenizer.decode(row, skip_special_tokens=True)

@@ -76,16 +76,17 @@ class VLMConfig:
     every: int = 10  # agent steps between two queries [COVR: 10 frames]
     hold: bool = True  # store the last answer with the steps until the next query; False: mask those steps
     image_size: int | None = None  # VLM input height = width; None: 84 for `tiny`, else 224 [ours]
-    lora_rank: int = 128  # [COVR]
-    lora_alpha: float = 16.0  # [COVR: 16 DMControl, 256 CARLA]
-    lora_dropout: float = 0.05  # [RL4VLM]
+    lora_rank: int | None = None  # None here and below: the paper's value, or what fits `tiny` [COVR: 128]
+    lora_alpha: float | None = None  # [COVR: 16 DMControl, 256 CARLA]
+    lora_dropout: float | None = None  # [RL4VLM: 0.05]
     lora_targets: Literal["all-linear", "language"] = "all-linear"
-    learning_rate: float = 1e-4
-    batch_size: int = 16
-    max_samples: int = 4096  # samples per round after EDDF
-    steps: int | None = None  # optimiser steps per round; None: one epoch
-    label_smoothing: float = 0.1
-    return_episodes: int = 0  # episodes that measure the VLM alone before training and after each round
+    learning_rate: float | None = None  # AdamW [ours: 1e-4]
+    batch_size: int | None = None  # samples per optimiser step [ours: 16]
+    label_smoothing: float | None = None  # [ours: 0.1]
+    max_samples: int = 4096  # training samples per round after EDDF [ours]
+    steps: int | None = None  # optimiser steps per round; None: one epoch [ours]
+    held_out: int = 64  # kept samples per round that measure the action error and are not trained on [ours]
+    return_episodes: int = 0  # episodes that measure the VLM alone before training and after each round; 0: none
 
 
 @dataclass(frozen=True)
@@ -121,3 +122,106 @@ class Config:
     vlm: VLMConfig = field(default_factory=VLMConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+
+def validate(config: Config) -> None:
+    """Raise ConfigError, in one line, for the first option that is out of range."""
+    at_least_one = {
+        "total-steps": config.total_steps,
+        "env.num-envs": config.env.num_envs,
+        "env.frame-stack": config.env.frame_stack,
+        "env.action-repeat": config.env.action_repeat or 1,
+        "env.image-size": config.env.image_size,
+        "sac.batch-size": config.sac.batch_size,
+        "sac.updates-per-step": config.sac.updates_per_step,
+        "sac.init-steps": config.sac.init_steps,
+        "sac.actor-update-every": config.sac.actor_update_every,
+        "sac.hidden-dim": config.sac.hidden_dim,
+        "sac.feature-dim": config.sac.feature_dim,
+        "sac.num-filters": config.sac.num_filters,
+        "replay.capacity": config.replay.capacity,
+        "covr.psi-0": config.covr.psi_0,
+        "covr.entropy-samples": config.covr.entropy_samples,
+        "vlm.every": config.vlm.every,
+        "vlm.max-samples": config.vlm.max_samples,
+        "vlm.batch-size": config.vlm.batch_size or 1,
+        "vlm.lora-rank": config.vlm.lora_rank or 1,
+        "vlm.steps": config.vlm.steps or 1,
+        "eval.every": config.eval.every,
+        "eval.episodes": config.eval.episodes,
+        "run.checkpoint-every": config.run.checkpoint_every,
+        "run.log-every": config.run.log_every,
+    }
+    not_negative = {
+        "seed": config.seed,
+        "covr.guidance-weight": config.covr.guidance_weight,
+        "covr.cold-start-rounds": config.covr.cold_start_rounds,
+        "covr.min-keep": config.covr.min_keep,
+        "vlm.held-out": config.vlm.held_out,
+        "vlm.return-episodes": config.vlm.return_episodes,
+        "sac.learning-rate": config.sac.learning_rate or 0.0,
+        "sac.alpha-learning-rate": config.sac.alpha_learning_rate,
+    }
+    unit_interval = {
+        "sac.discount": config.sac.discount,
+        "sac.critic-tau": config.sac.critic_tau,
+        "sac.encoder-tau": config.sac.encoder_tau,
+        "covr.return-discount": config.covr.return_discount,
+        "vlm.label-smoothing": config.vlm.label_smoothing or 0.0,
+        "vlm.lora-dropout": config.vlm.lora_dropout or 0.0,
+    }
+    rules = (
+        (at_least_one, lambda value: value >= 1, "at least 1"),
+        (not_negative, lambda value: value >= 0, "0 or more"),
+        (unit_interval, lambda value: 0 <= value <= 1, "between 0 and 1"),
+    )
+    for values, holds, wanted in rules:
+        for name, value in values.items():
+            if not holds(value):
+                raise ConfigError(f"--{name} must be {wanted}, got {value}")
+    if config.env.samples not in (1, 2, 4):
+        raise ConfigError(f"--env.samples must be 1, 2 or 4, got {config.env.samples}")
+    if config.sac.init_temperature <= 0:
+        raise ConfigError(f"--sac.init-temperature must be positive, got {config.sac.init_temperature}")
+    if not config.sac.conv_strides or min(config.sac.conv_strides) < 1:
+        raise ConfigError(f"--sac.conv-strides must hold positive numbers, got {config.sac.conv_strides}")
+    if config.method == "covr" and config.vlm.name == "none":
+        raise ConfigError("covr needs a VLM; use --vlm tiny or a model, or --method rad")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain dict, as written to config.json."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of ``to_dict``. Raises ConfigError for an unknown or missing field."""
+    return _build(Config, values, "")
+
+
+def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown option {prefix}{unknown[0]} in config.json")
+    arguments = {}
+    for name, value in values.items():
+        factory = known[name].default_factory
+        if isinstance(factory, type) and dataclasses.is_dataclass(factory):
+            value = _build(factory, value, f"{prefix}{name}.")
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**arguments)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Leaves in which two ``to_dict`` results differ, as ``name: old -> new``."""
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{name}.")
+        elif (list(before) if isinstance(before, tuple) else before) != (
+            list(after) if isinstance(after, tuple) else after
+        ):
+            lines.append(f"{prefix}{name}: {before} -> {after}")
+    return lines

@@ -8,7 +8,7 @@ slower, the same composition is dispatched piece by piece. Letters: E envs, K ag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -247,12 +247,20 @@ class Programs:
         Args:
           number: which evaluation this is; equal numbers start from equal states.
         """
-        state, timestep = self._eval.reset(jax.random.fold_in(stream(self.config.seed, EVAL), number))
         total = np.zeros(self.eval_env.num_envs)
-        for step in range(self.eval_env.episode_length):
-            state, timestep = self._eval.step(state, policy(timestep, step))
+        for _, timestep in self.episode(policy, number):
             total += np.asarray(timestep.reward, np.float64)
         return total[:episodes]
+
+    def episode(
+        self, policy: Callable[[TimeStep, int], Any], number: int
+    ) -> Iterator[tuple[EnvState, TimeStep]]:
+        """One episode in every evaluation lane, step by step from FIRST to LAST. A state is gone at the next step."""
+        state, timestep = self._eval.reset(jax.random.fold_in(stream(self.config.seed, EVAL), number))
+        yield state, timestep
+        for step in range(self.eval_env.episode_length):
+            state, timestep = self._eval.step(state, policy(timestep, step))
+            yield state, timestep
 
     def learned_policy(self, learner: LearnerState) -> Callable[[TimeStep, int], Array]:
         """The mean action of the actor; the VLM has no part in it."""

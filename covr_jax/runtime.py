@@ -17,9 +17,7 @@ def configure(cache_dir: str | Path | None = None) -> None:
 
     Turns on JAX's persistent compilation cache (``$JAX_COMPILATION_CACHE_DIR``, else ``~/.cache/covr_jax/xla``) and, on
     glibc, keeps large freed buffers in the process: returning them to the kernel costs more than the convolutions.
-    CPU programs are dispatched synchronously: with few cores, queued programs can wait for each other for ever.
     """
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     directory = cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache" / "covr_jax" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from covr_jax.render.raycast import Array, Code, PinholeRays, Pose, Vec, add, dot, pick, pick_vec, scale
 from covr_jax.render.scene import Item, Scene
-from covr_jax.render.shade import (SHADOW_BIAS, Material, View, clamp, light_passes, lit, material_of, pack_colour,
-                                   surface, unpack_colour, visible)
+from covr_jax.render.shade import (SHADOW_BIAS, View, clamp, light_passes, lit, material_of, pack_colour,
+                                   spread, surface, unpack_colour, visible)
 
 FAR = 1e4  # ray parameter at which a plane is cut off near the horizon
 ENDLESS = 1e4  # metres: half size that stands for MuJoCo's 0, endless
@@ -129,7 +128,7 @@ def _texture(view: View, rays: PinholeRays, hit: PlaneHit) -> Vec:
     """Texture colour: GL's level of detail (largest texel step to the next pixel) sets the width of the filter."""
     scene, winner = view.scene, hit.winner
     rows = {k: _texture_row(scene.items[k]) for k in scene.floors}
-    pixel = 2 * scene.tangent / scene.height
+    pixel = scene.pixel
     normal = hit.pose.axes[2]
     coordinates, widths, edges = [], [], []
     for axis in range(2):
@@ -149,7 +148,7 @@ def _texture(view: View, rays: PinholeRays, hit: PlaneHit) -> Vec:
     return tuple(second[k] + (first[k] - second[k]) * share for k in range(3))
 
 
-def shade_planes(view: View, rays: PinholeRays, winner: Array, reflection: Array) -> Array:
+def shade_floors(view: View, rays: PinholeRays, winner: Array, reflection: Array) -> Array:
     """int32[P] packed colour of plane `winner`: lit texture plus `reflection` (packed), then the shadow lights."""
     hit = plane_hit(view, rays, winner)
     main, *others = _corner_terms(view, hit)
@@ -164,45 +163,43 @@ def shade_planes(view: View, rays: PinholeRays, winner: Array, reflection: Array
     return pack_colour(colour)
 
 
-def _mirrored(view: View) -> tuple[Pose, Array, Any]:
-    """The mirror's pose, the camera's height over it, and the reflection of a free vector in it."""
+def _mirrored(view: View, rays: PinholeRays) -> tuple[PinholeRays, Array, Vec]:
+    """Rays of the camera's mirror image, the camera's height over the mirror, and the mirror's normal."""
     pose = view.poses[view.scene.mirror]
     normal = pose.axes[2]
+    height = -dot(pose.position, normal)
+    axes = (add(v, scale(-2 * dot(v, normal), normal)) for v in (rays.forward, rays.right, rays.up))
+    return PinholeRays(scale(-2 * height, normal), *axes, rays.x, rays.y), height, normal
 
-    def reflect(v: Vec) -> Vec:
-        return add(v, scale(-2 * dot(v, normal), normal))
-    return pose, -dot(pose.position, normal), reflect
 
+def see_reflection(view: View, rays: PinholeRays, winner: Array, code: Code) -> Array:
+    """int32[S,P] packed items that the camera's mirror image sees through the pixels that show the mirror.
 
-def shade_reflection(view: View, x: Array, y: Array, offsets: tuple[Array, Array], winner: Array, code: Code) -> Array:
-    """int32[P] packed light that the mirror adds: every other item seen from the camera's mirror image.
-
-    All lights at once, one clamp, no shadows, colours (but not highlights) scaled by the reflectance; the sky is not
-    reflected. `x, y` are the pixel centres, `offsets` [S,1] leads from there to the S visibility samples.
+    `rays` [P] pass the pixel centres, `winner` is int32[P]. The sky is not reflected.
     """
-    scene, mirror = view.scene, view.scene.mirror
-    others = tuple(k for k in range(len(scene.items)) if k != mirror)
-    pose, height, reflect = _mirrored(view)
-    normal = pose.axes[2]
-    eye = scale(-2 * height, normal)
-    axes = tuple(reflect(axis) for axis in (view.forward, view.right, view.up))
-    rays = PinholeRays(eye, *axes, x[None] + offsets[0], y[None] + offsets[1])
-    seen = visible(view, rays, others, code)
+    rays, height, normal = _mirrored(view, spread(view.scene, rays))
+    seen = visible(view, rays, _mirrored_items(view), code)
     # a mirrored ray starts behind the mirror; what it meets before the glass is not reflected
     glass = height / jnp.maximum(rays.along(normal), 1e-9)
-    seen = jnp.where((code.distance(seen) > 0.999 * glass) & (height > 0), seen, code.none)
-    share = (code.index(seen) != code.mask).astype(jnp.float32).mean(0)
+    shown = (code.distance(seen) > 0.999 * glass) & (height > 0) & (winner == view.scene.mirror)
+    return jnp.where(shown, seen, code.none)
+
+
+def shade_reflection(view: View, rays: PinholeRays, seen: Array, code: Code) -> Array:
+    """int32[P] packed light that the mirror adds: all lights at once, one clamp, no shadows.
+
+    Colours, but not highlights, are scaled by the reflectance. `seen` comes from `see_reflection`.
+    """
+    rays, _, _ = _mirrored(view, rays)
+    items, mirror = _mirrored_items(view), view.scene.items[view.scene.mirror]
     nearest = code.index(seen.min(0))
-    centre = PinholeRays(eye, *axes, x, y)
-    point, direction = surface(view, centre, others, nearest)
-    plain = material_of(scene, others, nearest)
-    dimmed = Material(scale(scene.items[mirror].reflectance, plain.colour), *plain[1:])
-    lights = tuple(light._replace(constants=_shadowless(light.constants)) for light in view.lights)
-    (colour,) = light_passes(lights, point, direction, eye, dimmed)
-    shown = (share > 0) & (winner == mirror)
-    return pack_colour(tuple(jnp.where(shown, c * share, 0.0) for c in colour))
+    point, normal = surface(view, rays, items, nearest)
+    plain = material_of(view.scene, items, nearest)
+    dimmed = plain._replace(colour=scale(mirror.reflectance, plain.colour))
+    (colour,) = light_passes(view.lights, point, normal, rays.origin, dimmed, shadows=False)
+    share = (code.index(seen) != code.mask).astype(jnp.float32).mean(0)
+    return pack_colour(tuple(c * share for c in colour))
 
 
-def _shadowless(constants):
-    import dataclasses
-    return dataclasses.replace(constants, shadow=False)
+def _mirrored_items(view: View) -> tuple[int, ...]:
+    return tuple(k for k in range(len(view.scene.items)) if k != view.scene.mirror)

@@ -222,6 +222,34 @@ def intersect(rays: Rays, kind: int, size: Floats, pose: Pose) -> Hit:
     raise ValueError(f"no intersection with geom type {kind}")
 
 
+def bounding_radius(kind: int, size: Floats) -> float:
+    """Metres from an item's centre that hold all of it."""
+    if kind == SPHERE:
+        return size[0]
+    if kind == CAPSULE:
+        return size[0] + size[1]
+    if kind == CYLINDER:
+        return float(np.hypot(size[0], size[1]))
+    if kind == PLANE:
+        return float(np.hypot(size[0], size[1])) if min(size[:2]) > 0 else float(np.inf)
+    return max(size) if kind == ELLIPSOID else float(np.linalg.norm(size))
+
+
+def may_meet(rays: PinholeRays, x: tuple[Array, Array], y: tuple[Array, Array], centre: Vec, radius: Array) -> Array:
+    """bool: whether a ball could touch the pyramid of rays between the edges `x` and `y`; conservative.
+
+    The edges are [T,1], centre and radius [K], the answer is [T,K]; `rays` tells origin and axes.
+    """
+    offset = sub(centre, rays.origin)
+    depth = dot(offset, rays.forward)
+    near = depth > -radius
+    for edges, axis in ((x, rays.right), (y, rays.up)):
+        across = dot(offset, axis)
+        for edge, sign in zip(edges, (-1.0, 1.0)):
+            near = near & (sign * (across - edge * depth) <= radius * np.sqrt(1 + edge * edge))
+    return near
+
+
 class Code(NamedTuple):
     """How a distance and an item index share one int32: positive floats order like their bits, so the low bits can
     carry the index and one integer minimum finds the nearest item. Costs 2^(bits-23) of relative distance."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,14 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from covr_jax.render.plane import shade_planes, shade_reflection
+from covr_jax.render.plane import see_reflection, shade_floors, shade_reflection
 from covr_jax.render.poses import Poses, poses_of
-from covr_jax.render.raycast import Array, Code, Pose, Vec, sub
+from covr_jax.render.raycast import Array, Code, Pose, Vec, bounding_radius, may_meet, sub
 from covr_jax.render.scene import Scene, compile_scene
-from covr_jax.render.shade import Light, View, shade_solids, unpack_colour, visible
+from covr_jax.render.shade import Light, View, shade_solids, spread, unpack_colour, visible
+
+TILE = 1024  # pixels a CPU draws at once
+LANES = 16  # tiles are whole vectors
 
 
 def _vec(row: Array) -> Vec:
@@ -37,71 +41,97 @@ def view_of(scene: Scene, poses: Poses) -> View:
             continue
         lights.append(Light(constants, sub(_vec(poses.light_position[row]), eye), _vec(poses.light_direction[row])))
         row += 1
-    return View(scene, items, tuple(lights), forward, right, up)
+    centres = tuple(poses.item_position[:, k] - eye[k] for k in range(3))
+    radii = np.array([bounding_radius(item.type, item.size) for item in scene.items], np.float32)
+    return View(scene, items, (centres, radii), tuple(lights), forward, right, up)
 
 
 def draw(scene: Scene, poses: Poses) -> Array:
-    """uint8[H,W,3] picture of one world.
-
-    Four stages, each a conditional: what nobody sees is not shaded, and a conditional is a boundary across which the
-    compiler does not merge (and so repeat) work.
-    """
+    """uint8[H,W,3] picture of one world."""
     view = view_of(scene, poses)
-    height, width = scene.height, scene.width
-    pixel = 2 * scene.tangent / height
-    number = jnp.arange(height * width, dtype=jnp.int32)
-    column, row = (number % width).astype(jnp.float32), (number // width).astype(jnp.float32)
-    x = (column + 0.5 - 0.5 * width) * np.float32(pixel)
-    y = (0.5 * height - 0.5 - row) * np.float32(pixel)
-    packed = draw_block(view, x, y, _sky(scene))
+    x, y, sky = _tiles(scene)
+    reach = scene.pixel  # samples lie up to half a pixel off the centres
+    busy = may_meet(view.rays(0.0, 0.0), _edges(x, reach), _edges(y, reach), *view.balls).any(-1)
+    packed = jax.lax.map(lambda tile: draw_tile(view, *tile), (jnp.asarray(x), jnp.asarray(y), jnp.asarray(sky), busy))
+    packed = packed.reshape(-1)[:scene.height * scene.width]
     colour = jnp.stack([(packed >> shift) & 255 for shift in (0, 8, 16)], -1)
-    return colour.astype(jnp.uint8).reshape(height, width, 3)
+    return colour.astype(jnp.uint8).reshape(scene.height, scene.width, 3)
 
 
-def _sky(scene: Scene) -> np.ndarray:
-    levels = np.frombuffer(scene.sky, np.uint8).reshape(-1, 3).astype(np.int32)
-    return levels[:, 0] | (levels[:, 1] << 8) | (levels[:, 2] << 16)
+def _tiles(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The picture cut into T tiles of P pixels: centres x, y (f32[T,P]) on the image plane, and sky (int32[T,P]).
+
+    A CPU skips the stages that a tile does not need; an accelerator draws all of the picture as one tile. The last
+    pixel fills up the last tile.
+    """
+    pixels = scene.height * scene.width
+    tiles = -(-pixels // TILE) if one_by_one() else 1
+    size = -(-pixels // (tiles * LANES)) * LANES
+    number = np.minimum(np.arange(tiles * size), pixels - 1).reshape(tiles, size)
+    x = (number % scene.width + 0.5 - 0.5 * scene.width) * scene.pixel
+    y = (0.5 * scene.height - 0.5 - number // scene.width) * scene.pixel
+    levels = np.frombuffer(scene.sky, np.uint8).reshape(-1, 3).astype(np.int32)[number]
+    return x.astype(np.float32), y.astype(np.float32), levels[..., 0] | (levels[..., 1] << 8) | (levels[..., 2] << 16)
 
 
-def draw_block(view: View, x: Array, y: Array, sky: Array) -> Array:
-    """int32[P] colours (8 bits each, red lowest) of pixels with centres `x, y` (f32[P]) over `sky` (int32[P])."""
+def _edges(block: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest value of each tile, f32[T,1]."""
+    return block.min(1, keepdims=True) - margin, block.max(1, keepdims=True) + margin
+
+
+def one_by_one() -> bool:
+    """Whether worlds and tiles are drawn one after the other: on a CPU, whose cache holds one at a time."""
+    return jax.default_backend() == "cpu"
+
+
+def draw_tile(view: View, x: Array, y: Array, sky: Array, busy: Array) -> Array:
+    """int32[P] colours (8 bits each, red lowest) of pixels with centres `x, y` (f32[P]) over `sky` (int32[P]).
+
+    Each stage is a conditional. What no pixel shows is not shaded, and the compiler does not merge work across a
+    conditional, so it does not repeat it either.
+    """
     scene = view.scene
-    code = Code.of(len(scene.items))
-    pixel = 2 * scene.tangent / scene.height
-    samples = np.asarray(scene.samples, np.float32)
-    offsets = (samples[:, :1] - 0.5) * np.float32(pixel), (0.5 - samples[:, 1:]) * np.float32(pixel)
-    blank = jnp.zeros(x.shape, jnp.int32)
-    layers = []  # (coverage, colour) of the planes and of the solids
     if not scene.items:
-        return sky + blank
-    seen = visible(view, view.rays(x[None] + offsets[0], y[None] + offsets[1]), tuple(range(len(scene.items))), code)
-    index = code.index(seen)
+        return sky
+    code = Code.of(len(scene.items))
     rays = view.rays(x, y)
-
-    def layer(items, shade):
-        mine = jnp.zeros(seen.shape, bool)
-        for k in items:
-            mine = mine | (index == k)
-        winner = code.index(jnp.where(mine, seen, code.none).min(0))
-        colour = jax.lax.cond(mine.any(), shade, lambda _: blank, winner)
-        layers.append((mine.astype(jnp.float32).mean(0), unpack_colour(colour)))
-
-    def planes(winner):
+    none, blank = jnp.full((len(scene.samples), *x.shape), code.none), jnp.zeros(x.shape, jnp.int32)
+    items = tuple(range(len(scene.items)))
+    seen = _where_any(busy, lambda: visible(view, spread(scene, rays), items, code), none)
+    layers = []  # (coverage, colour)
+    if scene.floors:
+        share, winner = _winner(seen, scene.floors, code)
         reflection = blank
         if scene.mirror is not None and len(scene.items) > 1:
-            reflection = jax.lax.cond((winner == scene.mirror).any(), lambda w: shade_reflection(
-                view, x, y, offsets, w, code), lambda _: blank, winner)
-        return shade_planes(view, rays, winner, reflection)
-
-    if scene.floors:
-        layer(scene.floors, planes)
+            mirrored = _where_any(winner == scene.mirror, lambda: see_reflection(view, rays, winner, code), none)
+            reflection = _where_any(mirrored != none, lambda: shade_reflection(view, rays, mirrored, code), blank)
+        layers.append((share, _where_any(winner != code.mask, lambda: shade_floors(view, rays, winner, reflection), blank)))
     if scene.solids:
-        layer(scene.solids, lambda winner: shade_solids(view, rays, winner))
-    background = 1.0 - sum(coverage for coverage, _ in layers)
-    colour = [((sky >> shift) & 255).astype(jnp.float32) * background for shift in (0, 8, 16)]
-    for coverage, shade in layers:
-        colour = [c + 255.0 * coverage * s for c, s in zip(colour, shade)]
-    red, green, blue = (jnp.round(jnp.clip(c, 0.0, 255.0)).astype(jnp.int32) for c in colour)
+        share, winner = _winner(seen, scene.solids, code)
+        layers.append((share, _where_any(winner != code.mask, lambda: shade_solids(view, rays, winner), blank)))
+    return _mix(sky, layers)
+
+
+def _winner(seen: Array, items: tuple[int, ...], code: Code) -> tuple[Array, Array]:
+    """f32[P] share of the samples that show one of `items`, and int32[P] the nearest of them in each pixel."""
+    mine = jnp.zeros(seen.shape, bool)
+    for index in items:
+        mine = mine | (code.index(seen) == index)
+    return mine.astype(jnp.float32).mean(0), code.index(jnp.where(mine, seen, code.none).min(0))
+
+
+def _where_any(mask: Array, stage: Callable[[], Array], otherwise: Array) -> Array:
+    """Runs `stage` if any pixel needs it."""
+    return jax.lax.cond(mask.any(), stage, lambda: otherwise)
+
+
+def _mix(sky: Array, layers: list[tuple[Array, Array]]) -> Array:
+    """Blends the packed colours of `layers` over `sky` by their shares of the samples."""
+    background = 1.0 - sum(share for share, _ in layers)
+    mixed = [((sky >> shift) & 255).astype(jnp.float32) * background for shift in (0, 8, 16)]
+    for share, colour in layers:
+        mixed = [c + 255.0 * share * s for c, s in zip(mixed, unpack_colour(colour))]
+    red, green, blue = (jnp.round(jnp.clip(c, 0.0, 255.0)).astype(jnp.int32) for c in mixed)
     return red | (green << 8) | (blue << 16)
 
 
@@ -110,8 +140,8 @@ _draw = partial(jax.jit, static_argnums=0)(draw)
 
 @partial(jax.jit, static_argnums=0)
 def _draw_batch(scene: Scene, poses: Poses) -> Array:
-    """One world after the other on a CPU, whose cache holds one; side by side on an accelerator."""
-    if jax.default_backend() == "cpu":
+    """uint8[E,H,W,3] pictures of poses with leading axis E."""
+    if one_by_one():
         return jax.lax.map(partial(draw, scene), poses)
     return jax.vmap(partial(draw, scene))(poses)
 

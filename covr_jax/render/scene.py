@@ -93,6 +93,11 @@ class Scene:
     sky: bytes  # u8[H,W,3]
 
     @property
+    def pixel(self) -> float:
+        """Width of a pixel on the image plane at distance 1."""
+        return 2 * self.tangent / self.height
+
+    @property
     def floors(self) -> tuple[int, ...]:
         """Items shaded as planes: those with a texture or a reflection, or else all planes."""
         planes = tuple(k for k, item in enumerate(self.items) if item.type == PLANE)

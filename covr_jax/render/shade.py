@@ -29,6 +29,7 @@ class View(NamedTuple):
 
     scene: static.Scene
     poses: tuple[Pose, ...]  # one per item
+    balls: tuple[Vec, Array]  # bounding balls of the items: centres and radii f32[K]
     lights: tuple[Light, ...]
     forward: Vec
     right: Vec
@@ -108,16 +109,17 @@ def light_eval(light: Light, point: Vec, normal: Vec, eye: Vec, material: Materi
                              + shine * constants.specular[k]) for k in range(3))
 
 
-def light_passes(lights: tuple[Light, ...], point: Vec, normal: Vec, eye: Vec, material: Material) -> list[Vec]:
+def light_passes(lights: tuple[Light, ...], point: Vec, normal: Vec, eye: Vec, material: Material,
+                 shadows: bool = True) -> list[Vec]:
     """MuJoCo's passes at a point: first all lights that cast no shadow and the emission, then one per shadow light.
 
     Every pass is clamped by itself and the passes are added, so a shadowed pixel loses the whole light, and two lights
-    of strength 0.7 do not share one clamp.
+    of strength 0.7 do not share one clamp. With `shadows` False there is only the first pass, with all lights.
     """
     main, others = scale(material.emission, material.colour), []
     for light in lights:
         colour = light_eval(light, point, normal, eye, material)
-        if light.constants.shadow:
+        if shadows and light.constants.shadow:
             others.append(clamp(colour))
         else:
             main = add(main, colour)
@@ -150,6 +152,12 @@ def lit(view: View, light: Light, point: Vec, normal: Vec, bias: float) -> Array
     return ~(dark & inside)
 
 
+def spread(scene: static.Scene, rays: PinholeRays) -> PinholeRays:
+    """Rays [S,P] through the visibility samples of the pixels whose centres `rays` [P] pass."""
+    offsets = (np.asarray(scene.samples, np.float32) - 0.5) * np.float32(scene.pixel)
+    return rays._replace(x=rays.x + offsets[:, :1], y=rays.y - offsets[:, 1:])
+
+
 def visible(view: View, rays: Rays, items: tuple[int, ...], code: Code) -> Array:
     """int32: packed distance and index of the nearest of `items` along each ray."""
     nearest = None
@@ -175,12 +183,16 @@ def material_of(scene: static.Scene, items: tuple[int, ...], winner: Array) -> M
 
 def surface(view: View, rays: Rays, items: tuple[int, ...], winner: Array) -> tuple[Vec, Vec]:
     """Point and unit normal of the winning item along each ray, continued past its silhouette where the ray misses."""
-    t: Any = jnp.ones(winner.shape, jnp.float32)
-    normal: Vec = tuple(jnp.zeros(winner.shape, jnp.float32) for _ in range(3))
+    t = jnp.ones(winner.shape, jnp.float32)
+    normal = tuple(jnp.zeros(winner.shape, jnp.float32) for _ in range(3))
     for index in items:
-        hit, mine = view.hit(rays, index), winner == index
-        t = jnp.where(mine, hit.t, t)
-        normal = tuple(jnp.where(mine, new, old) for new, old in zip(hit.normal, normal))
+        mine = winner == index
+
+        def update(found, index=index, mine=mine):
+            hit = view.hit(rays, index)
+            return (jnp.where(mine, hit.t, found[0]),
+                    tuple(jnp.where(mine, new, old) for new, old in zip(hit.normal, found[1])))
+        t, normal = jax.lax.cond(mine.any(), update, lambda found: found, (t, normal))
     return rays.at(t), unit(normal)
 
 

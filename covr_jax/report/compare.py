@@ -67,6 +67,12 @@ def over_seeds(curves: list[Curve], band: str = "minmax") -> tuple[np.ndarray, n
     return x, mean, y.min(axis=0), y.max(axis=0)
 
 
+def method_colors(methods: set[str]) -> dict[str, str]:
+    """A colour for each method: COVR first, the others by name."""
+    ordered = sorted(methods, key=lambda name: (name != "covr", name))
+    return {method: COLORS[i % len(COLORS)] for i, method in enumerate(ordered)}
+
+
 def _panel(axes, curves: list[Curve], colors: dict[str, str], band: str) -> None:
     for method, color in reversed(colors.items()):  # the first method is drawn last, on top
         mine = [c for c in curves if c.method == method]
@@ -114,8 +120,7 @@ def write_comparison(run_dirs: list[str | Path], path: str | Path, band: str = "
     if not curves:
         raise ReportError("no runs to compare")
     tasks = sorted({c.task for c in curves})
-    methods = sorted({c.method for c in curves}, key=lambda name: (name != "covr", name))
-    colors = {method: COLORS[i % len(COLORS)] for i, method in enumerate(methods)}
+    colors = method_colors({c.method for c in curves})
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(max(6.4, 4.6 * columns), 3.8 * rows), layout="constrained")

@@ -15,6 +15,7 @@ import torch
 
 from covr_jax.vlm import tiny
 from covr_jax.vlm.prompts import Prompt
+from covr_jax.vlm.vision import use_equal_windows
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 # Qwen2.5-VL's vision encoder was trained on images normalised with CLIP's statistics.
@@ -101,15 +102,24 @@ def backbone_from(model, tokenizer, image_size: int | None = None, *, is_tiny: b
     )
     if image.size % (image.patch * image.merge) or image.size <= 0:
         raise ValueError(f"image_size must be a multiple of {image.patch * image.merge}, got {image.size}")
+    if model.model.visual.config._attn_implementation == "sdpa":
+        use_equal_windows(model)
     return Backbone(model, tokenizer, image, is_tiny)
 
 
 def _load_pretrained(name: str, dtype):
+    from huggingface_hub import hf_hub_download
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-    where = "directory" if Path(name).expanduser().exists() else "hub id"
-    source = str(Path(name).expanduser()) if where == "directory" else name
+    path = Path(name).expanduser()
+    where = "directory" if path.exists() or name[:1] in "/.~" else "hub id"
+    source = str(path) if where == "directory" else name
     try:
+        if where == "directory":
+            (path / "config.json").stat()
+        else:
+            # Without a network every file would be retried for half a minute; ask for the smallest one first.
+            hf_hub_download(name, "config.json")
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False

@@ -10,7 +10,7 @@ import pytest
 from synthetic_run import make_run
 
 from covr_jax.report import ReportError
-from covr_jax.report.compare import Curve, over_seeds, read_curve, write_comparison
+from covr_jax.report.compare import COLORS, Curve, method_colors, over_seeds, read_curve, write_comparison
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "plot.py"
 
@@ -41,6 +41,11 @@ def test_only_the_steps_that_all_seeds_reached():
         over_seeds([curve([0, 10], [0, 0]), curve([20, 30], [1, 1])])
     with pytest.raises(ReportError, match="unknown band"):
         over_seeds([curve([0], [0])], band="iqr")
+
+
+def test_covr_has_the_same_colour_in_every_company():
+    assert method_colors({"rad", "apl", "covr"}) == dict(zip(("covr", "apl", "rad"), COLORS, strict=False))
+    assert list(method_colors({"rad", "apl"})) == ["apl", "rad"]
 
 
 def test_read_curve(tmp_path):

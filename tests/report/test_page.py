@@ -84,6 +84,17 @@ def test_points_stand_where_their_numbers_say(tmp_path):
     assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2) and y0 == 340 and y2 > 26
 
 
+def test_the_band_is_one_std_up_and_down(tmp_path):
+    names = ("env_steps", "eval/episode_return", "eval/episode_return_std")
+    rows = [dict(zip(names, values, strict=True)) for values in ((0, 500, 0), (9, 500, 300))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_report(tmp_path).read_text()
+    (points,) = re.findall(r'<polygon class="band policy" points="([^"]*)"', page)
+    upper_0, upper, lower, lower_0 = (float(point.split(",")[1]) for point in points.split(" "))
+    assert upper_0 == lower_0 == pytest.approx((upper + lower) / 2, abs=0.1)
+    assert lower - upper == pytest.approx(600 / (800 * 1.06) * (340 - 26), abs=0.2)  # the axis runs from 0 to 848
+
+
 def test_histograms_fine_tune_loss_and_panels(page):
     assert page.count('class="bar vlm"') == 5 * 10
     assert re.findall(r"round \d(?=</text>)", page) == [f"round {c}" for c in range(1, 6)]

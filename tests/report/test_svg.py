@@ -48,3 +48,11 @@ def test_an_empty_line_draws_nothing_and_a_single_point_a_dot():
     plot = Plot(x=(0, 1), y=(0, 1), x_label="x", y_label="y")
     assert "polyline" not in plot.line([], [], "policy").svg()
     assert plot.line([0.5], [0.5], "policy").svg().count("<circle") == 1
+
+
+def test_the_ends_of_the_axes():
+    plot = Plot(x=(-2, 2), y=(10, 20), x_label="x", y_label="y", width=400, height=200)
+    assert (plot.px(-2), plot.px(2)) == (plot.left, plot.right)
+    assert (plot.py(10), plot.py(20)) == (plot.bottom, plot.top)
+    assert plot.py(15) == pytest.approx((plot.bottom + plot.top) / 2)
+    assert plot.py(1e9) > plot.top - 10, "what is out of range stays in the picture"

@@ -123,7 +123,9 @@ def test_local_directories_load_through_the_same_path(tmp_path, backbone, frames
 
 
 def test_missing_weights_give_one_clear_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     (tmp_path / "empty").mkdir()
     for name in (str(tmp_path / "empty"), str(tmp_path / "nowhere"), "no-such-owner/no-such-model"):

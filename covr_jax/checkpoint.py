@@ -1,0 +1,88 @@
+"""Checkpoints: one directory per step, complete or not there at all; the same command resumes from the newest.
+
+``checkpoints/<env_steps>/`` holds ``state/`` (orbax: learner, replay, environments, counters), ``host.json`` (what the
+host loop carries) and ``adapter/`` (the VLM's LoRA weights, where there are any). It is written under a temporary name
+and moved into place last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+KEEP = 2  # newest checkpoints that stay
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read; the message is one line that says which and what to do."""
+
+
+class Checkpointer:
+    """Saves and restores under ``run_dir/checkpoints``."""
+
+    def __init__(self, run_dir: Path):
+        self._root = Path(run_dir) / "checkpoints"
+
+    def steps(self) -> list[int]:
+        """Env steps of the complete checkpoints, ascending."""
+        if not self._root.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._root.iterdir() if path.name.isdigit())
+
+    def save(
+        self, env_steps: int, state: Any, host: dict[str, Any], save_adapter: Callable[[Path], Any] | None = None
+    ) -> Path:
+        """Write one checkpoint and drop the oldest beyond KEEP.
+
+        Args:
+          state: pytree of arrays. host: JSON-able. save_adapter: called with the directory for the LoRA weights.
+
+        Raises:
+          CheckpointError: the disk refused; earlier checkpoints are untouched.
+        """
+        from orbax.checkpoint import v1 as ocp
+
+        final, temporary = self._root / str(env_steps), self._root / f"{env_steps}.tmp"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            ocp.save(temporary.resolve() / "state", state)
+            if save_adapter is not None:
+                save_adapter(temporary / "adapter")
+            (temporary / "host.json").write_text(json.dumps(host))
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+        except OSError as error:
+            raise CheckpointError(f"cannot write checkpoint {final}: {error}; free space and run again") from error
+        for old in self.steps()[:-KEEP]:
+            shutil.rmtree(self._root / str(old), ignore_errors=True)
+        return final
+
+    def restore(self, like: Any, env_steps: int | None = None) -> tuple[Any, dict[str, Any], Path]:
+        """The newest checkpoint (or that of ``env_steps``): state, host values, directory.
+
+        Args:
+          like: a state of the same structure; its shapes, dtypes and placement are used, its values are not.
+
+        Raises:
+          CheckpointError: none there, or one that cannot be read.
+        """
+        import jax
+        from orbax.checkpoint import v1 as ocp
+
+        known = self.steps()
+        if not known or (env_steps is not None and env_steps not in known):
+            raise CheckpointError(f"no checkpoint {env_steps or ''} in {self._root}; train first")
+        directory = self._root / str(known[-1] if env_steps is None else env_steps)
+        try:
+            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+            state = ocp.load(directory.resolve() / "state", abstract)
+            host = json.loads((directory / "host.json").read_text())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"cannot read checkpoint {directory}: {line}; delete it to use an older one") from error
+        return state, host, directory
+

@@ -1,0 +1,332 @@
+"""``train()`` and ``evaluate()``: the host loop that dispatches compiled chunks, talks to the VLM and logs.
+
+A run is a directory; the same command on it resumes from its newest checkpoint. The loop's own state is small and
+lives in ``Host``; everything on the device lives in ``TrainState``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+
+from covr_jax import checkpoint, config as configuration, replay, runtime
+from covr_jax.config import Config, ConfigError
+from covr_jax.covr import schedule
+from covr_jax.metrics import MetricsLogger
+from covr_jax.programs import Programs, TrainState
+from covr_jax.rounds import Coach
+from covr_jax.types import Prior
+
+if TYPE_CHECKING:
+    from covr_jax.vlm.service import VLMService
+
+_FINAL_EVALUATION = 1_000_000  # number of the start states of the last evaluation; earlier ones count from 1
+
+
+class Reporter(Protocol):
+    """What a front end shows; see ``experiments/console.py``."""
+
+    def message(self, text: str) -> None: ...
+
+    def update(self, env_steps: int, shown: dict[str, float]) -> None: ...
+
+    def finetune(self, step: int, steps: int, loss: float) -> None: ...
+
+
+@dataclass
+class Host:
+    """What the loop remembers between chunks; saved with every checkpoint."""
+
+    rounds: int = 0
+    data_start: list[int] = field(default_factory=list)  # first slot of D_f, per lane
+    evaluations: int = 0
+    next_eval: int = 0
+    next_log: int = 0
+    next_checkpoint: int = 0
+    seconds: float = 0.0  # spent in earlier sittings
+    random_return: float = math.nan
+    vlm_counters: dict[str, float] = field(default_factory=dict)
+
+
+class Result(NamedTuple):
+    """Of a finished run; also in ``result.json``."""
+
+    final_return: float
+    final_return_std: float
+    random_return: float
+    env_steps: int
+    seconds: float
+
+
+@contextmanager
+def claim(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory; ConfigError when another process holds it. A killed process frees it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"{run_dir} is in use by another process; choose another --run-dir") from error
+        yield
+
+
+def open_run(config: Config, run_dir: Path) -> None:
+    """Write config.json, or compare with the one that is there: a run directory belongs to one configuration.
+
+    Raises:
+      ConfigError: another configuration's directory, with the first difference.
+    """
+    path = run_dir / "config.json"
+    values = json.loads(json.dumps(configuration.to_dict(config)))
+    if path.exists():
+        changed = configuration.differences(json.loads(path.read_text()), values)
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise ConfigError(f"{run_dir} holds a run with other options: {changed[0]}{more}; choose another --run-dir")
+        if not config.run.resume and checkpoint.Checkpointer(run_dir).steps():
+            raise ConfigError(f"{run_dir} already holds a checkpoint and --run.resume is off; choose another --run-dir")
+    else:
+        path.write_text(json.dumps(values, indent=2))
+
+
+def make_vlm(config: Config, programs: Programs) -> VLMService | None:
+    """The VLM of a COVR run; None for methods without one."""
+    if config.method != "covr":
+        return None
+    from covr_jax.vlm.service import VLMService
+
+    vlm = config.vlm
+    given = {
+        "learning_rate": vlm.learning_rate,
+        "batch_size": vlm.batch_size,
+        "label_smoothing": vlm.label_smoothing,
+        "steps": vlm.steps,
+    }
+    return VLMService(
+        vlm.name,
+        config.task,
+        programs.env.action_dim,
+        seed=config.seed,
+        image_size=vlm.image_size,
+        rank=vlm.lora_rank,
+        alpha=vlm.lora_alpha,
+        dropout=vlm.lora_dropout,
+        targets=vlm.lora_targets,
+        finetune_options={name: value for name, value in given.items() if value is not None},
+    )
+
+
+class Trainer:
+    """The parts of one run and the verbs of its loop."""
+
+    def __init__(self, config: Config, run_dir: Path, reporter: Reporter):
+        self.config, self.run_dir, self.reporter = config, run_dir, reporter
+        self.programs = Programs(config)
+        self.vlm = make_vlm(config, self.programs)
+        self.coach = Coach(config, self.programs, self.vlm, run_dir) if self.vlm else None
+        self.rounds = (
+            schedule.round_steps(config.covr.psi_0, config.total_steps, config.covr.schedule) if self.vlm else []
+        )
+        self.checkpointer = checkpoint.Checkpointer(run_dir)
+        self.started = time.monotonic()
+        self.updates_since, self.time_since, self.steps_since = 0, time.monotonic(), 0
+        self.state, self.host, resumed = self._begin()
+        self.logger = MetricsLogger(run_dir, resume_env_steps=self.env_steps if resumed else None)
+
+    def _begin(self) -> tuple[TrainState, Host, bool]:
+        config = self.config
+        predicted = replay.nbytes(
+            self.programs.slots, config.env.num_envs, config.env.image_size, self.programs.env.action_dim
+        )
+        self.reporter.message(f"replay: {predicted / 1e6:.0f} MB for {config.replay.capacity:,} transitions")
+        state = self.programs.init()
+        if not self.checkpointer.steps():
+            host = Host(data_start=[0] * config.env.num_envs, next_checkpoint=config.run.checkpoint_every)
+            return state, host, False
+        state, values, directory = self.checkpointer.restore(state)
+        host = Host(**values)
+        if self.vlm:
+            self.vlm.load_adapter(directory / "adapter")
+            self.vlm.counters.update(host.vlm_counters)
+        self.reporter.message(f"resuming from {directory}")
+        return state, host, True
+
+    # ------------------------------------------------------------------ counts
+
+    @property
+    def env_steps(self) -> int:
+        return int(self.state.progress.transitions) * self.programs.env.action_repeat
+
+    @property
+    def seconds(self) -> float:
+        return self.host.seconds + time.monotonic() - self.started
+
+    @property
+    def guided(self) -> bool:
+        return self.vlm is not None and schedule.gate_open(self.host.rounds, self.config.covr.cold_start_rounds)
+
+    def _log(self, metrics: dict[str, Any]) -> None:
+        self.logger.write(
+            metrics,
+            env_steps=self.env_steps,
+            agent_steps=int(self.state.progress.transitions),
+            updates=int(self.state.learner.updates),
+        )
+
+    # ------------------------------------------------------------------- verbs
+
+    def run(self) -> Result:
+        """Train to ``total_steps``, evaluate, record a video, write result.json."""
+        if self.env_steps == 0:
+            self._before()
+        while self.env_steps < self.config.total_steps:
+            self._chunk()
+            due = [step for step in self.rounds[self.host.rounds :] if step <= self.env_steps]
+            for _ in due:
+                self._round()
+            if self.env_steps >= self.host.next_eval and self.env_steps < self.config.total_steps:
+                self._evaluate()
+            if self.env_steps >= self.host.next_checkpoint or due:
+                self._save()
+        self._save()
+        return self._finish()
+
+    def _before(self) -> None:
+        values = self.programs.evaluate(self.programs.random_policy(0), self.config.eval.episodes, _FINAL_EVALUATION)
+        self.host.random_return = float(values.mean())
+        row = {"eval/random_return": self.host.random_return}
+        if self.coach:
+            self.reporter.message(f"VLM: {self.vlm.name}, {self.vlm.parameter_count}")
+            baseline = self.coach.baseline()
+            row |= {f"vlm/prior_{name}": baseline[f"vlm_{name}"] for name in ("return",) if f"vlm_{name}" in baseline}
+        self._log(row)
+
+    def _chunk(self) -> None:
+        learn = int(self.state.progress.transitions) >= self.config.sac.init_steps
+        self.state, metrics = self.programs.chunk(self.state, learn=learn)
+        if self.guided:
+            self._query()
+        if self.env_steps >= self.host.next_log:
+            self._log_training(metrics)
+
+    def _query(self) -> None:
+        frames = self.programs.query_frames(self.state)
+        lead, shape = frames.shape[:2], frames.shape[2:]
+        prior = self.vlm.query(frames.reshape(-1, *shape))
+        prior = Prior(prior.action.reshape(*lead, -1), prior.valid.reshape(lead))
+        self.state = self.programs.attach(self.state, prior)
+
+    def _log_training(self, metrics: dict[str, Any]) -> None:
+        now, updates = time.monotonic(), int(self.state.learner.updates)
+        elapsed = max(now - self.time_since, 1e-9)
+        last = np.asarray(self.state.progress.last_return)
+        row = {name: float(value) for name, value in metrics.items()}
+        row |= {
+            "train/episode_return": float(np.nanmean(last)) if np.isfinite(last).any() else math.nan,
+            "train/env_steps_per_second": (self.env_steps - self.steps_since) / elapsed,
+            "train/updates_per_second": (updates - self.updates_since) / elapsed,
+            "replay/size": float(replay.size(self.state.replay)) * self.config.env.num_envs,
+            "mem/device_peak_bytes": runtime.peak_memory_bytes(),
+        }
+        if self.vlm:
+            asked = max(self.vlm.counters["frames"], 1)
+            row |= {
+                "vlm/queries": self.vlm.counters["queries"],
+                "vlm/latency_s": self.vlm.counters["latency_s"],
+                "vlm/parse_fail_rate": self.vlm.counters["parse_failures"] / asked,
+            }
+        self._log(row)
+        self.time_since, self.steps_since, self.updates_since = now, self.env_steps, updates
+        self.host.next_log = self.env_steps + self.config.run.log_every
+        self.reporter.update(self.env_steps, row | {"covr/round": self.host.rounds})
+
+    def _round(self) -> None:
+        number = self.host.rounds + 1
+        record, self.host.data_start = self.coach.round(
+            self.state, number, self.env_steps, self.host.data_start, self.reporter.finetune
+        )
+        self.host.rounds = number
+        weight = self.config.covr.guidance_weight if self.guided else 0.0
+        learner = self.state.learner.replace(guidance_weight=jnp.asarray(weight, jnp.float32))
+        self.state = self.state.replace(learner=learner)
+        names = ("tau", "exploration", "kept_fraction", "weight_mean", "interval", "action_error", "vlm_return")
+        row = {f"covr/{name}": record[name] for name in names if record.get(name) is not None}
+        if record.get("finetune_loss"):
+            row["covr/finetune_loss"] = float(np.mean(record["finetune_loss"][-20:]))
+        self._log(row | {"covr/round": number})
+        shown = ", ".join(f"{name} {record[name]:.3g}" for name in names if record.get(name) is not None)
+        self.reporter.message(f"round {number} at {self.env_steps:,} env steps: {shown}")
+
+    def _evaluate(self) -> None:
+        self.host.evaluations += 1
+        policy = self.programs.learned_policy(self.state.learner)
+        values = self.programs.evaluate(policy, self.config.eval.episodes, self.host.evaluations)
+        self._log({"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()})
+        self.host.next_eval = self.env_steps + self.config.eval.every
+        self.reporter.message(f"evaluation at {self.env_steps:,} env steps: {values.mean():.0f} ± {values.std():.0f}")
+
+    def _save(self) -> None:
+        self.host.next_checkpoint = self.env_steps + self.config.run.checkpoint_every
+        host = asdict(self.host) | {"seconds": self.seconds}
+        if self.vlm:
+            host["vlm_counters"] = dict(self.vlm.counters)
+        self.logger.flush()
+        self.checkpointer.save(self.env_steps, self.state, host, self.vlm.save_adapter if self.vlm else None)
+
+    def _finish(self) -> Result:
+        values = self.programs.evaluate(
+            self.programs.learned_policy(self.state.learner), self.config.eval.episodes, _FINAL_EVALUATION
+        )
+        self._log({"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()})
+        self.logger.close()
+        if self.config.run.video:
+            from covr_jax.video import record_episode
+
+            record_episode(self.programs, self.state.learner, self.run_dir / "videos" / "final.mp4")
+        return Result(
+            final_return=float(values.mean()),
+            final_return_std=float(values.std()),
+            random_return=self.host.random_return,
+            env_steps=self.env_steps,
+            seconds=self.seconds,
+        )
+
+
+def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") -> Result:
+    """Train, or go on training, in ``run_dir``; returns the final evaluation.
+
+    Raises:
+      ConfigError: options that cannot be used together, or a directory of another run.
+      CheckpointError: the run's checkpoint cannot be read or written.
+    """
+    configuration.validate(config)
+    with claim(run_dir):
+        open_run(config, run_dir)
+        result = Trainer(config, run_dir, reporter).run()
+        (run_dir / "result.json").write_text(json.dumps(result._asdict() | {"command": command}, indent=1))
+    return result
+
+
+def load_run(run_dir: Path, env_steps: int | None = None) -> tuple[Config, Programs, TrainState]:
+    """Config, programs and state of a checkpoint (the newest, or that of ``env_steps``). No VLM is loaded.
+
+    Raises:
+      ConfigError, CheckpointError: no run there.
+    """
+    path = run_dir / "config.json"
+    if not path.exists():
+        raise ConfigError(f"{run_dir} holds no run (no config.json); give a directory that train.py wrote")
+    config = configuration.from_dict(json.loads(path.read_text()))
+    programs = Programs(config)
+    state, _, _ = checkpoint.Checkpointer(run_dir).restore(programs.init(), env_steps)
+    return config, programs, state

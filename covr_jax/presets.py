@@ -1,0 +1,61 @@
+"""Named starting points: ``paper`` as published, ``demo`` for a few minutes of two CPU cores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from covr_jax.config import (
+    AugmentConfig,
+    Config,
+    ConfigError,
+    CovrConfig,
+    EnvConfig,
+    EvalConfig,
+    ReplayConfig,
+    RunConfig,
+    SACConfig,
+    VLMConfig,
+)
+
+
+def paper() -> Config:
+    """Every default as published: 100K env steps, batch 128, 100x100 pixels, Qwen2.5-VL-3B."""
+    return Config()
+
+
+def demo() -> Config:
+    """All stages of COVR in about ten minutes on two CPU cores: small images and networks, parallel environments,
+    more data per update, a short schedule of five rounds, and the embedded tiny VLM."""
+    return Config(
+        preset="demo",
+        total_steps=400_000,
+        env=EnvConfig(num_envs=16, image_size=40, samples=2),
+        augment=AugmentConfig(size=44),
+        sac=SACConfig(
+            batch_size=64,
+            updates_per_step=4,
+            init_steps=2_000,
+            learning_rate=1e-3,
+            alpha_learning_rate=1e-3,
+            critic_tau=0.02,
+            hidden_dim=128,
+            num_filters=16,
+            conv_strides=(2, 2, 1),
+        ),
+        replay=ReplayConfig(capacity=50_000),
+        covr=CovrConfig(guidance_weight=0.1, psi_0=25_000, cold_start_rounds=4, min_keep=256),
+        vlm=VLMConfig(name="tiny", every=10, hold=False, steps=100, max_samples=4096, return_episodes=5),
+        eval=EvalConfig(every=50_000, episodes=10),
+        run=RunConfig(checkpoint_every=100_000, log_every=4_000),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"paper": paper, "demo": demo}
+
+
+def make(name: str) -> Config:
+    """The preset of that name. Raises ConfigError, listing the known ones."""
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; choose from {', '.join(PRESETS)}")
+    return dataclasses.replace(PRESETS[name](), preset=name)

@@ -1,0 +1,78 @@
+"""From a command line to a Config; one line and exit code 2 for anything that cannot be used."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import tyro
+
+from covr_jax import presets
+from covr_jax.config import Config, ConfigError
+
+USAGE_ERROR = 2
+
+
+def fail(message: object) -> NoReturn:
+    """Print one line to standard error and leave with exit code 2."""
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(USAGE_ERROR)
+
+
+def split_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """The value of ``--name value`` or ``--name=value`` and the arguments without it."""
+    rest, value, waiting = [], None, False
+    for argument in arguments:
+        if waiting:
+            value, waiting = argument, False
+        elif argument == f"--{name}":
+            waiting = True
+        elif argument.startswith(f"--{name}="):
+            value = argument.split("=", 1)[1]
+        else:
+            rest.append(argument)
+    if waiting:
+        fail(f"--{name} needs a value")
+    return value, rest
+
+
+def parse_config(arguments: Sequence[str], prog: str, description: str) -> Config:
+    """Config from ``--preset P`` overridden by any ``--group.leaf value``; ``--vlm X`` is short for ``--vlm.name X``."""
+    preset, rest = split_option(arguments, "preset")
+    vlm, rest = split_option(rest, "vlm")
+    if vlm is not None:
+        rest += ["--vlm.name", vlm]
+    try:
+        default = presets.make(preset or "paper")
+    except ConfigError as error:
+        fail(error)
+    if {"-h", "--help"} & set(rest):
+        print(f"--preset {{{','.join(presets.PRESETS)}}} chooses the defaults below; --vlm X is --vlm.name X\n")
+        return tyro.cli(Config, prog=prog, description=description, default=default, args=["--help"])
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(Config, prog=prog, description=description, default=default, args=rest)
+    except SystemExit:
+        fail(_first_sentence(complaint.getvalue()) + f"; see {prog} --help")
+
+
+def _first_sentence(box: str) -> str:
+    """The message inside tyro's frame, without the frame."""
+    lines = [line.strip("│╭╮╰╯─ ").strip() for line in box.splitlines()]
+    said = [line for line in lines if line and not line.startswith(("For full help", "Parsing error", "Unrecognized options ─"))]
+    return said[0] if said else "unusable options"
+
+
+def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> NoReturn:
+    """Run ``main``; errors a user can act on become one line and exit code 2."""
+    try:
+        raise SystemExit(main() or 0)
+    except expected as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,57 @@
+"""What a terminal shows of a run: one progress bar with the return, the speed and the VLM round; plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class ConsoleReporter:
+    """Implements ``loop.Reporter``; use it as a context manager."""
+
+    def __init__(self, total_steps: int):
+        self._console = Console()
+        self._live = self._console.is_terminal
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[shown]}"),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._run = self._progress.add_task("env steps", total=total_steps, shown="")
+        self._tuning = self._progress.add_task("VLM round", total=None, visible=False, shown="")
+        self._next_line = 0.0
+        self._total = total_steps
+
+    def __enter__(self) -> ConsoleReporter:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def message(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def update(self, env_steps: int, shown: dict[str, float]) -> None:
+        value = shown.get("train/episode_return", math.nan)
+        text = (
+            f"return {value:6.1f}  {shown['train/env_steps_per_second']:,.0f} env steps/s"
+            f"  {shown['train/updates_per_second']:.1f} updates/s  round {shown['covr/round']:.0f}"
+        )
+        self._progress.update(self._run, completed=env_steps, shown=text)
+        if not self._live and env_steps >= self._next_line:
+            self.message(f"{env_steps:>9,} / {self._total:,} env steps  {text}")
+            self._next_line = env_steps + self._total / 40
+
+    def finetune(self, step: int, steps: int, loss: float) -> None:
+        done = step >= steps
+        self._progress.update(
+            self._tuning, completed=step, total=steps, visible=not done, shown=f"loss {loss:.3f}"
+        )

@@ -1,0 +1,46 @@
+"""Train one agent: ``python experiments/train.py --task cartpole_swingup --method covr --seed 1 --run-dir runs/a``.
+
+The same command on the same run directory goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments import cli
+
+
+def main() -> int:
+    run_dir, arguments = cli.split_option(sys.argv[1:], "run-dir")
+    config = cli.parse_config(arguments, "train.py", __doc__ or "")
+
+    from covr_jax import runtime
+
+    runtime.configure()
+    from covr_jax import loop
+    from covr_jax.report import write_report
+    from experiments.console import ConsoleReporter
+
+    directory = Path(run_dir or f"runs/{config.task}/{config.method}/seed{config.seed}")
+    command = shlex.join(["python", *sys.argv])
+    with ConsoleReporter(config.total_steps) as reporter:
+        result = loop.train(config, directory, reporter, command)
+    report = write_report(directory)
+    print(
+        f"final return {result.final_return:.1f} ± {result.final_return_std:.1f}"
+        f" (random policy {result.random_return:.1f}) after {result.env_steps:,} env steps, {result.seconds:.0f} s"
+    )
+    print(f"report: {report}")
+    return 0
+
+
+if __name__ == "__main__":
+    from covr_jax.checkpoint import CheckpointError
+    from covr_jax.config import ConfigError
+
+    errors: tuple[type[BaseException], ...] = (ConfigError, CheckpointError)
+    cli.guarded(main, *errors)

@@ -83,6 +83,7 @@ class Checkpointer:
             host = json.loads((directory / "host.json").read_text())
         except (OSError, ValueError, KeyError, TypeError) as error:
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"cannot read checkpoint {directory}: {line}; delete it to use an older one") from error
+            text = f"cannot read checkpoint {directory}: {line}; delete it to use an older one"
+            raise CheckpointError(text) from error
         return state, host, directory
 

@@ -124,13 +124,17 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
 
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
 def validate(config: Config) -> None:
     """Raise ConfigError, in one line, for the first option that is out of range."""
     at_least_one = {
         "total-steps": config.total_steps,
         "env.num-envs": config.env.num_envs,
         "env.frame-stack": config.env.frame_stack,
-        "env.action-repeat": config.env.action_repeat or 1,
+        "env.action-repeat": _given(config.env.action_repeat, 1),
         "env.image-size": config.env.image_size,
         "sac.batch-size": config.sac.batch_size,
         "sac.updates-per-step": config.sac.updates_per_step,
@@ -144,9 +148,9 @@ def validate(config: Config) -> None:
         "covr.entropy-samples": config.covr.entropy_samples,
         "vlm.every": config.vlm.every,
         "vlm.max-samples": config.vlm.max_samples,
-        "vlm.batch-size": config.vlm.batch_size or 1,
-        "vlm.lora-rank": config.vlm.lora_rank or 1,
-        "vlm.steps": config.vlm.steps or 1,
+        "vlm.batch-size": _given(config.vlm.batch_size, 1),
+        "vlm.lora-rank": _given(config.vlm.lora_rank, 1),
+        "vlm.steps": _given(config.vlm.steps, 1),
         "eval.every": config.eval.every,
         "eval.episodes": config.eval.episodes,
         "run.checkpoint-every": config.run.checkpoint_every,
@@ -159,7 +163,7 @@ def validate(config: Config) -> None:
         "covr.min-keep": config.covr.min_keep,
         "vlm.held-out": config.vlm.held_out,
         "vlm.return-episodes": config.vlm.return_episodes,
-        "sac.learning-rate": config.sac.learning_rate or 0.0,
+        "sac.learning-rate": _given(config.sac.learning_rate, 0),
         "sac.alpha-learning-rate": config.sac.alpha_learning_rate,
     }
     unit_interval = {
@@ -167,8 +171,8 @@ def validate(config: Config) -> None:
         "sac.critic-tau": config.sac.critic_tau,
         "sac.encoder-tau": config.sac.encoder_tau,
         "covr.return-discount": config.covr.return_discount,
-        "vlm.label-smoothing": config.vlm.label_smoothing or 0.0,
-        "vlm.lora-dropout": config.vlm.lora_dropout or 0.0,
+        "vlm.label-smoothing": _given(config.vlm.label_smoothing, 0),
+        "vlm.lora-dropout": _given(config.vlm.lora_dropout, 0),
     }
     rules = (
         (at_least_one, lambda value: value >= 1, "at least 1"),
@@ -204,6 +208,9 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(f"unknown option {prefix}{unknown[0]} in config.json")
+    missing = sorted(set(known) - set(values))
+    if missing:
+        raise ConfigError(f"missing option {prefix}{missing[0]} in config.json")
     arguments = {}
     for name, value in values.items():
         factory = known[name].default_factory

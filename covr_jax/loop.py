@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from covr_jax import checkpoint, config as configuration, replay, runtime
+from covr_jax import checkpoint, replay, runtime
+from covr_jax import config as configuration
 from covr_jax.config import Config, ConfigError
 from covr_jax.covr import schedule
 from covr_jax.metrics import MetricsLogger
@@ -81,7 +82,7 @@ def claim(run_dir: Path) -> Iterator[None]:
 
 
 def open_run(config: Config, run_dir: Path) -> None:
-    """Write config.json, or compare with the one that is there: a run directory belongs to one configuration.
+    """Compare with the config.json that is there: a run directory belongs to one configuration.
 
     Raises:
       ConfigError: another configuration's directory, with the first difference.
@@ -95,14 +96,17 @@ def open_run(config: Config, run_dir: Path) -> None:
             raise ConfigError(f"{run_dir} holds a run with other options: {changed[0]}{more}; choose another --run-dir")
         if not config.run.resume and checkpoint.Checkpointer(run_dir).steps():
             raise ConfigError(f"{run_dir} already holds a checkpoint and --run.resume is off; choose another --run-dir")
-    else:
-        path.write_text(json.dumps(values, indent=2))
 
 
 def make_vlm(config: Config, programs: Programs) -> VLMService | None:
-    """The VLM of a COVR run; None for methods without one."""
+    """The VLM of a COVR run; None for methods without one.
+
+    Raises:
+      ConfigError: a VLM that cannot be loaded, or options that do not fit it.
+    """
     if config.method != "covr":
         return None
+    from covr_jax.vlm.model import VLMLoadError
     from covr_jax.vlm.service import VLMService
 
     vlm = config.vlm
@@ -112,18 +116,21 @@ def make_vlm(config: Config, programs: Programs) -> VLMService | None:
         "label_smoothing": vlm.label_smoothing,
         "steps": vlm.steps,
     }
-    return VLMService(
-        vlm.name,
-        config.task,
-        programs.env.action_dim,
-        seed=config.seed,
-        image_size=vlm.image_size,
-        rank=vlm.lora_rank,
-        alpha=vlm.lora_alpha,
-        dropout=vlm.lora_dropout,
-        targets=vlm.lora_targets,
-        finetune_options={name: value for name, value in given.items() if value is not None},
-    )
+    try:
+        return VLMService(
+            vlm.name,
+            config.task,
+            programs.env.action_dim,
+            seed=config.seed,
+            image_size=vlm.image_size,
+            rank=vlm.lora_rank,
+            alpha=vlm.lora_alpha,
+            dropout=vlm.lora_dropout,
+            targets=vlm.lora_targets,
+            finetune_options={name: value for name, value in given.items() if value is not None},
+        )
+    except (VLMLoadError, ValueError) as error:
+        raise ConfigError(str(error)) from error
 
 
 class Trainer:
@@ -139,8 +146,9 @@ class Trainer:
         )
         self.checkpointer = checkpoint.Checkpointer(run_dir)
         self.started = time.monotonic()
-        self.updates_since, self.time_since, self.steps_since = 0, time.monotonic(), 0
         self.state, self.host, resumed = self._begin()
+        self.updates_since, self.steps_since = int(self.state.learner.updates), self.env_steps
+        self.time_since = time.monotonic()
         self.logger = MetricsLogger(run_dir, resume_env_steps=self.env_steps if resumed else None)
 
     def _begin(self) -> tuple[TrainState, Host, bool]:
@@ -156,7 +164,11 @@ class Trainer:
         state, values, directory = self.checkpointer.restore(state)
         host = Host(**values)
         if self.vlm:
-            self.vlm.load_adapter(directory / "adapter")
+            try:
+                self.vlm.load_adapter(directory / "adapter")
+            except RuntimeError as error:  # VLMLoadError, without importing Torch
+                message = f"cannot read checkpoint {directory}: {error}; delete it to use an older one"
+                raise checkpoint.CheckpointError(message) from error
             self.vlm.counters.update(host.vlm_counters)
         self.reporter.message(f"resuming from {directory}")
         return state, host, True
@@ -192,8 +204,9 @@ class Trainer:
         while self.env_steps < self.config.total_steps:
             self._chunk()
             due = [step for step in self.rounds[self.host.rounds :] if step <= self.env_steps]
-            for _ in due:
-                self._round()
+            if self.coach:
+                for _ in due:
+                    self._round(self.coach)
             if self.env_steps >= self.host.next_eval and self.env_steps < self.config.total_steps:
                 self._evaluate()
             if self.env_steps >= self.host.next_checkpoint or due:
@@ -205,24 +218,24 @@ class Trainer:
         values = self.programs.evaluate(self.programs.random_policy(0), self.config.eval.episodes, _FINAL_EVALUATION)
         self.host.random_return = float(values.mean())
         row = {"eval/random_return": self.host.random_return}
-        if self.coach:
+        if self.vlm and self.coach:
             self.reporter.message(f"VLM: {self.vlm.name}, {self.vlm.parameter_count}")
             baseline = self.coach.baseline()
-            row |= {f"vlm/prior_{name}": baseline[f"vlm_{name}"] for name in ("return",) if f"vlm_{name}" in baseline}
+            row |= {"vlm/prior_return": baseline["vlm_return"]} if "vlm_return" in baseline else {}
         self._log(row)
 
     def _chunk(self) -> None:
         learn = int(self.state.progress.transitions) >= self.config.sac.init_steps
         self.state, metrics = self.programs.chunk(self.state, learn=learn)
-        if self.guided:
-            self._query()
+        if self.vlm and self.guided:
+            self._query(self.vlm)
         if self.env_steps >= self.host.next_log:
             self._log_training(metrics)
 
-    def _query(self) -> None:
+    def _query(self, vlm: VLMService) -> None:
         frames = self.programs.query_frames(self.state)
         lead, shape = frames.shape[:2], frames.shape[2:]
-        prior = self.vlm.query(frames.reshape(-1, *shape))
+        prior = vlm.query(frames.reshape(-1, *shape))
         prior = Prior(prior.action.reshape(*lead, -1), prior.valid.reshape(lead))
         self.state = self.programs.attach(self.state, prior)
 
@@ -250,9 +263,9 @@ class Trainer:
         self.host.next_log = self.env_steps + self.config.run.log_every
         self.reporter.update(self.env_steps, row | {"covr/round": self.host.rounds})
 
-    def _round(self) -> None:
+    def _round(self, coach: Coach) -> None:
         number = self.host.rounds + 1
-        record, self.host.data_start = self.coach.round(
+        record, self.host.data_start = coach.round(
             self.state, number, self.env_steps, self.host.data_start, self.reporter.finetune
         )
         self.host.rounds = number
@@ -261,6 +274,8 @@ class Trainer:
         self.state = self.state.replace(learner=learner)
         names = ("tau", "exploration", "kept_fraction", "weight_mean", "interval", "action_error", "vlm_return")
         row = {f"covr/{name}": record[name] for name in names if record.get(name) is not None}
+        if "vlm_return" in record:
+            row["vlm/prior_return"] = row.pop("covr/vlm_return")
         if record.get("finetune_loss"):
             row["covr/finetune_loss"] = float(np.mean(record["finetune_loss"][-20:]))
         self._log(row | {"covr/round": number})
@@ -312,8 +327,17 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
     configuration.validate(config)
     with claim(run_dir):
         open_run(config, run_dir)
-        result = Trainer(config, run_dir, reporter).run()
-        (run_dir / "result.json").write_text(json.dumps(result._asdict() | {"command": command}, indent=1))
+        finished = run_dir / "result.json"
+        if finished.exists():
+            reporter.message(f"{run_dir} holds a finished run; nothing to do")
+            values = json.loads(finished.read_text())
+            return Result(*(values[name] for name in Result._fields))
+        trainer = Trainer(config, run_dir, reporter)
+        # Only now: options that turn out to be unusable do not claim the directory.
+        if not (run_dir / "config.json").exists():
+            (run_dir / "config.json").write_text(json.dumps(configuration.to_dict(config), indent=2))
+        result = trainer.run()
+        finished.write_text(json.dumps(result._asdict() | {"command": command}, indent=1))
     return result
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from covr_jax import replay, runtime
-from covr_jax.agents import Learner, LearnerState, make_augmentation, make_learner
+from covr_jax.agents import Augmentation, Learner, LearnerState, make_augmentation, make_learner
 from covr_jax.config import Config, ConfigError
 from covr_jax.envs import EnvState, VecEnv, get_task
 from covr_jax.replay import ReplayState
@@ -33,8 +33,7 @@ def stream(seed: int, purpose: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
-@flax.struct.dataclass
-class Progress:
+class Progress(flax.struct.PyTreeNode):
     """Counters and running returns of the training environments."""
 
     vec_steps: Array  # i32, calls of env.step
@@ -43,8 +42,7 @@ class Progress:
     last_return: Array  # f32[E], of the last finished episode; NaN before
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything of a run that lives on the device."""
 
     learner: LearnerState
@@ -111,8 +109,28 @@ class Programs:
         self.cycle = sac.actor_update_every // math.gcd(sac.actor_update_every, sac.updates_per_step)
         every = math.lcm(config.vlm.every, self.cycle)
         self.chunk_steps = every * math.ceil(10 / every)
+        self._check(augmentation)
         self._keys = {purpose: stream(config.seed, purpose) for purpose in (ACT, UPDATE)}
         self._compile()
+
+    def _check(self, augmentation: Augmentation) -> None:
+        """Refuse sizes that would fail, or silently overwrite, only later."""
+        config, size = self.config, self.config.env.image_size
+        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+        side = jax.eval_shape(augmentation.center, image).shape[1]
+        for stride in config.sac.conv_strides:
+            side = (side - 3) // stride + 1
+            if side < 1:
+                raise ConfigError(
+                    f"--sac.conv-strides {config.sac.conv_strides} leave nothing of {size} pixels;"
+                    " use fewer of them or a larger --env.image-size"
+                )
+        least = self.chunk_steps + config.env.frame_stack
+        if self.slots < least:
+            raise ConfigError(
+                f"--replay.capacity must be at least {least * config.env.num_envs} for these options,"
+                f" got {config.replay.capacity}"
+            )
 
     # ------------------------------------------------------------------ pieces
 

@@ -20,8 +20,7 @@ from covr_jax.types import Array, Batch, Prior, StepType, TimeStep
 _CANDIDATES = 4  # draws per sample; a slot that starts no transition (1 in 126 for cartpole) is drawn again
 
 
-@flax.struct.dataclass
-class ReplayState:
+class ReplayState(flax.struct.PyTreeNode):
     """The ring. ``count`` is the number of slots ever written; slot index = count modulo T."""
 
     frame: Array  # u8[T,E,H,W,3], newest frame of the observation
@@ -121,14 +120,16 @@ def sample(state: ReplayState, key: Array, batch_size: int, frame_stack: int) ->
     """
     slots, num_envs = state.reward.shape
     lane_key, time_key = jax.random.split(key)
-    lane = jax.random.randint(lane_key, (batch_size,), 0, num_envs)
+    lanes = jax.random.randint(lane_key, (_CANDIDATES, batch_size), 0, num_envs)
     # Once the ring is full its oldest slots have lost their history; a stack must not reach over the seam.
     oldest = jnp.maximum(state.count - slots, 0) + jnp.where(state.count > slots, frame_stack - 1, 0)
     draws = jax.random.randint(time_key, (_CANDIDATES, batch_size), oldest, state.count - 1)
-    starts = state.step_type[draws % slots, lane] != StepType.LAST
-    drawn = jnp.take_along_axis(draws, jnp.argmax(starts, axis=0)[None], axis=0)[0]
-    # Every candidate was LAST: the slot before a LAST never is.
-    time = jnp.maximum(jnp.where(starts.any(axis=0), drawn, drawn - 1), oldest)
+    starts = state.step_type[draws % slots, lanes] != StepType.LAST
+    chosen = jnp.argmax(starts, axis=0)[None]
+    lane = jnp.take_along_axis(lanes, chosen, axis=0)[0]
+    drawn = jnp.take_along_axis(draws, chosen, axis=0)[0]
+    # Every candidate was LAST: its neighbours are not.
+    time = jnp.where(starts.any(axis=0), drawn, jnp.where(drawn > oldest, drawn - 1, drawn + 1))
     return _gather(state, time, lane, frame_stack)
 
 
@@ -148,7 +149,7 @@ def _gather(state: ReplayState, time: Array, lane: Array, frame_stack: int) -> B
 
 
 def _history(state: ReplayState, time: Array, lane: Array, frame_stack: int) -> Array:
-    """Absolute times i32[stack,B] of an observation's frames, oldest first; FIRST's frame repeats before an episode."""
+    """Times i32[stack,B] of an observation's frames, oldest first; before an episode FIRST's frame repeats."""
     slots = state.reward.shape[0]
     times = [time]
     for _ in range(frame_stack - 1):

@@ -40,7 +40,7 @@ def split_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[
 
 
 def parse_config(arguments: Sequence[str], prog: str, description: str) -> Config:
-    """Config from ``--preset P`` overridden by any ``--group.leaf value``; ``--vlm X`` is short for ``--vlm.name X``."""
+    """Config from ``--preset P``, overridden by any ``--group.leaf value``; ``--vlm X`` means ``--vlm.name X``."""
     preset, rest = split_option(arguments, "preset")
     vlm, rest = split_option(rest, "vlm")
     if vlm is not None:
@@ -63,8 +63,15 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
 def _first_sentence(box: str) -> str:
     """The message inside tyro's frame, without the frame."""
     lines = [line.strip("│╭╮╰╯─ ").strip() for line in box.splitlines()]
-    said = [line for line in lines if line and not line.startswith(("For full help", "Parsing error", "Unrecognized options ─"))]
+    frame = ("For full help", "Parsing error", "Unrecognized options ─")
+    said = [line for line in lines if line and not line.startswith(frame)]
     return said[0] if said else "unusable options"
+
+
+def import_quietly() -> None:
+    """Import MJX without its note that an optional backend is missing."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        import mujoco.mjx  # noqa: F401
 
 
 def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> NoReturn:

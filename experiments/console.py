@@ -1,4 +1,4 @@
-"""What a terminal shows of a run: one progress bar with the return, the speed and the VLM round; plain lines elsewhere."""
+"""What a terminal shows of a run: a progress bar with return, speed and VLM round; plain lines elsewhere."""
 
 from __future__ import annotations
 

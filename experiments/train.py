@@ -20,6 +20,7 @@ def main() -> int:
 
     from covr_jax import runtime
 
+    cli.import_quietly()
     runtime.configure()
     from covr_jax import loop
     from covr_jax.report import write_report

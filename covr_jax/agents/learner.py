@@ -32,8 +32,7 @@ class Augmentation(NamedTuple):
     center: Callable[[Array], Array]  # u8[B,H,W,C] -> u8[B,H',W',C]
 
 
-@flax.struct.dataclass
-class LearnerState:
+class LearnerState(flax.struct.PyTreeNode):
     """All that learning carries; every leaf strongly typed, or the compiled step would be traced twice."""
 
     params: dict[str, Params]  # torso, actor, critic

@@ -41,7 +41,7 @@ def soft_target(
 
 def critic_loss(q: Array, target: Array) -> Array:
     """L_Q = sum_i mean_b (Q_i(s,a) - y)^2; q f32[2,B], target f32[B]."""
-    return jnp.sum(jnp.mean((q - target) ** 2, axis=1))
+    return jnp.sum(jnp.mean((q - target[None]) ** 2, axis=1))
 
 
 def actor_loss(q: Array, log_prob: Array, alpha: Array) -> Array:

@@ -25,8 +25,7 @@ def get_task(name: str) -> Task:
     return _TASKS[name]
 
 
-@flax.struct.dataclass
-class EnvState:
+class EnvState(flax.struct.PyTreeNode):
     """Everything that the next step depends on; small, so that checkpoints and scans carry no derived data."""
 
     qpos: Array  # [E,nq]

@@ -3,18 +3,29 @@ reflective one."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from covr_jax.render.raycast import Array, Code, PinholeRays, Pose, Vec, add, dot, pick, pick_vec, scale
-from covr_jax.render.scene import Item, Scene
-from covr_jax.render.shade import (SHADOW_BIAS, View, clamp, light_passes, lit, material_of, pack_colour,
-                                   spread, surface, unpack_colour, visible)
+from covr_jax.render.scene import Floats, Item
+from covr_jax.render.shade import (
+    SHADOW_BIAS,
+    clamp,
+    light_passes,
+    lit,
+    material_of,
+    pack_colour,
+    surface,
+    unpack_colour,
+    visible,
+)
+from covr_jax.render.view import View
 
 FAR = 1e4  # ray parameter at which a plane is cut off near the horizon
 ENDLESS = 1e4  # metres: half size that stands for MuJoCo's 0, endless
+WINDOW = float(np.sqrt(3.0))  # texels: width of the box as spread out as bilinear filtering of one level
 QUADS = 198  # the most quads MuJoCo cuts a plane into, per half axis
 
 
@@ -46,8 +57,8 @@ def plane_hit(view: View, rays: PinholeRays, winner: Array) -> PlaneHit:
     """Meets the winning plane at the pixel centre. The centre of an edge pixel may miss it: the point is moved to the
     rectangle's border before anything is looked up there."""
     planes = view.scene.floors
-    pose = Pose(pick_vec(winner, {k: view.poses[k].position for k in planes}),
-                tuple(pick_vec(winner, {k: view.poses[k].axes[a] for k in planes}) for a in range(3)))
+    pose = Pose(pick_vec(winner, {k: view.pose(k).position for k in planes}),
+                tuple(pick_vec(winner, {k: view.pose(k).axes[a] for k in planes}) for a in range(3)))
     offset = scale(-1.0, pose.position)
     tilt = rays.along(pose.axes[2])
     t = jnp.clip(-dot(offset, pose.axes[2]) / jnp.minimum(tilt, -1e-9), 0.0, FAR)
@@ -61,6 +72,8 @@ def plane_hit(view: View, rays: PinholeRays, winner: Array) -> PlaneHit:
 def _cell(item: Item, axis: int) -> tuple[float, float, float]:
     """Half size, first edge's distance from the border, and edge spacing of MuJoCo's grid of a plane, in metres."""
     half = half_size(item, axis)
+    if item.size[axis] == 0:
+        return half, 0.0, 1.0 / (item.texture.repeat[axis] if item.texture else 1.0)
     step = max(item.size[2], half / QUADS)
     count = int(np.floor(half / max(1e-15, step)))
     count -= count % 2
@@ -85,11 +98,11 @@ def _corner_terms(view: View, hit: PlaneHit) -> list[Vec]:
     lower = u + v <= 1  # the quad is cut along the diagonal from (x1, y0) to (x0, y1)
     corners = ((x1, y0), (x0, y1), (jnp.where(lower, x0, x1), jnp.where(lower, y0, y1)))
     weights = (jnp.where(lower, u, 1 - v), jnp.where(lower, v, 1 - u), jnp.abs(1 - u - v))
-    material = material_of(view.scene, view.scene.floors, hit.winner)
+    material = material_of(view, view.scene.floors, hit.winner)
     passes = [light_passes(view.lights, hit.world(corner), hit.pose.axes[2], (0.0, 0.0, 0.0), material)
               for corner in corners]
-    return [tuple(sum(w * colour[k] for w, colour in zip(weights, colours)) for k in range(3))
-            for colours in zip(*passes)]
+    return [tuple(sum(w * colour[k] for w, colour in zip(weights, colours, strict=True)) for k in range(3))
+            for colours in zip(*passes, strict=True)]
 
 
 def pulse(x: Array, start: Array, stop: Array, width: Array) -> Array:
@@ -109,43 +122,52 @@ def checker(u: Array, v: Array, width_u: Array, width_v: Array, edge_u: Array, e
             + pulse(u, 0.5, 1 - edge_u, width_u) * pulse(v, 0.5, 1 - edge_v, width_v))
 
 
-def _texture_row(item: Item) -> dict[str, Any]:
-    """Constants of the texture lookup; a plain plane is a checker of two whites."""
-    if item.texture is None:
-        return dict(first=(1.0,) * 3, second=(1.0,) * 3, scale=(1.0, 1.0), shift=(0.0, 0.0), texels=(1.0, 1.0), edge=0.0)
+class _Lookup(NamedTuple):
+    """Constants of a texture lookup, per axis where there are two."""
+
+    first: Floats
+    second: Floats
+    gain: Floats  # repeats per metre
+    shift: Floats  # repeats at the plane's centre
+    texels: Floats
+    edge: Floats  # width of the edge mark, in repeats
+
+
+def _lookup(item: Item) -> _Lookup:
+    """MuJoCo's texture coordinates of a plane. A plain plane is a checker of two whites."""
     texture = item.texture
-    scales, shifts = [], []
-    for axis, sign in ((0, 1.0), (1, -1.0)):
-        finite = item.size[axis] > 0
-        repeat = texture.repeat[axis] * (item.size[axis] if texture.uniform and finite else 1.0)
-        scales.append(sign * (repeat / (2 * item.size[axis]) if finite else 0.5 * repeat))
-        shifts.append(repeat / 2 if finite else -0.5)
-    return dict(first=texture.first, second=texture.second, scale=tuple(scales), shift=tuple(shifts),
-                texels=(float(texture.width), float(texture.height)), edge=float(texture.edge))
+    if texture is None:
+        return _Lookup((1.0,) * 3, (1.0,) * 3, (1.0, 1.0), (0.0, 0.0), (1.0, 1.0), (0.0, 0.0))
+    gain, shift = [], []
+    for axis, sign in ((0, 1.0), (1, -1.0)):  # texel rows run against the plane's y axis
+        half, repeat = item.size[axis], texture.repeat[axis]
+        total = repeat * half if texture.uniform else repeat
+        gain.append(sign * (total / (2 * half) if half > 0 else 0.5 * repeat))
+        shift.append(total / 2 if half > 0 else -0.5)
+    texels = (float(texture.width), float(texture.height))
+    return _Lookup(texture.first, texture.second, tuple(gain), tuple(shift), texels,
+                   tuple(texture.edge / count for count in texels))
 
 
 def _texture(view: View, rays: PinholeRays, hit: PlaneHit) -> Vec:
-    """Texture colour: GL's level of detail (largest texel step to the next pixel) sets the width of the filter."""
-    scene, winner = view.scene, hit.winner
-    rows = {k: _texture_row(scene.items[k]) for k in scene.floors}
-    pixel = scene.pixel
-    normal = hit.pose.axes[2]
-    coordinates, widths, edges = [], [], []
+    """Texture colour. GL's level of detail, the largest texel step to the next pixel, sets the width of the filter."""
+    rows = {k: _lookup(view.scene.items[k]) for k in view.scene.floors}
+    first, second = (pick_vec(hit.winner, {k: getattr(row, name) for k, row in rows.items()})
+                     for name in ("first", "second"))
+    position, step, texels, edge = [], [], [], []
     for axis in range(2):
-        gain, shift, texels = (pick(winner, {k: row[name][axis] for k, row in rows.items()})
-                               for name in ("scale", "shift", "texels"))
-        along = rays.along(hit.pose.axes[axis]) / jnp.minimum(hit.tilt, -1e-9)
-        steps = [jnp.abs(dot(image_axis, hit.pose.axes[axis]) - along * dot(image_axis, normal))
-                 for image_axis in (rays.right, rays.up)]
-        widths.append(hit.t * pixel * jnp.maximum(*steps) * abs(gain) * texels)
-        coordinates.append(hit.local[axis] * gain + shift)
-        edges.append(pick(winner, {k: row["edge"] for k, row in rows.items()}) / texels)
-    footprint = jnp.maximum(jnp.maximum(widths[0], widths[1]), 1.0)
-    texel_counts = [pick(winner, {k: row["texels"][axis] for k, row in rows.items()}) for axis in range(2)]
-    window = [jnp.minimum(np.sqrt(3.0).astype(np.float32) * footprint / count, 1.0) for count in texel_counts]
-    share = checker(*coordinates, *window, *edges)
-    first, second = (pick_vec(winner, {k: row[name] for k, row in rows.items()}) for name in ("first", "second"))
-    return tuple(second[k] + (first[k] - second[k]) * share for k in range(3))
+        gain, shift, count, mark = (pick(hit.winner, {k: getattr(row, name)[axis] for k, row in rows.items()})
+                                    for name in ("gain", "shift", "texels", "edge"))
+        # moving the ray by v moves the hit by t (v - d (v.n) / (d.n))
+        slide = rays.along(hit.pose.axes[axis]) / jnp.minimum(hit.tilt, -1e-9)
+        moves = (dot(v, hit.pose.axes[axis]) - slide * dot(v, hit.pose.axes[2]) for v in (rays.right, rays.up))
+        step.append(hit.t * view.scene.pixel * jnp.maximum(*map(jnp.abs, moves)) * abs(gain) * count)
+        position.append(hit.local[axis] * gain + shift)
+        texels.append(count)
+        edge.append(mark)
+    footprint = WINDOW * jnp.maximum(jnp.maximum(*step), 1.0)
+    share = checker(*position, *(jnp.minimum(footprint / count, 1.0) for count in texels), *edge)
+    return tuple(b + (a - b) * share for a, b in zip(first, second, strict=True))
 
 
 def shade_floors(view: View, rays: PinholeRays, winner: Array, reflection: Array) -> Array:
@@ -153,32 +175,40 @@ def shade_floors(view: View, rays: PinholeRays, winner: Array, reflection: Array
     hit = plane_hit(view, rays, winner)
     main, *others = _corner_terms(view, hit)
     texture = _texture(view, rays, hit)
-    colour = tuple(m * t for m, t in zip(main, texture))
+    colour = tuple(m * t for m, t in zip(main, texture, strict=True))
     if view.scene.mirror is not None:
         colour = clamp(add(colour, unpack_colour(reflection)))
     casting = [light for light in view.lights if light.constants.shadow]
-    for light, extra in zip(casting, others):
+    for light, extra in zip(casting, others, strict=True):
         shown = lit(view, light, hit.point, hit.pose.axes[2], SHADOW_BIAS)
-        colour = clamp(add(colour, tuple(jnp.where(shown, e * t, 0.0) for e, t in zip(extra, texture))))
+        colour = clamp(add(colour, tuple(jnp.where(shown, e * t, 0.0) for e, t in zip(extra, texture, strict=True))))
     return pack_colour(colour)
 
 
-def _mirrored(view: View, rays: PinholeRays) -> tuple[PinholeRays, Array, Vec]:
-    """Rays of the camera's mirror image, the camera's height over the mirror, and the mirror's normal."""
-    pose = view.poses[view.scene.mirror]
+class Mirror(NamedTuple):
+    """The first reflective plane and what looks out of it."""
+
+    rays: PinholeRays  # of the camera's mirror image
+    height: Array  # of the camera over the plane, metres
+    normal: Vec
+
+
+def mirrored(view: View, rays: PinholeRays) -> Mirror:
+    """Reflects the camera's `rays` in the mirror."""
+    pose = view.pose(view.scene.mirror)
     normal = pose.axes[2]
     height = -dot(pose.position, normal)
     axes = (add(v, scale(-2 * dot(v, normal), normal)) for v in (rays.forward, rays.right, rays.up))
-    return PinholeRays(scale(-2 * height, normal), *axes, rays.x, rays.y), height, normal
+    return Mirror(PinholeRays(scale(-2 * height, normal), *axes, rays.x, rays.y), height, normal)
 
 
-def see_reflection(view: View, rays: PinholeRays, winner: Array, code: Code) -> Array:
+def see_reflection(view: View, rays: PinholeRays, winner: Array, code: Code, near: Array) -> Array:
     """int32[S,P] packed items that the camera's mirror image sees through the pixels that show the mirror.
 
     `rays` [P] pass the pixel centres, `winner` is int32[P]. The sky is not reflected.
     """
-    rays, height, normal = _mirrored(view, spread(view.scene, rays))
-    seen = visible(view, rays, _mirrored_items(view), code)
+    rays, height, normal = mirrored(view, view.spread(rays))
+    seen = visible(view, rays, _mirrored_items(view), code, near)
     # a mirrored ray starts behind the mirror; what it meets before the glass is not reflected
     glass = height / jnp.maximum(rays.along(normal), 1e-9)
     shown = (code.distance(seen) > 0.999 * glass) & (height > 0) & (winner == view.scene.mirror)
@@ -190,11 +220,11 @@ def shade_reflection(view: View, rays: PinholeRays, seen: Array, code: Code) -> 
 
     Colours, but not highlights, are scaled by the reflectance. `seen` comes from `see_reflection`.
     """
-    rays, _, _ = _mirrored(view, rays)
+    rays = mirrored(view, rays).rays
     items, mirror = _mirrored_items(view), view.scene.items[view.scene.mirror]
     nearest = code.index(seen.min(0))
     point, normal = surface(view, rays, items, nearest)
-    plain = material_of(view.scene, items, nearest)
+    plain = material_of(view, items, nearest)
     dimmed = plain._replace(colour=scale(mirror.reflectance, plain.colour))
     (colour,) = light_passes(view.lights, point, normal, rays.origin, dimmed, shadows=False)
     share = (code.index(seen) != code.mask).astype(jnp.float32).mean(0)

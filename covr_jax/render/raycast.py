@@ -200,8 +200,7 @@ def hit_plane(rays: Rays, pose: Pose, size: Floats) -> Hit:
     t = -o[2] / _nonzero(d[2])
     ok = d[2] < 0
     for k in range(2):
-        if size[k] > 0:
-            ok = ok & (jnp.abs(o[k] + t * d[k]) <= size[k])
+        ok = ok & (jnp.abs(o[k] + t * d[k]) <= jnp.where(size[k] > 0, size[k], jnp.inf))
     return Hit(t, ok, pose.axes[2])
 
 
@@ -222,19 +221,6 @@ def intersect(rays: Rays, kind: int, size: Floats, pose: Pose) -> Hit:
     raise ValueError(f"no intersection with geom type {kind}")
 
 
-def bounding_radius(kind: int, size: Floats) -> float:
-    """Metres from an item's centre that hold all of it."""
-    if kind == SPHERE:
-        return size[0]
-    if kind == CAPSULE:
-        return size[0] + size[1]
-    if kind == CYLINDER:
-        return float(np.hypot(size[0], size[1]))
-    if kind == PLANE:
-        return float(np.hypot(size[0], size[1])) if min(size[:2]) > 0 else float(np.inf)
-    return max(size) if kind == ELLIPSOID else float(np.linalg.norm(size))
-
-
 def may_meet(rays: PinholeRays, x: tuple[Array, Array], y: tuple[Array, Array], centre: Vec, radius: Array) -> Array:
     """bool: whether a ball could touch the pyramid of rays between the edges `x` and `y`; conservative.
 
@@ -245,7 +231,7 @@ def may_meet(rays: PinholeRays, x: tuple[Array, Array], y: tuple[Array, Array], 
     near = depth > -radius
     for edges, axis in ((x, rays.right), (y, rays.up)):
         across = dot(offset, axis)
-        for edge, sign in zip(edges, (-1.0, 1.0)):
+        for edge, sign in zip(edges, (-1.0, 1.0), strict=True):
             near = near & (sign * (across - edge * depth) <= radius * np.sqrt(1 + edge * edge))
     return near
 

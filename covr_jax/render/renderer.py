@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,55 +12,35 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from covr_jax.render.plane import see_reflection, shade_floors, shade_reflection
+from covr_jax.render.plane import mirrored, see_reflection, shade_floors, shade_reflection
 from covr_jax.render.poses import Poses, poses_of
-from covr_jax.render.raycast import Array, Code, Pose, Vec, bounding_radius, may_meet, sub
-from covr_jax.render.scene import Scene, compile_scene
-from covr_jax.render.shade import Light, View, shade_solids, spread, unpack_colour, visible
+from covr_jax.render.raycast import Array, Code, may_meet
+from covr_jax.render.scene import PLANE, Scene, compile_scene
+from covr_jax.render.shade import shade_solids, unpack_colour, visible
+from covr_jax.render.sky import look_up
+from covr_jax.render.view import View, one_by_one, vec, view_of
 
 TILE = 1024  # pixels a CPU draws at once
 LANES = 16  # tiles are whole vectors
 
 
-def _vec(row: Array) -> Vec:
-    return row[0], row[1], row[2]
-
-
-def view_of(scene: Scene, poses: Poses) -> View:
-    """Unpacks `poses` into scalars relative to the camera: floors span hundreds of metres, and float32 is sharp only
-    near the origin."""
-    eye = _vec(poses.camera_position)
-    items = tuple(
-        Pose(sub(_vec(poses.item_position[k]), eye), tuple(_vec(poses.item_rotation[k, :, a]) for a in range(3)))
-        for k in range(len(scene.items)))
-    right, up, back = (_vec(poses.camera_rotation[:, a]) for a in range(3))
-    forward = tuple(-b for b in back)
-    lights, row = [], 0
-    for constants in scene.lights:
-        if constants.index < 0:
-            lights.append(Light(constants, (0.0, 0.0, 0.0), forward))
-            continue
-        lights.append(Light(constants, sub(_vec(poses.light_position[row]), eye), _vec(poses.light_direction[row])))
-        row += 1
-    centres = tuple(poses.item_position[:, k] - eye[k] for k in range(3))
-    radii = np.array([bounding_radius(item.type, item.size) for item in scene.items], np.float32)
-    return View(scene, items, (centres, radii), tuple(lights), forward, right, up)
-
-
 def draw(scene: Scene, poses: Poses) -> Array:
     """uint8[H,W,3] picture of one world."""
     view = view_of(scene, poses)
-    x, y, sky = _tiles(scene)
-    reach = scene.pixel  # samples lie up to half a pixel off the centres
-    busy = may_meet(view.rays(0.0, 0.0), _edges(x, reach), _edges(y, reach), *view.balls).any(-1)
-    packed = jax.lax.map(lambda tile: draw_tile(view, *tile), (jnp.asarray(x), jnp.asarray(y), jnp.asarray(sky), busy))
+    number, x, y = _tiles(scene)
+    sky = _sky(view, number, x, y)
+    rays = view.rays(0.0, 0.0)
+    near = [may_meet(rays, _edges(x, scene.pixel), _edges(y, scene.pixel), vec(view.position.T), _bounds(view))
+            for rays in ([rays] if scene.mirror is None else [rays, mirrored(view, rays).rays])]
+    tiles = (jnp.asarray(x), jnp.asarray(y), jnp.asarray(sky), near)
+    packed = jax.lax.map(lambda tile: draw_tile(view, *tile), tiles)
     packed = packed.reshape(-1)[:scene.height * scene.width]
     colour = jnp.stack([(packed >> shift) & 255 for shift in (0, 8, 16)], -1)
     return colour.astype(jnp.uint8).reshape(scene.height, scene.width, 3)
 
 
 def _tiles(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The picture cut into T tiles of P pixels: centres x, y (f32[T,P]) on the image plane, and sky (int32[T,P]).
+    """The picture cut into T tiles of P pixels: numbers (int[T,P]) and centres x, y (f32[T,P]) on the image plane.
 
     A CPU skips the stages that a tile does not need; an accelerator draws all of the picture as one tile. The last
     pixel fills up the last tile.
@@ -70,8 +51,25 @@ def _tiles(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     number = np.minimum(np.arange(tiles * size), pixels - 1).reshape(tiles, size)
     x = (number % scene.width + 0.5 - 0.5 * scene.width) * scene.pixel
     y = (0.5 * scene.height - 0.5 - number // scene.width) * scene.pixel
-    levels = np.frombuffer(scene.sky, np.uint8).reshape(-1, 3).astype(np.int32)[number]
-    return x.astype(np.float32), y.astype(np.float32), levels[..., 0] | (levels[..., 1] << 8) | (levels[..., 2] << 16)
+    return number, x.astype(np.float32), y.astype(np.float32)
+
+
+def _sky(view: View, number: np.ndarray, x: np.ndarray, y: np.ndarray) -> Array:
+    """int32[T,P] packed sky behind the pixels: a constant unless the camera turns."""
+    levels = np.frombuffer(view.scene.sky, np.uint8)
+    if view.scene.turning:
+        size = math.isqrt(len(levels) // 18)
+        levels = look_up(levels.reshape(6, size, size, 3), view.rays(x, y).at(1.0))
+        levels = jnp.round(levels).astype(jnp.int32)
+    else:
+        levels = levels.reshape(-1, 3).astype(np.int32)[number]
+    return levels[..., 0] | (levels[..., 1] << 8) | (levels[..., 2] << 16)
+
+
+def _bounds(view: View) -> Array:
+    """f32[K] radius of a ball around each item; infinite for planes."""
+    plane = np.array([item.type == PLANE for item in view.scene.items])
+    return jnp.where(plane, np.float32(np.inf), jnp.sqrt((view.size**2).sum(-1)) + view.size[:, 0])
 
 
 def _edges(block: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
@@ -79,12 +77,7 @@ def _edges(block: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
     return block.min(1, keepdims=True) - margin, block.max(1, keepdims=True) + margin
 
 
-def one_by_one() -> bool:
-    """Whether worlds and tiles are drawn one after the other: on a CPU, whose cache holds one at a time."""
-    return jax.default_backend() == "cpu"
-
-
-def draw_tile(view: View, x: Array, y: Array, sky: Array, busy: Array) -> Array:
+def draw_tile(view: View, x: Array, y: Array, sky: Array, near: list[Array]) -> Array:
     """int32[P] colours (8 bits each, red lowest) of pixels with centres `x, y` (f32[P]) over `sky` (int32[P]).
 
     Each stage is a conditional. What no pixel shows is not shaded, and the compiler does not merge work across a
@@ -97,18 +90,19 @@ def draw_tile(view: View, x: Array, y: Array, sky: Array, busy: Array) -> Array:
     rays = view.rays(x, y)
     none, blank = jnp.full((len(scene.samples), *x.shape), code.none), jnp.zeros(x.shape, jnp.int32)
     items = tuple(range(len(scene.items)))
-    seen = _where_any(busy, lambda: visible(view, spread(scene, rays), items, code), none)
+    seen = _where_any(near[0], lambda: visible(view, view.spread(rays), items, code, near[0]), none)
     layers = []  # (coverage, colour)
     if scene.floors:
         share, winner = _winner(seen, scene.floors, code)
         reflection = blank
         if scene.mirror is not None and len(scene.items) > 1:
-            mirrored = _where_any(winner == scene.mirror, lambda: see_reflection(view, rays, winner, code), none)
-            reflection = _where_any(mirrored != none, lambda: shade_reflection(view, rays, mirrored, code), blank)
-        layers.append((share, _where_any(winner != code.mask, lambda: shade_floors(view, rays, winner, reflection), blank)))
+            image = _where_any(winner == scene.mirror, lambda: see_reflection(view, rays, winner, code, near[1]), none)
+            reflection = _where_any(image != none, lambda: shade_reflection(view, rays, image, code), blank)
+        shade = partial(shade_floors, view, rays, winner, reflection)
+        layers.append((share, _where_any(winner != code.mask, shade, blank)))
     if scene.solids:
         share, winner = _winner(seen, scene.solids, code)
-        layers.append((share, _where_any(winner != code.mask, lambda: shade_solids(view, rays, winner), blank)))
+        layers.append((share, _where_any(winner != code.mask, partial(shade_solids, view, rays, winner), blank)))
     return _mix(sky, layers)
 
 
@@ -130,7 +124,7 @@ def _mix(sky: Array, layers: list[tuple[Array, Array]]) -> Array:
     background = 1.0 - sum(share for share, _ in layers)
     mixed = [((sky >> shift) & 255).astype(jnp.float32) * background for shift in (0, 8, 16)]
     for share, colour in layers:
-        mixed = [c + 255.0 * share * s for c, s in zip(mixed, unpack_colour(colour))]
+        mixed = [c + 255.0 * share * s for c, s in zip(mixed, unpack_colour(colour), strict=True)]
     red, green, blue = (jnp.round(jnp.clip(c, 0.0, 255.0)).astype(jnp.int32) for c in mixed)
     return red | (green << 8) | (blue << 16)
 
@@ -166,7 +160,7 @@ class Renderer:
         self.scene = compile_scene(mj_model, height, width, camera, samples, shadows, reflections)
 
     def __call__(self, data: Any) -> Array:
-        """uint8[H,W,3] picture of one world: mjx.Data, or a mujoco.MjData after mj_forward. Pure; jit and vmap freely."""
+        """uint8[H,W,3] picture of one world: mjx.Data, or mujoco.MjData after mj_forward. Pure: jit, vmap, export."""
         return _draw(self.scene, poses_of(self.scene, data))
 
     def batch(self, data: Any) -> Array:

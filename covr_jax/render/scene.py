@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
 
 from covr_jax.render import sky
+from covr_jax.render.tendon import Tendon, read_tendons
 
 Floats = tuple[float, ...]
 
@@ -44,7 +46,7 @@ class Texture:
 class Item:
     """One thing to draw. Sizes are MuJoCo's half sizes in metres; colours are rgb in 0..1."""
 
-    kind: str  # "geom", "site"
+    kind: str  # "geom", "site" or "tendon"; of a tendon, each capsule is one item, its half length comes with the pose
     index: int  # row of `kind` in the model
     type: int  # a value of mujoco.mjtGeom
     size: Floats
@@ -85,12 +87,13 @@ class Scene:
     tangent: float  # of half the vertical field of view
     samples: tuple[Floats, ...]
     items: tuple[Item, ...]
+    tendons: tuple[Tendon, ...]  # their items are the last ones, in this order
     lights: tuple[Light, ...]  # the headlight first
     mirror: int | None  # index into `items` of the one plane that reflects
     shadow_clip: float  # metres: half width of a directional light's shadow map
     shadow_scale: float  # share of a spot's cutoff that its shadow map covers
-    extent: float  # metres: MuJoCo's size of the model
-    sky: bytes  # u8[H,W,3]
+    sky: bytes  # u8[H,W,3], or u8[6,n,n,3] where the camera turns
+    turning: bool  # whether the camera's orientation changes
 
     @property
     def pixel(self) -> float:
@@ -116,21 +119,26 @@ class Scene:
 
 def compile_scene(model: mujoco.MjModel, height: int, width: int, camera: int | str, samples: int,
                   shadows: bool, reflections: bool) -> Scene:
-    """Reads `model` once. Raises ValueError on a bad size, camera or sample count, and on geoms that cannot be drawn."""
+    """Reads `model` once. Raises ValueError for a bad size, camera or sample count, and for what cannot be drawn."""
     if height < 1 or width < 1:
         raise ValueError(f"the picture must have at least one pixel, got height {height} and width {width}")
     if samples not in SAMPLES:
         raise ValueError(f"samples must be one of {sorted(SAMPLES)}, got {samples}")
     index = camera_index(model, camera)
     tangent = float(np.tan(np.deg2rad(model.cam_fovy[index]) / 2))
-    items = _items(model)
+    tendons, tendon_items = _tendons(model)
+    items = _items(model) + tendon_items
     mirrors = [k for k, item in enumerate(items) if item.type == PLANE and item.reflectance > 0]
-    extent = float(model.stat.extent)
+    turning = _turns(model, index)
+    if turning:
+        backdrop = sky.sky_cube(model, 2 * tangent / height)
+    else:
+        backdrop = sky.sky_image(model, _camera_rotation(model, index), height, width, tangent)
     return Scene(
         height=height, width=width, camera=index, tangent=tangent, samples=SAMPLES[samples], items=items,
-        lights=_lights(model, shadows), mirror=mirrors[0] if mirrors and reflections else None,
-        shadow_clip=extent * float(model.vis.map.shadowclip), shadow_scale=float(model.vis.map.shadowscale),
-        extent=extent, sky=sky.sky_image(model, _camera_rotation(model, index), height, width, tangent).tobytes(),
+        tendons=tendons, lights=_lights(model, shadows), mirror=mirrors[0] if mirrors and reflections else None,
+        shadow_clip=float(model.stat.extent * model.vis.map.shadowclip), shadow_scale=float(model.vis.map.shadowscale),
+        sky=backdrop.tobytes(), turning=turning,
     )
 
 
@@ -143,9 +151,18 @@ def camera_index(model: mujoco.MjModel, camera: int | str) -> int:
         camera = names.index(camera)
     if not 0 <= camera < model.ncam:
         raise ValueError(f"camera {camera} is out of range: the model has {model.ncam} camera(s), {names}")
-    if model.cam_projection[camera] != int(mujoco.mjtProjection.mjPROJ_PERSPECTIVE) or model.cam_sensorsize[camera].any():
+    perspective = int(mujoco.mjtProjection.mjPROJ_PERSPECTIVE)
+    if model.cam_projection[camera] != perspective or model.cam_sensorsize[camera].any():
         raise ValueError(f"camera {camera} ('{names[camera]}') is not a plain perspective camera given by fovy")
     return int(camera)
+
+
+def _turns(model: mujoco.MjModel, camera: int) -> bool:
+    """Whether the camera's orientation can change: on a moving body, unless it only follows the position."""
+    mode = mujoco.mjtCamLight(int(model.cam_mode[camera]))
+    if mode in (mujoco.mjtCamLight.mjCAMLIGHT_TRACK, mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM):
+        return False
+    return mode != mujoco.mjtCamLight.mjCAMLIGHT_FIXED or bool(model.body_weldid[model.cam_bodyid[camera]])
 
 
 def _camera_rotation(model: mujoco.MjModel, camera: int) -> np.ndarray:
@@ -178,18 +195,30 @@ def _items(model: mujoco.MjModel) -> tuple[Item, ...]:
     return tuple(items)
 
 
-def _material(model: mujoco.MjModel, material: int, rgba: np.ndarray) -> dict:
+def _tendons(model: mujoco.MjModel) -> tuple[tuple[Tendon, ...], tuple[Item, ...]]:
+    tendons, items = [], []
+    for tendon, material, rgba in read_tendons(model, GROUPS):
+        values = _material(model, material, rgba)
+        if values.pop("alpha") == 0:
+            continue
+        tendons.append(tendon)
+        items += [Item(kind="tendon", index=tendon.index, type=CAPSULE, size=(tendon.width, 0.0, 0.0), **values)
+                  ] * tendon.parts
+    return tuple(tendons), tuple(items)
+
+
+def _material(model: mujoco.MjModel, material: int, rgba: np.ndarray) -> dict[str, Any]:
     own = tuple(float(c) for c in rgba)
     if material < 0:
-        return dict(colour=own[:3], alpha=own[3], emission=0.0, specular=0.5, shininess=0.5, reflectance=0.0,
-                    texture=None)
+        plain = {"emission": 0.0, "specular": 0.5, "shininess": 0.5, "reflectance": 0.0, "texture": None}
+        return {"colour": own[:3], "alpha": own[3], **plain}
     rgba = own if own != DEFAULT_RGBA else _floats(model.mat_rgba[material])
     values = {name: float(getattr(model, f"mat_{name}")[material])
               for name in ("emission", "specular", "shininess", "reflectance")}
     roles = (int(mujoco.mjtTextureRole.mjTEXROLE_RGB), int(mujoco.mjtTextureRole.mjTEXROLE_RGBA))
     index = max(int(model.mat_texid[material][role]) for role in roles)
     texture = _texture(model, material, index) if index >= 0 else None
-    return dict(colour=rgba[:3], alpha=rgba[3], texture=texture, **values)
+    return {"colour": rgba[:3], "alpha": rgba[3], "texture": texture, **values}
 
 
 def _texture(model: mujoco.MjModel, material: int, index: int) -> Texture:
@@ -230,7 +259,8 @@ def _lights(model: mujoco.MjModel, shadows: bool) -> tuple[Light, ...]:
             cutoff=float(model.light_cutoff[k]), exponent=float(model.light_exponent[k]),
             shadow=bool(model.light_castshadow[k]) and shadows, mode=int(model.light_mode[k]),
             body=int(model.light_bodyid[k]), target=int(model.light_targetbodyid[k]),
-            pose=tuple(_floats(getattr(model, f"light_{name}")[k]) for name in ("pos", "dir", "pos0", "poscom0", "dir0")),
+            pose=tuple(_floats(getattr(model, f"light_{name}")[k])
+                       for name in ("pos", "dir", "pos0", "poscom0", "dir0")),
         ))
     return tuple(lights)
 

@@ -9,40 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from covr_jax.render import scene as static
-from covr_jax.render.raycast import (Array, Code, FreeRays, PinholeRays, Pose, Rays, Vec, add, cross, dot, intersect,
-                                     pick, pick_vec, scale, sub, unit)
+from covr_jax.render.raycast import (
+    Array,
+    Code,
+    FreeRays,
+    Rays,
+    Vec,
+    add,
+    cross,
+    dot,
+    pick,
+    pick_vec,
+    scale,
+    sub,
+    unit,
+)
+from covr_jax.render.view import Light, View
 
 LEVELS = 1020  # steps of a packed colour: a multiple of 255, so 8-bit levels survive packing unchanged
 SHADOW_BIAS = 1e-3  # metres along the normal, so that a surface does not shadow itself
-
-
-class Light(NamedTuple):
-    """A light in the frame whose origin is the camera; scalars."""
-
-    constants: static.Light
-    position: Vec
-    direction: Vec  # unit, the way the light shines
-
-
-class View(NamedTuple):
-    """Everything a stage needs of one world, with the camera at the origin."""
-
-    scene: static.Scene
-    poses: tuple[Pose, ...]  # one per item
-    balls: tuple[Vec, Array]  # bounding balls of the items: centres and radii f32[K]
-    lights: tuple[Light, ...]
-    forward: Vec
-    right: Vec
-    up: Vec
-
-    def rays(self, x: Array, y: Array) -> PinholeRays:
-        """Rays of the camera through image plane coordinates `x` right and `y` up at distance 1."""
-        return PinholeRays((0.0, 0.0, 0.0), self.forward, self.right, self.up, x, y)
-
-    def hit(self, rays: Rays, index: int) -> Any:
-        """Meeting of `rays` with item `index`."""
-        item = self.scene.items[index]
-        return intersect(rays, item.type, item.size, self.poses[index])
 
 
 class Material(NamedTuple):
@@ -127,55 +112,53 @@ def light_passes(lights: tuple[Light, ...], point: Vec, normal: Vec, eye: Vec, m
 
 
 def lit(view: View, light: Light, point: Vec, normal: Vec, bias: float) -> Array:
-    """bool: whether the shadow map of `light` leaves `point` in its light.
+    """bool: whether the shadow map of `light` leaves `point` in its light. Planes throw no shadow.
 
-    Planes throw none. Outside the map everything is lit: the map is a square of half width `shadow_clip` around
-    a directional light, and a pyramid of `shadow_scale` times the cutoff under a spot.
+    Outside the map everything is lit: it covers a square of half width `shadow_clip` around a directional light, and a
+    pyramid of `shadow_scale` times the cutoff under a spot.
     """
     constants, scene = light.constants, view.scene
     start = add(point, scale(bias, normal))
     direction = scale(-1.0, light.direction) if constants.directional else sub(light.position, start)
     rays = FreeRays(start, direction)
-    dark = jnp.zeros(jnp.shape(point[0]), bool)
-    for index in scene.casters:
-        hit = view.hit(rays, index)
+
+    def block(dark, _, meet):
+        hit = meet()
         blocked = hit.ok & (hit.t > 0)
-        dark = dark | (blocked if constants.directional else blocked & (hit.t < 1))
+        return dark | (blocked if constants.directional else blocked & (hit.t < 1))
+    dark = view.visit(rays, scene.casters, block, jnp.zeros(jnp.shape(point[0]), bool))
     map_up = unit(cross(light.direction, (-1.0, 0.0, 0.0)))
     map_right = cross(light.direction, map_up)
     offset = sub(point, light.position)
     reach: Any = scene.shadow_clip
     if not constants.directional:
-        reach = np.tan(np.deg2rad(min(2 * constants.cutoff * scene.shadow_scale, 160.0) / 2)) * dot(offset,
-                                                                                                   light.direction)
+        angle = min(2 * constants.cutoff * scene.shadow_scale, 160.0)  # degrees, full opening
+        reach = float(np.tan(np.deg2rad(angle / 2))) * dot(offset, light.direction)
     inside = (jnp.abs(dot(offset, map_right)) < reach) & (jnp.abs(dot(offset, map_up)) < reach)
     return ~(dark & inside)
 
 
-def spread(scene: static.Scene, rays: PinholeRays) -> PinholeRays:
-    """Rays [S,P] through the visibility samples of the pixels whose centres `rays` [P] pass."""
-    offsets = (np.asarray(scene.samples, np.float32) - 0.5) * np.float32(scene.pixel)
-    return rays._replace(x=rays.x + offsets[:, :1], y=rays.y - offsets[:, 1:])
+def visible(view: View, rays: Rays, items: tuple[int, ...], code: Code, near: Array) -> Array:
+    """int32: packed distance and index of the nearest of `items` along each ray.
+
+    `near` bool[K]: items that the tile could show at all; the others are skipped.
+    """
+    def nearer(nearest, index, meet):
+        def merge():
+            hit = meet()
+            return jnp.minimum(nearest, code.pack(hit.t, hit.ok, index))
+        return jax.lax.cond(near[index], merge, lambda: nearest)
+    return view.visit(rays, items, nearer, jnp.full(rays.x.shape, code.none))
 
 
-def visible(view: View, rays: Rays, items: tuple[int, ...], code: Code) -> Array:
-    """int32: packed distance and index of the nearest of `items` along each ray."""
-    nearest = None
-    for index in items:
-        hit = view.hit(rays, index)
-        packed = code.pack(hit.t, hit.ok, index)
-        nearest = packed if nearest is None else jnp.minimum(nearest, packed)
-    return nearest
-
-
-def material_of(scene: static.Scene, items: tuple[int, ...], winner: Array) -> Material:
-    """Material of the winning item; a textured solid shows its texture's mean colour."""
-    rows = {index: scene.items[index] for index in items}
-    colours = {}
+def material_of(view: View, items: tuple[int, ...], winner: Array) -> Material:
+    """Material of the winning item. A solid with a texture shows the texture's mean colour."""
+    rows = {index: view.scene.items[index] for index in items}
+    colours = dict(zip(items, (view.colours[index] for index in items), strict=True))
     for index, item in rows.items():
-        texture = item.texture if item.type != static.PLANE else None
-        tint = tuple((a + b) / 2 for a, b in zip(texture.first, texture.second)) if texture else (1.0, 1.0, 1.0)
-        colours[index] = tuple(c * t for c, t in zip(item.colour, tint))
+        if item.texture and item.type != static.PLANE:
+            mean = (0.5 * (a + b) for a, b in zip(item.texture.first, item.texture.second, strict=True))
+            colours[index] = tuple(c * m for c, m in zip(colours[index], mean, strict=True))
     return Material(pick_vec(winner, colours), *(
         pick(winner, {index: getattr(item, name) for index, item in rows.items()})
         for name in ("emission", "specular", "shininess")))
@@ -185,14 +168,16 @@ def surface(view: View, rays: Rays, items: tuple[int, ...], winner: Array) -> tu
     """Point and unit normal of the winning item along each ray, continued past its silhouette where the ray misses."""
     t = jnp.ones(winner.shape, jnp.float32)
     normal = tuple(jnp.zeros(winner.shape, jnp.float32) for _ in range(3))
-    for index in items:
+
+    def take(found, index, meet):
         mine = winner == index
 
-        def update(found, index=index, mine=mine):
-            hit = view.hit(rays, index)
-            return (jnp.where(mine, hit.t, found[0]),
-                    tuple(jnp.where(mine, new, old) for new, old in zip(hit.normal, found[1])))
-        t, normal = jax.lax.cond(mine.any(), update, lambda found: found, (t, normal))
+        def merge():
+            hit = meet()
+            normal = tuple(jnp.where(mine, new, old) for new, old in zip(hit.normal, found[1], strict=True))
+            return jnp.where(mine, hit.t, found[0]), normal
+        return jax.lax.cond(mine.any(), merge, lambda: found)
+    t, normal = view.visit(rays, items, take, (t, normal))
     return rays.at(t), unit(normal)
 
 
@@ -200,10 +185,10 @@ def shade_solids(view: View, rays: Rays, winner: Array) -> Array:
     """int32[P] packed colour of solid `winner` at the pixel centre, both passes, with shadows."""
     scene = view.scene
     point, normal = surface(view, rays, scene.solids, winner)
-    material = material_of(scene, scene.solids, winner)
+    material = material_of(view, scene.solids, winner)
     colour, *others = light_passes(view.lights, point, normal, (0.0, 0.0, 0.0), material)
     casting = [light for light in view.lights if light.constants.shadow]
-    for light, extra in zip(casting, others):
+    for light, extra in zip(casting, others, strict=True):
         shown = lit(view, light, point, normal, 2 * SHADOW_BIAS)
         colour = add(colour, tuple(jnp.where(shown, c, 0.0) for c in extra))
     return pack_colour(colour)

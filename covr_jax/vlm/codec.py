@@ -52,9 +52,9 @@ def parse_action(text, action_dim: int) -> tuple[np.ndarray, bool]:
 
     Rules, in this order: (1) after the last word "Action" the last bracketed list must hold exactly A numbers;
     (2) without such a list, the last bracketed list of A numbers anywhere; (3) without any list, the text must hold
-    exactly A free-standing numbers. Nested and truncated lists fail. Two different lists of A numbers are ambiguous and fail. Numbers are ASCII decimals
-    of at most three digits before the point; magnitudes above 1 are clipped, magnitudes from 1000 on fail.
-    Time is linear in the length of the text.
+    exactly A free-standing numbers. Nested and truncated lists fail, and so do two different lists of A numbers.
+    Numbers are ASCII decimals of at most three digits before the point; magnitudes above 1 are clipped, magnitudes from
+    1000 on fail. Time is linear in the length of the text.
 
     Returns:
       (action f32[A] in [-1, 1], True), or (zeros f32[A], False).
@@ -76,11 +76,12 @@ def parse_action(text, action_dim: int) -> tuple[np.ndarray, bool]:
         values = _free_numbers(after if ends else text, action_dim, decimals_only=not ends)
     if values is None:
         return failure
-    return np.clip(np.asarray(values, np.float32), -1.0, 1.0), True
+    # Adding 0.0 turns "-0.00" into plain zero.
+    return np.clip(np.asarray(values, np.float32), -1.0, 1.0) + np.float32(0.0), True
 
 
 def _unbalanced(text: str) -> bool:
-    """Whether brackets are left over once all lists are cut out: a nested or truncated list, of which half may be lost."""
+    """Whether brackets are left over once all lists are cut out: a nested or truncated list, part of it lost."""
     rest = _LIST.sub("", text)
     return "[" in rest or "]" in rest
 

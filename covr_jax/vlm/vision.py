@@ -1,7 +1,7 @@
 """Vision attention for batches of equal images: one call instead of one per image and window.
 
-The upstream tower, without the flash kernels, cuts the batch into windows and attends to them one after the other on the
-host: thousands of small launches for 64 images. Windows of equal length are simply another batch dimension.
+The upstream tower, without the flash kernels, cuts the batch into windows and attends to them one after the other:
+thousands of small launches for 64 images. Windows of equal length are simply another batch dimension.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from covr_jax.vlm.codec import format_action, parse_action
 from covr_jax.vlm.decode import answer_texts, build_grammar, decode_actions, generate_texts, parse_all
 from covr_jax.vlm.model import model_inputs, preprocess, tokenize_prompt
@@ -53,7 +54,12 @@ def test_equals_generate_under_the_same_constraint(backbone, frames, action_dim,
     inputs.pop("position_ids")
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     out = backbone.model.generate(
-        **inputs, max_new_tokens=40, do_sample=False, eos_token_id=end, pad_token_id=end, prefix_allowed_tokens_fn=allowed
+        **inputs,
+        max_new_tokens=40,
+        do_sample=False,
+        eos_token_id=end,
+        pad_token_id=end,
+        prefix_allowed_tokens_fn=allowed,
     )
     theirs = ["Action: [" + t for t in tokenizer.batch_decode(out[:, len(start) :], skip_special_tokens=True)]
     assert ours == theirs

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import randomize_adapter
+
 from covr_jax.vlm.model import VLMLoadError
 from covr_jax.vlm.service import VLMService
 
@@ -14,7 +15,8 @@ def test_query_gives_a_prior_of_jax_arrays(make_service, frames):
     service = make_service()
     for given in (frames, jnp.asarray(frames)):
         prior = service.query(given)
-        assert isinstance(prior.action, jax.Array) and prior.action.shape == (6, 2) and prior.action.dtype == jnp.float32
+        assert isinstance(prior.action, jax.Array)
+        assert prior.action.shape == (6, 2) and prior.action.dtype == jnp.float32
         assert prior.valid.dtype == jnp.bool_ and bool(prior.valid.all()) and float(jnp.abs(prior.action).max()) <= 1
     texts = service.answer(frames)
     numbers = np.array([json.loads(t.removeprefix("Action: ").replace("+", "")) for t in texts], np.float32)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import randomize_adapter
+
 from covr_jax.vlm.codec import format_action
 from covr_jax.vlm.decode import build_grammar
 from covr_jax.vlm.model import add_lora, tokenize_prompt
@@ -158,9 +159,8 @@ def test_learns_the_answers_of_weighted_samples_only(setup):
 
     before = losses(setup.answers)
     calls = []
-    record = setup.finetune(
-        steps=50, weights=np.array([1, 0, 1, 0, 1, 0], np.float32), progress=lambda *a: calls.append(a), label_smoothing=0.0
-    )
+    weights = np.array([1, 0, 1, 0, 1, 0], np.float32)
+    record = setup.finetune(steps=50, weights=weights, progress=lambda *a: calls.append(a), label_smoothing=0.0)
     after = losses(setup.answers)
     assert record["finetune_loss_last"] < 0.3 * record["finetune_loss_first"]
     assert float(after[[0, 2, 4]].mean()) < 0.3 < float(after[[1, 3, 5]].min()) and float(before.min()) > 0.5

@@ -1,0 +1,35 @@
+# `make demo` trains COVR on cartpole from pixels; `make test` runs the checks. Both set up ./.venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SEED ?= 1
+RUN_DIR ?= runs/demo/seed$(SEED)
+# No window system is needed; MuJoCo would otherwise look for one.
+export MUJOCO_GL ?= disable
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test lint install clean
+
+demo: install
+	$(BIN)/python experiments/train.py --preset demo --seed $(SEED) --run-dir $(RUN_DIR)
+
+test: install lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+install: $(VENV)/.installed
+
+# Torch goes first and alone: its CPU build satisfies what the other packages ask for.
+$(VENV)/.installed: requirements.txt setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet $$(grep '^torch==' requirements.txt)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info

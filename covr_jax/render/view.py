@@ -1,0 +1,107 @@
+"""One world as the stages see it: the camera at the origin, poses to index, items to visit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from covr_jax.render import scene as static
+from covr_jax.render.poses import Poses
+from covr_jax.render.raycast import Array, Hit, PinholeRays, Pose, Rays, Vec, intersect
+from covr_jax.render.tendon import LIMIT_COLOUR
+
+Meet = Callable[[], Hit]
+ROLLED = 3  # from this many items of one type on, they are visited in a loop: the program stays small
+
+
+class Light(NamedTuple):
+    """A light in the frame whose origin is the camera; scalars."""
+
+    constants: static.Light
+    position: Vec
+    direction: Vec  # unit, the way the light shines
+
+
+class View(NamedTuple):
+    """Everything a stage needs of one world, in world axes with the camera at the origin."""
+
+    scene: static.Scene
+    position: Array  # f32[K,3]
+    rotation: Array  # f32[K,3,3], columns are the item's axes
+    size: Array  # f32[K,3], half sizes in metres
+    colours: tuple[Vec, ...]  # one per item, rgb in 0..1
+    lights: tuple[Light, ...]
+    forward: Vec
+    right: Vec
+    up: Vec
+
+    def rays(self, x: Array, y: Array) -> PinholeRays:
+        """Rays of the camera through image plane coordinates `x` right and `y` up at distance 1."""
+        return PinholeRays((0.0, 0.0, 0.0), self.forward, self.right, self.up, x, y)
+
+    def spread(self, rays: PinholeRays) -> PinholeRays:
+        """Rays [S,P] through the visibility samples of the pixels whose centres `rays` [P] pass."""
+        offsets = (np.asarray(self.scene.samples, np.float32) - 0.5) * np.float32(self.scene.pixel)
+        return rays._replace(x=rays.x + offsets[:, :1], y=rays.y - offsets[:, 1:])
+
+    def pose(self, index: Array) -> Pose:
+        """Pose of item `index`, a number or a traced scalar."""
+        rotation = self.rotation[index]
+        return Pose(vec(self.position[index]), tuple(vec(rotation[:, axis]) for axis in range(3)))
+
+    def visit(self, rays: Rays, items: tuple[int, ...], step: Callable[[Any, Array, Meet], Any], carry: Any) -> Any:
+        """Folds `step(carry, index, meet)` over `items`, type by type; `meet()` is the meeting of `rays` with the item.
+        """
+        for kind in sorted({self.scene.items[k].type for k in items}):
+            group = [k for k in items if self.scene.items[k].type == kind]
+            if len(group) < ROLLED:
+                for k in group:
+                    size = vec(self.size[k]) if self.scene.items[k].kind == "tendon" else self.scene.items[k].size
+                    carry = step(carry, k, partial(intersect, rays, kind, size, self.pose(k)))
+                continue
+            rows = jnp.asarray(group, jnp.int32)
+
+            def body(i, carry, kind=kind, rows=rows):
+                k = rows[i]
+                return step(carry, k, partial(intersect, rays, kind, vec(self.size[k]), self.pose(k)))
+            carry = jax.lax.fori_loop(0, len(group), body, carry, unroll=not one_by_one())
+        return carry
+
+
+def vec(row: Array) -> Vec:
+    """The three components of f32[3]."""
+    return row[0], row[1], row[2]
+
+
+def one_by_one() -> bool:
+    """Whether worlds, tiles and items are drawn one after the other: on a CPU, whose cache holds one at a time."""
+    return jax.default_backend() == "cpu"
+
+
+def view_of(scene: static.Scene, poses: Poses) -> View:
+    """Moves the camera to the origin: floors span hundreds of metres, and float32 is sharp only near zero."""
+    eye = poses.camera_position
+    right, up, back = (vec(poses.camera_rotation[:, axis]) for axis in range(3))
+    forward = tuple(-b for b in back)
+    lights = []
+    for constants in scene.lights:
+        if constants.index < 0:  # the headlight, always the first
+            lights.append(Light(constants, (0.0, 0.0, 0.0), forward))
+            continue
+        row = len([light for light in lights if light.constants.index >= 0])
+        lights.append(Light(constants, vec(poses.light_position[row] - eye), vec(poses.light_direction[row])))
+    size = jnp.asarray([item.size for item in scene.items], jnp.float32).reshape(-1, 3)
+    colours = [item.colour for item in scene.items]
+    first = len(scene.items) - sum(tendon.parts for tendon in scene.tendons)
+    for tendon, red in zip(scene.tendons, poses.tendon_red, strict=True):
+        colour = tuple(c + red * (limit - c) for c, limit in zip(colours[first], LIMIT_COLOUR, strict=True))
+        colours[first:first + tendon.parts] = [colour] * tendon.parts
+        first += tendon.parts
+    size = size.at[len(scene.items) - len(poses.tendon_half):, 1].set(poses.tendon_half)
+    return View(scene, poses.item_position - eye, poses.item_rotation, size, tuple(colours), tuple(lights),
+                forward, right, up)

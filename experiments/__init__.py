@@ -1,0 +1,1 @@
+"""Scripts: parse, configure, build the parts, call the loop."""

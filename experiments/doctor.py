@@ -1,0 +1,136 @@
+"""Check this machine: versions against the pinned set, devices, renderer, bridge, known-bad pairs.
+
+``python experiments/doctor.py`` prints a table; the exit code is 1 when something would give wrong results or fail.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+class Finding(NamedTuple):
+    """One line of the table."""
+
+    level: str  # ok, note or bad
+    subject: str
+    text: str
+
+
+def pinned() -> dict[str, str]:
+    """Package -> version of requirements.txt."""
+    return dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE))
+
+
+def installed(package: str) -> str | None:
+    """Version without a local part such as ``+cpu``; None when missing."""
+    try:
+        return importlib.metadata.version(package).split("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_versions() -> list[Finding]:
+    findings = []
+    for package, wanted in pinned().items():
+        found = installed(package)
+        if found is None:
+            findings.append(Finding("bad", package, f"missing; pip install {package}=={wanted}"))
+        elif found != wanted:
+            findings.append(Finding("note", package, f"{found}, tested with {wanted}"))
+    if not findings:
+        findings.append(Finding("ok", "versions", f"all {len(pinned())} packages as pinned"))
+    return findings
+
+
+def check_known_bad(versions: Callable[[str], str | None] = installed) -> list[Finding]:
+    """Pairs that import but then fail or give other numbers."""
+    mujoco, suite, mjx = versions("mujoco"), versions("dm_control"), versions("mujoco-mjx")
+    findings = []
+    if mujoco and int(mujoco.split(".")[0]) >= 4 and suite == "1.0.50":
+        text = f"mujoco {mujoco} breaks dm_control 1.0.50 (removed fields); pip install mujoco==3.17.0"
+        findings.append(Finding("bad", "mujoco + dm_control", text))
+    if mujoco and mjx and mujoco.split(".")[:2] != mjx.split(".")[:2]:
+        text = f"mujoco {mujoco} with mujoco-mjx {mjx}: install equal versions"
+        findings.append(Finding("bad", "mujoco + mujoco-mjx", text))
+    return findings or [Finding("ok", "known-bad pairs", "none")]
+
+
+def check_devices() -> list[Finding]:
+    import jax
+    import torch
+
+    devices = ", ".join(f"{device.platform}:{device.device_kind}" for device in jax.devices())
+    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+    return [
+        Finding("ok", "python", f"{platform.python_version()} on {platform.machine()}"),
+        Finding("ok", "jax devices", devices),
+        Finding("ok", "torch device", f"{cuda}, {torch.get_num_threads()} threads"),
+    ]
+
+
+def check_renderer() -> list[Finding]:
+    """Draw one frame and see that it has a picture in it."""
+    import mujoco
+    import numpy as np
+
+    from covr_jax.envs import get_task
+    from covr_jax.render import Renderer
+
+    model = get_task("cartpole_swingup").load_model()
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    frame = np.asarray(Renderer(model, 48, 48)(data))
+    spread = float(frame.std())
+    if frame.shape != (48, 48, 3) or spread < 10:
+        return [Finding("bad", "renderer", f"drew an empty picture (spread {spread:.1f})")]
+    return [Finding("ok", "renderer", f"jax, cartpole at 48x48, spread {spread:.1f}")]
+
+
+def check_bridge() -> list[Finding]:
+    """A frame to Torch and an action back, unchanged and without sharing."""
+    import jax.numpy as jnp
+    import numpy as np
+    import torch
+
+    from covr_jax import bridge
+
+    lent = bridge.to_torch(jnp.arange(12, dtype=jnp.uint8).reshape(3, 4))
+    owner = torch.linspace(-1, 1, 4)
+    taken = bridge.to_jax(owner)
+    owner.zero_()
+    good = lent.sum().item() == 66 and np.allclose(taken, np.linspace(-1, 1, 4), atol=1e-6)
+    if not good:
+        return [Finding("bad", "DLPack bridge", "values changed on the way between JAX and Torch")]
+    return [Finding("ok", "DLPack bridge", "values kept, memory owned")]
+
+
+def main() -> int:
+    findings = check_versions() + check_known_bad()
+    if not any(finding.level == "bad" for finding in findings):
+        from covr_jax import runtime
+        from experiments import cli
+
+        cli.import_quietly()
+        runtime.configure()
+        for check in (check_devices, check_renderer, check_bridge):
+            try:
+                findings += check()
+            except Exception as error:  # a broken installation fails in any way; the table says where
+                findings.append(Finding("bad", check.__name__.removeprefix("check_"), str(error).splitlines()[0]))
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        print(f"{finding.level:4}  {finding.subject:{width}}  {finding.text}")
+    return int(any(finding.level == "bad" for finding in findings))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

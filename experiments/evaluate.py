@@ -1,0 +1,65 @@
+"""Evaluate a trained policy: ``python experiments/evaluate.py runs/a --episodes 10``. The VLM has no part in it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments import cli
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_dir", type=Path, help="directory that train.py wrote")
+    parser.add_argument("--episodes", type=int, default=10, help="episodes, each from its own start state")
+    parser.add_argument("--number", type=int, default=0, help="which set of start states")
+    parser.add_argument("--checkpoint", type=int, default=None, help="env steps of the checkpoint; default: the newest")
+    parser.add_argument("--video", type=Path, default=None, help="also record one episode to this mp4")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a line")
+    arguments = parser.parse_args()
+
+    from covr_jax import runtime
+
+    cli.import_quietly()
+    runtime.configure()
+    from covr_jax import loop
+
+    config, programs, state = loop.load_run(arguments.run_dir, arguments.checkpoint)
+    lanes = programs.eval_env.num_envs
+    if not 1 <= arguments.episodes <= lanes:
+        cli.fail(f"--episodes must be between 1 and {lanes}, the run's evaluation lanes")
+    policy = programs.learned_policy(state.learner)
+    values = programs.evaluate(policy, arguments.episodes, arguments.number)
+    if arguments.video:
+        from covr_jax.video import record_episode
+
+        record_episode(programs, state.learner, arguments.video)
+    row = {
+        "task": config.task,
+        "method": config.method,
+        "seed": config.seed,
+        "env_steps": int(state.progress.transitions) * programs.env.action_repeat,
+        "episodes": arguments.episodes,
+        "return": float(values.mean()),
+        "return_std": float(values.std()),
+        "renderer": config.renderer,
+    }
+    if arguments.json:
+        print(json.dumps(row))
+    else:
+        print(
+            f"{row['task']} {row['method']} seed {row['seed']} at {row['env_steps']:,} env steps:"
+            f" return {row['return']:.1f} ± {row['return_std']:.1f} over {row['episodes']} episodes"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    from covr_jax.checkpoint import CheckpointError
+    from covr_jax.config import ConfigError
+
+    cli.guarded(main, ConfigError, CheckpointError)

@@ -1,0 +1,45 @@
+"""Set up once per session: no window system, the commands' compile cache, and a COVR run small enough for seconds."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import pytest
+
+os.environ.setdefault("MUJOCO_GL", "disable")  # dm_control looks for a display when it is imported
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_configure():
+    from covr_jax import runtime
+
+    runtime.configure()
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """COVR on cartpole: episodes of 25 agent steps, chunks of 10, rounds at 2000, 6000 and 12000 env steps."""
+    from covr_jax import config
+
+    return config.Config(
+        total_steps=12_000,
+        env=config.EnvConfig(num_envs=2, action_repeat=40, image_size=20, samples=1),
+        augment=config.AugmentConfig(size=22),
+        sac=config.SACConfig(
+            batch_size=4, init_steps=40, hidden_dim=16, feature_dim=8, num_filters=4, conv_strides=(2, 2)
+        ),
+        replay=config.ReplayConfig(capacity=200),
+        covr=config.CovrConfig(psi_0=2000, cold_start_rounds=2, min_keep=4, entropy_samples=32),
+        vlm=config.VLMConfig(name="fake", every=5, held_out=4),
+        eval=config.EvalConfig(every=4000, episodes=2),
+        run=config.RunConfig(checkpoint_every=4000, log_every=1, video=False),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_programs():
+    """Programs by config; one object per config, since tracing the renderer takes seconds."""
+    from covr_jax.programs import Programs
+
+    return cache(Programs)

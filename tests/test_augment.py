@@ -1,0 +1,135 @@
+"""Image augmentations against NumPy slices. B batch, H W image, C channels."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covr_jax import augment
+from covr_jax.agents import make_augmentation
+from covr_jax.agents.methods import no_augmentation, random_crop, random_translate
+from covr_jax.config import AugmentConfig, ConfigError
+
+
+def images(seed, batch=5, size=6, channels=4):
+    # No zeros, so that an image differs from the canvas everywhere.
+    return np.random.default_rng(seed).integers(1, 256, (batch, size, size, channels), dtype=np.uint8)
+
+
+def offset_in(canvas):
+    """(row, column) of the first pixel that is not black."""
+    lit = np.asarray(canvas).max(-1) > 0
+    return int(lit.any(1).argmax()), int(lit.any(0).argmax())
+
+
+def test_translate_places_each_image_at_its_own_offset():
+    pictures, offsets = images(0), np.array([[0, 0], [3, 1], [1, 3], [3, 3], [2, 0]])
+    expected = np.zeros((5, 9, 9, 4), np.uint8)
+    for picture, canvas, (row, column) in zip(pictures, expected, offsets, strict=True):
+        canvas[row : row + 6, column : column + 6] = picture
+    result = augment.translate(pictures, offsets, 9)
+    assert result.dtype == jnp.uint8
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_crop_cuts_each_image_at_its_own_offset():
+    pictures, offsets = images(1), np.array([[0, 0], [2, 1], [1, 2], [2, 2], [0, 2]])
+    expected = [p[row : row + 4, column : column + 4] for p, (row, column) in zip(pictures, offsets, strict=True)]
+    result = augment.crop(pictures, offsets, 4)
+    assert result.dtype == jnp.uint8
+    np.testing.assert_array_equal(result, np.stack(expected))
+
+
+def test_cropping_a_translated_image_gives_it_back():
+    pictures = images(2)
+    offsets = augment.random_offsets(jax.random.key(0), 5, 7)
+    np.testing.assert_array_equal(augment.crop(augment.translate(pictures, offsets, 13), offsets, 6), pictures)
+
+
+@pytest.mark.parametrize("margin", [0, 1, 8])
+def test_offsets_are_uniform_from_zero_to_the_margin_inclusive(margin):
+    draws = 20_000
+    offsets = np.asarray(augment.random_offsets(jax.random.key(margin), draws, margin))
+    assert offsets.shape == (draws, 2)
+    cells = (margin + 1) ** 2
+    counts = np.bincount(offsets[:, 0] * (margin + 1) + offsets[:, 1], minlength=cells)
+    assert len(counts) == cells and counts.min() > 0
+    chi2 = ((counts - draws / cells) ** 2 / (draws / cells)).sum()
+    assert chi2 <= (cells - 1) + 5 * np.sqrt(2 * (cells - 1))  # rows and columns jointly: independent, too
+
+
+def test_rad_translates_an_observation_and_its_successor_alike():
+    observation, following = images(3, batch=64), images(4, batch=64)
+    augmentation = random_translate(6, 10)
+    one, two = augmentation.augment(jax.random.key(1), observation, following)
+    assert one.shape == two.shape == (64, 10, 10, 4)
+    offsets = [offset_in(canvas) for canvas in one]
+    assert offsets == [offset_in(canvas) for canvas in two]
+    assert len(set(offsets)) > 10
+    np.testing.assert_array_equal(augment.translate(observation, np.array(offsets), 10), one)
+    np.testing.assert_array_equal(augment.translate(following, np.array(offsets), 10), two)
+
+
+def test_rad_crops_an_observation_and_its_successor_independently():
+    row, column = np.indices((6, 6)) + 1
+    coordinates = np.stack([row, column], -1).astype(np.uint8)
+    pictures = np.broadcast_to(coordinates, (400, 6, 6, 2))
+    one, two = (np.asarray(x)[:, 0, 0] for x in random_crop(6, 4).augment(jax.random.key(2), pictures, pictures))
+    equal = (one == two).all(-1).mean()
+    assert abs(equal - 1 / 9) < 5 * np.sqrt(1 / 9 * 8 / 9 / 400)
+
+
+@pytest.mark.parametrize(("size", "canvas", "offset"), [(6, 10, 2), (6, 9, 1), (6, 6, 0), (100, 108, 4)])
+def test_acting_places_the_image_in_the_centre(size, canvas, offset):
+    pictures = images(5, batch=2, size=size)
+    result = np.asarray(random_translate(size, canvas).center(pictures))
+    assert result.shape == (2, canvas, canvas, 4)
+    np.testing.assert_array_equal(result[:, offset : offset + size, offset : offset + size], pictures)
+    assert result.astype(int).sum() == pictures.astype(int).sum()
+
+
+@pytest.mark.parametrize(("size", "window", "offset"), [(6, 4, 1), (6, 3, 1), (6, 6, 0), (100, 84, 8)])
+def test_acting_cuts_the_window_from_the_centre(size, window, offset):
+    pictures = images(6, batch=2, size=size)
+    result = random_crop(size, window).center(pictures)
+    np.testing.assert_array_equal(result, pictures[:, offset : offset + window, offset : offset + window])
+
+
+def test_no_augmentation_changes_nothing():
+    observation, following = images(7), images(8)
+    augmentation = no_augmentation()
+    one, two = augmentation.augment(jax.random.key(0), observation, following)
+    for result, expected in ((one, observation), (two, following), (augmentation.center(observation), observation)):
+        np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(
+    ("task_default", "size", "image", "expected"),
+    [("translate", None, 100, 108), ("crop", None, 100, 84), ("translate", 44, 40, 44), ("crop", 30, 40, 30)],
+)
+def test_sizes_of_the_methods(task_default, size, image, expected):
+    augmentation = make_augmentation("rad", AugmentConfig(size=size), image, task_default)
+    assert augmentation.center(images(9, batch=1, size=image)).shape == (1, expected, expected, 4)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "complaint"),
+    [
+        ("rad", AugmentConfig(kind="translate", size=39), "translate needs augment.size >= env.image_size, got 39 < 40"),
+        ("rad", AugmentConfig(kind="crop", size=41), "crop needs 1 <= augment.size <= env.image_size"),
+        ("rad", AugmentConfig(kind="none"), "rad without an augmentation is sac"),
+        ("sac", AugmentConfig(kind="crop"), "sac uses no augmentation"),
+        ("drq", AugmentConfig(), "unknown method 'drq'; choose from sac, rad"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(method, options, complaint):
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        make_augmentation(method, options, 40, "translate")
+    assert "\n" not in str(caught.value)
+
+
+def test_crop_to_nothing_is_refused():
+    with pytest.raises(ValueError, match="crop needs"):
+        random_crop(10, 0)

@@ -1,0 +1,245 @@
+"""The compiled pieces and their composition, on a run of two lanes whose episodes last 25 agent steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covr_jax import programs as programs_module
+from covr_jax import replay, runtime
+from covr_jax.config import ConfigError
+from covr_jax.programs import Programs
+from covr_jax.types import Prior, StepType
+
+LANES, STEPS, EPISODE = 2, 10, 25  # lanes, agent steps of a chunk, agent steps of an episode
+LOSSES = {f"losses/{name}" for name in ("critic", "actor", "alpha", "guidance")}
+NAMES = LOSSES | {f"sac/{name}" for name in ("alpha", "entropy", "q_mean")}
+
+
+def firsts(vec_steps):
+    """How many of the first env.step calls of a lane started an episode: an episode is 25 steps and one FIRST."""
+    return vec_steps // (EPISODE + 1)
+
+
+@pytest.fixture(scope="module")
+def programs(tiny_config, make_programs):
+    return make_programs(tiny_config)
+
+
+@pytest.fixture(scope="module")
+def history(programs):
+    """After every chunk of a run of 330 agent steps: progress, updates, metrics; and the last state."""
+    state = programs.init()
+    rows = []
+    for chunk in range(33):
+        learn = int(state.progress.transitions) >= programs.config.sac.init_steps
+        state, metrics = programs.chunk(state, learn=learn)
+        if chunk % 3 == 2:
+            frames = programs.query_frames(state)
+            prior = Prior(np.full((*frames.shape[:2], 1), 0.5, np.float32), np.ones(frames.shape[:2], bool))
+            state = programs.attach(state, prior)
+        if chunk % 10 == 9:
+            programs.evaluate(programs.learned_policy(state.learner), 2, chunk)
+        row = (state.progress, state.learner.updates, state.replay.count, metrics)
+        rows.append((learn, *jax.tree.map(np.asarray, row)))
+    return rows, state
+
+
+def test_counters_advance_exactly(programs, history):
+    assert (programs.chunk_steps, programs.env.episode_length) == (STEPS, EPISODE)
+    updates = 0
+    for index, (learn, progress, counted, slots, _) in enumerate(history[0]):
+        vec_steps = STEPS * (index + 1)
+        updates += STEPS * learn
+        assert progress.vec_steps == slots == vec_steps
+        assert progress.transitions == LANES * (vec_steps - firsts(vec_steps))  # what starts an episode is none
+        assert counted == updates
+    # 20 transitions per chunk, so 40 are there after two chunks of random actions.
+    assert [learn for learn, *_ in history[0]] == [False, False, *[True] * 31]
+
+
+def test_the_ring_holds_what_happened_in_order(programs, history):
+    _, state = history
+    window = replay.window(state.replay, 0)
+    count = int(state.replay.count)
+    assert len(window.slots) == programs.slots < count  # wrapped
+    times = np.arange(count - len(window.slots), count)
+    position = times % (EPISODE + 1)
+    expected = np.where(position == 0, StepType.FIRST, np.where(position == EPISODE, StepType.LAST, StepType.MID))
+    np.testing.assert_array_equal(window.step_type, np.stack([expected] * LANES, -1))
+    assert (window.reward[position == 0] == 0).all() and (window.reward[position != 0] > 0).all()
+    assert (np.asarray(state.replay.discount)[window.slots] == 1).all()
+    assert (np.abs(window.action) <= 1).all() and window.action.std() > 0.05
+
+
+def test_returns_are_the_sums_of_the_episodes_rewards(history):
+    rows, state = history
+    window = replay.window(state.replay, 0)
+    times = np.arange(int(state.replay.count) - len(window.slots), int(state.replay.count))
+    last = times[(window.step_type[:, 0] == StepType.LAST)][-1]
+    finished = window.reward[(times > last - EPISODE) & (times <= last)].sum(0)
+    np.testing.assert_allclose(state.progress.last_return, finished, rtol=1e-5)
+    # The newest time step is not in the ring yet; its reward is in the running return.
+    running = window.reward[times > last].sum(0) + np.asarray(state.timestep.reward)
+    np.testing.assert_allclose(state.progress.running_return, running, rtol=1e-5)
+    assert np.isnan(rows[0][1].last_return).all() and np.isnan(rows[1][1].last_return).all()
+    assert np.isfinite(rows[2][1].last_return).all()
+
+
+def test_metrics_have_their_names_and_are_finite(history):
+    for learn, _, _, _, metrics in history[0]:
+        assert set(metrics) == (NAMES if learn else set())
+        assert all(value.shape == () and np.isfinite(value) for value in metrics.values())
+
+
+def test_no_piece_is_compiled_twice(programs, history):
+    pieces = {
+        "act": programs._act,
+        "random": programs._random,
+        "initial": programs._env._initial,
+        "advance": programs._env._advance,
+        "observe": programs._env._observe,
+        "add": programs._add,
+        "progress": programs._progress,
+        "critic": programs._learn[False],
+        "critic and actor": programs._learn[True],
+        "mean action": programs._mean_action,
+        "query": programs._query,
+        "attach": programs._attach,
+    }
+    assert {name: piece._cache_size() for name, piece in pieces.items()} == dict.fromkeys(pieces, 1)
+
+
+def test_the_first_steps_are_random_and_the_same_for_equal_seeds(programs, tiny_config, make_programs):
+    states = [programs.chunk(programs.init(), learn=False)[0] for _ in range(2)]
+    one, two = (jax.tree.map(np.asarray, (state.replay.action[:STEPS], state.env.qpos)) for state in states)
+    np.testing.assert_array_equal(one[0], two[0])
+    np.testing.assert_array_equal(one[1], two[1])
+    assert len(np.unique(one[0])) == STEPS * LANES
+    assert one[0].min() < -0.5 and one[0].max() > 0.5
+
+
+def test_questions_are_the_frames_of_every_fifth_step(programs, history):
+    _, state = history
+    frames = np.asarray(programs.query_frames(state))
+    times = np.arange(int(state.replay.count) - STEPS, int(state.replay.count), 5)
+    np.testing.assert_array_equal(frames, np.asarray(state.replay.frame)[times % programs.slots])
+
+
+def test_evaluation_is_decided_by_its_number(programs, history):
+    policy = programs.learned_policy(history[1].learner)
+    one, again, other = (programs.evaluate(policy, 2, number) for number in (5, 5, 6))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).all() and one[0] != one[1]
+    assert one.dtype == np.float64 and (one > 0).all() and (one < EPISODE * 40).all()
+    assert programs.evaluate(policy, 1, 5).tolist() == one[:1].tolist()
+    # The learned policy is the mean action: it sees the time step and nothing else.
+    timestep = history[1].timestep
+    np.testing.assert_array_equal(policy(timestep, 0), policy(timestep, 7))
+
+
+def test_training_leaves_no_trace_in_an_evaluation_and_vice_versa(programs):
+    state, _ = programs.chunk(programs.init(), learn=False)
+    before = jax.tree.map(np.asarray, (state.env.qpos, state.timestep.observation, state.progress))
+    programs.evaluate(programs.random_policy(0), 2, 1)
+    after = jax.tree.map(np.asarray, (state.env.qpos, state.timestep.observation, state.progress))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+# ---------------------------------------------------------------- one big scan
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_config):
+    """Programs as on an accelerator: no piece has compile options of its own, so that they fit into one program."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "on_cpu", lambda: False)
+        return Programs(tiny_config)
+
+
+def test_the_rolled_chunk_equals_the_dispatched_one(programs, plain):
+    state = programs.init()
+    for _ in range(2):
+        state, _ = programs.chunk(state, learn=False)
+    copy = jax.tree.map(jnp.copy, state)
+    rolled = runtime.jit(plain.rolled, static_argnums=(1, 2))
+    # Four cycles of two agent steps, over the end of an episode.
+    together, metrics = rolled(copy, 4, True)
+    apart, expected = programs._dispatch_cycles(state, 4, True)
+    assert (np.asarray(apart.replay.step_type[20:28]) == StepType.LAST).any()
+    assert set(metrics) == set(expected) == NAMES
+    for name in NAMES:
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    one, two = jax.tree_util.tree_leaves_with_path(together), jax.tree.leaves(apart)
+    for (path, a), b in zip(one, two, strict=True):
+        if jnp.issubdtype(b.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("learn", [True])
+def test_the_rolled_chunk_can_be_exported_for_every_platform(plain, learn):
+    abstract = jax.eval_shape(plain.init)
+
+    def is_key(x):
+        return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+    def unwrap(state):  # files know no key types
+        return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
+
+    def wrap(state):
+        return jax.tree.map(lambda like, x: jax.random.wrap_key_data(x) if is_key(like) else x, abstract, state)
+
+    def chunk(state):
+        state, metrics = plain.rolled(wrap(state), 1, learn)
+        return unwrap(state), metrics
+
+    exported = jax.export.export(jax.jit(chunk), platforms=("cpu", "cuda", "tpu"))(jax.eval_shape(unwrap, abstract))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert len(exported.out_avals) == len(jax.tree.leaves(abstract)) + len(NAMES)
+    again = jax.export.deserialize(exported.serialize())
+    assert again.in_avals == exported.in_avals
+
+
+# -------------------------------------------------------------------- misfits
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"task": "cartpole_swingdown"}, "unknown task 'cartpole_swingdown'; choose from cartpole_swingup"),
+        ({"method": "rad", "augment": {"kind": "none"}}, "rad without an augmentation is sac"),
+        ({"augment": {"kind": "translate", "size": 10}}, "translate needs augment.size >= env.image_size"),
+        ({"sac": {"conv_strides": (2, 2, 2, 2)}}, "sac.conv-strides"),
+        ({"replay": {"capacity": 1}}, "replay.capacity"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused_in_one_line(tiny_config, changes, complaint):
+    config = tiny_config
+    for name, value in changes.items():
+        value = dataclasses.replace(getattr(config, name), **value) if isinstance(value, dict) else value
+        config = dataclasses.replace(config, **{name: value})
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        Programs(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_purposes_have_streams_of_their_own():
+    keys = [
+        programs_module.stream(seed, purpose)
+        for seed in (0, 1)
+        for purpose in (
+            programs_module.INIT,
+            programs_module.ENV,
+            programs_module.ACT,
+            programs_module.UPDATE,
+            programs_module.EVAL,
+            programs_module.ENTROPY,
+        )
+    ]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 12

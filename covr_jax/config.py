@@ -41,7 +41,8 @@ class SACConfig:
     hidden_dim: int = 1024
     feature_dim: int = 50
     num_filters: int = 32
-    conv_strides: tuple[int, ...] = (2, 1, 1, 1)  # one 3x3 convolution each [SAC-AE]
+    conv_kernels: tuple[int, ...] = (3, 3, 3, 3)  # height = width of each convolution [SAC-AE]
+    conv_strides: tuple[int, ...] = (2, 1, 1, 1)  # [SAC-AE]
     log_std_min: float = -10.0
     log_std_max: float = 2.0
 
@@ -187,8 +188,9 @@ def validate(config: Config) -> None:
         raise ConfigError(f"--env.samples must be 1, 2 or 4, got {config.env.samples}")
     if config.sac.init_temperature <= 0:
         raise ConfigError(f"--sac.init-temperature must be positive, got {config.sac.init_temperature}")
-    if not config.sac.conv_strides or min(config.sac.conv_strides) < 1:
-        raise ConfigError(f"--sac.conv-strides must hold positive numbers, got {config.sac.conv_strides}")
+    kernels, strides = config.sac.conv_kernels, config.sac.conv_strides
+    if not kernels or len(kernels) != len(strides) or min(*kernels, *strides) < 1:
+        raise ConfigError(f"--sac.conv-kernels {kernels} and --sac.conv-strides {strides} must be positive, one per layer")
     if config.method == "covr" and config.vlm.name == "none":
         raise ConfigError("covr needs a VLM; use --vlm tiny or a model, or --method rad")
 

@@ -29,25 +29,24 @@ def demo() -> Config:
     more data per update, a short schedule of five rounds, and the embedded tiny VLM."""
     return Config(
         preset="demo",
-        total_steps=400_000,
-        env=EnvConfig(num_envs=16, image_size=40, samples=2),
-        augment=AugmentConfig(size=44),
+        total_steps=800_000,
+        env=EnvConfig(num_envs=16, image_size=64),
+        augment=AugmentConfig(size=68),
         sac=SACConfig(
             batch_size=64,
             updates_per_step=4,
             init_steps=2_000,
-            learning_rate=1e-3,
-            alpha_learning_rate=1e-3,
-            critic_tau=0.02,
-            hidden_dim=128,
-            num_filters=16,
-            conv_strides=(2, 2, 1),
+            discount=0.98,
+            critic_tau=0.05,
+            hidden_dim=256,
+            conv_kernels=(8, 2),
+            conv_strides=(8, 1),
         ),
-        replay=ReplayConfig(capacity=50_000),
-        covr=CovrConfig(guidance_weight=0.1, psi_0=25_000, cold_start_rounds=4, min_keep=256),
-        vlm=VLMConfig(name="tiny", every=10, hold=False, steps=100, max_samples=4096, return_episodes=5),
-        eval=EvalConfig(every=50_000, episodes=10),
-        run=RunConfig(checkpoint_every=100_000, log_every=4_000),
+        replay=ReplayConfig(capacity=100_000),
+        covr=CovrConfig(guidance_weight=0.1, psi_0=50_000, min_keep=256),
+        vlm=VLMConfig(name="tiny", hold=False, steps=150, return_episodes=5),
+        eval=EvalConfig(every=80_000),
+        run=RunConfig(checkpoint_every=200_000, log_every=8_000),
     )
 
 

@@ -59,7 +59,7 @@ class CompiledEnv:
         self._initial = runtime.jit(env.initial)
         self._advance = runtime.jit(env.advance, donate_argnums=0)
         self._observe = runtime.jit(env.observe, donate_argnums=0)
-        self._no_reward = np.zeros((env.num_envs,), np.float32)
+        self._no_reward = jnp.zeros((env.num_envs,), jnp.float32)
 
     def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
         return self._observe(self._initial(key), self._no_reward)
@@ -118,12 +118,12 @@ class Programs:
         config, size = self.config, self.config.env.image_size
         image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
         side = jax.eval_shape(augmentation.center, image).shape[1]
-        for stride in config.sac.conv_strides:
-            side = (side - 3) // stride + 1
+        for kernel, stride in zip(config.sac.conv_kernels, config.sac.conv_strides, strict=True):
+            side = (side - kernel) // stride + 1
             if side < 1:
                 raise ConfigError(
-                    f"--sac.conv-strides {config.sac.conv_strides} leave nothing of {size} pixels;"
-                    " use fewer of them or a larger --env.image-size"
+                    f"--sac.conv-kernels {config.sac.conv_kernels} and --sac.conv-strides {config.sac.conv_strides}"
+                    f" leave nothing of {size} pixels; use fewer of them or a larger --env.image-size"
                 )
         least = self.chunk_steps + config.env.frame_stack
         if self.slots < least:

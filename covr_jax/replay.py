@@ -149,12 +149,12 @@ def _gather(state: ReplayState, time: Array, lane: Array, frame_stack: int) -> B
 
 
 def _history(state: ReplayState, time: Array, lane: Array, frame_stack: int) -> Array:
-    """Times i32[stack,B] of an observation's frames, oldest first; before an episode FIRST's frame repeats."""
+    """Times i32[stack,B] of an observation's frames, oldest first; before FIRST, or the oldest stored, it repeats."""
     slots = state.reward.shape[0]
     times = [time]
     for _ in range(frame_stack - 1):
-        at_first = state.step_type[times[0] % slots, lane] == StepType.FIRST
-        times.insert(0, jnp.where(at_first, times[0], times[0] - 1))
+        oldest = (state.step_type[times[0] % slots, lane] == StepType.FIRST) | (times[0] <= state.count - slots)
+        times.insert(0, jnp.where(oldest, times[0], times[0] - 1))
     return jnp.stack(times)
 
 
@@ -165,7 +165,7 @@ def _stack(frames: Array) -> Array:
 
 
 def observations(state: ReplayState, time: Array, lane: Array, frame_stack: int) -> Array:
-    """Stacked observations u8[B,H,W,3*stack] at absolute times i32[B] (counted since the first slot) of lanes i32[B]."""
+    """Stacked observations u8[B,H,W,3*stack] at stored times i32[B] (counted since the first slot) of lanes i32[B]."""
     frames = state.frame[_history(state, time, lane, frame_stack) % state.reward.shape[0], lane]
     return _stack(frames)
 

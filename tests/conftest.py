@@ -27,7 +27,13 @@ def tiny_config():
         env=config.EnvConfig(num_envs=2, action_repeat=40, image_size=20, samples=1),
         augment=config.AugmentConfig(size=22),
         sac=config.SACConfig(
-            batch_size=4, init_steps=40, hidden_dim=16, feature_dim=8, num_filters=4, conv_strides=(2, 2)
+            batch_size=4,
+            init_steps=40,
+            hidden_dim=16,
+            feature_dim=8,
+            num_filters=4,
+            conv_kernels=(3, 3),
+            conv_strides=(2, 2),
         ),
         replay=config.ReplayConfig(capacity=200),
         covr=config.CovrConfig(psi_0=2000, cold_start_rounds=2, min_keep=4, entropy_samples=32),

@@ -117,7 +117,11 @@ def test_sizes_of_the_methods(task_default, size, image, expected):
 @pytest.mark.parametrize(
     ("method", "options", "complaint"),
     [
-        ("rad", AugmentConfig(kind="translate", size=39), "translate needs augment.size >= env.image_size, got 39 < 40"),
+        (
+            "rad",
+            AugmentConfig(kind="translate", size=39),
+            "translate needs augment.size >= env.image_size, got 39 < 40",
+        ),
         ("rad", AugmentConfig(kind="crop", size=41), "crop needs 1 <= augment.size <= env.image_size"),
         ("rad", AugmentConfig(kind="none"), "rad without an augmentation is sac"),
         ("sac", AugmentConfig(kind="crop"), "sac uses no augmentation"),

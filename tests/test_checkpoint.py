@@ -15,7 +15,7 @@ from covr_jax.checkpoint import KEEP, Checkpointer, CheckpointError
 def state(seed):
     g = np.random.default_rng(seed)
     return {
-        "params": {"w": jnp.asarray(g.normal(size=(64, 33)), jnp.float32), "b": jnp.zeros((0,), jnp.float32)},
+        "params": {"w": jnp.asarray(g.normal(size=(64, 33)), jnp.float32), "b": jnp.zeros((1,), jnp.float32)},
         "frames": jnp.asarray(g.integers(0, 256, (5, 4, 4, 3)), jnp.uint8),
         "keys": jax.random.split(jax.random.key(seed), 3),
         "count": jnp.asarray(seed, jnp.int32),
@@ -33,7 +33,9 @@ def assert_equal(one, two):
 
 def test_there_and_back_bit_for_bit(tmp_path):
     checkpointer, host = Checkpointer(tmp_path), {"rounds": 2, "start": [3, 4], "random_return": float("nan")}
-    path = checkpointer.save(800, state(1), host, lambda directory: (directory.mkdir(), (directory / "a").write_text("x")))
+    path = checkpointer.save(
+        800, state(1), host, lambda directory: (directory.mkdir(), (directory / "a").write_text("x"))
+    )
     assert path == tmp_path / "checkpoints" / "800"
     restored, values, directory = checkpointer.restore(state(2))
     assert_equal(restored, state(1))
@@ -82,7 +84,9 @@ def damage_truncate(path):
 
 def damage_data(path):
     """The largest file loses its end: the arrays, where the metadata are whole."""
-    largest = max((file for file in (path / "state").rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    largest = max(
+        (file for file in (path / "state").rglob("*") if file.is_file()), key=lambda file: file.stat().st_size
+    )
     largest.write_bytes(largest.read_bytes()[:-64])
 
 
@@ -132,7 +136,7 @@ def test_a_disk_that_refuses_keeps_the_earlier_checkpoint(tmp_path):
     def full(directory):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(CheckpointError, match="cannot write checkpoint .*No space left on device.*free space"):
+    with pytest.raises(CheckpointError, match=r"cannot write checkpoint .*No space left on device.*free space"):
         checkpointer.save(2, state(2), {"at": 2}, full)
     assert checkpointer.steps() == [1]
     assert checkpointer.restore(state(0))[1] == {"at": 1}

@@ -68,25 +68,56 @@ def test_differences_name_each_leaf_once_with_both_values():
     assert "run.video: None -> True" in configuration.differences(old, new)
 
 
-AT_LEAST_ONE = (
-    "total-steps env.num-envs env.frame-stack env.action-repeat env.image-size sac.batch-size sac.updates-per-step "
-    "sac.init-steps sac.actor-update-every sac.hidden-dim sac.feature-dim sac.num-filters replay.capacity covr.psi-0 "
-    "covr.entropy-samples vlm.every vlm.max-samples vlm.batch-size vlm.lora-rank vlm.steps eval.every eval.episodes "
-    "run.checkpoint-every run.log-every"
-).split()
-NOT_NEGATIVE = (
-    "seed covr.guidance-weight covr.cold-start-rounds covr.min-keep vlm.held-out vlm.return-episodes "
-    "sac.learning-rate sac.alpha-learning-rate"
-).split()
-UNIT = "sac.discount sac.critic-tau sac.encoder-tau covr.return-discount vlm.label-smoothing vlm.lora-dropout".split()
+AT_LEAST_ONE = [
+    "total-steps",
+    "env.num-envs",
+    "env.frame-stack",
+    "env.action-repeat",
+    "env.image-size",
+    "sac.batch-size",
+    "sac.updates-per-step",
+    "sac.init-steps",
+    "sac.actor-update-every",
+    "sac.hidden-dim",
+    "sac.feature-dim",
+    "sac.num-filters",
+    "replay.capacity",
+    "covr.psi-0",
+    "covr.entropy-samples",
+    "vlm.every",
+    "vlm.max-samples",
+    "vlm.batch-size",
+    "vlm.lora-rank",
+    "vlm.steps",
+    "eval.every",
+    "eval.episodes",
+    "run.checkpoint-every",
+    "run.log-every",
+]
+NOT_NEGATIVE = [
+    "seed",
+    "covr.guidance-weight",
+    "covr.cold-start-rounds",
+    "covr.min-keep",
+    "vlm.held-out",
+    "vlm.return-episodes",
+    "sac.learning-rate",
+    "sac.alpha-learning-rate",
+]
+UNIT = [
+    "sac.discount",
+    "sac.critic-tau",
+    "sac.encoder-tau",
+    "covr.return-discount",
+    "vlm.label-smoothing",
+    "vlm.lora-dropout",
+]
 BROKEN = [
     *((name, 0, "must be at least 1, got 0") for name in AT_LEAST_ONE),
     *((name, -1, "must be 0 or more, got -1") for name in NOT_NEGATIVE),
     *((name, value, "must be between 0 and 1") for name in UNIT for value in (-0.01, 1.01, float("nan"))),
     ("env.samples", 3, "must be 1, 2 or 4, got 3"),
     ("sac.init-temperature", 0.0, "must be positive"),
-    ("sac.conv-strides", (), "must hold positive numbers"),
-    ("sac.conv-strides", (2, 0), "must hold positive numbers"),
 ]
 
 
@@ -99,8 +130,18 @@ def test_every_rule_refuses_in_one_line_that_names_the_option(name, value, compl
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [(n, 1) for n in AT_LEAST_ONE] + [(n, 0) for n in NOT_NEGATIVE] + [(n, v) for n in UNIT for v in (0, 1)]
+    ("kernels", "strides"), [((), ()), ((3, 3), (2, 0)), ((3, 0), (2, 1)), ((3, 3), (2, 1, 1)), ((3, 3, 3), (2, 1))]
 )
+def test_every_convolution_has_a_kernel_and_a_stride(kernels, strides):
+    config = with_leaf(with_leaf(Config(), "sac.conv-kernels", kernels), "sac.conv-strides", strides)
+    with pytest.raises(ConfigError, match="--sac.conv-kernels .* and --sac.conv-strides .* must be positive, one per"):
+        validate(config)
+
+
+ALLOWED = [(n, 1) for n in AT_LEAST_ONE] + [(n, 0) for n in NOT_NEGATIVE] + [(n, v) for n in UNIT for v in (0, 1)]
+
+
+@pytest.mark.parametrize(("name", "value"), ALLOWED)
 def test_every_rule_accepts_its_bound(name, value):
     validate(with_leaf(Config(), name, value))
 

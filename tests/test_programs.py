@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -182,8 +181,7 @@ def test_the_rolled_chunk_equals_the_dispatched_one(programs, plain):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("learn", [True])
-def test_the_rolled_chunk_can_be_exported_for_every_platform(plain, learn):
+def test_the_rolled_chunk_can_be_exported_for_every_platform(plain):
     abstract = jax.eval_shape(plain.init)
 
     def is_key(x):
@@ -196,14 +194,12 @@ def test_the_rolled_chunk_can_be_exported_for_every_platform(plain, learn):
         return jax.tree.map(lambda like, x: jax.random.wrap_key_data(x) if is_key(like) else x, abstract, state)
 
     def chunk(state):
-        state, metrics = plain.rolled(wrap(state), 1, learn)
+        state, metrics = plain.rolled(wrap(state), 1, True)
         return unwrap(state), metrics
 
     exported = jax.export.export(jax.jit(chunk), platforms=("cpu", "cuda", "tpu"))(jax.eval_shape(unwrap, abstract))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert len(exported.out_avals) == len(jax.tree.leaves(abstract)) + len(NAMES)
-    again = jax.export.deserialize(exported.serialize())
-    assert again.in_avals == exported.in_avals
 
 
 # -------------------------------------------------------------------- misfits
@@ -215,8 +211,8 @@ def test_the_rolled_chunk_can_be_exported_for_every_platform(plain, learn):
         ({"task": "cartpole_swingdown"}, "unknown task 'cartpole_swingdown'; choose from cartpole_swingup"),
         ({"method": "rad", "augment": {"kind": "none"}}, "rad without an augmentation is sac"),
         ({"augment": {"kind": "translate", "size": 10}}, "translate needs augment.size >= env.image_size"),
-        ({"sac": {"conv_strides": (2, 2, 2, 2)}}, "sac.conv-strides"),
-        ({"replay": {"capacity": 1}}, "replay.capacity"),
+        ({"sac": {"conv_kernels": (3,) * 4, "conv_strides": (2,) * 4}}, "leave nothing of 20 pixels"),
+        ({"replay": {"capacity": 1}}, "--replay.capacity must be at least 26 for these options, got 1"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused_in_one_line(tiny_config, changes, complaint):

@@ -147,7 +147,7 @@ def test_sampling_is_uniform_over_the_valid_transitions(count):
     seen, lane = times_in(np.asarray(batch.observation))
     oldest = count - slots + stack - 1 if count > slots else 0
     valid = [(t, e) for e in range(lanes) for t in range(oldest, count - 1) if history.step_type[t, e] != LAST]
-    counts = {pair: 0 for pair in valid}
+    counts = dict.fromkeys(valid, 0)
     for pair in zip(seen[:, -1].tolist(), lane[:, -1].tolist(), strict=True):
         counts[pair] += 1
     expected = draws / len(valid)
@@ -244,19 +244,32 @@ def test_a_sampled_transition_carries_the_prior_of_its_own_observation():
     np.testing.assert_allclose(batch.prior.action, np.where(valid[:, None], batch.action / 100.0, 0.0), rtol=1e-6)
 
 
-def test_observations_by_absolute_time():
-    lanes, slots, stack, count = 2, 10, 3, 34
+@pytest.mark.parametrize("count", [7, 10, 34])
+def test_observations_of_every_stored_time(count):
+    lanes, slots, stack = 2, 10, 3
     history = make_history(np.random.default_rng(9), count, lanes)
-    time, lane = np.indices((slots - stack + 1, lanes)).reshape(2, -1)
-    time = time + count - slots + stack - 1
+    oldest = max(count - slots, 0)
+    time, lane = np.indices((count - oldest, lanes)).reshape(2, -1)
+    time = time + oldest
     seen, seen_lane = times_in(np.asarray(replay.observations(filled(history, slots), time, lane, stack)))
-    assert seen.tolist() == [stack_times(history, t, e, stack) for t, e in zip(time, lane, strict=True)]
+    # Where the ring has lost an observation's older frames, the oldest one left stands in for them.
+    expected = [
+        [max(old, oldest) for old in stack_times(history, t, e, stack)] for t, e in zip(time, lane, strict=True)
+    ]
+    assert seen.tolist() == expected
     assert (seen_lane == lane[:, None]).all()
 
 
 @pytest.mark.parametrize(
     ("count", "start", "times"),
-    [(4, 0, range(4)), (4, 2, range(2, 4)), (8, 0, range(8)), (21, 15, range(15, 21)), (21, 3, range(13, 21)), (9, 9, [])],
+    [
+        (4, 0, range(4)),
+        (4, 2, range(2, 4)),
+        (8, 0, range(8)),
+        (21, 15, range(15, 21)),
+        (21, 3, range(13, 21)),
+        (9, 9, []),
+    ],
 )
 def test_a_window_is_in_order_and_without_what_was_overwritten(count, start, times):
     history = make_history(np.random.default_rng(3), count, 2)

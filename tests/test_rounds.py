@@ -46,7 +46,16 @@ def test_a_held_episode_is_whole_in_the_next_round_and_nothing_comes_twice():
     first, start = rounds.finished_samples(ring(kinds[:5], rewards[:5], 16), [0, 0], 1.0)
     second, then = rounds.finished_samples(ring(kinds, rewards, 16), start, 1.0)
     assert by_place(first) == {(0, 0): 3.0, (1, 0): 2.0}
-    assert by_place(second) == {(3, 0): 18, (4, 0): 13, (5, 0): 7, (0, 1): 31, (1, 1): 30, (2, 1): 28, (3, 1): 24, (4, 1): 16}
+    assert by_place(second) == {
+        (3, 0): 18,
+        (4, 0): 13,
+        (5, 0): 7,
+        (0, 1): 31,
+        (1, 1): 30,
+        (2, 1): 28,
+        (3, 1): 24,
+        (4, 1): 16,
+    }
     assert (start, then) == ([3, 0], [7, 6])
     third, still = rounds.finished_samples(ring(kinds, rewards, 16), then, 1.0)
     assert len(third.time) == 0 and still == then

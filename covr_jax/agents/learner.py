@@ -69,6 +69,7 @@ def make_learner(action_dim: int, learning_rate: float, augmentation: Augmentati
     networks = make_networks(
         action_dim,
         num_filters=config.num_filters,
+        conv_kernels=config.conv_kernels,
         conv_strides=config.conv_strides,
         feature_dim=config.feature_dim,
         hidden_dim=config.hidden_dim,

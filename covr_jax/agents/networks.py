@@ -1,6 +1,6 @@
 """The pixel SAC networks as (init, apply) pairs; the one file that knows flax.linen.
 
-Encoder of SAC-AE (Yarats et al. 2019): 3x3 VALID convolutions with ReLU, a linear layer to ``feature_dim``, LayerNorm.
+Encoder of SAC-AE (Yarats et al. 2019): VALID convolutions (3x3 there) with ReLU, a linear layer to ``feature_dim``, LayerNorm.
 The convolutions are shared by actor and critic; each has its own linear layer and LayerNorm.
 Letters: B batch, H W image, C channels, F features, A action.
 """
@@ -18,6 +18,7 @@ import numpy as np
 from covr_jax.types import Array
 
 Params = Any
+_RELU_GAIN = np.sqrt(2.0).item()
 
 
 class Network(NamedTuple):
@@ -38,22 +39,25 @@ class SACNetworks(NamedTuple):
 def delta_orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """Orthogonal at the centre tap, zero elsewhere, times the ReLU gain sqrt(2) (Xiao et al. 2018)."""
     height, width, inputs, outputs = shape
-    centre = nn.initializers.orthogonal(scale=np.sqrt(2.0).item())(key, (inputs, outputs), dtype)
+    centre = nn.initializers.orthogonal(scale=_RELU_GAIN)(key, (inputs, outputs), dtype)
     return jnp.zeros(shape, dtype).at[height // 2, width // 2].set(centre)
 
 
 class _Torso(nn.Module):
     filters: int
+    kernels: tuple[int, ...]
     strides: tuple[int, ...]
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
         x = images.astype(jnp.float32) / 255.0
-        for index, stride in enumerate(self.strides):
-            x = nn.Conv(
-                self.filters, (3, 3), stride, padding="VALID", kernel_init=delta_orthogonal, name=f"conv_{index}"
-            )(x)
-            x = nn.relu(x)
+        for index, (size, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
+            # The centre tap alone would leave most pixels unseen where windows do not overlap.
+            start = delta_orthogonal if size > stride else nn.initializers.orthogonal(scale=_RELU_GAIN)
+            convolution = nn.Conv(
+                self.filters, (size, size), stride, padding="VALID", kernel_init=start, name=f"conv_{index}"
+            )
+            x = nn.relu(convolution(x))
         return x.reshape(x.shape[0], -1)
 
 
@@ -116,6 +120,7 @@ def make_networks(
     action_dim: int,
     *,
     num_filters: int = 32,
+    conv_kernels: tuple[int, ...] = (3, 3, 3, 3),
     conv_strides: tuple[int, ...] = (2, 1, 1, 1),
     feature_dim: int = 50,
     hidden_dim: int = 1024,
@@ -123,7 +128,7 @@ def make_networks(
 ) -> SACNetworks:
     """The three networks of pixel SAC; orthogonal initialisation, zero biases, as in SAC-AE."""
     return SACNetworks(
-        torso=_pair(_Torso(num_filters, conv_strides)),
+        torso=_pair(_Torso(num_filters, conv_kernels, conv_strides)),
         actor=_pair(_Actor(feature_dim, hidden_dim, action_dim, log_std_range)),
         critic=_pair(_Critic(feature_dim, hidden_dim)),
     )

@@ -32,10 +32,11 @@ from covr_jax.vlm.model import (
 from covr_jax.vlm.prompts import prompt_for, short_prompt_for
 from covr_jax.vlm.trainer import FinetuneOptions, finetune
 
-# What fits 0.7 million parameters is not what fits three billion. Measured by experiments/build_tiny_vlm.py --adapt.
-TINY_PRESET = {"rank": 32, "alpha": 32.0, "dropout": 0.0}
+# What fits 0.7 million parameters is not what fits three billion. On cartpole frames labelled clip(0.8 sin - x), 150
+# steps reach a mean error of 0.09 (rank 32: 0.13; alpha = rank = 32 with rate 4e-3: 0.26).
+TINY_PRESET = {"rank": 16, "alpha": 64.0, "dropout": 0.0}
 TINY_FINETUNE = {
-    "learning_rate": 4e-3,
+    "learning_rate": 2e-3,
     "batch_size": 32,
     "betas": (0.9, 0.95),
     "schedule": "linear",

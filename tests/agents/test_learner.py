@@ -26,7 +26,13 @@ torch = pytest.importorskip("torch")
 B, SIZE, CANVAS, CHANNELS, A = 6, 12, 14, 6, 2
 RATE = 1e-3
 CONFIG = SACConfig(
-    hidden_dim=8, feature_dim=5, num_filters=3, conv_strides=(2, 1), alpha_learning_rate=1e-2, discount=0.9
+    hidden_dim=8,
+    feature_dim=5,
+    num_filters=3,
+    conv_kernels=(4, 3),
+    conv_strides=(2, 1),
+    alpha_learning_rate=1e-2,
+    discount=0.9,
 )
 
 
@@ -128,9 +134,13 @@ def oracle_update(state, batch, key, with_actor):
     offsets = augment.random_offsets(augment_key, B, CANVAS - SIZE)
     place = [torch.tensor(np.asarray(augment.translate(x, offsets, CANVAS), np.float64)) for x in (batch[0], batch[4])]
     observation, following = place
-    action, reward, discount = (torch.tensor(np.asarray(x, np.float64)) for x in (batch.action, batch.reward, batch.discount))
-    noise = {k: torch.tensor(np.asarray(jax.random.normal(key, (B, A)), np.float64)) for k, key in
-             (("critic", critic_key), ("actor", actor_key))}
+    action, reward, discount = (
+        torch.tensor(np.asarray(x, np.float64)) for x in (batch.action, batch.reward, batch.discount)
+    )
+    noise = {
+        k: torch.tensor(np.asarray(jax.random.normal(key, (B, A)), np.float64))
+        for k, key in (("critic", critic_key), ("actor", actor_key))
+    }
     params, target = to_torch(state.params), to_torch(state.target)
     log_alpha = torch.tensor(float(state.log_alpha), dtype=torch.float64)
     alpha, metrics = log_alpha.exp(), {}
@@ -213,7 +223,9 @@ def test_one_full_update_equals_the_float64_oracle(setup, with_actor):
             assert_close(states[0].nu, optimisers[name].nu, f"{name} nu")
     assert float(got.log_alpha) == pytest.approx(log_alpha.item(), rel=1e-5)
     # What the step did, not only where it ended: the steps are a thousandth of the parameters.
-    step = jax.tree.map(lambda new, old: np.asarray(new, np.float64) - np.asarray(old, np.float64), got.params, state.params)
+    step = jax.tree.map(
+        lambda new, old: np.asarray(new, np.float64) - np.asarray(old, np.float64), got.params, state.params
+    )
     wanted = jax.tree.map(lambda new, old: new - torch.tensor(np.asarray(old, np.float64)), params, state.params)
     moved = step if with_actor else {name: step[name] for name in ("torso", "critic")}
     assert_close(moved, {name: wanted[name] for name in moved}, "step", rel=5e-3)  # float32 ulps of params near 1
@@ -262,7 +274,7 @@ def test_a_termination_hides_what_follows(setup):
 
 
 def test_target_rates_are_those_of_sac_ae(setup):
-    learner, update, state = setup
+    _, _, state = setup
     ones, zeros = jax.tree.map(jnp.ones_like, state.params), jax.tree.map(jnp.zeros_like, state.target)
     moved = learner_module._update_target(CONFIG, state.replace(params=ones, target=zeros)).target
     for tree, rate in ((moved["torso"], 0.05), (moved["critic"]["encoder"], 0.05), (moved["critic"]["heads"], 0.01)):
@@ -331,7 +343,9 @@ def test_acting(setup):
     # The mean action by the oracle's networks, with the image centred.
     centred = torch.tensor(np.pad(observation, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.float64))
     params = to_torch(state.params)
-    mean64, _ = mlp(params["actor"]["head"], encode(params["actor"]["encoder"], torso(params["torso"], centred))).chunk(2, -1)
+    mean64, _ = mlp(params["actor"]["head"], encode(params["actor"]["encoder"], torso(params["torso"], centred))).chunk(
+        2, -1
+    )
     np.testing.assert_allclose(mean, np.tanh(mean64.numpy()), atol=1e-5)
 
 
@@ -357,7 +371,9 @@ def test_seeds_can_be_vmapped(setup):
         alone, _ = update[True](state, batch, keys[seed])
         # The first step of Adam is the gradient's sign, so parameters differ by steps where it is nearly zero.
         together = jax.tree.map(lambda x: x[seed], stacked[0])  # noqa: B023
-        for one, two in zip(jax.tree.leaves(alone.critic_opt[0].mu), jax.tree.leaves(together.critic_opt[0].mu), strict=True):
+        for one, two in zip(
+            jax.tree.leaves(alone.critic_opt[0].mu), jax.tree.leaves(together.critic_opt[0].mu), strict=True
+        ):
             np.testing.assert_allclose(two, one, rtol=0, atol=1e-5 * max(np.abs(one).max(), 1e-6))
 
 
@@ -395,7 +411,10 @@ def test_log_std_stays_in_its_range():
     for bias, expected in ((100.0, 2.0), (-100.0, -10.0), (0.0, -4.0)):
         changed = copy.deepcopy(params)
         last = changed["head"]["Dense_2"]
-        changed["head"]["Dense_2"] = {"kernel": last["kernel"] * (bias == 100.0), "bias": jnp.full_like(last["bias"], bias)}
+        changed["head"]["Dense_2"] = {
+            "kernel": last["kernel"] * (bias == 100.0),
+            "bias": jnp.full_like(last["bias"], bias),
+        }
         np.testing.assert_allclose(networks.actor.apply(changed, features)[1], expected, atol=1e-5)
 
 
@@ -405,7 +424,13 @@ def test_log_std_stays_in_its_range():
 def test_a_bandit_is_solved():
     """One image, reward 1 - (a - 0.3)^2, every step an end: the mean action must be 0.3 and Q the reward."""
     config = SACConfig(
-        hidden_dim=32, feature_dim=8, num_filters=4, conv_strides=(2, 2), alpha_learning_rate=3e-3, init_temperature=0.01
+        hidden_dim=32,
+        feature_dim=8,
+        num_filters=4,
+        conv_kernels=(3, 3),
+        conv_strides=(2, 2),
+        alpha_learning_rate=3e-3,
+        init_temperature=0.01,
     )
     learner = make_learner(1, 3e-3, no_augmentation(), config)
     image = np.broadcast_to(make_batch().observation[:1], (32, SIZE, SIZE, CHANNELS))

@@ -91,9 +91,9 @@ def test_soft_target_by_hand():
 
 def test_soft_target_is_a_constant():
     ones = jnp.ones(2)
-    grads = jax.grad(
-        lambda r, q, p, a: losses.soft_target(r, ones, q, p, a, 0.9).sum(), argnums=(0, 1, 2, 3)
-    )(ones, jnp.ones((2, 2)), ones, jnp.asarray(0.3))
+    grads = jax.grad(lambda r, q, p, a: losses.soft_target(r, ones, q, p, a, 0.9).sum(), argnums=(0, 1, 2, 3))(
+        ones, jnp.ones((2, 2)), ones, jnp.asarray(0.3)
+    )
     assert all((np.asarray(g) == 0).all() for g in grads)
 
 
@@ -106,7 +106,9 @@ def test_critic_loss_by_hand():
 
 def test_actor_loss_by_hand():
     q, log_prob = jnp.array([[1.0, 5.0], [3.0, 2.0]]), jnp.array([-1.0, 2.0])
-    value, (by_q, by_log_prob, by_alpha) = jax.value_and_grad(losses.actor_loss, (0, 1, 2))(q, log_prob, jnp.asarray(0.2))
+    value, (by_q, by_log_prob, by_alpha) = jax.value_and_grad(losses.actor_loss, (0, 1, 2))(
+        q, log_prob, jnp.asarray(0.2)
+    )
     assert float(value) == pytest.approx(((-0.2 - 1.0) + (0.4 - 2.0)) / 2)
     np.testing.assert_allclose(by_q, [[-0.5, 0.0], [0.0, -0.5]])
     np.testing.assert_allclose(by_log_prob, [0.1, 0.1])

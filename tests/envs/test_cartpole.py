@@ -199,7 +199,7 @@ def test_the_newest_frame_shows_the_state_of_its_own_time(episode, time):
 
 
 def test_a_new_episode_starts_afresh_and_ignores_the_action(episode):
-    rows, env = episode
+    rows, _ = episode
     timestep, qpos, qvel, _ = rows[126]
     assert timestep.reward.tolist() == [0.0, 0.0]
     frames = timestep.observation.reshape(2, SIZE, SIZE, 3, 3)

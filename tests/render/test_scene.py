@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from covr_jax.render import HostRenderer, Renderer
+from covr_jax.render.poses import poses_of
 from covr_jax.render.scene import PLANE
 
 BODY = '<mujoco>{asset}<worldbody><camera name="eye" pos="0 0 3"/>{geom}</worldbody>{tail}</mujoco>'
@@ -96,6 +97,21 @@ def test_pictures_that_are_no_checker_become_their_mean():
       <material name="g" texture="g"/></asset>"""
     texture = Renderer(read('<geom type="plane" size="1 1 1" material="g"/>', asset)).scene.items[0].texture
     assert texture.first == texture.second and 0.1 < texture.first[0] < 0.9
+
+
+@pytest.mark.parametrize("mode", ["fixed", "track", "trackcom", "targetbody", "targetbodycom"])
+def test_light_poses_are_mujocos(mode):
+    target = 'target="other"' if mode.startswith("target") else ""
+    model = read(f"""<body name="one" pos="0 0 1" euler="10 20 30"><freejoint/><geom size=".1"/>
+      <light mode="{mode}" {target} pos=".3 .2 1" dir=".1 .2 -1"/>
+      <body pos=".4 0 0"><joint axis="0 1 0"/><geom size=".2"/></body></body>
+      <body name="other" pos="1 1 0"><freejoint/><geom size=".1" pos=".2 0 0"/></body>""")
+    data = mujoco.MjData(model)
+    data.qpos[:] += np.linspace(-0.4, 0.5, model.nq)
+    mujoco.mj_forward(model, data)
+    poses = poses_of(Renderer(model, 8, 8).scene, data)
+    np.testing.assert_allclose(poses.light_position, data.light_xpos, atol=1e-6)
+    np.testing.assert_allclose(poses.light_direction, data.light_xdir, atol=1e-6)
 
 
 def test_scene_is_hashable_and_survives_pickling(make_zoo):

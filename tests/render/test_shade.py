@@ -100,8 +100,8 @@ def test_checker_is_sharp_near_and_grey_far():
     for u, v, share in cells:
         assert float(checker(jnp.float32(u), jnp.float32(v), 1e-3, 1e-3, 0.0, 0.0)) == pytest.approx(share, abs=1e-3)
         assert float(checker(jnp.float32(u), jnp.float32(v), 1.0, 1.0, 0.0, 0.0)) == pytest.approx(0.5, abs=1e-5)
-    on_mark = checker(jnp.float32(0.05), jnp.float32(0.25), 1e-3, 1e-3, 0.1, 0.1)
-    assert float(on_mark) == pytest.approx(0.0, abs=1e-3)
+    for u, v in [(0.05, 0.25), (0.25, 0.05), (0.95, 0.75), (0.75, 0.95)]:  # the edge mark has the second colour
+        assert float(checker(jnp.float32(u), jnp.float32(v), 1e-3, 1e-3, 0.1, 0.1)) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_chain_of_a_known_catenary():

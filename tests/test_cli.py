@@ -1,0 +1,75 @@
+"""What a user types wrong: exit code 2 and one line on standard error, for each stage at which it can come out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from covr_jax.config import to_dict
+from experiments import cli
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--preset", "demo", "--env.image-size", "20", "--augment.size", "22", "--env.num-envs", "1"]
+
+
+def train(*arguments, directory):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "MUJOCO_GL": "disable"}
+    command = [sys.executable, str(ROOT / "experiments" / "train.py"), *arguments, "--run-dir", str(directory)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=directory.parent)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--task", "cartpole_swingdown", "--method", "rad"], "unknown task 'cartpole_swingdown'; choose from"),
+        (["--method", "rainbow"], "rainbow"),
+        (["--no-such-flag", "1"], "no-such-flag"),
+        (["--sac.discount", "1.5"], "--sac.discount must be between 0 and 1, got 1.5"),
+        (["--sac.batch-size", "many"], "many"),
+        (["--preset", "papr"], "unknown preset 'papr'; choose from paper, demo"),
+        ([*SMALL, "--vlm", "./no/such/model"], "no/such/model"),
+        ([*SMALL, "--seed", "2"], "seed: 1 -> 2; choose another --run-dir"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, arguments, said):
+    directory = tmp_path / "run"
+    if "seed: 1 -> 2" in said:  # the directory of another configuration
+        directory.mkdir()
+        values = to_dict(cli.parse_config(SMALL, "train.py", ""))
+        (directory / "config.json").write_text(json.dumps(values))
+    result = train(*arguments, directory=directory)
+    assert result.returncode == 2, result.stderr
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ") and said in lines[0], lines[0]
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_an_option_without_its_value(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.split_option(["--seed", "1", "--run-dir"], "run-dir")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: --run-dir needs a value\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--a", "1", "--run-dir", "x", "b"], ("x", ["--a", "1", "b"])),
+        (["--run-dir=x=y"], ("x=y", [])),
+        (["--run-directory", "x"], (None, ["--run-directory", "x"])),
+    ],
+)
+def test_split_option(arguments, expected):
+    assert cli.split_option(arguments, "run-dir") == expected
+
+
+def test_options_reach_the_config_over_the_preset():
+    config = cli.parse_config(["--vlm", "tiny", "--preset", "demo", "--env.num-envs", "3", "--method", "rad"], "p", "")
+    assert (config.preset, config.vlm.name, config.env.num_envs, config.method) == ("demo", "tiny", 3, "rad")
+    assert config.sac.batch_size == 64  # the preset's

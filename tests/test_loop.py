@@ -1,0 +1,411 @@
+"""Whole runs with a deterministic stand-in for the VLM: guidance, rounds, resuming, and what refuses to start."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covr_jax import loop
+from covr_jax.checkpoint import Checkpointer, CheckpointError
+from covr_jax.config import ConfigError
+from covr_jax.covr import schedule
+from covr_jax.metrics import read_metrics
+from covr_jax.programs import Programs
+from covr_jax.types import Prior
+
+# What depends on the clock or the machine and not on the run.
+TIMING = {"wall_s", "train/env_steps_per_second", "train/updates_per_second", "vlm/latency_s", "mem/device_peak_bytes"}
+
+
+class FakeVLM:
+    """Answers from the frames' brightness and a bias that fine-tuning moves; saved and loaded like an adapter."""
+
+    name, parameter_count, prompt = "fake", "1 of 1", SimpleNamespace(user="Which way?")
+
+    def __init__(self, log):
+        self.bias, self.enabled, self.log = 0.0, True, log
+        self.counters = {"queries": 0, "frames": 0, "parse_failures": 0, "latency_s": 0.0, "query_s": 0.0, "rounds": 0}
+
+    def query(self, frames):
+        frames = np.asarray(frames)
+        assert frames.dtype == np.uint8 and frames.shape[1:] == (20, 20, 3)
+        level = frames.mean((1, 2, 3))
+        action = np.sin(level + self.bias * self.enabled)[:, None].astype(np.float32)
+        valid = frames.sum((1, 2, 3), dtype=int) % 5 > 0
+        self.counters["queries"] += 1
+        self.counters["frames"] += len(frames)
+        self.counters["parse_failures"] += int((~valid).sum())
+        self.log.asked.append(self.log.phase)
+        return Prior(jnp.asarray(np.where(valid[:, None], action, 0)), jnp.asarray(valid))
+
+    def finetune(self, frames, actions, weights, progress=None):
+        actions, weights = np.asarray(actions), np.asarray(weights)
+        assert len(frames) == len(actions) == len(weights) and weights.min() >= 0 and weights.max() == 1
+        self.bias += float((actions[:, 0] * weights).sum())
+        self.counters["rounds"] += 1
+        progress(1, 1, 0.5)
+        return {"finetune_losses": [0.5], "seconds": 0.0, "rolled_back": False}
+
+    def answer(self, frames):
+        return ["Action: [0.00]"] * len(frames)
+
+    @contextlib.contextmanager
+    def disable_adapter(self):
+        self.enabled = False
+        yield self
+        self.enabled = True
+
+    def save_adapter(self, directory):
+        Path(directory).mkdir(parents=True)
+        (Path(directory) / "bias.json").write_text(json.dumps(self.bias))
+
+    def load_adapter(self, directory):
+        try:
+            self.bias = json.loads((Path(directory) / "bias.json").read_text())
+        except OSError as error:
+            raise RuntimeError(f"cannot read the adapter {directory}") from error
+
+
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+class Quiet:
+    """A reporter that says nothing and may pull the plug."""
+
+    def __init__(self, stop_at=math.inf):
+        self.stop_at, self.messages = stop_at, []
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def update(self, env_steps, shown):
+        if env_steps >= self.stop_at:
+            raise Stop
+
+    def finetune(self, step, steps, loss):
+        pass
+
+
+def host_copy(tree):
+    return jax.tree.map(
+        lambda x: np.array(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x), tree
+    )
+
+
+def assert_equal(one, two):
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+def same(one, two):
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True))
+
+
+@dataclasses.dataclass
+class Log:
+    """What a watched run did."""
+
+    phase: str = "between"  # what the loop is doing when the VLM is asked
+    asked: list = dataclasses.field(default_factory=list)
+    chunks: list = dataclasses.field(default_factory=list)  # (env steps, rounds, params, valid priors, weight)
+    rounds: list = dataclasses.field(default_factory=list)  # (env steps, D_f's start after the round)
+    saved: dict = dataclasses.field(default_factory=dict)  # env steps -> state at that checkpoint
+    began: object = None
+    ended: object = None
+    vlm: object = None
+
+
+@pytest.fixture(scope="module")
+def run(make_programs):
+    """run(config, directory, stop_at) -> Log, through loop.train with a fake VLM."""
+
+    def go(config, run_dir, stop_at=math.inf):
+        log = Log()
+
+        class Watched(loop.Trainer):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                log.began = host_copy(self.state)
+
+            def _chunk(self):
+                super()._chunk()
+                learner, valid = self.state.learner, int(self.state.replay.prior.valid.sum())
+                row = (
+                    self.env_steps,
+                    self.host.rounds,
+                    host_copy(learner.params),
+                    valid,
+                    float(learner.guidance_weight),
+                )
+                log.chunks.append(row)
+
+            def _round(self):
+                super()._round()
+                log.rounds.append((self.env_steps, list(self.host.data_start)))
+
+            def _save(self):
+                super()._save()
+                log.saved[self.env_steps] = host_copy(self.state)
+                log.ended = self.state
+
+        def phased(name):
+            original = getattr(Programs, name)
+
+            def method(self, *arguments, **options):
+                log.phase = name
+                try:
+                    return original(self, *arguments, **options)
+                finally:
+                    log.phase = "between"
+
+            return method
+
+        def make_vlm(config, programs):
+            log.vlm = FakeVLM(log) if config.method == "covr" else None
+            return log.vlm
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "Programs", make_programs)
+            patch.setattr(loop, "Trainer", Watched)
+            patch.setattr(loop, "make_vlm", make_vlm)
+            for name in ("chunk", "evaluate"):
+                patch.setattr(Programs, name, phased(name))
+            with contextlib.suppress(Stop):
+                loop.train(config, run_dir, Quiet(stop_at))
+        return log
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def covr(run, tiny_config, folder):
+    return run(tiny_config, folder / "covr")
+
+
+@pytest.fixture(scope="module")
+def rad(run, tiny_config, folder):
+    return run(dataclasses.replace(tiny_config, method="rad"), folder / "rad")
+
+
+# -------------------------------------------------------------------- guidance
+
+
+def test_covr_is_its_base_bit_for_bit_until_the_gate_opens(covr, rad):
+    assert [row[0] for row in covr.chunks] == [row[0] for row in rad.chunks]
+    opened = next(index for index, row in enumerate(covr.chunks) if row[1] == 2)  # the chunk after the second round
+    assert 5 < opened < len(covr.chunks) - 3
+    for one, two in zip(covr.chunks[: opened + 1], rad.chunks[: opened + 1], strict=True):
+        assert same(one[2], two[2])
+    # Priors come in after that chunk; a batch of 4 soon holds one, and from then on the two never meet again.
+    differs = [
+        not same(one[2]["actor"], two[2]["actor"])
+        for one, two in zip(covr.chunks[opened + 1 :], rad.chunks[opened + 1 :], strict=True)
+    ]
+    assert any(differs[:3]) and differs == sorted(differs)
+
+
+def test_learning_moved_the_parameters_at_all(rad):
+    learning = [row[2] for row in rad.chunks[2:]]
+    assert all(not same(one, two) for one, two in itertools.pairwise(learning))
+    assert same(rad.chunks[0][2], rad.chunks[1][2])  # random actions, no updates
+
+
+def test_priors_and_weight_reach_the_learner_only_after_the_gate(covr, rad, tiny_config):
+    for env_steps, rounds, _, valid, weight in covr.chunks:
+        assert (weight, valid > 0) == ((1.0, True) if rounds >= 2 else (0.0, False)), env_steps
+    assert all((valid, weight) == (0, 0.0) for *_, valid, weight in rad.chunks)
+
+
+def test_the_vlm_is_asked_neither_for_actions_nor_in_evaluations(covr):
+    assert set(covr.asked) == {"between"}
+    guided = sum(row[1] >= 2 for row in covr.chunks)
+    held_out = 3 * covr.vlm.counters["rounds"]  # per round before, after and untuned
+    assert len(covr.asked) == guided + held_out
+
+
+# ---------------------------------------------------------------------- rounds
+
+
+def test_rounds_fire_within_a_chunk_of_their_step(covr, tiny_config):
+    due = schedule.round_steps(tiny_config.covr.psi_0, tiny_config.total_steps)
+    assert due == [2000, 6000, 12_000]
+    longest = 10 * 2 * 40  # one chunk: agent steps, lanes, action repeat
+    for expected, (env_steps, _) in zip(due, covr.rounds, strict=True):
+        assert expected <= env_steps < expected + longest
+
+
+def test_every_round_starts_with_an_empty_buffer(covr, tiny_config, folder):
+    records = [
+        json.loads((folder / f"covr/vlm/round_{number}/record.json").read_text())
+        for number in range(1, len(covr.rounds) + 1)
+    ]
+    starts = [start for _, start in covr.rounds]
+    assert [record["env_steps"] for record in records] == [env_steps for env_steps, _ in covr.rounds]
+    assert [record["guidance"] for record in records] == [False, True, True]
+    before = [0, 0]
+    for record, start in zip(records, starts, strict=True):
+        episodes = [(after - first) // 26 for first, after in zip(before, start, strict=True)]
+        assert all((after - first) % 26 == 0 for first, after in zip(before, start, strict=True))
+        assert record["samples"] == 25 * sum(episodes) > 0  # whole episodes, each of 25 actions, none twice
+        assert record["kept"] < record["samples"] and record["trained"] <= record["kept"]
+        before = start
+    assert (folder / "covr/vlm/round_3/sample_0.png").stat().st_size > 0
+
+
+def test_rows_of_metrics(covr, rad, folder):
+    rows = read_metrics(folder / "covr/metrics.jsonl")
+    steps = [row["env_steps"] for row in rows]
+    assert steps == sorted(steps) and steps[0] == 0 and "eval/random_return" in rows[0]
+    assert [row["covr/round"] for row in rows if "covr/tau" in row] == [1, 2, 3]
+    training = [row for row in rows if "replay/size" in row]
+    assert len(training) == len(covr.chunks)
+    assert all(row["agent_steps"] * 40 == row["env_steps"] for row in rows)
+    learnt = [row for row in training if "losses/critic" in row]
+    assert len(learnt) == len(training) - 2
+    assert all(row["losses/guidance"] >= 0 and row["sac/alpha"] > 0 for row in learnt)
+    assert {"vlm/queries", "vlm/parse_fail_rate"} <= training[-1].keys()
+    evaluations = [row["env_steps"] for row in rows if "eval/episode_return" in row]
+    assert len(evaluations) == len(set(evaluations)) >= 3 and evaluations[-1] == covr.chunks[-1][0]
+    # The base's own numbers are the same until the gate opens.
+    guided = next(row[0] for row in covr.chunks if row[1] == 2)
+    names = ("losses/critic", "losses/actor", "sac/entropy", "train/episode_return", "eval/episode_return")
+    ours, theirs = (
+        [
+            {name: row.get(name) for name in names}
+            for row in read_metrics(folder / run / "metrics.jsonl")
+            if row["env_steps"] <= guided and "covr/round" not in row
+        ]
+        for run in ("covr", "rad")
+    )
+    assert ours == theirs
+    result = json.loads((folder / "covr/result.json").read_text())
+    assert result["env_steps"] == covr.chunks[-1][0] and result["final_return"] == rows[-1]["eval/episode_return"]
+
+
+# -------------------------------------------------------------------- resuming
+
+
+@pytest.fixture(scope="module")
+def resumed(run, tiny_config, folder):
+    """The same run, killed once while unguided and once while guided."""
+    return [run(tiny_config, folder / "resumed", stop_at) for stop_at in (5300, 9500, math.inf)]
+
+
+def test_the_kills_lost_steps_after_a_checkpoint(resumed):
+    for killed, stopped in zip(resumed, (5300, 9500), strict=False):
+        assert 0 < max(killed.saved) < stopped - 1600  # two chunks of 800 env steps
+    assert [len(part.rounds) for part in resumed] == [1, 1, 1]
+
+
+def test_a_resumed_run_begins_with_the_state_that_was_saved(resumed):
+    for killed, following in itertools.pairwise(resumed):
+        assert_equal(following.began, killed.saved[max(killed.saved)])
+
+
+def test_straight_and_resumed_runs_are_bitwise_equal(covr, resumed):
+    assert_equal(host_copy(resumed[-1].ended), host_copy(covr.ended))
+    assert covr.vlm.bias != 0.0 and resumed[-1].vlm.bias == covr.vlm.bias
+    timing = {"latency_s", "query_s"}
+    counts = [{k: v for k, v in log.vlm.counters.items() if k not in timing} for log in (resumed[-1], covr)]
+    assert counts[0] == counts[1]
+
+
+def test_metrics_of_a_resumed_run_have_no_gap_and_no_duplicate(covr, resumed, folder):
+    straight, again = (
+        [{k: v for k, v in row.items() if k not in TIMING} for row in read_metrics(folder / name / "metrics.jsonl")]
+        for name in ("covr", "resumed")
+    )
+    assert again == straight
+
+
+def test_speed_after_a_resume_counts_the_steps_since(resumed, folder):
+    rows = [row for row in read_metrics(folder / "resumed/metrics.jsonl") if "train/env_steps_per_second" in row]
+    restart = max(resumed[1].saved)
+    first = next(row for row in rows if row["env_steps"] > restart)
+    # One chunk in the time since the restart; counted from zero it would be an order of magnitude more.
+    before = max(row["wall_s"] for row in rows if row["env_steps"] <= restart)
+    assert first["train/env_steps_per_second"] * (first["wall_s"] - before) < 4 * (first["env_steps"] - restart)
+
+
+def test_a_finished_run_is_left_alone(run, covr, tiny_config, folder):
+    before = (folder / "covr/metrics.jsonl").read_bytes()
+    again = run(tiny_config, folder / "covr")
+    assert again.began is None and (folder / "covr/metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_can_be_loaded_without_its_vlm(covr, tiny_config, folder, make_programs, monkeypatch):
+    monkeypatch.setattr(loop, "Programs", make_programs)
+    config, _, state = loop.load_run(folder / "covr")
+    assert config == tiny_config
+    assert_equal(host_copy(state), host_copy(covr.ended))
+    with pytest.raises(ConfigError, match="holds no run"):
+        loop.load_run(folder)
+    with pytest.raises(CheckpointError, match="no checkpoint 7 "):
+        loop.load_run(folder / "covr", 7)
+
+
+# --------------------------------------------------------------------- refusals
+
+
+def refused(kind, run, *arguments):
+    with pytest.raises(kind) as caught:
+        run(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_another_configurations_directory_is_refused(run, covr, tiny_config, folder):
+    other = dataclasses.replace(tiny_config, seed=9, sac=dataclasses.replace(tiny_config.sac, discount=0.5))
+    message = refused(ConfigError, run, other, folder / "covr")
+    assert "sac.discount: 0.99 -> 0.5 (and 1 more); choose another --run-dir" in message
+
+
+def test_resume_can_be_switched_off(run, resumed, tiny_config, folder):
+    config = dataclasses.replace(tiny_config, run=dataclasses.replace(tiny_config.run, resume=False))
+    directory = folder / "no_resume"
+    (directory / "checkpoints" / "800").mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(loop.configuration.to_dict(config)))
+    assert "already holds a checkpoint" in refused(ConfigError, run, config, directory)
+
+
+def test_a_directory_in_use_is_refused_and_freed_afterwards(run, covr, tiny_config, folder):
+    with loop.claim(folder / "covr"):
+        assert "in use by another process" in refused(ConfigError, run, tiny_config, folder / "covr")
+    run(tiny_config, folder / "covr")
+
+
+def test_a_corrupt_checkpoint_is_named(run, tiny_config, folder, resumed):
+    directory = folder / "corrupt"
+    run(tiny_config, directory, 2500)
+    (newest,) = Checkpointer(directory).steps()
+    path = directory / "checkpoints" / str(newest)
+    (path / "adapter" / "bias.json").unlink()
+    assert f"cannot read checkpoint {path}: cannot read the adapter" in refused(
+        CheckpointError, run, tiny_config, directory
+    )
+    for file in (path / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert f"cannot read checkpoint {path}" in refused(CheckpointError, run, tiny_config, directory)
+
+
+def test_options_that_turn_out_unusable_do_not_claim_the_directory(run, tiny_config, folder, monkeypatch):
+    wrong = dataclasses.replace(tiny_config, method="rad", task="nonsense")
+    assert "unknown task" in refused(ConfigError, run, wrong, folder / "typo")
+    assert not (folder / "typo" / "config.json").exists()

@@ -81,7 +81,7 @@ class Checkpointer:
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
             state = ocp.load(directory.resolve() / "state", abstract)
             host = json.loads((directory / "host.json").read_text())
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # a damaged array comes out of TensorStore as a bare Exception
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
             text = f"cannot read checkpoint {directory}: {line}; delete it to use an older one"
             raise CheckpointError(text) from error

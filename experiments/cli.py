@@ -6,6 +6,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import NoReturn
 
 import tyro
@@ -57,15 +58,17 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(Config, prog=prog, description=description, default=default, args=rest)
     except SystemExit:
-        fail(_first_sentence(complaint.getvalue()) + f"; see {prog} --help")
+        fail(_message(complaint.getvalue()) + f"; see {prog} --help")
 
 
-def _first_sentence(box: str) -> str:
-    """The message inside tyro's frame, without the frame."""
-    lines = [line.strip("│╭╮╰╯─ ").strip() for line in box.splitlines()]
-    frame = ("For full help", "Parsing error", "Unrecognized options ─")
-    said = [line for line in lines if line and not line.startswith(frame)]
-    return said[0] if said else "unusable options"
+def _message(box: str) -> str:
+    """The words inside tyro's frame up to its first rule, and the option it guesses was meant."""
+    rows = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    parts = [list(group) for rule, group in groupby(rows, key=lambda row: not row.strip("─")) if not rule]
+    if not parts:
+        return "unusable options"
+    guess = f"; perhaps {parts[1][1].split()[0]}" if parts[1:] and parts[1][0].startswith("Perhaps you meant") else ""
+    return " ".join(parts[0]).rstrip(".") + guess
 
 
 def import_quietly() -> None:

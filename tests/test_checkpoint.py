@@ -25,9 +25,10 @@ def state(seed):
 
 def assert_equal(one, two):
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
-        assert a.dtype == b.dtype and a.weak_type == b.weak_type
+        assert a.dtype == b.dtype
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert a.weak_type == b.weak_type
         np.testing.assert_array_equal(a, b)
 
 
@@ -83,11 +84,10 @@ def damage_truncate(path):
 
 
 def damage_data(path):
-    """The largest file loses its end: the arrays, where the metadata are whole."""
-    largest = max(
-        (file for file in (path / "state").rglob("*") if file.is_file()), key=lambda file: file.stat().st_size
-    )
-    largest.write_bytes(largest.read_bytes()[:-64])
+    """The largest file loses its second half: the arrays, where all that describes them is whole."""
+    files = (file for file in (path / "state").rglob("*") if file.is_file())
+    largest = max(files, key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
 
 
 def damage_state(path):

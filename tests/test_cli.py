@@ -27,10 +27,16 @@ def train(*arguments, directory):
     ("arguments", "said"),
     [
         (["--task", "cartpole_swingdown", "--method", "rad"], "unknown task 'cartpole_swingdown'; choose from"),
-        (["--method", "rainbow"], "rainbow"),
-        (["--no-such-flag", "1"], "no-such-flag"),
+        (
+            ["--method", "rainbow"],
+            "invalid choice 'rainbow' for argument '--method'. Expected one of ('covr', 'rad', 'sac')",
+        ),
+        (["--sac.batchsize", "1"], "Unrecognized options: --sac.batchsize, 1; perhaps --sac.batch-size"),
         (["--sac.discount", "1.5"], "--sac.discount must be between 0 and 1, got 1.5"),
-        (["--sac.batch-size", "many"], "many"),
+        (
+            ["--sac.batch-size", "many"],
+            "Error parsing --sac.batch-size: invalid literal for int() with base 10: 'many'",
+        ),
         (["--preset", "papr"], "unknown preset 'papr'; choose from paper, demo"),
         ([*SMALL, "--vlm", "./no/such/model"], "no/such/model"),
         ([*SMALL, "--seed", "2"], "seed: 1 -> 2; choose another --run-dir"),

@@ -134,7 +134,7 @@ def test_every_rule_refuses_in_one_line_that_names_the_option(name, value, compl
 )
 def test_every_convolution_has_a_kernel_and_a_stride(kernels, strides):
     config = with_leaf(with_leaf(Config(), "sac.conv-kernels", kernels), "sac.conv-strides", strides)
-    with pytest.raises(ConfigError, match="--sac.conv-kernels .* and --sac.conv-strides .* must be positive, one per"):
+    with pytest.raises(ConfigError, match=r"--sac.conv-kernels .* and --sac.conv-strides .* must be positive, one per"):
         validate(config)
 
 

@@ -23,11 +23,10 @@ def translate(images: Array, offsets: Array, size: int) -> Array:
       u8[B,size,size,C].
     """
 
-    def place(image: Array, offset: Array) -> Array:
-        canvas = jnp.zeros((size, size, image.shape[-1]), image.dtype)
-        return jax.lax.dynamic_update_slice(canvas, image, (offset[0], offset[1], 0))
-
-    return jax.vmap(place)(images, offsets)
+    margin = size - images.shape[1]
+    # A window of the padded image: cutting is several times faster than writing into a canvas.
+    padded = jnp.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    return crop(padded, margin - offsets, size)
 
 
 def crop(images: Array, offsets: Array, size: int) -> Array:

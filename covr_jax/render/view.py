@@ -1,5 +1,8 @@
 """One world as the stages see it: the camera at the origin, poses to index, items to visit."""
 
+# pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# Vectors are tuples built by comprehension, whose length the checker cannot see.
 from __future__ import annotations
 
 from collections.abc import Callable

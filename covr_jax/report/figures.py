@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from covr_jax.report.data import Round, Run, numbers
 from covr_jax.report.svg import Plot, escape, extent, show, steps
@@ -118,7 +118,7 @@ def _over_rounds(rounds: list[Round], name: str) -> tuple[list[float], list[floa
     return [x for x, y in points if y is not None], [y for _, y in points if y is not None]
 
 
-def _round_plot(rounds: list[Round], y: tuple[float, float], title: str, **size: int) -> Plot:
+def _round_plot(rounds: list[Round], y: tuple[float, float], title: str, **size: Any) -> Plot:
     first, last = rounds[0].number, rounds[-1].number
     stride = -(-(last - first + 1) // 12)
     return Plot(

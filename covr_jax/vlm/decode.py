@@ -57,8 +57,8 @@ def build_grammar(tokenizer, action_dim: int, signed: bool) -> Grammar:
         """Adds the tokens of a fixed text after a state; returns the state behind it."""
         ids = pieces[text]
         for k, token in enumerate(ids):
-            last = k == len(ids) - 1 and target is not None
-            following = target if last else edges[state].get(token, len(edges))
+            ends = target is not None and k == len(ids) - 1
+            following: int = target if ends and target is not None else edges[state].get(token, len(edges))
             if following == len(edges):
                 edges.append({})
             edges[state][token] = following

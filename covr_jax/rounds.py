@@ -111,9 +111,17 @@ class Coach:
             record |= selection
             if len(kept.time):
                 record |= self._teach(state, kept, number, report)
+                self._complete_baseline(record["action_error_untuned"])
         record |= self._vlm_return()
         self._write(number, record)
         return record, following
+
+    def _complete_baseline(self, action_error: float | None) -> None:
+        """Round 0's action error: before the first lesson there are no kept samples to measure it on."""
+        path = self._directory / "round_0" / "record.json"
+        record = json.loads(path.read_text()) if path.exists() else {"round": 0, "env_steps": 0}
+        if record.get("action_error") is None:
+            self._write(0, record | {"action_error": action_error})
 
     def _select(
         self, state: TrainState, samples: Samples, number: int, env_steps: int

@@ -80,6 +80,7 @@ class Checkpointer:
         try:
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
             state = ocp.load(directory.resolve() / "state", abstract)
+            state = jax.tree.map(_unpinned, state)
             host = json.loads((directory / "host.json").read_text())
         except Exception as error:  # a damaged array comes out of TensorStore as a bare Exception
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -87,3 +88,15 @@ class Checkpointer:
             raise CheckpointError(text) from error
         return state, host, directory
 
+
+def _unpinned(leaf: Any) -> Any:
+    """A copy like one that a program computed: orbax pins arrays to a device, and pinned ones compile anew."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    if len(leaf.sharding.device_set) > 1:
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_unpinned(jax.random.key_data(leaf)))
+    return jnp.array(np.asarray(leaf), copy=True)

@@ -277,7 +277,7 @@ class Programs:
         state, timestep = self._eval.reset(jax.random.fold_in(stream(self.config.seed, EVAL), number))
         yield state, timestep
         for step in range(self.eval_env.episode_length):
-            state, timestep = self._eval.step(state, policy(timestep, step))
+            state, timestep = self._eval.step(state, jnp.asarray(policy(timestep, step)))
             yield state, timestep
 
     def learned_policy(self, learner: LearnerState) -> Callable[[TimeStep, int], Array]:

@@ -78,4 +78,4 @@ def test_split_option(arguments, expected):
 def test_options_reach_the_config_over_the_preset():
     config = cli.parse_config(["--vlm", "tiny", "--preset", "demo", "--env.num-envs", "3", "--method", "rad"], "p", "")
     assert (config.preset, config.vlm.name, config.env.num_envs, config.method) == ("demo", "tiny", 3, "rad")
-    assert config.sac.batch_size == 64  # the preset's
+    assert config.sac.batch_size == 128  # the preset's

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "covr_jax"
 FLOORS = {
     "types": 0,
     "config": 0,
+    "presets": 1,
     "covr": 1,
     "replay": 1,
     "augment": 1,
@@ -28,7 +29,9 @@ FLOORS = {
     "profiling": 4,
     "report": 5,
     "programs": 5,
-    "loop": 6,
+    "rounds": 6,
+    "video": 6,
+    "loop": 7,
 }
 
 # Foreign packages and the only places that may import them (prefixes of paths within the package).
@@ -37,7 +40,7 @@ FENCES = {
     "transformers": ("bridge", "vlm/"),
     "peft": ("bridge", "vlm/"),
     "safetensors": ("bridge", "vlm/"),
-    "mujoco": ("envs/", "render/"),
+    "mujoco": ("envs/", "render/", "video.py"),
     "dm_control": ("envs/", "render/"),
     "brax": ("envs/",),
     "gymnasium": ("envs/",),

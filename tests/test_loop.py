@@ -334,6 +334,11 @@ def test_metrics_of_a_resumed_run_have_no_gap_and_no_duplicate(covr, resumed, fo
     assert again == straight
 
 
+def test_resuming_compiles_nothing_anew(resumed, covr, tiny_config, make_programs, piece_sizes):
+    sizes = piece_sizes(make_programs(tiny_config))
+    assert set(sizes.values()) == {1}, sizes
+
+
 def test_speed_after_a_resume_counts_the_steps_since(resumed, folder):
     rows = read_metrics(folder / "resumed/metrics.jsonl")
     restart = max(resumed[1].saved)

@@ -31,6 +31,7 @@ class SACConfig:
     updates_per_step: int = 1  # gradient updates per agent step of the whole env batch [SAC-AE: 1 at num_envs=1]
     init_steps: int = 1000  # random transitions before the first update [SAC-AE]
     discount: float = 0.99
+    n_step: int = 1  # rewards summed before the target bootstraps [SAC-AE: 1]
     learning_rate: float | None = None  # actor, critic and encoder; None: the task's [PlaNet table]
     alpha_learning_rate: float = 1e-4
     alpha_beta1: float = 0.5  # Adam beta1 of the temperature [SAC-AE]
@@ -43,6 +44,8 @@ class SACConfig:
     num_filters: int = 32
     conv_kernels: tuple[int, ...] = (3, 3, 3, 3)  # height = width of each convolution [SAC-AE]
     conv_strides: tuple[int, ...] = (2, 1, 1, 1)  # [SAC-AE]
+    # What the first convolution's weights multiply: the frames, or the newest one and the changes between them [ours]
+    frame_basis: Literal["frames", "differences"] = "frames"
     log_std_min: float = -10.0
     log_std_max: float = 2.0
 
@@ -139,6 +142,7 @@ def validate(config: Config) -> None:
         "env.image-size": config.env.image_size,
         "sac.batch-size": config.sac.batch_size,
         "sac.updates-per-step": config.sac.updates_per_step,
+        "sac.n-step": config.sac.n_step,
         "sac.init-steps": config.sac.init_steps,
         "sac.actor-update-every": config.sac.actor_update_every,
         "sac.hidden-dim": config.sac.hidden_dim,

@@ -29,25 +29,26 @@ def demo() -> Config:
     more data per update, a short schedule of five rounds, and the embedded tiny VLM."""
     return Config(
         preset="demo",
-        total_steps=600_000,
-        env=EnvConfig(num_envs=16, image_size=64),
-        augment=AugmentConfig(size=68),
+        total_steps=200_000,
+        env=EnvConfig(num_envs=16, image_size=48),
+        augment=AugmentConfig(size=52),
         sac=SACConfig(
             batch_size=128,
-            updates_per_step=2,
+            updates_per_step=8,
             init_steps=2_000,
-            discount=0.97,
+            discount=0.98,
             critic_tau=0.1,
             encoder_tau=0.1,
             hidden_dim=256,
-            conv_kernels=(8, 2),
-            conv_strides=(8, 2),
+            conv_kernels=(4, 3),
+            conv_strides=(4, 1),
+            frame_basis="differences",
         ),
-        replay=ReplayConfig(capacity=100_000),
-        covr=CovrConfig(guidance_weight=0.1, psi_0=36_000, min_keep=256),
-        vlm=VLMConfig(name="tiny", hold=False, steps=150, return_episodes=5),
-        eval=EvalConfig(every=80_000),
-        run=RunConfig(checkpoint_every=200_000, log_every=8_000),
+        replay=ReplayConfig(capacity=30_000),
+        covr=CovrConfig(guidance_weight=0.1, psi_0=17_000, min_keep=256),
+        vlm=VLMConfig(name="tiny", hold=False, steps=250, return_episodes=10),
+        eval=EvalConfig(every=20_000),
+        run=RunConfig(checkpoint_every=50_000, log_every=2_500),
     )
 
 

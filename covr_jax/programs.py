@@ -168,7 +168,8 @@ class Programs:
         self, learner: LearnerState, store: ReplayState, *, with_actor: bool
     ) -> tuple[LearnerState, dict[str, Array]]:
         sample_key, update_key = jax.random.split(jax.random.fold_in(self._keys[UPDATE], learner.updates))
-        batch = replay.sample(store, sample_key, self.config.sac.batch_size, self.config.env.frame_stack)
+        sac, stack = self.config.sac, self.config.env.frame_stack
+        batch = replay.sample(store, sample_key, sac.batch_size, stack, sac.n_step, sac.discount)
         return self.learner.update(learner, batch, update_key, with_actor=with_actor)
 
     def _query_piece(self, store: ReplayState) -> Array:
@@ -249,6 +250,9 @@ class Programs:
 
     def attach(self, state: TrainState, prior: Prior) -> TrainState:
         """Store the VLM's answers (action f32[Q,E,A], valid bool[Q,E]) with the newest chunk; the state is donated."""
+        # Through the host: arrays that came over DLPack are pinned to their device, the replay would be too, and
+        # every piece that reads it would be compiled once more.
+        prior = jax.tree.map(np.asarray, prior)
         return state.replace(replay=self._attach(state.replay, prior))
 
     def entropy(self, state: TrainState, time: np.ndarray, lane: np.ndarray, round_number: int) -> float:

@@ -112,11 +112,16 @@ def size(state: ReplayState) -> Array:
     return jnp.minimum(state.count, state.reward.shape[0])
 
 
-def sample(state: ReplayState, key: Array, batch_size: int, frame_stack: int) -> Batch:
+def sample(
+    state: ReplayState, key: Array, batch_size: int, frame_stack: int, n_step: int = 1, discount: float = 1.0
+) -> Batch:
     """B transitions, uniformly over those whose whole history is stored. The ring must hold ``frame_stack`` + 1 slots.
 
     Args:
       key: one typed PRNG key, consumed.
+      n_step: rewards that a transition sums, fewer where the episode, or what is stored of it, ends before.
+      discount: gamma in R = sum_{k<m} gamma^k r_{t+k+1}; the batch's ``discount`` is gamma^(m-1) times those of the m
+        steps, so that the target R + gamma * discount * V(s_{t+m}) is the same formula for every m.
     """
     slots, num_envs = state.reward.shape
     lane_key, time_key = jax.random.split(key)
@@ -130,22 +135,35 @@ def sample(state: ReplayState, key: Array, batch_size: int, frame_stack: int) ->
     drawn = jnp.take_along_axis(draws, chosen, axis=0)[0]
     # Every candidate was LAST: its neighbours are not.
     time = jnp.where(starts.any(axis=0), drawn, jnp.where(drawn > oldest, drawn - 1, drawn + 1))
-    return _gather(state, time, lane, frame_stack)
-
-
-def _gather(state: ReplayState, time: Array, lane: Array, frame_stack: int) -> Batch:
-    slots = state.reward.shape[0]
-    now, following = time % slots, (time + 1) % slots
-    history = _history(state, time, lane, frame_stack)
-    frames = state.frame[jnp.concatenate([history, following[None]]) % slots, lane]  # u8[stack+1,B,H,W,3]
+    slots_now = time % slots
+    end, reward, remaining = _accumulate(state, time, lane, n_step, discount)
+    # One gather for both: XLA's CPU compiler repeats two of them inside each consumer's loops, at twice the time.
+    times = jnp.concatenate([_history(state, at, lane, frame_stack) for at in (time, end)])
+    frames = state.frame[times % slots, lane]  # u8[2*stack,B,H,W,3]
     return Batch(
-        observation=_stack(frames[:-1]),
-        action=state.action[now, lane],
-        reward=state.reward[following, lane],
-        discount=state.discount[following, lane],
-        next_observation=_stack(frames[1:]),
-        prior=Prior(state.prior.action[now, lane], state.prior.valid[now, lane]),
+        observation=_stack(frames[:frame_stack]),
+        action=state.action[slots_now, lane],
+        reward=reward,
+        discount=remaining,
+        next_observation=_stack(frames[frame_stack:]),
+        prior=Prior(state.prior.action[slots_now, lane], state.prior.valid[slots_now, lane]),
     )
+
+
+def _accumulate(
+    state: ReplayState, time: Array, lane: Array, n_step: int, gamma: float
+) -> tuple[Array, Array, Array]:
+    """Time of the bootstrap i32[B], discounted sum of rewards on the way and discount at its end, both f32[B]."""
+    slots = state.reward.shape[0]
+    end = time + 1
+    reward, discount = state.reward[end % slots, lane], state.discount[end % slots, lane]
+    for _ in range(n_step - 1):
+        onward = (state.step_type[end % slots, lane] != StepType.LAST) & (end + 1 < state.count)
+        end = jnp.where(onward, end + 1, end)
+        weight = jnp.where(onward, gamma * discount, 0.0)
+        reward += weight * state.reward[end % slots, lane]
+        discount = jnp.where(onward, weight * state.discount[end % slots, lane], discount)
+    return end, reward, discount
 
 
 def _history(state: ReplayState, time: Array, lane: Array, frame_stack: int) -> Array:

@@ -63,8 +63,10 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
 
 def _message(box: str) -> str:
     """The words inside tyro's frame up to its first rule, and the option it guesses was meant."""
-    rows = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    parts = [list(group) for rule, group in groupby(rows, key=lambda row: not row.strip("─")) if not rule]
+    rows = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    parts = [list(group) for rule, group in groupby(rows, key=lambda row: not row.strip("─-")) if not rule]
+    if "│" not in box:  # a terminal without such characters gets no frame, and the title as a part of its own
+        parts = parts[1:]
     if not parts:
         return "unusable options"
     guess = f"; perhaps {parts[1][1].split()[0]}" if parts[1:] and parts[1][0].startswith("Perhaps you meant") else ""

@@ -56,6 +56,12 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, arguments, said):
     assert "Traceback" not in result.stdout + result.stderr
 
 
+def test_the_parsers_words_on_a_terminal_without_frames():
+    rows = ["Unrecognized options", "-" * 9, " Unrecognized options: --a", " " + "-" * 9, " Perhaps you meant:"]
+    box = "\n".join(f" {row:30} " for row in [*rows, "    --b INT", "-" * 9, "For full helptext", ""])
+    assert cli._message(box) == "Unrecognized options: --a; perhaps --b"
+
+
 def test_an_option_without_its_value(capsys):
     with pytest.raises(SystemExit) as caught:
         cli.split_option(["--seed", "1", "--run-dir"], "run-dir")

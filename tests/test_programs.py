@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from covr_jax import bridge, replay, runtime
 from covr_jax import programs as programs_module
-from covr_jax import replay, runtime
 from covr_jax.config import ConfigError
 from covr_jax.programs import Programs
 from covr_jax.types import Prior, StepType
+
+torch = pytest.importorskip("torch")
 
 LANES, STEPS, EPISODE = 2, 10, 25  # lanes, agent steps of a chunk, agent steps of an episode
 LOSSES = {f"losses/{name}" for name in ("critic", "actor", "alpha", "guidance")}
@@ -40,7 +42,9 @@ def history(programs):
         state, metrics = programs.chunk(state, learn=learn)
         if chunk % 3 == 2:
             frames = programs.query_frames(state)
-            prior = Prior(jnp.full((*frames.shape[:2], 1), 0.5, jnp.float32), jnp.ones(frames.shape[:2], bool))
+            # As from the VLM: arrays that crossed DLPack are pinned to their device, which must not spread.
+            answers = torch.full((*frames.shape[:2], 1), 0.5), torch.ones(frames.shape[:2], dtype=torch.bool)
+            prior = Prior(*map(bridge.to_jax, answers))
             state = programs.attach(state, prior)
         if chunk % 10 == 9:
             programs.evaluate(programs.learned_policy(state.learner), 2, chunk)

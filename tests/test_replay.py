@@ -18,7 +18,7 @@ FIRST, MID, LAST = StepType
 SEQUENCES = 512  # random histories per shape
 SHAPES = [(1, 5, 3), (3, 7, 2), (2, 9, 3), (1, 12, 1)]  # E, T, S
 
-sample = jax.jit(replay.sample, static_argnums=(2, 3))
+sample = jax.jit(replay.sample, static_argnums=(2, 3, 4, 5))
 
 
 class History(NamedTuple):
@@ -92,7 +92,17 @@ def stack_times(history, time, lane, stack):
     return [max(time - back, begin) for back in reversed(range(stack))]
 
 
-def check_batch(history, count, slots, stack, batch):
+def steps_on(history, time, lane, count, n_step, gamma):
+    """Time, sum of rewards and discount that n steps from ``time`` end with, one by one."""
+    reward, product, end = 0.0, 1.0, time
+    while end - time < n_step and end + 1 < count and (end == time or history.step_type[end, lane] != LAST):
+        reward += gamma ** (end - time) * product * history.reward[end + 1, lane]
+        product *= history.discount[end + 1, lane]
+        end += 1
+    return end, reward, gamma ** (end - time - 1) * product
+
+
+def check_batch(history, count, slots, stack, batch, n_step=1, gamma=1.0):
     seen, seen_lane = times_in(batch.observation)
     following, following_lane = times_in(batch.next_observation)
     for row in range(len(batch.reward)):
@@ -103,15 +113,17 @@ def check_batch(history, count, slots, stack, batch):
         expected = stack_times(history, time, lane, stack)
         assert min(expected) >= count - slots, case
         assert seen[row].tolist() == expected, case
-        assert following[row].tolist() == stack_times(history, time + 1, lane, stack), case
+        end, reward, discount = steps_on(history, time, lane, count, n_step, gamma)
+        assert following[row].tolist() == stack_times(history, end, lane, stack), case
         assert {*seen_lane[row].tolist(), *following_lane[row].tolist()} == {lane}, case
         assert batch.action[row].tolist() == [time, lane], case
-        assert batch.reward[row] == history.reward[time + 1, lane], case
-        assert batch.discount[row] == history.discount[time + 1, lane], case
+        assert batch.reward[row] == pytest.approx(reward, abs=1e-5), case
+        assert batch.discount[row] == pytest.approx(discount, rel=1e-6), case
 
 
+@pytest.mark.parametrize("n_step", [1, 3])
 @pytest.mark.parametrize(("lanes", "slots", "stack"), SHAPES)
-def test_every_sample_is_a_transition_that_happened(lanes, slots, stack):
+def test_every_sample_is_a_transition_that_happened(lanes, slots, stack, n_step):
     generator = np.random.default_rng([lanes, slots, stack])
     length = 5 * slots
     histories = [make_history(generator, length, lanes) for _ in range(SEQUENCES)]
@@ -119,10 +131,24 @@ def test_every_sample_is_a_transition_that_happened(lanes, slots, stack):
     assert (counts > slots).mean() > 0.5  # most have wrapped, many several times
     states = fill_program(slots, batched=True)(jax.tree.map(lambda *x: np.stack(x), *histories), jnp.asarray(counts))
     keys = jax.random.split(jax.random.key(slots), SEQUENCES)
-    sample_each = jax.jit(jax.vmap(partial(replay.sample, batch_size=12, frame_stack=stack)))
+    options = {"n_step": n_step, "discount": 0.9}
+    sample_each = jax.jit(jax.vmap(partial(replay.sample, batch_size=12, frame_stack=stack, **options)))
     batches = jax.tree.map(np.asarray, sample_each(states, keys))
     for index, history in enumerate(histories):
-        check_batch(history, int(counts[index]), slots, stack, jax.tree.map(itemgetter(index), batches))
+        check_batch(history, int(counts[index]), slots, stack, jax.tree.map(itemgetter(index), batches), n_step, 0.9)
+
+
+def test_three_steps_by_hand():
+    """Rewards 1, 2, 4, 8 at times 1 to 4, gamma 1/2: from 0 all three; the episode's end or the newest step cut it."""
+    step_type = np.array([FIRST, MID, MID, LAST, FIRST], np.int32)[:, None]
+    zeros = np.zeros((5, 1))
+    reward = np.array([0, 1, 2, 4, 8], np.float32)[:, None]
+    action, frame = np.arange(5.0)[:, None, None], np.zeros((5, 1, 2, 2, 3), np.uint8)
+    state = filled(History(step_type, reward, (zeros + 1).astype(np.float32), action, frame), 8)
+    batch = sample(state, jax.random.key(0), 200, 1, 3, 0.5)
+    found = {time: values for time, *values in zip(batch.action[:, 0].tolist(), batch.reward.tolist(),
+                                                   batch.discount.tolist(), strict=True)}
+    assert found == {0.0: [3.0, 0.25], 1.0: [4.0, 0.5], 2.0: [4.0, 1.0]}
 
 
 def test_a_ring_of_mostly_ends_never_starts_a_transition_at_one():

@@ -71,6 +71,7 @@ def make_learner(action_dim: int, learning_rate: float, augmentation: Augmentati
         num_filters=config.num_filters,
         conv_kernels=config.conv_kernels,
         conv_strides=config.conv_strides,
+        frame_basis=config.frame_basis,
         feature_dim=config.feature_dim,
         hidden_dim=config.hidden_dim,
         log_std_range=(config.log_std_min, config.log_std_max),

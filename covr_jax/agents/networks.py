@@ -8,7 +8,7 @@ Letters: B batch, H W image, C channels, F features, A action.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ from covr_jax.types import Array
 
 Params = Any
 _RELU_GAIN = np.sqrt(2.0).item()
+_DIFFERENCE_GAIN = 2.0  # frames differ in few pixels: a larger share of the first kernel for them
 
 
 class Network(NamedTuple):
@@ -43,48 +44,66 @@ def delta_orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float3
     return jnp.zeros(shape, dtype).at[height // 2, width // 2].set(centre)
 
 
-class _PatchConv(nn.Module):
-    """A VALID convolution whose windows do not overlap, as one matrix product.
+def _on_differences(kernel: Array) -> Array:
+    """The kernel [k,k,3S,N] on stacked frames that equals ``kernel`` on (differences of neighbours, newest frame)."""
+    size, _, channels, filters = kernel.shape
+    blocks = kernel.reshape(size, size, channels // 3, 3, filters)
+    change = _DIFFERENCE_GAIN * blocks[:, :, :-1]
+    frames = blocks.at[:, :, :-1].set(-change).at[:, :, 1:].add(change)
+    return frames.reshape(kernel.shape)
 
-    The same numbers and parameters as ``nn.Conv`` with stride = size; the gradient of a convolution with large strides
-    takes three times as long on CPU. Bytes count as 0 to 255 and are scaled to [0, 1].
+
+class _Conv(nn.Module):
+    """A VALID convolution and ReLU. Bytes count as 0 to 255 and are scaled to [0, 1].
+
+    Windows that do not overlap become one matrix product: the same numbers, but the gradient of a convolution with
+    large strides takes three times as long on CPU.
     """
 
     filters: int
     size: int
+    stride: int
+    differences: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        batch, height, width, channels = x.shape
-        rows, columns, size = height // self.size, width // self.size, self.size
-        start = nn.initializers.orthogonal(scale=_RELU_GAIN)
-        kernel = self.param("kernel", start, (size, size, channels, self.filters))
+        patches = self.size == self.stride
+        start = nn.initializers.orthogonal(scale=_RELU_GAIN) if patches else delta_orthogonal
+        kernel = self.param("kernel", start, (self.size, self.size, x.shape[-1], self.filters))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
-        x = x[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch * rows * columns, size * size * channels)
-        scale = 1.0 / 255.0 if x.dtype == jnp.uint8 else 1.0
-        x = x.astype(jnp.float32) @ (scale * kernel.reshape(-1, self.filters)) + bias
-        return x.reshape(batch, rows, columns, self.filters)
+        if self.differences:
+            kernel = _on_differences(kernel)
+        if x.dtype == jnp.uint8:
+            kernel = kernel / 255.0
+        return nn.relu((_product(x, kernel) if patches else _convolution(x, kernel, self.stride)) + bias)
+
+
+def _convolution(x: Array, kernel: Array, stride: int) -> Array:
+    return jax.lax.conv_general_dilated(
+        x.astype(jnp.float32), kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _product(x: Array, kernel: Array) -> Array:
+    """Patches are cut from bytes where the images are bytes: a quarter of the traffic."""
+    (batch, height, width, channels), (size, _, _, filters) = x.shape, kernel.shape
+    rows, columns = height // size, width // size
+    x = x[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch * rows * columns, size * size * channels)
+    return (x.astype(jnp.float32) @ kernel.reshape(-1, filters)).reshape(batch, rows, columns, filters)
 
 
 class _Torso(nn.Module):
     filters: int
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
+    differences: bool
 
     @nn.compact
-    def __call__(self, images: Array) -> Array:
-        # Patches are cut from bytes, a quarter of the traffic of floats; the scale then goes to the first product.
-        x = images if self.kernels[0] == self.strides[0] else images.astype(jnp.float32) / 255.0
+    def __call__(self, x: Array) -> Array:
         for index, (size, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
-            name = f"conv_{index}"
-            if size == stride:
-                layer = _PatchConv(self.filters, size, name=name)
-            else:
-                layer = nn.Conv(
-                    self.filters, (size, size), stride, padding="VALID", kernel_init=delta_orthogonal, name=name
-                )
-            x = nn.relu(layer(x))
+            first = self.differences and index == 0
+            x = _Conv(self.filters, size, stride, first, name=f"conv_{index}")(x)
         return x.reshape(x.shape[0], -1)
 
 
@@ -149,13 +168,19 @@ def make_networks(
     num_filters: int = 32,
     conv_kernels: tuple[int, ...] = (3, 3, 3, 3),
     conv_strides: tuple[int, ...] = (2, 1, 1, 1),
+    frame_basis: Literal["frames", "differences"] = "frames",
     feature_dim: int = 50,
     hidden_dim: int = 1024,
     log_std_range: tuple[float, float] = (-10.0, 2.0),
 ) -> SACNetworks:
-    """The three networks of pixel SAC; orthogonal initialisation, zero biases, as in SAC-AE."""
+    """The three networks of pixel SAC; orthogonal initialisation, zero biases, as in SAC-AE.
+
+    Args:
+      frame_basis: what the first convolution's weights multiply: the stacked ``frames``, or the newest frame and the
+        ``differences`` of neighbours, the same functions in coordinates in which Adam finds motion sooner.
+    """
     return SACNetworks(
-        torso=_pair(_Torso(num_filters, conv_kernels, conv_strides)),
+        torso=_pair(_Torso(num_filters, conv_kernels, conv_strides, frame_basis == "differences")),
         actor=_pair(_Actor(feature_dim, hidden_dim, action_dim, log_std_range)),
         critic=_pair(_Critic(feature_dim, hidden_dim)),
     )

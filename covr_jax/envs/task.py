@@ -7,18 +7,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax.numpy as jnp
 import mujoco
 from mujoco import mjx
 
 from covr_jax.types import Array
 
 
+def _leave(model: mujoco.MjModel) -> None:
+    del model
+
+
+def _no_goal(key: Array, model: mjx.Model) -> Array:
+    del key, model
+    return jnp.zeros((0,))
+
+
+def _nowhere(data: mjx.Data, goal: Array) -> mjx.Data:
+    del goal
+    return data
+
+
 @dataclass(frozen=True)
 class Task:
     """Functions of one world (no batch axis); ``VecEnv`` vmaps them.
 
-    ``data`` has up-to-date kinematics. ``init`` returns (qpos[nq], qvel[nv]); ``observation`` is dm_control's dict
-    flattened in its order, f32[N]; ``reward`` is a scalar in [0, 1] per control step.
+    ``data`` has up-to-date kinematics and body velocities, and contact sensors as of the last physics step. ``init``
+    returns (qpos[nq], qvel[nv]); ``observation`` is dm_control's dict flattened in its order, f32[N]; ``reward`` is a
+    scalar in [0, 1] per control step.
     """
 
     name: str
@@ -31,13 +47,23 @@ class Task:
     observation: Callable[[mjx.Model, mjx.Data], Array]
     reward: Callable[[mjx.Model, mjx.Data], Array]
     time_limit: float = 10.0  # seconds; 1000 control steps in every task of the suite's benchmark
+    prepare: Callable[[mujoco.MjModel], None] = _leave  # what the suite changes in the model for this task
+    goal: Callable[[Array, mjx.Model], Array] = _no_goal  # key -> f32[G], drawn anew for each episode
+    place: Callable[[mjx.Data, Array], mjx.Data] = _nowhere  # shows the goal in the world
+    touch: bool = False  # the observation reads contact sensors
 
     def load_model(self) -> mujoco.MjModel:
-        """The suite's own XML as shipped in the installed dm_control, energy flag cleared (MJX cannot compute it)."""
+        """The suite's own XML as shipped in the installed dm_control, as the task wants it.
+
+        Energy is switched off, which MJX cannot compute, and so are sensors that nothing reads.
+        """
         spec = importlib.util.find_spec("dm_control")
         if spec is None or spec.submodule_search_locations is None:
             raise ModuleNotFoundError("dm_control is not installed; run: pip install -r requirements.txt")
         path = Path(next(iter(spec.submodule_search_locations))) / "suite" / self.xml
         model = mujoco.MjModel.from_xml_path(str(path))
         model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_ENERGY)
+        if not self.touch:
+            model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
+        self.prepare(model)
         return model

@@ -9,12 +9,25 @@ import jax
 import jax.numpy as jnp
 from mujoco import mjx
 
-from covr_jax.envs.dmc import cartpole
+from covr_jax.envs.dmc import ball_in_cup, cartpole, cheetah, finger, hopper, pendulum, reacher, walker
 from covr_jax.envs.task import Task
 from covr_jax.render import Renderer
 from covr_jax.types import Array, StepType, TimeStep
 
-_TASKS = {task.name: task for task in (cartpole.SWINGUP,)}
+_TASKS = {
+    task.name: task
+    for task in (
+        cartpole.SWINGUP,
+        reacher.EASY,
+        cheetah.RUN,
+        walker.WALK,
+        finger.SPIN,
+        ball_in_cup.CATCH,
+        hopper.HOP,
+        walker.RUN,
+        pendulum.SWINGUP,
+    )
+}
 TASKS: tuple[str, ...] = tuple(_TASKS)
 
 
@@ -32,6 +45,8 @@ class EnvState(flax.struct.PyTreeNode):
     qvel: Array  # [E,nv]
     qacc_warmstart: Array  # [E,nv], the constraint solver's starting point
     ctrl: Array  # [E,A], last applied control in actuator units
+    goal: Array  # [E,G], what the task draws for an episode besides the state; G = 0 for most
+    touch: Array  # [E,S], the sensors as of the last physics step; S = 0 where the task reads none
     step_count: Array  # i32[E], control steps since FIRST
     step_type: Array  # i32[E]
     key: Array  # key[E]
@@ -80,29 +95,40 @@ class VecEnv:
         """Agent steps of a full episode."""
         return -(-self._time_limit // self.action_repeat)
 
-    def reset(self, key: Array, qpos: Array | None = None, qvel: Array | None = None) -> tuple[EnvState, TimeStep]:
+    def reset(
+        self, key: Array, qpos: Array | None = None, qvel: Array | None = None, goal: Array | None = None
+    ) -> tuple[EnvState, TimeStep]:
         """Start an episode in every lane, from the task's distribution or from given states.
 
         Args:
           key: one typed PRNG key, consumed.
-          qpos: [E,nq] or None. qvel: [E,nv] or None.
+          qpos: [E,nq] or None. qvel: [E,nv] or None. goal: [E,G] or None; reacher's target (x, y), m.
         """
-        return self.observe(self.initial(key, qpos, qvel), jnp.zeros((self.num_envs,), self._control_range.dtype))
+        state = self.initial(key, qpos, qvel, goal)
+        return self.observe(state, jnp.zeros((self.num_envs,), self._control_range.dtype))
 
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         """Apply action f32[E,A] in [-1,1] for ``action_repeat`` control steps; reward is their sum."""
         return self.observe(*self.advance(state, action))
 
-    def initial(self, key: Array, qpos: Array | None = None, qvel: Array | None = None) -> EnvState:
+    def initial(
+        self, key: Array, qpos: Array | None = None, qvel: Array | None = None, goal: Array | None = None
+    ) -> EnvState:
         """The physical half of ``reset``: states at FIRST, not drawn yet."""
         init_key, lane_key = jax.random.split(key)
-        fresh_qpos, fresh_qvel = self._initial_physics(jax.random.split(init_key, self.num_envs))
+        fresh = self._fresh(jax.random.split(init_key, self.num_envs))
+        given = (qpos, qvel, goal)
+        qpos, qvel, goal = (
+            new if value is None else jnp.asarray(value, new.dtype) for value, new in zip(given, fresh, strict=True)
+        )
         zeros = jnp.zeros((self.num_envs,), jnp.int32)
         return EnvState(
-            qpos=fresh_qpos if qpos is None else jnp.asarray(qpos, fresh_qpos.dtype),
-            qvel=fresh_qvel if qvel is None else jnp.asarray(qvel, fresh_qvel.dtype),
-            qacc_warmstart=jnp.zeros_like(fresh_qvel),
-            ctrl=jnp.zeros((self.num_envs, self.action_dim), fresh_qpos.dtype),
+            qpos=qpos,
+            qvel=qvel,
+            qacc_warmstart=jnp.zeros_like(qvel),
+            ctrl=jnp.zeros((self.num_envs, self.action_dim), qpos.dtype),
+            goal=goal,
+            touch=self._touch(qpos, qvel),
             step_count=zeros,
             step_type=zeros + StepType.FIRST,
             key=jax.random.split(lane_key, self.num_envs),
@@ -113,29 +139,48 @@ class VecEnv:
         """The physical half of ``step``: new states, not drawn yet, and reward [E]."""
         low, high = self._control_range[:, 0], self._control_range[:, 1]
         ctrl = low + 0.5 * (jnp.clip(action, -1.0, 1.0).astype(low.dtype) + 1.0) * (high - low)
-        (qpos, qvel, warmstart), reward = jax.vmap(self._repeat)(state.qpos, state.qvel, state.qacc_warmstart, ctrl)
-
+        (qpos, qvel, warmstart, touch), reward = jax.vmap(self._repeat)(
+            state.qpos, state.qvel, state.qacc_warmstart, ctrl, state.goal
+        )
         restart = state.step_type == StepType.LAST
-        keys = jax.vmap(partial(jax.random.split, num=2))(state.key)
-        fresh_qpos, fresh_qvel = self._initial_physics(keys[:, 0])
         count = jnp.where(restart, 0, state.step_count + self.action_repeat)
         step_type = jnp.where(count >= self._time_limit, StepType.LAST, StepType.MID)
-        lane = restart[:, None]
-        state = EnvState(
-            qpos=jnp.where(lane, fresh_qpos, qpos),
-            qvel=jnp.where(lane, fresh_qvel, qvel),
-            qacc_warmstart=jnp.where(lane, 0.0, warmstart),
-            ctrl=jnp.where(lane, 0.0, ctrl),
+        state = state.replace(
+            qpos=qpos,
+            qvel=qvel,
+            qacc_warmstart=warmstart,
+            ctrl=ctrl,
+            touch=touch,
             step_count=count,
             step_type=jnp.where(restart, StepType.FIRST, step_type).astype(jnp.int32),
-            key=jnp.where(restart, keys[:, 1], state.key),
-            stack=state.stack,
         )
+        # Some tasks simulate for a while, or draw again and again, before an episode: not at every step.
+        state = jax.lax.cond(restart.any(), self._restart, lambda state, _: state, state, restart)
         return state, jnp.where(restart, 0.0, reward)
+
+    def _restart(self, state: EnvState, restart: Array) -> EnvState:
+        """New episodes in the lanes ``restart`` bool[E]."""
+        keys = jax.vmap(partial(jax.random.split, num=2))(state.key)
+        qpos, qvel, goal = self._fresh(keys[:, 0])
+        fresh = state.replace(
+            qpos=qpos,
+            qvel=qvel,
+            qacc_warmstart=jnp.zeros_like(qvel),
+            ctrl=jnp.zeros_like(state.ctrl),
+            goal=goal,
+            touch=self._touch(qpos, qvel),
+            key=keys[:, 1],
+            stack=None,
+        )
+
+        def choose(new: Array, old: Array) -> Array:
+            return jnp.where(restart.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(choose, fresh, state.replace(stack=None)).replace(stack=state.stack)
 
     def observe(self, state: EnvState, reward: Array) -> tuple[EnvState, TimeStep]:
         """Draw the states (or read dm_control's state observation) and complete the time step."""
-        data = jax.vmap(self._data)(state.qpos, state.qvel, state.ctrl)
+        data = jax.vmap(self._data)(state.qpos, state.qvel, state.ctrl, state.goal, state.touch)
         if self._renderer is None:
             observation = jax.vmap(partial(self.task.observation, self._model))(data)
         else:
@@ -151,30 +196,49 @@ class VecEnv:
         size = (self.image_size, self.image_size, 3 * self.frame_stack) if self.pixels else (0,)
         return jnp.zeros((self.num_envs, *size), jnp.uint8)
 
-    def _initial_physics(self, keys: Array) -> tuple[Array, Array]:
-        return jax.vmap(lambda key: self.task.init(key, self._model))(keys)
+    def _fresh(self, keys: Array) -> tuple[Array, Array, Array]:
+        """qpos, qvel and goal of new episodes; keys key[E]."""
 
-    def _data(self, qpos: Array, qvel: Array, ctrl: Array) -> mjx.Data:
-        """One world's data with kinematics, centres of mass and cameras as of ``qpos``."""
+        def draw(key: Array) -> tuple[Array, Array, Array]:
+            return *self.task.init(key, self._model), self.task.goal(jax.random.fold_in(key, 1), self._model)
+
+        return jax.vmap(draw)(keys)
+
+    def _touch(self, qpos: Array, qvel: Array) -> Array:
+        """Sensors of states at rest in which nothing was simulated yet."""
+        if not self.task.touch:
+            return jnp.zeros((self.num_envs, 0), qpos.dtype)
+
+        def read(qpos: Array, qvel: Array) -> Array:
+            return mjx.forward(self._model, mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel)).sensordata
+
+        return jax.vmap(read)(qpos, qvel)
+
+    def _data(self, qpos: Array, qvel: Array, ctrl: Array, goal: Array, touch: Array) -> mjx.Data:
+        """One world's data with kinematics, centres of mass, velocities and cameras as of ``qpos`` and ``qvel``."""
         data = mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl)
-        return self._kinematics(data)
+        data = self._kinematics(data, goal)
+        return data.replace(sensordata=touch) if self.task.touch else data
 
-    def _kinematics(self, data: mjx.Data) -> mjx.Data:
-        data = mjx.kinematics(self._model, data)
-        data = mjx.com_pos(self._model, data)
-        return mjx.camlight(self._model, data)
+    def _kinematics(self, data: mjx.Data, goal: Array) -> mjx.Data:
+        for stage in (mjx.kinematics, mjx.com_pos, mjx.camlight, mjx.com_vel):
+            data = stage(self._model, data)
+        return self.task.place(data, goal)
 
-    def _repeat(self, qpos: Array, qvel: Array, warmstart: Array, ctrl: Array) -> tuple[tuple[Array, ...], Array]:
+    def _repeat(
+        self, qpos: Array, qvel: Array, warmstart: Array, ctrl: Array, goal: Array
+    ) -> tuple[tuple[Array, ...], Array]:
         """One world, ``action_repeat`` control steps of ``_substeps`` physics steps each."""
         start = mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl, qacc_warmstart=warmstart)
 
         def control_step(data: mjx.Data, _: None) -> tuple[mjx.Data, Array]:
             data, _ = jax.lax.scan(lambda d, _: (mjx.step(self._model, d), None), data, None, length=self._substeps)
-            data = self._kinematics(data)
+            data = self._kinematics(data, goal)
             return data, self.task.reward(self._model, data)
 
         data, rewards = jax.lax.scan(control_step, start, None, length=self.action_repeat)
-        return (data.qpos, data.qvel, data.qacc_warmstart), rewards.sum()
+        touch = data.sensordata if self.task.touch else jnp.zeros((0,), qpos.dtype)
+        return (data.qpos, data.qvel, data.qacc_warmstart, touch), rewards.sum()
 
 
 def make(

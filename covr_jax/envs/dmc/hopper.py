@@ -1,0 +1,56 @@
+"""Hopper: a planar one-legged body with four motors; hop forward at 2 m/s without falling."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from mujoco import mjx
+
+from covr_jax.envs.dmc.common import random_joints, subtree_velocity
+from covr_jax.envs.rewards import tolerance
+from covr_jax.envs.task import Task
+from covr_jax.types import Array
+
+_TORSO, _FOOT = 1, 5  # body ids
+_TOUCH = slice(3, 5)  # of sensordata: toe, heel, N
+_STAND_HEIGHT = 0.6  # of the torso over the foot, m
+_HOP_SPEED = 2.0  # m/s
+
+
+def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
+    """Joints anywhere in their limits and the body at any pitch, at rest."""
+    return random_joints(key, model), jnp.zeros(model.nv)
+
+
+def _observation(model: mjx.Model, data: mjx.Data) -> Array:
+    """position without the horizontal one (6), velocity (7), touch (toe, heel, log(1 + N)): f32[15]."""
+    del model
+    return jnp.concatenate([data.qpos[1:], data.qvel, jnp.log1p(data.sensordata[_TOUCH])])
+
+
+def _reward(model: mjx.Model, data: mjx.Data) -> Array:
+    """standing * hopping."""
+    height = data.xipos[_TORSO, 2] - data.xipos[_FOOT, 2]
+    standing = tolerance(height, (_STAND_HEIGHT, 2.0))
+    hopping = tolerance(
+        subtree_velocity(model, data, _TORSO)[0],
+        (_HOP_SPEED, jnp.inf),
+        margin=_HOP_SPEED / 2.0,
+        value_at_margin=0.5,
+        sigmoid="linear",
+    )
+    return standing * hopping
+
+
+HOP = Task(
+    name="hopper_hop",
+    xml="hopper.xml",
+    control_timestep=0.02,
+    action_repeat=2,
+    learning_rate=1e-3,
+    augmentation="translate",
+    init=_init,
+    observation=_observation,
+    reward=_reward,
+    time_limit=20.0,
+    touch=True,
+)

@@ -1,0 +1,72 @@
+"""Reacher: a two-link arm in the plane brings its tip to a target that moves from episode to episode."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import mujoco
+from mujoco import mjx
+
+from covr_jax.envs.dmc.common import random_joints
+from covr_jax.envs.task import Task
+from covr_jax.types import Array
+
+_TARGET, _FINGER = 6, 9  # geom ids
+_TARGET_SIZE = {"easy": 0.05, "hard": 0.015}  # radius, m
+
+
+def _prepare(model: mujoco.MjModel) -> None:
+    model.geom_size[_TARGET, 0] = _TARGET_SIZE["easy"]
+
+
+def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
+    """Both joints anywhere, at rest."""
+    return random_joints(key, model), jnp.zeros(model.nv)
+
+
+def _goal(key: Array, model: mjx.Model) -> Array:
+    """Target (x, y), m: uniform angle, radius uniform in [0.05, 0.2]."""
+    del model
+    angle_key, radius_key = jax.random.split(key)
+    angle = jax.random.uniform(angle_key, (), maxval=2.0 * jnp.pi)
+    radius = jax.random.uniform(radius_key, (), minval=0.05, maxval=0.2)
+    return radius * jnp.stack([jnp.sin(angle), jnp.cos(angle)])
+
+
+def _place(data: mjx.Data, goal: Array) -> mjx.Data:
+    """The target touches nothing, so its place is all that it adds to the world."""
+    return data.replace(geom_xpos=data.geom_xpos.at[_TARGET, :2].set(goal))
+
+
+def _to_target(data: mjx.Data) -> Array:
+    return data.geom_xpos[_TARGET, :2] - data.geom_xpos[_FINGER, :2]
+
+
+def _observation(model: mjx.Model, data: mjx.Data) -> Array:
+    """position (shoulder, wrist), to_target (x, y), velocity: f32[6]."""
+    del model
+    return jnp.concatenate([data.qpos, _to_target(data), data.qvel])
+
+
+def _reward(model: mjx.Model, data: mjx.Data) -> Array:
+    """1 while the tip's sphere touches the target's."""
+    reach = model.geom_size[_TARGET, 0] + model.geom_size[_FINGER, 0]
+    distance = jnp.linalg.norm(_to_target(data))
+    return jnp.where(distance <= reach, 1.0, 0.0)
+
+
+EASY = Task(
+    name="reacher_easy",
+    xml="reacher.xml",
+    control_timestep=0.02,
+    action_repeat=4,
+    learning_rate=1e-3,
+    augmentation="translate",
+    init=_init,
+    observation=_observation,
+    reward=_reward,
+    time_limit=20.0,
+    prepare=_prepare,
+    goal=_goal,
+    place=_place,
+)

@@ -6,12 +6,9 @@ lives in ``Host``; everything on the device lives in ``TrainState``.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -19,13 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from covr_jax import checkpoint, replay, runtime
+from covr_jax import checkpoint, replay, run_directory, runtime
 from covr_jax import config as configuration
-from covr_jax.config import Config, ConfigError
+from covr_jax.config import Config
 from covr_jax.covr import schedule
 from covr_jax.metrics import MetricsLogger
 from covr_jax.programs import Programs, TrainState
-from covr_jax.rounds import Coach
+from covr_jax.rounds import Coach, make_vlm
 from covr_jax.types import Prior
 
 if TYPE_CHECKING:
@@ -67,70 +64,6 @@ class Result(NamedTuple):
     random_return: float
     env_steps: int
     seconds: float
-
-
-@contextmanager
-def claim(run_dir: Path) -> Iterator[None]:
-    """Hold the run directory; ConfigError when another process holds it. A killed process frees it."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"{run_dir} is in use by another process; choose another --run-dir") from error
-        yield
-
-
-def open_run(config: Config, run_dir: Path) -> None:
-    """Compare with the config.json that is there: a run directory belongs to one configuration.
-
-    Raises:
-      ConfigError: another configuration's directory, with the first difference.
-    """
-    path = run_dir / "config.json"
-    values = json.loads(json.dumps(configuration.to_dict(config)))
-    if path.exists():
-        changed = configuration.differences(json.loads(path.read_text()), values)
-        if changed:
-            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-            raise ConfigError(f"{run_dir} holds a run with other options: {changed[0]}{more}; choose another --run-dir")
-        if not config.run.resume and checkpoint.Checkpointer(run_dir).steps():
-            raise ConfigError(f"{run_dir} already holds a checkpoint and --run.resume is off; choose another --run-dir")
-
-
-def make_vlm(config: Config, programs: Programs) -> VLMService | None:
-    """The VLM of a COVR run; None for methods without one.
-
-    Raises:
-      ConfigError: a VLM that cannot be loaded, or options that do not fit it.
-    """
-    if config.method != "covr":
-        return None
-    from covr_jax.vlm.model import VLMLoadError
-    from covr_jax.vlm.service import VLMService
-
-    vlm = config.vlm
-    given = {
-        "learning_rate": vlm.learning_rate,
-        "batch_size": vlm.batch_size,
-        "label_smoothing": vlm.label_smoothing,
-        "steps": vlm.steps,
-    }
-    try:
-        return VLMService(
-            vlm.name,
-            config.task,
-            programs.env.action_dim,
-            seed=config.seed,
-            image_size=vlm.image_size,
-            rank=vlm.lora_rank,
-            alpha=vlm.lora_alpha,
-            dropout=vlm.lora_dropout,
-            targets=vlm.lora_targets,
-            finetune_options={name: value for name, value in given.items() if value is not None},
-        )
-    except (VLMLoadError, ValueError) as error:
-        raise ConfigError(str(error)) from error
 
 
 class Trainer:
@@ -325,8 +258,8 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
       CheckpointError: the run's checkpoint cannot be read or written.
     """
     configuration.validate(config)
-    with claim(run_dir):
-        open_run(config, run_dir)
+    with run_directory.claim(run_dir):
+        run_directory.check(config, run_dir)
         finished = run_dir / "result.json"
         if finished.exists():
             reporter.message(f"{run_dir} holds a finished run; nothing to do")
@@ -339,18 +272,3 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
         result = trainer.run()
         finished.write_text(json.dumps(result._asdict() | {"command": command}, indent=1))
     return result
-
-
-def load_run(run_dir: Path, env_steps: int | None = None) -> tuple[Config, Programs, TrainState]:
-    """Config, programs and state of a checkpoint (the newest, or that of ``env_steps``). No VLM is loaded.
-
-    Raises:
-      ConfigError, CheckpointError: no run there.
-    """
-    path = run_dir / "config.json"
-    if not path.exists():
-        raise ConfigError(f"{run_dir} holds no run (no config.json); give a directory that train.py wrote")
-    config = configuration.from_dict(json.loads(path.read_text()))
-    programs = Programs(config)
-    state, _, _ = checkpoint.Checkpointer(run_dir).restore(programs.init(), env_steps)
-    return config, programs, state

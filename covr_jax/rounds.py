@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from covr_jax import replay
-from covr_jax.config import Config
+from covr_jax.config import Config, ConfigError
 from covr_jax.covr import eddf, ralw, returns, schedule
 from covr_jax.programs import Programs, TrainState
 from covr_jax.types import StepType
@@ -27,6 +27,41 @@ _GALLERY = 6  # samples per round that the report shows
 _HISTOGRAM_BINS = 20
 
 Report = Callable[[int, int, float], None]  # (step, steps, loss) of the fine-tuning
+
+
+def make_vlm(config: Config, programs: Programs) -> VLMService | None:
+    """The VLM of a COVR run; None for methods without one.
+
+    Raises:
+      ConfigError: a VLM that cannot be loaded, or options that do not fit it.
+    """
+    if config.method != "covr":
+        return None
+    from covr_jax.vlm.model import VLMLoadError
+    from covr_jax.vlm.service import VLMService
+
+    vlm = config.vlm
+    given = {
+        "learning_rate": vlm.learning_rate,
+        "batch_size": vlm.batch_size,
+        "label_smoothing": vlm.label_smoothing,
+        "steps": vlm.steps,
+    }
+    try:
+        return VLMService(
+            vlm.name,
+            config.task,
+            programs.env.action_dim,
+            seed=config.seed,
+            image_size=vlm.image_size,
+            rank=vlm.lora_rank,
+            alpha=vlm.lora_alpha,
+            dropout=vlm.lora_dropout,
+            targets=vlm.lora_targets,
+            finetune_options={name: value for name, value in given.items() if value is not None},
+        )
+    except (VLMLoadError, ValueError) as error:
+        raise ConfigError(str(error)) from error
 
 
 class Samples(NamedTuple):

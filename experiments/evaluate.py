@@ -26,9 +26,9 @@ def main() -> int:
 
     cli.import_quietly()
     runtime.configure()
-    from covr_jax import loop
+    from covr_jax import run_directory
 
-    config, programs, state = loop.load_run(arguments.run_dir, arguments.checkpoint)
+    config, programs, state = run_directory.load(arguments.run_dir, arguments.checkpoint)
     lanes = programs.eval_env.num_envs
     if not 1 <= arguments.episodes <= lanes:
         cli.fail(f"--episodes must be between 1 and {lanes}, the run's evaluation lanes")

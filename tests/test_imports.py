@@ -30,6 +30,7 @@ FLOORS = {
     "report": 5,
     "programs": 5,
     "rounds": 6,
+    "run_directory": 6,
     "video": 6,
     "loop": 7,
 }

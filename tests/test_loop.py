@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax import loop
+from covr_jax import loop, run_directory
 from covr_jax.checkpoint import Checkpointer, CheckpointError
 from covr_jax.config import ConfigError
 from covr_jax.covr import schedule
@@ -356,13 +356,13 @@ def test_a_finished_run_is_left_alone(run, covr, tiny_config, folder):
 
 def test_a_run_can_be_loaded_without_its_vlm(covr, tiny_config, folder, make_programs, monkeypatch):
     monkeypatch.setattr(loop, "Programs", make_programs)
-    config, _, state = loop.load_run(folder / "covr")
+    config, _, state = run_directory.load(folder / "covr")
     assert config == tiny_config
     assert_equal(host_copy(state), host_copy(covr.ended))
     with pytest.raises(ConfigError, match="holds no run"):
-        loop.load_run(folder)
+        run_directory.load(folder)
     with pytest.raises(CheckpointError, match="no checkpoint 7 "):
-        loop.load_run(folder / "covr", 7)
+        run_directory.load(folder / "covr", 7)
 
 
 # --------------------------------------------------------------------- refusals
@@ -390,7 +390,7 @@ def test_resume_can_be_switched_off(run, resumed, tiny_config, folder):
 
 
 def test_a_directory_in_use_is_refused_and_freed_afterwards(run, covr, tiny_config, folder):
-    with loop.claim(folder / "covr"):
+    with run_directory.claim(folder / "covr"):
         assert "in use by another process" in refused(ConfigError, run, tiny_config, folder / "covr")
     run(tiny_config, folder / "covr")
 

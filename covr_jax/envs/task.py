@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax.numpy as jnp
 import mujoco
 from mujoco import mjx
 
@@ -16,16 +15,6 @@ from covr_jax.types import Array
 
 def _leave(model: mujoco.MjModel) -> None:
     del model
-
-
-def _no_goal(key: Array, model: mjx.Model) -> Array:
-    del key, model
-    return jnp.zeros((0,))
-
-
-def _nowhere(data: mjx.Data, goal: Array) -> mjx.Data:
-    del goal
-    return data
 
 
 @dataclass(frozen=True)
@@ -48,8 +37,8 @@ class Task:
     reward: Callable[[mjx.Model, mjx.Data], Array]
     time_limit: float = 10.0  # seconds; 1000 control steps in every task of the suite's benchmark
     prepare: Callable[[mujoco.MjModel], None] = _leave  # what the suite changes in the model for this task
-    goal: Callable[[Array, mjx.Model], Array] = _no_goal  # key -> f32[G], drawn anew for each episode
-    place: Callable[[mjx.Data, Array], mjx.Data] = _nowhere  # shows the goal in the world
+    goal: Callable[[Array, mjx.Model], Array] | None = None  # key -> f32[G], drawn anew for each episode
+    place: Callable[[mjx.Data, Array], mjx.Data] | None = None  # shows the goal in the world
     touch: bool = False  # the observation reads contact sensors
 
     def load_model(self) -> mujoco.MjModel:

@@ -45,8 +45,8 @@ class EnvState(flax.struct.PyTreeNode):
     qvel: Array  # [E,nv]
     qacc_warmstart: Array  # [E,nv], the constraint solver's starting point
     ctrl: Array  # [E,A], last applied control in actuator units
-    goal: Array  # [E,G], what the task draws for an episode besides the state; G = 0 for most
-    touch: Array  # [E,S], the sensors as of the last physics step; S = 0 where the task reads none
+    goal: Array | None  # [E,G], what some tasks draw for an episode besides the state
+    touch: Array | None  # [E,S], the sensors as of the last physics step, where the task reads them
     step_count: Array  # i32[E], control steps since FIRST
     step_type: Array  # i32[E]
     key: Array  # key[E]
@@ -117,7 +117,7 @@ class VecEnv:
         """The physical half of ``reset``: states at FIRST, not drawn yet."""
         init_key, lane_key = jax.random.split(key)
         fresh = self._fresh(jax.random.split(init_key, self.num_envs))
-        given = (qpos, qvel, goal)
+        given = (qpos, qvel, goal if self.task.goal else None)
         qpos, qvel, goal = (
             new if value is None else jnp.asarray(value, new.dtype) for value, new in zip(given, fresh, strict=True)
         )
@@ -196,38 +196,39 @@ class VecEnv:
         size = (self.image_size, self.image_size, 3 * self.frame_stack) if self.pixels else (0,)
         return jnp.zeros((self.num_envs, *size), jnp.uint8)
 
-    def _fresh(self, keys: Array) -> tuple[Array, Array, Array]:
+    def _fresh(self, keys: Array) -> tuple[Array, Array, Array | None]:
         """qpos, qvel and goal of new episodes; keys key[E]."""
 
-        def draw(key: Array) -> tuple[Array, Array, Array]:
-            return *self.task.init(key, self._model), self.task.goal(jax.random.fold_in(key, 1), self._model)
+        def draw(key: Array) -> tuple[Array, Array, Array | None]:
+            goal = self.task.goal(jax.random.fold_in(key, 1), self._model) if self.task.goal else None
+            return *self.task.init(key, self._model), goal
 
         return jax.vmap(draw)(keys)
 
-    def _touch(self, qpos: Array, qvel: Array) -> Array:
+    def _touch(self, qpos: Array, qvel: Array) -> Array | None:
         """Sensors of states at rest in which nothing was simulated yet."""
         if not self.task.touch:
-            return jnp.zeros((self.num_envs, 0), qpos.dtype)
+            return None
 
         def read(qpos: Array, qvel: Array) -> Array:
             return mjx.forward(self._model, mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel)).sensordata
 
         return jax.vmap(read)(qpos, qvel)
 
-    def _data(self, qpos: Array, qvel: Array, ctrl: Array, goal: Array, touch: Array) -> mjx.Data:
+    def _data(self, qpos: Array, qvel: Array, ctrl: Array, goal: Array | None, touch: Array | None) -> mjx.Data:
         """One world's data with kinematics, centres of mass, velocities and cameras as of ``qpos`` and ``qvel``."""
         data = mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl)
         data = self._kinematics(data, goal)
-        return data.replace(sensordata=touch) if self.task.touch else data
+        return data if touch is None else data.replace(sensordata=touch)
 
-    def _kinematics(self, data: mjx.Data, goal: Array) -> mjx.Data:
+    def _kinematics(self, data: mjx.Data, goal: Array | None) -> mjx.Data:
         for stage in (mjx.kinematics, mjx.com_pos, mjx.camlight, mjx.com_vel):
             data = stage(self._model, data)
-        return self.task.place(data, goal)
+        return self.task.place(data, goal) if self.task.place else data
 
     def _repeat(
-        self, qpos: Array, qvel: Array, warmstart: Array, ctrl: Array, goal: Array
-    ) -> tuple[tuple[Array, ...], Array]:
+        self, qpos: Array, qvel: Array, warmstart: Array, ctrl: Array, goal: Array | None
+    ) -> tuple[tuple[Array, Array, Array, Array | None], Array]:
         """One world, ``action_repeat`` control steps of ``_substeps`` physics steps each."""
         start = mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl, qacc_warmstart=warmstart)
 
@@ -237,7 +238,7 @@ class VecEnv:
             return data, self.task.reward(self._model, data)
 
         data, rewards = jax.lax.scan(control_step, start, None, length=self.action_repeat)
-        touch = data.sensordata if self.task.touch else jnp.zeros((0,), qpos.dtype)
+        touch = data.sensordata if self.task.touch else None
         return (data.qpos, data.qvel, data.qacc_warmstart, touch), rewards.sum()
 
 

@@ -1,0 +1,58 @@
+"""A run's directory: who may write there, what belongs there, how to open what is there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from covr_jax import checkpoint
+from covr_jax import config as configuration
+from covr_jax.config import Config, ConfigError
+from covr_jax.programs import Programs, TrainState
+
+
+@contextmanager
+def claim(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory; ConfigError when another process holds it. A killed process frees it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"{run_dir} is in use by another process; choose another --run-dir") from error
+        yield
+
+
+def check(config: Config, run_dir: Path) -> None:
+    """Compare with the config.json that is there: a run directory belongs to one configuration.
+
+    Raises:
+      ConfigError: another configuration's directory, with the first difference.
+    """
+    path = run_dir / "config.json"
+    values = json.loads(json.dumps(configuration.to_dict(config)))
+    if path.exists():
+        changed = configuration.differences(json.loads(path.read_text()), values)
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise ConfigError(f"{run_dir} holds a run with other options: {changed[0]}{more}; choose another --run-dir")
+        if not config.run.resume and checkpoint.Checkpointer(run_dir).steps():
+            raise ConfigError(f"{run_dir} already holds a checkpoint and --run.resume is off; choose another --run-dir")
+
+
+def load(run_dir: Path, env_steps: int | None = None) -> tuple[Config, Programs, TrainState]:
+    """Config, programs and state of a checkpoint (the newest, or that of ``env_steps``). No VLM is loaded.
+
+    Raises:
+      ConfigError, CheckpointError: no run there.
+    """
+    path = run_dir / "config.json"
+    if not path.exists():
+        raise ConfigError(f"{run_dir} holds no run (no config.json); give a directory that train.py wrote")
+    config = configuration.from_dict(json.loads(path.read_text()))
+    programs = Programs(config)
+    state, _, _ = checkpoint.Checkpointer(run_dir).restore(programs.init(), env_steps)
+    return config, programs, state

@@ -137,14 +137,21 @@ class VecEnv:
 
     def advance(self, state: EnvState, action: Array) -> tuple[EnvState, Array]:
         """The physical half of ``step``: new states, not drawn yet, and reward [E]."""
+        restart = state.step_type == StepType.LAST
+        state, reward = self.simulate(state, action)
+        # Some tasks simulate for a while, or draw again and again, before an episode: not at every step.
+        state = jax.lax.cond(restart.any(), self._restart, lambda state, _: state, state, restart)
+        return state, jnp.where(restart, 0.0, reward)
+
+    def simulate(self, state: EnvState, action: Array) -> tuple[EnvState, Array]:
+        """``advance`` without new episodes: who wraps single lanes brings resets of his own."""
         low, high = self._control_range[:, 0], self._control_range[:, 1]
         ctrl = low + 0.5 * (jnp.clip(action, -1.0, 1.0).astype(low.dtype) + 1.0) * (high - low)
         (qpos, qvel, warmstart, touch), reward = jax.vmap(self._repeat)(
             state.qpos, state.qvel, state.qacc_warmstart, ctrl, state.goal
         )
-        restart = state.step_type == StepType.LAST
-        count = jnp.where(restart, 0, state.step_count + self.action_repeat)
-        step_type = jnp.where(count >= self._time_limit, StepType.LAST, StepType.MID)
+        count = state.step_count + self.action_repeat
+        step_type = jnp.where(count >= self._time_limit, StepType.LAST, StepType.MID).astype(jnp.int32)
         state = state.replace(
             qpos=qpos,
             qvel=qvel,
@@ -152,11 +159,9 @@ class VecEnv:
             ctrl=ctrl,
             touch=touch,
             step_count=count,
-            step_type=jnp.where(restart, StepType.FIRST, step_type).astype(jnp.int32),
+            step_type=step_type,
         )
-        # Some tasks simulate for a while, or draw again and again, before an episode: not at every step.
-        state = jax.lax.cond(restart.any(), self._restart, lambda state, _: state, state, restart)
-        return state, jnp.where(restart, 0.0, reward)
+        return state, reward
 
     def _restart(self, state: EnvState, restart: Array) -> EnvState:
         """New episodes in the lanes ``restart`` bool[E]."""
@@ -169,6 +174,8 @@ class VecEnv:
             ctrl=jnp.zeros_like(state.ctrl),
             goal=goal,
             touch=self._touch(qpos, qvel),
+            step_count=jnp.zeros_like(state.step_count),
+            step_type=jnp.full_like(state.step_type, StepType.FIRST),
             key=keys[:, 1],
             stack=None,
         )

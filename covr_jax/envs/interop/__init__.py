@@ -1,0 +1,1 @@
+"""The tasks in other libraries' interfaces, one module each so that only the wanted library is imported."""

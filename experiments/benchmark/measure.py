@@ -1,0 +1,82 @@
+"""What every benchmark shares: timing by medians, and what a number needs beside it to mean anything later."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "dm_control", "torch", "transformers")
+
+
+def median_rate(work: Callable[[], Any], amount: float, *, seconds: float = 1.0, repeats: int = 5) -> float:
+    """Median of ``amount`` per second over ``repeats`` blocks of about ``seconds`` each; ``work`` must wait for its
+    result and has run before."""
+    started = time.perf_counter()
+    work()
+    calls = max(1, round(seconds / max(time.perf_counter() - started, 1e-9)))
+    rates = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        for _ in range(calls):
+            work()
+        rates.append(calls * amount / (time.perf_counter() - started))
+    return statistics.median(rates)
+
+
+def identity() -> dict[str, Any]:
+    """Command, commit, versions and hardware of this process."""
+    root = Path(__file__).parent
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": commit or "unknown",
+        "python": platform.python_version(),
+        "versions": versions,
+        "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]},
+    }
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def write(path: Path, rows: list[dict[str, Any]], **more: Any) -> None:
+    """One JSON file: identity and rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(identity() | more | {"rows": rows}, indent=1) + "\n")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows of equal keys as aligned text."""
+    names = list(rows[0])
+    cells = [names] + [[_shown(row[name]) for name in names] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(names))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.4g}" if isinstance(value, float) and value < 100 else (
+        f"{value:,.0f}" if isinstance(value, float) else str(value)
+    )

@@ -1,0 +1,210 @@
+"""Every task against dm_control: physics, rewards, observations, starts. E lanes."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from dm_control import suite
+from scipy.stats import ks_2samp
+
+from covr_jax import envs
+from covr_jax.envs import TASKS, get_task
+
+LANES = 100
+MAX_AGE = 60  # control steps of random actions before a state is taken
+
+DIMENSIONS = {  # actions, numbers in the state observation, agent steps of an episode
+    "cartpole_swingup": (1, 5, 125),
+    "reacher_easy": (2, 6, 250),
+    "cheetah_run": (6, 17, 250),
+    "walker_walk": (6, 24, 500),
+    "finger_spin": (2, 9, 500),
+    "ball_in_cup_catch": (2, 8, 250),
+    "hopper_hop": (4, 15, 500),
+    "walker_run": (6, 24, 500),
+    "pendulum_swingup": (1, 3, 500),
+}
+PHYSICS = [name for name in TASKS if name != "walker_run"]  # which shares walker_walk's
+
+
+def load(name):
+    domain, task = name.rsplit("_", 1)
+    return suite.load(domain, task, task_kwargs={"random": 0})
+
+
+def flat(observation):
+    return np.concatenate([np.ravel(part) for part in observation.values()])
+
+
+class Reference(NamedTuple):
+    """States that dm_control reached, and one control step from each. Rows: lanes."""
+
+    qpos: np.ndarray
+    qvel: np.ndarray
+    goal: np.ndarray | None
+    action: np.ndarray
+    next_qpos: np.ndarray
+    next_qvel: np.ndarray
+    observation: np.ndarray
+    reward: np.ndarray
+
+
+@cache
+def reference(name):
+    env, generator = load(name), np.random.default_rng(0)
+    physics, size = env.physics, env.action_spec().shape[0]
+    action = generator.uniform(-1, 1, (LANES, size)).astype(np.float32)
+    rows = []
+    for lane in range(LANES):
+        env.reset()
+        for _ in range(generator.integers(0, MAX_AGE)):
+            env.step(generator.uniform(-1, 1, size))
+        qpos, qvel = physics.data.qpos.astype(np.float32), physics.data.qvel.astype(np.float32)
+        physics.data.qpos[:], physics.data.qvel[:] = qpos, qvel
+        physics.data.qacc_warmstart[:] = 0.0
+        physics.forward()
+        goal = physics.named.model.geom_pos["target"][:2].copy() if name == "reacher_easy" else np.zeros(0)
+        step = env.step(action[lane])
+        rows.append(
+            (qpos, qvel, goal, action[lane], physics.data.qpos.copy(), physics.data.qvel.copy(),
+             flat(step.observation), step.reward)
+        )
+    return Reference(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+@cache
+def compiled(name):
+    """One control step per call, from states, for all tests of a task."""
+    env = envs.make(name, LANES, pixels=False, action_repeat=1)
+    return env, jax.jit(env.reset), jax.jit(env.step)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_sizes(name):
+    env = envs.make(name, 2, pixels=False)
+    state, timestep = jax.eval_shape(env.reset, jax.random.key(0))
+    assert (env.action_dim, timestep.observation.shape[1], env.episode_length) == DIMENSIONS[name]
+    assert state.qpos.shape[1] == env.mj_model.nq
+    assert env.mj_model.na == 0  # no activation that a state would have to carry
+    assert env.episode_length * env.action_repeat == 1000
+
+
+def named(name):
+    """Ids that a task's file states as numbers."""
+    model = get_task(name).load_model()
+    body, geom, site, joint = (
+        lambda x, kind=kind: mujoco.mj_name2id(model, kind, x)
+        for kind in (mujoco.mjtObj.mjOBJ_BODY, mujoco.mjtObj.mjOBJ_GEOM, mujoco.mjtObj.mjOBJ_SITE,
+                     mujoco.mjtObj.mjOBJ_JOINT)
+    )
+    return model, body, geom, site, joint
+
+
+def test_ids_name_what_they_say():
+    from covr_jax.envs.dmc import ball_in_cup, cheetah, finger, hopper, pendulum, reacher, walker
+
+    _, body, geom, site, joint = named("reacher_easy")
+    assert (geom("target"), geom("finger")) == (reacher._TARGET, reacher._FINGER)
+    for module, name in ((cheetah, "cheetah_run"), (walker, "walker_walk"), (hopper, "hopper_hop")):
+        _, body, *_ = named(name)
+        assert body("torso") == module._TORSO
+    model, body, *_ = named("hopper_hop")
+    assert body("foot") == hopper._FOOT
+    toe = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_SENSOR, "touch_toe")
+    assert hopper._TOUCH.start == model.sensor_adr[toe]
+    model, body, geom, site, joint = named("finger_spin")
+    assert (body("spinner"), joint("hinge")) == (finger._SPINNER, finger._HINGE)
+    assert (site("target"), site("tip")) == (finger._TARGET_SITE, finger._TIP_SITE)
+    top = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_SENSOR, "touchtop")
+    assert finger._TOUCH.start == model.sensor_adr[top]
+    _, body, geom, site, _ = named("ball_in_cup_catch")
+    assert (body("ball"), geom("ball")) == (ball_in_cup._BALL, ball_in_cup._BALL_GEOM)
+    assert site("target") == ball_in_cup._TARGET_SITE
+    assert named("pendulum_swingup")[1]("pole") == pendulum._POLE
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_control_step_equals_dm_controls(name):
+    _, reset, step = compiled(name)
+    known = reference(name)
+    state, _ = reset(jax.random.key(0), known.qpos, known.qvel, known.goal)
+    state, timestep = step(state, known.action)
+    np.testing.assert_allclose(state.qpos, known.next_qpos, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(state.qvel, known.next_qvel, rtol=1e-3, atol=2e-3)
+    np.testing.assert_allclose(timestep.observation, known.observation, rtol=1e-3, atol=2e-3)
+    np.testing.assert_allclose(timestep.reward, known.reward, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_rewards_of_states_that_earn_them(name):
+    """Random behaviour seldom earns anything in the sparse tasks, so the states are arranged."""
+    env, *_ = compiled(name)
+    task, physics, target = load(name).task, load(name).physics, np.array([0.1, 0.05], np.float32)
+    qpos, qvel = map(np.float32, arranged(name, env.mj_model))
+    theirs = []
+    for row in range(len(qpos)):
+        with physics.reset_context():
+            task.initialize_episode(physics)
+            physics.data.qpos[:], physics.data.qvel[:] = qpos[row], qvel[row]
+            if env.task.goal:
+                physics.named.model.geom_pos["target"][:2] = target
+        theirs.append(task.get_reward(physics))
+
+    def reward(qpos, qvel):
+        data = env._data(qpos, qvel, jnp.zeros(env.action_dim), target if env.task.goal else None, None)
+        return env.task.reward(env._model, data)
+
+    np.testing.assert_allclose(jax.jit(jax.vmap(reward))(qpos, qvel), theirs, rtol=0, atol=1e-5)
+    assert np.ptp(theirs) > 0.3  # some earn, some do not
+
+
+def arranged(name, model, count=40):
+    """States near those that the task pays for: qpos [count,nq], qvel [count,nv]."""
+    generator = np.random.default_rng(1)
+    qpos, qvel = np.tile(model.qpos0, (count, 1)), np.zeros((count, model.nv))
+    if name == "reacher_easy":
+        qpos[:] = generator.uniform([-1, 0.5], [1, 3.0], (count, 2))
+    elif name in ("cheetah_run", "walker_walk", "walker_run", "hopper_hop"):
+        qpos[:, 3:] += generator.normal(0, 0.05, (count, model.nq - 3))
+        forward = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, "rootx")
+        qvel[:, forward] = generator.uniform(-2, 12, count)
+    elif name == "finger_spin":
+        qvel[:, 2] = generator.uniform(-25, 0, count)
+    elif name == "ball_in_cup_catch":
+        qpos[:, 2:] = generator.uniform([-0.05, 0.3], [0.05, 0.4], (count, 2))
+    else:  # poles
+        qpos[:, -1] = generator.normal(0, 0.15, count)
+        qvel[:, -1] = generator.normal(0, 3.0, count)
+    return qpos, qvel
+
+
+@pytest.mark.parametrize("name", PHYSICS)
+def test_starts_follow_dm_controls_distribution(name):
+    """Two-sample Kolmogorov-Smirnov test of each coordinate; the goal counts as one."""
+    count, known = (200, 150) if name == "cheetah_run" else (2000, 1000)
+    env = envs.make(name, count, pixels=False)
+    state = jax.jit(env.initial)(jax.random.key(7))
+    ours = [np.asarray(state.qpos), np.asarray(state.qvel)] + ([] if state.goal is None else [np.asarray(state.goal)])
+    reset, rows = load(name), []
+    for _ in range(known):
+        reset.reset()
+        data = reset.physics.data
+        target = reset.physics.named.model.geom_pos["target"][:2] if env.task.goal else []
+        rows.append(np.concatenate([data.qpos, data.qvel, target]))
+    for ours_column, theirs in zip(np.concatenate(ours, -1).T, np.stack(rows).T, strict=True):
+        if np.ptp(theirs) < 1e-9:
+            assert np.ptp(ours_column) < 1e-6 and abs(ours_column[0] - theirs[0]) < 1e-6
+        else:
+            assert ks_2samp(ours_column, theirs).pvalue > 1e-4
+    if name in ("finger_spin", "ball_in_cup_catch"):  # the suite draws until nothing touches
+        data = mujoco.MjData(env.mj_model)
+        for qpos in np.asarray(state.qpos)[:500]:
+            data.qpos[:] = qpos
+            mujoco.mj_forward(env.mj_model, data)
+            assert data.ncon == 0 or data.contact.dist.min() > -1e-6

@@ -26,10 +26,10 @@ def paper() -> Config:
 
 def demo() -> Config:
     """All stages of COVR in about ten minutes on two CPU cores: small images and networks, parallel environments,
-    more data per update, a short schedule of five rounds, and the embedded tiny VLM."""
+    more data per update, a short schedule of four rounds, and the embedded tiny VLM."""
     return Config(
         preset="demo",
-        total_steps=200_000,
+        total_steps=240_000,
         env=EnvConfig(num_envs=16, image_size=48),
         augment=AugmentConfig(size=52),
         sac=SACConfig(
@@ -45,10 +45,10 @@ def demo() -> Config:
             frame_basis="differences",
         ),
         replay=ReplayConfig(capacity=30_000),
-        covr=CovrConfig(guidance_weight=0.1, psi_0=17_000, min_keep=256),
-        vlm=VLMConfig(name="tiny", hold=False, steps=250, return_episodes=10),
-        eval=EvalConfig(every=20_000),
-        run=RunConfig(checkpoint_every=50_000, log_every=2_500),
+        covr=CovrConfig(guidance_weight=0.1, psi_0=20_000, min_keep=256),
+        vlm=VLMConfig(name="tiny", hold=False, steps=200, return_episodes=10),
+        eval=EvalConfig(every=30_000),
+        run=RunConfig(checkpoint_every=60_000, log_every=2_500),
     )
 
 

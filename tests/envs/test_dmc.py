@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 import pytest
 from dm_control import suite
+from mujoco import mjx
 from scipy.stats import ks_2samp
 
 from covr_jax import envs
@@ -208,3 +209,53 @@ def test_starts_follow_dm_controls_distribution(name):
             data.qpos[:] = qpos
             mujoco.mj_forward(env.mj_model, data)
             assert data.ncon == 0 or data.contact.dist.min() > -1e-6
+
+
+@pytest.mark.parametrize("name", PHYSICS)
+def test_physics_steps_equal_mujocos(name):
+    """One and ten physics steps from the same states with the same control, float32 against C's float64."""
+    env, known = compiled(name)[0], reference(name)
+    low, high = env.mj_model.actuator_ctrlrange.T
+    ctrl = low + 0.5 * (known.action + 1.0) * (high - low)
+
+    def roll(qpos, qvel, ctrl):
+        data = mjx.make_data(env.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl)
+        return jax.lax.scan(lambda d, _: (new := mjx.step(env._model, d), new.qpos), data, None, length=10)[1]
+
+    ours = jax.jit(jax.vmap(roll))(known.qpos, known.qvel, ctrl.astype(np.float32))
+    theirs, data = np.zeros(ours.shape), mujoco.MjData(env.mj_model)
+    for lane in range(LANES):
+        mujoco.mj_resetData(env.mj_model, data)
+        data.qpos[:], data.qvel[:], data.ctrl[:] = known.qpos[lane], known.qvel[lane], ctrl[lane]
+        for step in range(10):
+            mujoco.mj_step(env.mj_model, data)
+            theirs[lane, step] = data.qpos
+    gap = np.abs(ours - theirs).max(-1)
+    print(name, gap.max(0))
+    assert gap[:, 0].max() <= 1e-6
+    assert gap[:, 9].max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_the_suite_promises_of_its_tasks(name):
+    """dm_control's own checks of a domain, with lanes for seeds: finite, in range, equal twice, different in lanes."""
+    env, reset, step = compiled(name)
+    generator = np.random.default_rng(3)
+    actions = generator.uniform(-1, 1, (50, LANES, env.action_dim)).astype(np.float32)
+
+    def rollout():
+        state, timestep = reset(jax.random.key(11))
+        rows = [timestep]
+        for action in actions:
+            state, timestep = step(state, action)
+            rows.append(timestep)
+        return jax.tree.map(lambda *x: np.stack(x), *rows)
+
+    one, two = rollout(), rollout()
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    assert np.isfinite(one.observation).all() and one.observation.dtype == np.float32
+    assert (one.reward >= 0).all() and (one.reward <= 1 + 1e-6).all() and one.reward.dtype == np.float32
+    assert (one.discount == 1).all()
+    assert (one.observation.std((0, 1)) > 0).all()  # no number of the observation stands still
+    assert len(np.unique(one.observation[0], axis=0)) == LANES
+    assert step._cache_size() == 1  # however often: compiled once

@@ -40,6 +40,9 @@ class Task:
     goal: Callable[[Array, mjx.Model], Array] | None = None  # key -> f32[G], drawn anew for each episode
     place: Callable[[mjx.Data, Array], mjx.Data] | None = None  # shows the goal in the world
     touch: bool = False  # the observation reads contact sensors
+    # Newton and line search steps at most. In float32 MJX never meets the XML's tolerance and burns all of them; None
+    # leaves the XML's numbers, a pair must give the same errors against C MuJoCo (tests/envs/test_dmc.py).
+    solver_iterations: tuple[int, int] | None = None
 
     def load_model(self) -> mujoco.MjModel:
         """The suite's own XML as shipped in the installed dm_control, as the task wants it.

@@ -81,6 +81,9 @@ class VecEnv:
         self.action_repeat = action_repeat or task.action_repeat
         self.mj_model = task.load_model()
         self._model = mjx.put_model(self.mj_model)
+        if task.solver_iterations:
+            newton, line_search = task.solver_iterations
+            self._model = self._model.tree_replace({"opt.iterations": newton, "opt.ls_iterations": line_search})
         self._substeps = round(task.control_timestep / self.mj_model.opt.timestep)
         self._time_limit = round(task.time_limit / task.control_timestep)
         self._renderer = Renderer(self.mj_model, image_size, image_size, samples=samples) if pixels else None

@@ -48,5 +48,6 @@ CATCH = Task(
     init=_init,
     observation=_observation,
     reward=_reward,
+    solver_iterations=(8, 16),
     time_limit=20.0,
 )

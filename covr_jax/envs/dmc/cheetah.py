@@ -47,4 +47,5 @@ RUN = Task(
     init=_init,
     observation=_observation,
     reward=_reward,
+    solver_iterations=(8, 16),
 )

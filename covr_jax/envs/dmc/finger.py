@@ -53,6 +53,7 @@ SPIN = Task(
     init=_init,
     observation=_observation,
     reward=_reward,
+    solver_iterations=(8, 16),
     time_limit=20.0,
     prepare=_prepare,
     touch=True,

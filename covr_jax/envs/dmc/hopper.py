@@ -51,6 +51,7 @@ HOP = Task(
     init=_init,
     observation=_observation,
     reward=_reward,
+    solver_iterations=(8, 16),
     time_limit=20.0,
     touch=True,
 )

@@ -58,6 +58,7 @@ def _task(name: str, speed: float) -> Task:
         init=_init,
         observation=_observation,
         reward=_reward(speed),
+        solver_iterations=(8, 16),
         time_limit=25.0,
     )
 

@@ -119,17 +119,16 @@ class VecEnv:
     ) -> EnvState:
         """The physical half of ``reset``: states at FIRST, not drawn yet."""
         init_key, lane_key = jax.random.split(key)
-        fresh = self._fresh(jax.random.split(init_key, self.num_envs))
-        given = (qpos, qvel, goal if self.task.goal else None)
-        qpos, qvel, goal = (
-            new if value is None else jnp.asarray(value, new.dtype) for value, new in zip(given, fresh, strict=True)
-        )
+        fresh_qpos, fresh_qvel, fresh_goal = self._fresh(jax.random.split(init_key, self.num_envs))
+        qpos = fresh_qpos if qpos is None else jnp.asarray(qpos, fresh_qpos.dtype)
+        qvel = fresh_qvel if qvel is None else jnp.asarray(qvel, fresh_qvel.dtype)
+        goal = fresh_goal if goal is None or fresh_goal is None else jnp.asarray(goal, fresh_goal.dtype)
         zeros = jnp.zeros((self.num_envs,), jnp.int32)
         return EnvState(
             qpos=qpos,
             qvel=qvel,
             qacc_warmstart=jnp.zeros_like(qvel),
-            ctrl=jnp.zeros((self.num_envs, self.action_dim), qpos.dtype),
+            ctrl=jnp.zeros((self.num_envs, self.action_dim), self._control_range.dtype),
             goal=goal,
             touch=self._touch(qpos, qvel),
             step_count=zeros,

@@ -75,7 +75,8 @@ class _Conv(nn.Module):
             kernel = _on_differences(kernel)
         if x.dtype == jnp.uint8:
             kernel = kernel / 255.0
-        return nn.relu((_product(x, kernel) if patches else _convolution(x, kernel, self.stride)) + bias)
+        x = _product(x, kernel) if patches else _convolution(x, kernel, self.stride)
+        return nn.relu(x + bias[None, None, None])
 
 
 def _convolution(x: Array, kernel: Array, stride: int) -> Array:

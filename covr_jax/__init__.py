@@ -7,10 +7,12 @@ Rooms, from the ground up (imports run strictly downward, see ``tests/test_impor
 * ``replay``, ``augment``          device-resident experience, image augmentations
 * ``render``                       MuJoCo scenes drawn in pure ``jax.numpy``
 * ``agents``                       networks, losses and the jit-able learner
-* ``envs``                         vectorised DMControl tasks on MJX
+* ``envs``                         vectorised DMControl tasks on MJX; ``envs.interop`` for brax, dm_env, gymnasium
 * ``bridge``, ``vlm``              JAX <-> Torch, the Qwen2.5-VL LoRA service
 * ``checkpoint``, ``metrics``, ``report``, ``runtime``
-* ``loop``                         the compiled programs, ``train()`` and ``evaluate()``
+* ``programs``                     the compiled pieces of a run
+* ``rounds``, ``run_directory``    a COVR round; who owns a run's folder
+* ``loop``                         ``train()``
 """
 
 __version__ = "0.1.0"

@@ -117,8 +117,9 @@ def check_batch(history, count, slots, stack, batch, n_step=1, gamma=1.0):
         assert following[row].tolist() == stack_times(history, end, lane, stack), case
         assert {*seen_lane[row].tolist(), *following_lane[row].tolist()} == {lane}, case
         assert batch.action[row].tolist() == [time, lane], case
-        assert batch.reward[row] == pytest.approx(reward, abs=1e-5), case
-        assert batch.discount[row] == pytest.approx(discount, rel=1e-6), case
+        rounding = 0.0 if n_step == 1 else 1e-5  # a single step copies numbers, several compute them
+        assert batch.reward[row] == pytest.approx(reward, rel=0, abs=rounding), case
+        assert batch.discount[row] == pytest.approx(discount, rel=0, abs=rounding), case
 
 
 @pytest.mark.parametrize("n_step", [1, 3])

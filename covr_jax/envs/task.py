@@ -13,10 +13,6 @@ from mujoco import mjx
 from covr_jax.types import Array
 
 
-def _leave(model: mujoco.MjModel) -> None:
-    del model
-
-
 @dataclass(frozen=True)
 class Task:
     """Functions of one world (no batch axis); ``VecEnv`` vmaps them.
@@ -36,7 +32,7 @@ class Task:
     observation: Callable[[mjx.Model, mjx.Data], Array]
     reward: Callable[[mjx.Model, mjx.Data], Array]
     time_limit: float = 10.0  # seconds; 1000 control steps in every task of the suite's benchmark
-    prepare: Callable[[mujoco.MjModel], None] = _leave  # what the suite changes in the model for this task
+    prepare: Callable[[mujoco.MjModel], None] | None = None  # what the suite changes in the model for this task
     goal: Callable[[Array, mjx.Model], Array] | None = None  # key -> f32[G], drawn anew for each episode
     place: Callable[[mjx.Data, Array], mjx.Data] | None = None  # shows the goal in the world
     touch: bool = False  # the observation reads contact sensors
@@ -57,5 +53,6 @@ class Task:
         model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_ENERGY)
         if not self.touch:
             model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
-        self.prepare(model)
+        if self.prepare:
+            self.prepare(model)
         return model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -29,8 +31,11 @@ def random_joints(key: Array, model: mjx.Model) -> Array:
     return jnp.where(free, model.qpos0, drawn)
 
 
-def without_contact(key: Array, model: mjx.Model, draw) -> Array:
-    """The first of ``draw(key) -> qpos[nq]`` in which nothing touches, as in the suite; the key is consumed."""
+def without_contact(key: Array, model: mjx.Model, draw: Callable[[Array], Array]) -> Array:
+    """The first of ``draw(key) -> qpos[nq]`` in which nothing touches, as in the suite; the key is consumed.
+
+    After 1000 draws, where the suite would stop with an error, the last one stands.
+    """
 
     def touches(qpos: Array) -> Array:
         data = mjx.make_data(model).replace(qpos=qpos)

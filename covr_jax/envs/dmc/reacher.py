@@ -12,11 +12,11 @@ from covr_jax.envs.task import Task
 from covr_jax.types import Array
 
 _TARGET, _FINGER = 6, 9  # geom ids
-_TARGET_SIZE = {"easy": 0.05, "hard": 0.015}  # radius, m
+_TARGET_RADIUS = 0.05  # m
 
 
 def _prepare(model: mujoco.MjModel) -> None:
-    model.geom_size[_TARGET, 0] = _TARGET_SIZE["easy"]
+    model.geom_size[_TARGET, 0] = _TARGET_RADIUS
 
 
 def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:

@@ -6,8 +6,10 @@ reflective one."""
 # Vectors are tuples built by comprehension, whose length the checker cannot see.
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,6 +26,7 @@ from covr_jax.render.shade import (
     unpack_colour,
     visible,
 )
+from covr_jax.render.texture import look_up
 from covr_jax.render.view import View
 
 FAR = 1e4  # ray parameter at which a plane is cut off near the horizon
@@ -39,7 +42,7 @@ class PlaneHit(NamedTuple):
     winner: Array
     t: Array
     local: tuple[Array, Array]  # metres along the plane's axes, inside its rectangle
-    tilt: Array  # direction . normal, negative in front
+    tilt: Array  # direction . normal, negative in front, never 0
 
     def world(self, local: tuple[Array, Array]) -> Vec:
         """Points of the plane from local coordinates."""
@@ -63,13 +66,24 @@ def plane_hit(view: View, rays: PinholeRays, winner: Array) -> PlaneHit:
     pose = Pose(pick_vec(winner, {k: view.pose(k).position for k in planes}),
                 tuple(pick_vec(winner, {k: view.pose(k).axes[a] for k in planes}) for a in range(3)))
     offset = scale(-1.0, pose.position)
-    tilt = rays.along(pose.axes[2])
-    t = jnp.clip(-dot(offset, pose.axes[2]) / jnp.minimum(tilt, -1e-9), 0.0, FAR)
+    tilt = jnp.minimum(rays.along(pose.axes[2]), -1e-9)
+    t = jnp.clip(-dot(offset, pose.axes[2]) / tilt, 0.0, FAR)
     local = []
     for axis in range(2):
         reach = pick(winner, {k: half_size(view.scene.items[k], axis) for k in planes})
         local.append(jnp.clip(dot(offset, pose.axes[axis]) + t * rays.along(pose.axes[axis]), -reach, reach))
     return PlaneHit(pose, winner, t, tuple(local), tilt)
+
+
+def back_hit(view: View, rays: PinholeRays, index: int) -> tuple[PlaneHit, Array]:
+    """Meets the back of plane `index`; bool: whether inside its rectangle."""
+    pose, item = view.pose(index), view.scene.items[index]
+    offset = scale(-1.0, pose.position)
+    tilt = jnp.maximum(rays.along(pose.axes[2]), 1e-9)
+    t = jnp.clip(-dot(offset, pose.axes[2]) / tilt, 0.0, FAR)
+    local = tuple(dot(offset, pose.axes[axis]) + t * rays.along(pose.axes[axis]) for axis in range(2))
+    inside = (jnp.abs(local[0]) <= half_size(item, 0)) & (jnp.abs(local[1]) <= half_size(item, 1))
+    return PlaneHit(pose, index, t, local, tilt), inside & (tilt > 1e-9) & (t < FAR)
 
 
 def _cell(item: Item, axis: int) -> tuple[float, float, float]:
@@ -152,9 +166,10 @@ def _lookup(item: Item) -> _Lookup:
                    tuple(texture.edge / count for count in texels))
 
 
-def _texture(view: View, rays: PinholeRays, hit: PlaneHit) -> Vec:
-    """Texture colour. GL's level of detail, the largest texel step to the next pixel, sets the width of the filter."""
-    rows = {k: _lookup(view.scene.items[k]) for k in view.scene.floors}
+def texture_of(view: View, rays: PinholeRays, hit: PlaneHit, planes: tuple[int, ...]) -> Vec:
+    """Texture colour of the winning one of `planes`. GL's level of detail, the largest texel step to the next pixel,
+    sets the width of the filter."""
+    rows = {k: _lookup(view.scene.items[k]) for k in planes}
     first, second = (pick_vec(hit.winner, {k: getattr(row, name) for k, row in rows.items()})
                      for name in ("first", "second"))
     position, step, texels, edge = [], [], [], []
@@ -162,22 +177,30 @@ def _texture(view: View, rays: PinholeRays, hit: PlaneHit) -> Vec:
         gain, shift, count, mark = (pick(hit.winner, {k: getattr(row, name)[axis] for k, row in rows.items()})
                                     for name in ("gain", "shift", "texels", "edge"))
         # moving the ray by v moves the hit by t (v - d (v.n) / (d.n))
-        slide = rays.along(hit.pose.axes[axis]) / jnp.minimum(hit.tilt, -1e-9)
+        slide = rays.along(hit.pose.axes[axis]) / hit.tilt
         moves = (dot(v, hit.pose.axes[axis]) - slide * dot(v, hit.pose.axes[2]) for v in (rays.right, rays.up))
         step.append(hit.t * view.scene.pixel * jnp.maximum(*map(jnp.abs, moves)) * abs(gain) * count)
         position.append(hit.local[axis] * gain + shift)
         texels.append(count)
         edge.append(mark)
-    footprint = WINDOW * jnp.maximum(jnp.maximum(*step), 1.0)
-    share = checker(*position, *(jnp.minimum(footprint / count, 1.0) for count in texels), *edge)
-    return tuple(b + (a - b) * share for a, b in zip(first, second, strict=True))
+    step = jnp.maximum(jnp.maximum(*step), 1.0)
+    share = checker(*position, *(jnp.minimum(WINDOW * step / count, 1.0) for count in texels), *edge)
+    colour = tuple(b + (a - b) * share for a, b in zip(first, second, strict=True))
+    for k in rows:
+        texture = view.scene.items[k].texture
+        if texture and texture.picture:
+            mine = jnp.asarray(hit.winner == k)
+            found = jax.lax.cond(mine.any(), partial(look_up, texture), lambda *_, colour=colour: colour,
+                                 *position, step)
+            colour = tuple(jnp.where(mine, new, old) for new, old in zip(found, colour, strict=True))
+    return colour
 
 
 def shade_floors(view: View, rays: PinholeRays, winner: Array, reflection: Array) -> Array:
     """int32[P] packed colour of plane `winner`: lit texture plus `reflection` (packed), then the shadow lights."""
     hit = plane_hit(view, rays, winner)
     main, *others = _corner_terms(view, hit)
-    texture = _texture(view, rays, hit)
+    texture = texture_of(view, rays, hit, view.scene.floors)
     colour = tuple(m * t for m, t in zip(main, texture, strict=True))
     if view.scene.mirror is not None:
         colour = clamp(add(colour, unpack_colour(reflection)))
@@ -231,6 +254,7 @@ def shade_reflection(view: View, rays: PinholeRays, seen: Array, code: Code) -> 
     dimmed = plain._replace(colour=scale(mirror.reflectance, plain.colour))
     (colour,) = light_passes(view.lights, point, normal, rays.origin, dimmed, shadows=False)
     share = (code.index(seen) != code.mask).astype(jnp.float32).mean(0)
+    share = share * pick(nearest, {k: 1.0 - (1.0 - view.scene.items[k].alpha) ** 2 for k in items})
     return pack_colour(tuple(c * share for c in colour))
 
 

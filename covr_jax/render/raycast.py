@@ -160,9 +160,11 @@ def _nonzero(x: Array) -> Array:
 def hit_ellipsoid(rays: Rays, pose: Pose, size: Floats) -> Hit:
     """The unit sphere in a frame divided by the half axes."""
     origin, direction = _local(rays, pose)
+    start = -dot(origin, direction) / dot(direction, direction)  # float32 loses thin ones in origins that are far
+    origin = tuple(origin[k] + start * direction[k] for k in range(3))
     o, d = (tuple(v[k] / size[k] for k in range(3)) for v in (origin, direction))
     t, discriminant = _root(dot(d, d), dot(o, d), dot(o, o) - 1.0)
-    return Hit(t, discriminant >= 0, _world(tuple((o[k] + t * d[k]) / size[k] for k in range(3)), pose))
+    return Hit(start + t, discriminant >= 0, _world(tuple((o[k] + t * d[k]) / size[k] for k in range(3)), pose))
 
 
 def hit_cylinder(rays: Rays, pose: Pose, radius: Array, half: Array) -> Hit:

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from covr_jax.render.glass import blend
 from covr_jax.render.plane import mirrored, see_reflection, shade_floors, shade_reflection
 from covr_jax.render.poses import Poses, poses_of
-from covr_jax.render.raycast import Array, Code, may_meet
+from covr_jax.render.raycast import Array, Code, Vec, may_meet
 from covr_jax.render.scene import PLANE, Scene, compile_scene
 from covr_jax.render.shade import shade_solids, unpack_colour, visible
 from covr_jax.render.sky import look_up
@@ -22,6 +23,7 @@ from covr_jax.render.view import View, one_by_one, vec, view_of
 
 TILE = 1024  # pixels a CPU draws at once
 LANES = 16  # tiles are whole vectors
+SOLIDS_PER_PIXEL = 2  # where silhouettes overlap, each item has its own colour, as in OpenGL's samples
 
 
 def draw(scene: Scene, poses: Poses) -> Array:
@@ -89,29 +91,42 @@ def draw_tile(view: View, x: Array, y: Array, sky: Array, near: list[Array]) -> 
     code = Code.of(len(scene.items))
     rays = view.rays(x, y)
     none, blank = jnp.full((len(scene.samples), *x.shape), code.none), jnp.zeros(x.shape, jnp.int32)
-    items = tuple(range(len(scene.items)))
-    seen = _where_any(near[0], lambda: visible(view, view.spread(rays), items, code, near[0]), none)
+    seen = _where_any(near[0], lambda: visible(view, view.spread(rays), scene.opaque, code, near[0]), none)
     layers = []  # (coverage, colour)
     if scene.floors:
-        share, winner = _winner(seen, scene.floors, code)
+        ((share, winner),) = _winners(seen, scene.floors, code, 1)
         reflection = blank
         if scene.mirror is not None and len(scene.items) > 1:
             image = _where_any(winner == scene.mirror, lambda: see_reflection(view, rays, winner, code, near[1]), none)
             reflection = _where_any(image != none, lambda: shade_reflection(view, rays, image, code), blank)
         shade = partial(shade_floors, view, rays, winner, reflection)
         layers.append((share, _where_any(winner != code.mask, shade, blank)))
-    if scene.solids:
-        share, winner = _winner(seen, scene.solids, code)
+    for share, winner in _winners(seen, scene.solids, code, min(len(scene.solids), SOLIDS_PER_PIXEL)):
         layers.append((share, _where_any(winner != code.mask, partial(shade_solids, view, rays, winner), blank)))
-    return _mix(sky, layers)
+    colour = _mix(sky, layers)
+    if scene.glass or scene.backs:
+        colour = blend(view, rays, colour, seen, code)
+    red, green, blue = (jnp.round(255.0 * jnp.clip(c, 0.0, 1.0)).astype(jnp.int32) for c in colour)
+    return red | (green << 8) | (blue << 16)
 
 
-def _winner(seen: Array, items: tuple[int, ...], code: Code) -> tuple[Array, Array]:
-    """f32[P] share of the samples that show one of `items`, and int32[P] the nearest of them in each pixel."""
+def _winners(seen: Array, items: tuple[int, ...], code: Code, count: int) -> list[tuple[Array, Array]]:
+    """The `count` nearest of `items` in each pixel, nearest first: f32[P] share of the samples, int32[P] index.
+
+    The last one stands for all samples that show further ones.
+    """
     mine = jnp.zeros(seen.shape, bool)
     for index in items:
         mine = mine | (code.index(seen) == index)
-    return mine.astype(jnp.float32).mean(0), code.index(jnp.where(mine, seen, code.none).min(0))
+    left, found = jnp.where(mine, seen, code.none), []
+    for place in range(count):
+        winner = code.index(left.min(0))
+        shown = left != code.none
+        if place < count - 1:
+            shown = shown & (code.index(left) == winner)
+        found.append((shown.astype(jnp.float32).mean(0), winner))
+        left = jnp.where(shown, code.none, left)
+    return found
 
 
 def _where_any(mask: Array, stage: Callable[[], Array], otherwise: Array) -> Array:
@@ -119,14 +134,13 @@ def _where_any(mask: Array, stage: Callable[[], Array], otherwise: Array) -> Arr
     return jax.lax.cond(mask.any(), stage, lambda: otherwise)
 
 
-def _mix(sky: Array, layers: list[tuple[Array, Array]]) -> Array:
-    """Blends the packed colours of `layers` over `sky` by their shares of the samples."""
-    background = 1.0 - sum(share for share, _ in layers)
+def _mix(sky: Array, layers: list[tuple[Array, Array]]) -> Vec:
+    """rgb in 0..1: the packed colours of `layers` over the packed `sky`, by their shares of the samples."""
+    background = (1.0 - sum(share for share, _ in layers)) / 255.0
     mixed = [((sky >> shift) & 255).astype(jnp.float32) * background for shift in (0, 8, 16)]
     for share, colour in layers:
-        mixed = [c + 255.0 * share * s for c, s in zip(mixed, unpack_colour(colour), strict=True)]
-    red, green, blue = (jnp.round(jnp.clip(c, 0.0, 255.0)).astype(jnp.int32) for c in mixed)
-    return red | (green << 8) | (blue << 16)
+        mixed = [c + share * s for c, s in zip(mixed, unpack_colour(colour), strict=True)]
+    return tuple(mixed)  # pyright: ignore[reportReturnType]
 
 
 _draw = partial(jax.jit, static_argnums=0)(draw)

@@ -13,6 +13,7 @@ import numpy as np
 
 from covr_jax.render import sky
 from covr_jax.render.tendon import Tendon, read_tendons
+from covr_jax.render.texture import Texture, read_texture
 
 Floats = tuple[float, ...]
 
@@ -24,25 +25,13 @@ CYLINDER = int(mujoco.mjtGeom.mjGEOM_CYLINDER)
 BOX = int(mujoco.mjtGeom.mjGEOM_BOX)
 DRAWABLE = (PLANE, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX)
 GROUPS = 3  # groups 0, 1 and 2 are drawn by default
+OPAQUE = 0.995  # MuJoCo draws items with less alpha as transparent
 DEFAULT_RGBA = (0.5, 0.5, 0.5, 1.0)  # a geom with this colour shows its material's colour
 SAMPLES = {  # (column, row) offsets inside the pixel; 4 is the rotated grid of GL's 4x multisampling, rows downwards
     1: ((0.5, 0.5),),
     2: ((0.25, 0.25), (0.75, 0.75)),
     4: ((0.375, 0.875), (0.875, 0.625), (0.125, 0.375), (0.625, 0.125)),
 }
-
-
-@dataclass(frozen=True)
-class Texture:
-    """A two-colour checker of 2 x 2 cells per repeat; any other picture is reduced to its mean colour."""
-
-    first: Floats  # rgb in 0..1 of the cells with u and v in the same half
-    second: Floats  # rgb in 0..1 of the other cells and of the edge mark
-    width: int  # texels
-    height: int  # texels
-    edge: int  # texels of edge mark around the picture
-    repeat: Floats  # repeats per plane, or per metre where `uniform`
-    uniform: bool
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,9 @@ class Item:
     index: int  # row of `kind` in the model
     type: int  # a value of mujoco.mjtGeom
     size: Floats
+    bound: float  # radius of a ball around it, metres; 0 for a plane
     colour: Floats
+    alpha: float
     emission: float
     specular: float
     shininess: float  # 0..1; the GL exponent is 128 times this
@@ -95,6 +86,8 @@ class Scene:
     mirror: int | None  # index into `items` of the one plane that reflects
     shadow_clip: float  # metres: half width of a directional light's shadow map
     shadow_scale: float  # share of a spot's cutoff that its shadow map covers
+    near: float  # metres: what is closer to the camera's plane is cut away
+    backs: tuple[int, ...]  # planes that the camera may come behind
     sky: bytes  # u8[H,W,3], or u8[6,n,n,3] where the camera turns
     turning: bool  # whether the camera's orientation changes
 
@@ -106,13 +99,23 @@ class Scene:
     @property
     def floors(self) -> tuple[int, ...]:
         """Items shaded as planes: those with a texture or a reflection, or else all planes."""
-        planes = tuple(k for k, item in enumerate(self.items) if item.type == PLANE)
+        planes = tuple(k for k in self.opaque if self.items[k].type == PLANE)
         return tuple(k for k in planes if self.items[k].texture or self.items[k].reflectance > 0) or planes
 
     @property
     def solids(self) -> tuple[int, ...]:
-        """All other items, plain planes among them."""
-        return tuple(k for k in range(len(self.items)) if k not in self.floors)
+        """All other opaque items, plain planes among them."""
+        return tuple(k for k in self.opaque if k not in self.floors)
+
+    @property
+    def opaque(self) -> tuple[int, ...]:
+        """Items that hide what is behind them."""
+        return tuple(k for k, item in enumerate(self.items) if item.alpha >= OPAQUE)
+
+    @property
+    def glass(self) -> tuple[int, ...]:
+        """Items that do not."""
+        return tuple(k for k, item in enumerate(self.items) if item.alpha < OPAQUE)
 
     @property
     def casters(self) -> tuple[int, ...]:
@@ -131,7 +134,8 @@ def compile_scene(model: mujoco.MjModel, height: int, width: int, camera: int | 
     tangent = float(np.tan(np.deg2rad(model.cam_fovy[index]) / 2))
     tendons, tendon_items = _tendons(model)
     items = _items(model) + tendon_items
-    mirrors = [k for k, item in enumerate(items) if item.type == PLANE and item.reflectance > 0]
+    planes = [k for k, item in enumerate(items) if item.type == PLANE]
+    mirrors = [k for k in planes if items[k].reflectance > 0 and items[k].alpha >= OPAQUE]
     turning = _turns(model, index)
     if turning:
         backdrop = sky.sky_cube(model, 2 * tangent / height)
@@ -141,7 +145,8 @@ def compile_scene(model: mujoco.MjModel, height: int, width: int, camera: int | 
         height=height, width=width, camera=index, tangent=tangent, samples=SAMPLES[samples], items=items,
         tendons=tendons, lights=_lights(model, shadows), mirror=mirrors[0] if mirrors and reflections else None,
         shadow_clip=float(model.stat.extent * model.vis.map.shadowclip), shadow_scale=float(model.vis.map.shadowscale),
-        sky=backdrop.tobytes(), turning=turning,
+        near=float(model.stat.extent * model.vis.map.znear),
+        backs=tuple(k for k in planes if _may_be_behind(model, index, items[k])), sky=backdrop.tobytes(), turning=turning,
     )
 
 
@@ -168,13 +173,39 @@ def _turns(model: mujoco.MjModel, camera: int) -> bool:
     return mode != mujoco.mjtCamLight.mjCAMLIGHT_FIXED or bool(model.body_weldid[model.cam_bodyid[camera]])
 
 
-def _camera_rotation(model: mujoco.MjModel, camera: int) -> np.ndarray:
-    """float64[3,3], columns right, up, back: the camera's orientation in the model's initial pose."""
+def _may_be_behind(model: mujoco.MjModel, camera: int, plane: Item) -> bool:
+    """Whether the camera can look at the plane from behind.
+
+    It cannot where both stand still, and it starts in front; or where it follows what the plane, which does not move,
+    holds up, at a distance in front.
+    """
+    data = _initial(model)
+    normal = data.geom_xmat[plane.index].reshape(3, 3)[:, 2]
+    height = normal @ (data.cam_xpos[camera] - data.geom_xpos[plane.index])
+    still = plane.kind == "geom" and model.body_weldid[model.geom_bodyid[plane.index]] == 0
+    if not still or height <= 0:
+        return True
+    mode, body = mujoco.mjtCamLight(int(model.cam_mode[camera])), model.cam_bodyid[camera]
+    follows = {mujoco.mjtCamLight.mjCAMLIGHT_TRACK: model.cam_pos0, mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM:
+               model.cam_poscom0}
+    if mode in follows:
+        holds = model.geom_contype[plane.index] or model.geom_conaffinity[plane.index]
+        return not (holds and normal @ follows[mode][camera] >= 0)
+    return bool(model.body_weldid[body] != 0)
+
+
+def _initial(model: mujoco.MjModel) -> mujoco.MjData:
+    """Poses of the model's initial state."""
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     mujoco.mj_camlight(model, data)
-    return data.cam_xmat[camera].reshape(3, 3).copy()
+    return data
+
+
+def _camera_rotation(model: mujoco.MjModel, camera: int) -> np.ndarray:
+    """float64[3,3], columns right, up, back: the camera's orientation in the model's initial pose."""
+    return _initial(model).cam_xmat[camera].reshape(3, 3).copy()
 
 
 def _items(model: mujoco.MjModel) -> tuple[Item, ...]:
@@ -187,14 +218,14 @@ def _items(model: mujoco.MjModel) -> tuple[Item, ...]:
         column = {name: getattr(model, f"{kind}_{name}") for name in ("group", "matid", "rgba", "size", "type")}
         for k in range(count):
             material = _material(model, int(column["matid"][k]), column["rgba"][k])
-            alpha = material.pop("alpha")
-            if column["group"][k] >= GROUPS or alpha == 0:
+            if column["group"][k] >= GROUPS or material["alpha"] == 0:
                 continue
             if column["type"][k] not in DRAWABLE:
                 name, what = getattr(model, kind)(k).name, mujoco.mjtGeom(int(column["type"][k])).name
                 raise ValueError(f"{kind} {k} ('{name}') cannot be drawn: type {what} is not supported")
+            bound = float(model.geom_rbound[k]) if kind == "geom" else float(np.linalg.norm(column["size"][k]))
             items.append(Item(kind=kind, index=k, type=int(column["type"][k]), size=_floats(column["size"][k]),
-                              **material))
+                              bound=bound, **material))
     return tuple(items)
 
 
@@ -202,11 +233,11 @@ def _tendons(model: mujoco.MjModel) -> tuple[tuple[Tendon, ...], tuple[Item, ...
     tendons, items = [], []
     for tendon, material, rgba in read_tendons(model, GROUPS):
         values = _material(model, material, rgba)
-        if values.pop("alpha") == 0:
+        if values["alpha"] == 0:
             continue
         tendons.append(tendon)
-        items += [Item(kind="tendon", index=tendon.index, type=CAPSULE, size=(tendon.width, 0.0, 0.0), **values)
-                  ] * tendon.parts
+        items += [Item(kind="tendon", index=tendon.index, type=CAPSULE, size=(tendon.width, 0.0, 0.0),
+                       bound=tendon.width, **values)] * tendon.parts
     return tuple(tendons), tuple(items)
 
 
@@ -220,25 +251,8 @@ def _material(model: mujoco.MjModel, material: int, rgba: np.ndarray) -> dict[st
               for name in ("emission", "specular", "shininess", "reflectance")}
     roles = (int(mujoco.mjtTextureRole.mjTEXROLE_RGB), int(mujoco.mjtTextureRole.mjTEXROLE_RGBA))
     index = max(int(model.mat_texid[material][role]) for role in roles)
-    texture = _texture(model, material, index) if index >= 0 else None
+    texture = read_texture(model, material, index) if index >= 0 else None
     return {"colour": rgba[:3], "alpha": rgba[3], "texture": texture, **values}
-
-
-def _texture(model: mujoco.MjModel, material: int, index: int) -> Texture:
-    height, width, channels = int(model.tex_height[index]), int(model.tex_width[index]), int(model.tex_nchannel[index])
-    start = int(model.tex_adr[index])
-    texels = model.tex_data[start:start + height * width * channels].reshape(height, width, channels)[..., :3] / 255.0
-    edge = 0
-    first, second = texels[height // 4, width // 4], texels[height // 4, (3 * width) // 4]
-    same_half = np.equal.outer(np.arange(height) * 2 < height, np.arange(width) * 2 < width)
-    painted = np.where(same_half[..., None], first, second)
-    wrong = (painted != texels).any(-1)
-    if wrong[0].any() and not wrong[1:-1, 1:-1].any():
-        edge = 1
-    elif wrong.mean() > 0.01 or model.tex_type[index] != int(mujoco.mjtTexture.mjTEXTURE_2D):
-        first = second = texels.mean((0, 1))
-    return Texture(first=_floats(first), second=_floats(second), width=width, height=height, edge=edge,
-                   repeat=_floats(model.mat_texrepeat[material]), uniform=bool(model.mat_texuniform[material]))
 
 
 def _lights(model: mujoco.MjModel, shadows: bool) -> tuple[Light, ...]:

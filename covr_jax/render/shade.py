@@ -149,7 +149,7 @@ def visible(view: View, rays: Rays, items: tuple[int, ...], code: Code, near: Ar
     def nearer(nearest, index, meet):
         def merge():
             hit = meet()
-            return jnp.minimum(nearest, code.pack(hit.t, hit.ok, index))
+            return jnp.minimum(nearest, code.pack(hit.t, hit.ok & (hit.t > view.scene.near), index))
         return jax.lax.cond(near[index], merge, lambda: nearest)
     return view.visit(rays, items, nearer, jnp.full(rays.x.shape, code.none))
 

@@ -1,0 +1,103 @@
+"""Textures of planes: a checker needs no texel at all, any other picture is looked up through its mip levels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+Array = Any  # a jax.Array or numpy.ndarray
+Floats = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Texture:
+    """A two-colour checker of 2 x 2 cells per repeat, or a `picture`, whose mean colour is then both colours."""
+
+    first: Floats  # rgb in 0..1 of the cells with u and v in the same half
+    second: Floats  # rgb in 0..1 of the other cells and of the edge mark
+    width: int  # texels
+    height: int  # texels
+    edge: int  # texels of edge mark around the picture
+    repeat: Floats  # repeats per plane, or per metre where `uniform`
+    uniform: bool
+    picture: bytes  # u8[height,width,3]; empty for a checker
+
+
+def read_texture(model: mujoco.MjModel, material: int, index: int) -> Texture:
+    """Texture row `index` as `material` uses it. One colour all over is a checker too."""
+    height, width, channels = int(model.tex_height[index]), int(model.tex_width[index]), int(model.tex_nchannel[index])
+    start = int(model.tex_adr[index])
+    texels = model.tex_data[start:start + height * width * channels].reshape(height, width, channels)[..., :3]
+    first, second = texels[height // 4, width // 4], texels[height // 4, (3 * width) // 4]
+    same_half = np.equal.outer(np.arange(height) * 2 < height, np.arange(width) * 2 < width)
+    wrong = (np.where(same_half[..., None], first, second) != texels).any(-1)
+    flat = model.tex_type[index] == int(mujoco.mjtTexture.mjTEXTURE_2D)
+    border = np.ones_like(wrong)
+    border[1:-1, 1:-1] = False
+    edge = int(wrong.any() and not wrong[~border].any() and (texels[border] == second).all())
+    picture = b""
+    if not flat or (wrong.any() and not edge):
+        first = second = texels.mean((0, 1))
+        picture = texels.tobytes() if flat else b""
+    return Texture(first=_colour(first), second=_colour(second), width=width, height=height, edge=edge,
+                   repeat=tuple(float(x) for x in model.mat_texrepeat[material]),
+                   uniform=bool(model.mat_texuniform[material]), picture=picture)
+
+
+def _colour(texel: np.ndarray) -> Floats:
+    return tuple(float(level) / 255.0 for level in texel)
+
+
+@lru_cache(maxsize=8)
+def mip_levels(texture: Texture) -> tuple[np.ndarray, np.ndarray]:
+    """int32[N] texels of all levels, one after the other, red in the lowest byte; int32[L,3] start, height, width.
+
+    Each level is the box mean of the one before, rounded to whole levels as GL stores them.
+    """
+    level = np.frombuffer(texture.picture, np.uint8).reshape(texture.height, texture.width, 3).astype(np.float64)
+    texels, table, start = [], [], 0
+    while True:
+        height, width, _ = level.shape
+        red, green, blue = (level[..., k].astype(np.int32).ravel() for k in range(3))
+        texels.append(red | (green << 8) | (blue << 16))
+        table.append((start, height, width))
+        start += height * width
+        if height == width == 1:
+            return np.concatenate(texels), np.array(table, np.int32)
+        rows, columns = max(height // 2, 1), max(width // 2, 1)
+        blocks = level[:rows * (height // rows), :columns * (width // columns)]
+        blocks = blocks.reshape(rows, height // rows, columns, width // columns, 3)
+        level = np.round(blocks.mean((1, 3)))
+
+
+def look_up(texture: Texture, u: Array, v: Array, step: Array) -> tuple[Array, Array, Array]:
+    """rgb in 0..1 of a repeated picture at (u, v), in repeats; `step` is the distance of neighbouring pixels in texels.
+
+    GL's trilinear filter: bilinear in the two levels around log2(step), linear between them.
+    """
+    texels, table = (jnp.asarray(part) for part in mip_levels(texture))
+    lod = jnp.clip(jnp.log2(jnp.maximum(step, 1.0)), 0.0, len(table) - 1.0)
+    below = jnp.floor(lod).astype(jnp.int32)
+    share = lod - below
+    near, far = (_bilinear(texels, table[level], u, v) for level in (below, jnp.minimum(below + 1, len(table) - 1)))
+    return tuple((a + (b - a) * share) / 255.0 for a, b in zip(near, far, strict=True))  # pyright: ignore
+
+
+def _bilinear(texels: Array, level: Array, u: Array, v: Array) -> list[Array]:
+    """Three channels in 0..255; `level` int32[...,3] is each pixel's row of the table."""
+    start, height, width = (level[..., k] for k in range(3))
+    x, y = u * width - 0.5, v * height - 0.5
+    column, row = jnp.floor(x), jnp.floor(y)
+    fx, fy = x - column, y - row
+    column, row = column.astype(jnp.int32), row.astype(jnp.int32)
+    corners = [texels[start + jnp.mod(row + down, height) * width + jnp.mod(column + right, width)]
+               for down in (0, 1) for right in (0, 1)]
+    weights = [(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx]
+    return [sum(((corner >> shift) & 255) * weight for corner, weight in zip(corners, weights, strict=True))
+            for shift in (0, 8, 16)]

@@ -16,6 +16,11 @@ class ConfigError(ValueError):
     """An option that cannot be used; the message is one line that says what to do."""
 
 
+Distractors = Literal[
+    "none", "color_easy", "color_hard", "background_easy", "background_hard", "camera_easy", "camera_hard"
+]
+
+
 @dataclass(frozen=True)
 class EnvConfig:
     num_envs: int = 1  # environments stepped in parallel [paper: 1]
@@ -23,6 +28,7 @@ class EnvConfig:
     frame_stack: int = 3  # frames per observation [SAC-AE]
     image_size: int = 100  # rendered height = width, pixels [RAD: 100, augmented to 108]
     samples: int = 4  # visibility rays per pixel: 1, 2 or 4 [MuJoCo: 4]
+    distractors: Distractors = "none"  # what each episode changes in the picture
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class VLMConfig:
 class EvalConfig:
     every: int = 10_000  # env steps between evaluations [PlaNet benchmark]
     episodes: int = 10  # [COVR]
+    distractors: Distractors | None = None  # None: as in training
 
 
 @dataclass(frozen=True)

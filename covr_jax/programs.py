@@ -82,23 +82,18 @@ class Programs:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         env, sac = config.env, config.sac
-        self.env = VecEnv(
+        make_env = partial(
+            VecEnv,
             task,
-            env.num_envs,
             action_repeat=env.action_repeat,
             image_size=env.image_size,
             frame_stack=env.frame_stack,
             samples=env.samples,
         )
-        lanes = max(env.num_envs, config.eval.episodes)
-        self.eval_env = self.env if lanes == env.num_envs else VecEnv(
-            task,
-            lanes,
-            action_repeat=env.action_repeat,
-            image_size=env.image_size,
-            frame_stack=env.frame_stack,
-            samples=env.samples,
-        )
+        lanes, distractors = max(env.num_envs, config.eval.episodes), config.eval.distractors or env.distractors
+        self.env = make_env(num_envs=env.num_envs, distractors=env.distractors)
+        same = (lanes, distractors) == (env.num_envs, env.distractors)
+        self.eval_env = self.env if same else make_env(num_envs=lanes, distractors=distractors)
         base = config.base if config.method == "covr" else config.method
         augmentation = make_augmentation(base, config.augment, env.image_size, task.augmentation)
         self.learner: Learner = make_learner(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from covr_jax import checkpoint
 from covr_jax import config as configuration
-from covr_jax.config import Config, ConfigError
+from covr_jax.config import Config, ConfigError, Distractors
 from covr_jax.programs import Programs, TrainState
 
 
@@ -43,8 +44,12 @@ def check(config: Config, run_dir: Path) -> None:
             raise ConfigError(f"{run_dir} already holds a checkpoint and --run.resume is off; choose another --run-dir")
 
 
-def load(run_dir: Path, env_steps: int | None = None) -> tuple[Config, Programs, TrainState]:
+def load(
+    run_dir: Path, env_steps: int | None = None, distractors: Distractors | None = None
+) -> tuple[Config, Programs, TrainState]:
     """Config, programs and state of a checkpoint (the newest, or that of ``env_steps``). No VLM is loaded.
+
+    ``distractors`` takes the place of the run's own in evaluation.
 
     Raises:
       ConfigError, CheckpointError: no run there.
@@ -53,6 +58,8 @@ def load(run_dir: Path, env_steps: int | None = None) -> tuple[Config, Programs,
     if not path.exists():
         raise ConfigError(f"{run_dir} holds no run (no config.json); give a directory that train.py wrote")
     config = configuration.from_dict(json.loads(path.read_text()))
+    if distractors:
+        config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, distractors=distractors))
     programs = Programs(config)
     state, _, _ = checkpoint.Checkpointer(run_dir).restore(programs.init(), env_steps)
     return config, programs, state

@@ -6,9 +6,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from covr_jax.config import Distractors
 from experiments import cli
 
 
@@ -18,6 +20,8 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=10, help="episodes, each from its own start state")
     parser.add_argument("--number", type=int, default=0, help="which set of start states")
     parser.add_argument("--checkpoint", type=int, default=None, help="env steps of the checkpoint; default: the newest")
+    names = get_args(Distractors)
+    parser.add_argument("--distractors", default=None, choices=names, help="in the picture; default: the run's own")
     parser.add_argument("--video", type=Path, default=None, help="also record one episode to this mp4")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a line")
     arguments = parser.parse_args()
@@ -28,7 +32,7 @@ def main() -> int:
     runtime.configure()
     from covr_jax import run_directory
 
-    config, programs, state = run_directory.load(arguments.run_dir, arguments.checkpoint)
+    config, programs, state = run_directory.load(arguments.run_dir, arguments.checkpoint, arguments.distractors)
     lanes = programs.eval_env.num_envs
     if not 1 <= arguments.episodes <= lanes:
         cli.fail(f"--episodes must be between 1 and {lanes}, the run's evaluation lanes")
@@ -47,6 +51,7 @@ def main() -> int:
         "return": float(values.mean()),
         "return_std": float(values.std()),
         "renderer": config.renderer,
+        "distractors": config.eval.distractors or config.env.distractors,
     }
     if arguments.json:
         print(json.dumps(row))

@@ -12,6 +12,7 @@ from mujoco import mjx
 from covr_jax.envs.dmc import ball_in_cup, cartpole, cheetah, finger, hopper, pendulum, reacher, walker
 from covr_jax.envs.task import Task
 from covr_jax.render import Renderer
+from covr_jax.render.distract import Look
 from covr_jax.types import Array, StepType, TimeStep
 
 _TASKS = {
@@ -47,6 +48,7 @@ class EnvState(flax.struct.PyTreeNode):
     ctrl: Array  # [E,A], last applied control in actuator units
     goal: Array | None  # [E,G], what some tasks draw for an episode besides the state
     touch: Array | None  # [E,S], the sensors as of the last physics step, where the task reads them
+    look: Look | None  # [E,...], what the episode looks like, where there are distractors
     step_count: Array  # i32[E], control steps since FIRST
     step_type: Array  # i32[E]
     key: Array  # key[E]
@@ -70,6 +72,7 @@ class VecEnv:
         image_size: int = 84,
         frame_stack: int = 3,
         samples: int = 4,
+        distractors: str = "none",
     ):
         if num_envs < 1 or frame_stack < 1 or (action_repeat is not None and action_repeat < 1):
             raise ValueError("num_envs, frame_stack and action_repeat must be at least 1")
@@ -86,7 +89,9 @@ class VecEnv:
             self._model = self._model.tree_replace({"opt.iterations": newton, "opt.ls_iterations": line_search})
         self._substeps = round(task.control_timestep / self.mj_model.opt.timestep)
         self._time_limit = round(task.time_limit / task.control_timestep)
-        self._renderer = Renderer(self.mj_model, image_size, image_size, samples=samples) if pixels else None
+        self._renderer = None
+        if pixels:
+            self._renderer = Renderer(self.mj_model, image_size, image_size, samples=samples, distractors=distractors)
         self._control_range = jnp.asarray(self.mj_model.actuator_ctrlrange, jnp.result_type(float))
 
     @property
@@ -119,7 +124,7 @@ class VecEnv:
     ) -> EnvState:
         """The physical half of ``reset``: states at FIRST, not drawn yet."""
         init_key, lane_key = jax.random.split(key)
-        fresh_qpos, fresh_qvel, fresh_goal = self._fresh(jax.random.split(init_key, self.num_envs))
+        fresh_qpos, fresh_qvel, fresh_goal, look = self._fresh(jax.random.split(init_key, self.num_envs))
         qpos = fresh_qpos if qpos is None else jnp.asarray(qpos, fresh_qpos.dtype)
         qvel = fresh_qvel if qvel is None else jnp.asarray(qvel, fresh_qvel.dtype)
         goal = fresh_goal if goal is None or fresh_goal is None else jnp.asarray(goal, fresh_goal.dtype)
@@ -131,6 +136,7 @@ class VecEnv:
             ctrl=jnp.zeros((self.num_envs, self.action_dim), self._control_range.dtype),
             goal=goal,
             touch=self._touch(qpos, qvel),
+            look=look,
             step_count=zeros,
             step_type=zeros + StepType.FIRST,
             key=jax.random.split(lane_key, self.num_envs),
@@ -168,7 +174,7 @@ class VecEnv:
     def _restart(self, state: EnvState, restart: Array) -> EnvState:
         """New episodes in the lanes ``restart`` bool[E]."""
         keys = jax.vmap(partial(jax.random.split, num=2))(state.key)
-        qpos, qvel, goal = self._fresh(keys[:, 0])
+        qpos, qvel, goal, look = self._fresh(keys[:, 0])
         fresh = state.replace(
             qpos=qpos,
             qvel=qvel,
@@ -176,6 +182,7 @@ class VecEnv:
             ctrl=jnp.zeros_like(state.ctrl),
             goal=goal,
             touch=self._touch(qpos, qvel),
+            look=look,
             step_count=jnp.zeros_like(state.step_count),
             step_type=jnp.full_like(state.step_type, StepType.FIRST),
             key=keys[:, 1],
@@ -193,7 +200,10 @@ class VecEnv:
         if self._renderer is None:
             observation = jax.vmap(partial(self.task.observation, self._model))(data)
         else:
-            frame = self._renderer.batch(data)
+            look = state.look
+            if look is not None:
+                look = look._replace(time=(state.step_count * self.task.control_timestep).astype(jnp.float32))
+            frame = self._renderer.batch(data, look)
             first = (state.step_type == StepType.FIRST)[:, None, None, None]
             shifted = jnp.concatenate([state.stack[..., 3:], frame], axis=-1)
             observation = jnp.where(first, jnp.tile(frame, self.frame_stack), shifted)
@@ -205,12 +215,13 @@ class VecEnv:
         size = (self.image_size, self.image_size, 3 * self.frame_stack) if self.pixels else (0,)
         return jnp.zeros((self.num_envs, *size), jnp.uint8)
 
-    def _fresh(self, keys: Array) -> tuple[Array, Array, Array | None]:
-        """qpos, qvel and goal of new episodes; keys key[E]."""
+    def _fresh(self, keys: Array) -> tuple[Array, Array, Array | None, Look | None]:
+        """qpos, qvel, goal and look of new episodes; keys key[E]."""
 
-        def draw(key: Array) -> tuple[Array, Array, Array | None]:
+        def draw(key: Array) -> tuple[Array, Array, Array | None, Look | None]:
             goal = self.task.goal(jax.random.fold_in(key, 1), self._model) if self.task.goal else None
-            return *self.task.init(key, self._model), goal
+            look = self._renderer.look(jax.random.fold_in(key, 2)) if self._renderer else None
+            return *self.task.init(key, self._model), goal, look
 
         return jax.vmap(draw)(keys)
 
@@ -260,6 +271,7 @@ def make(
     image_size: int = 84,
     frame_stack: int = 3,
     samples: int = 4,
+    distractors: str = "none",
 ) -> VecEnv:
     """A vectorised task by name (``TASKS``).
 
@@ -268,6 +280,7 @@ def make(
       pixels: u8[E,H,W,3*frame_stack] observations; False: dm_control's state observation, f32[E,N].
       action_repeat: control steps per agent step; None: the task's PlaNet value.
       image_size: H = W of the picture of camera 0, pixels. samples: visibility rays per pixel.
+      distractors: a name of ``render.distract.DISTRACTORS``, for example ``color_hard``.
 
     Raises:
       ValueError: unknown task or an option out of range.
@@ -280,4 +293,5 @@ def make(
         image_size=image_size,
         frame_stack=frame_stack,
         samples=samples,
+        distractors=distractors,
     )

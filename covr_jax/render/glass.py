@@ -81,7 +81,7 @@ def _veil(view: View, rays: PinholeRays, index: int, depth: Array) -> Sheet:
     def shade() -> Array:
         hit, _ = back_hit(view, rays, index)
         (colour,) = light_passes(view.lights, hit.point, hit.pose.axes[2], (0.0, 0.0, 0.0),
-                                 material_of(view, (index,), index), shadows=False)
+                                 material_of(view, (index,), index, bare=True), shadows=False)
         return pack_colour(tuple(c * t for c, t in zip(colour, texture_of(view, rays, hit, (index,)), strict=True)))
     opacity = VEIL * item.alpha * jax.lax.cond(behind, share, lambda: jnp.zeros(rays.x.shape, jnp.float32))
     colour = jax.lax.cond(behind, shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))

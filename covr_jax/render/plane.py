@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from covr_jax.render.distract import DISTRACTORS
 from covr_jax.render.raycast import Array, Code, PinholeRays, Pose, Vec, add, dot, pick, pick_vec, scale
 from covr_jax.render.scene import Floats, Item
 from covr_jax.render.shade import (
@@ -27,7 +28,7 @@ from covr_jax.render.shade import (
     visible,
 )
 from covr_jax.render.texture import look_up
-from covr_jax.render.view import View
+from covr_jax.render.view import View, vec
 
 FAR = 1e4  # ray parameter at which a plane is cut off near the horizon
 ENDLESS = 1e4  # metres: half size that stands for MuJoCo's 0, endless
@@ -115,7 +116,7 @@ def _corner_terms(view: View, hit: PlaneHit) -> list[Vec]:
     lower = u + v <= 1  # the quad is cut along the diagonal from (x1, y0) to (x0, y1)
     corners = ((x1, y0), (x0, y1), (jnp.where(lower, x0, x1), jnp.where(lower, y0, y1)))
     weights = (jnp.where(lower, u, 1 - v), jnp.where(lower, v, 1 - u), jnp.abs(1 - u - v))
-    material = material_of(view, view.scene.floors, hit.winner)
+    material = material_of(view, view.scene.floors, hit.winner, bare=True)
     passes = [light_passes(view.lights, hit.world(corner), hit.pose.axes[2], (0.0, 0.0, 0.0), material)
               for corner in corners]
     return [tuple(sum(w * colour[k] for w, colour in zip(weights, colours, strict=True)) for k in range(3))
@@ -172,6 +173,10 @@ def texture_of(view: View, rays: PinholeRays, hit: PlaneHit, planes: tuple[int, 
     rows = {k: _lookup(view.scene.items[k]) for k in planes}
     first, second = (pick_vec(hit.winner, {k: getattr(row, name) for k, row in rows.items()})
                      for name in ("first", "second"))
+    if view.look is not None:
+        strength = DISTRACTORS[view.scene.distractors].floor
+        first, second = (tuple(c + strength * (new - c) for c, new in zip(colour, vec(row), strict=True))
+                         for colour, row in zip((first, second), view.look.checker, strict=True))
     position, step, texels, edge = [], [], [], []
     for axis in range(2):
         gain, shift, count, mark = (pick(hit.winner, {k: getattr(row, name)[axis] for k, row in rows.items()})

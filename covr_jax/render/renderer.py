@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from covr_jax.render.distract import DISTRACTORS, Look, background, draw_look
 from covr_jax.render.glass import blend
 from covr_jax.render.plane import mirrored, see_reflection, shade_floors, shade_reflection
 from covr_jax.render.poses import Poses, poses_of
@@ -26,9 +27,36 @@ LANES = 16  # tiles are whole vectors
 SOLIDS_PER_PIXEL = 2  # where silhouettes overlap, each item has its own colour, as in OpenGL's samples
 
 
-def draw(scene: Scene, poses: Poses) -> Array:
-    """uint8[H,W,3] picture of one world."""
-    view = view_of(scene, poses)
+OBJECTS = {kind: int(getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")) for kind in ("geom", "site", "tendon")}
+
+
+def draw(scene: Scene, poses: Poses, look: Look | None) -> Array:
+    """The scene's output of one world: uint8[H,W,3] picture, f32[H,W] depth or int32[H,W,2] segmentation."""
+    view = view_of(scene, poses, look)
+    return draw_colour(view) if scene.output == "rgb" else draw_nearest(view)
+
+
+def draw_nearest(view: View) -> Array:
+    """What the pixel centres show first. Transparent items hide nothing from depth, but are objects like any other."""
+    scene = view.scene
+    _, x, y = _tiles(scene)
+    depth, code = scene.output == "depth", Code.of(len(scene.items))
+    items = scene.opaque if depth else tuple(range(len(scene.items)))
+    everything = jnp.ones(len(scene.items), bool)
+    seen = jax.lax.map(lambda tile: visible(view, view.rays(*tile), items, code, everything),
+                       (jnp.asarray(x), jnp.asarray(y)))
+    seen = seen.reshape(-1)[:scene.height * scene.width].reshape(scene.height, scene.width)
+    if depth:
+        return jnp.where(seen == code.none, np.float32(scene.far), code.distance(seen))
+    names = np.full((code.mask + 1, 2), -1, np.int32)
+    for k, item in enumerate(scene.items):
+        names[k] = item.index, OBJECTS[item.kind]
+    return jnp.asarray(names)[code.index(seen)]
+
+
+def draw_colour(view: View) -> Array:
+    """uint8[H,W,3] picture."""
+    scene = view.scene
     number, x, y = _tiles(scene)
     sky = _sky(view, number, x, y)
     rays = view.rays(0.0, 0.0)
@@ -65,7 +93,8 @@ def _sky(view: View, number: np.ndarray, x: np.ndarray, y: np.ndarray) -> Array:
         levels = jnp.round(levels).astype(jnp.int32)
     else:
         levels = levels.reshape(-1, 3).astype(np.int32)[number]
-    return levels[..., 0] | (levels[..., 1] << 8) | (levels[..., 2] << 16)
+    sky = levels[..., 0] | (levels[..., 1] << 8) | (levels[..., 2] << 16)
+    return sky if view.look is None else background(view.look, DISTRACTORS[view.scene.distractors], sky, x, y)
 
 
 def _bounds(view: View) -> Array:
@@ -147,11 +176,11 @@ _draw = partial(jax.jit, static_argnums=0)(draw)
 
 
 @partial(jax.jit, static_argnums=0)
-def _draw_batch(scene: Scene, poses: Poses) -> Array:
-    """uint8[E,H,W,3] pictures of poses with leading axis E."""
+def _draw_batch(scene: Scene, poses: Poses, look: Look | None) -> Array:
+    """Pictures of poses (and looks) with leading axis E."""
     if one_by_one():
-        return jax.lax.map(partial(draw, scene), poses)
-    return jax.vmap(partial(draw, scene))(poses)
+        return jax.lax.map(lambda world: draw(scene, *world), (poses, look))
+    return jax.vmap(partial(draw, scene))(poses, look)
 
 
 class Renderer:
@@ -164,19 +193,33 @@ class Renderer:
       samples: visibility samples per pixel, 1, 2 or 4. Each pixel is shaded once at its centre in any case.
       shadows: whether lights with `castshadow` cast shadows.
       reflections: whether the first reflective plane mirrors the scene.
+      output: what is drawn, as `mujoco.Renderer` has it: `rgb` uint8[H,W,3]; `depth` f32[H,W], metres along the
+        camera's axis, the model's far distance where nothing is; `segmentation` int32[H,W,2], row in the model and
+        mujoco.mjtObj of what is seen, -1 where nothing is. The last two look through the pixel centres only.
+      distractors: a name of `distract.DISTRACTORS`; calls then take a `look`, which the method of that name draws.
 
     Raises:
       ValueError: for a camera that does not exist, for meshes, height fields, skins and flexes, and for bad sizes.
     """
 
     def __init__(self, mj_model: mujoco.MjModel, height: int = 84, width: int = 84, camera: int | str = 0, *,
-                 samples: int = 4, shadows: bool = True, reflections: bool = True) -> None:
-        self.scene = compile_scene(mj_model, height, width, camera, samples, shadows, reflections)
+                 samples: int = 4, shadows: bool = True, reflections: bool = True, output: str = "rgb",
+                 distractors: str = "none") -> None:
+        if distractors not in DISTRACTORS:
+            raise ValueError(f"distractors must be one of {', '.join(DISTRACTORS)}, got {distractors!r}")
+        strength = DISTRACTORS[distractors]
+        self.scene = compile_scene(mj_model, height, width, camera, samples, shadows, reflections, output,
+                                   distractors=distractors, hide_floor=strength.hide_floor, turning=strength.angle > 0)
+        self._extent = float(mj_model.stat.extent)
 
-    def __call__(self, data: Any) -> Array:
-        """uint8[H,W,3] picture of one world: mjx.Data, or mujoco.MjData after mj_forward. Pure: jit, vmap, export."""
-        return _draw(self.scene, poses_of(self.scene, data))
+    def look(self, key: Array) -> Look | None:
+        """What an episode looks like; None without distractors. The key is consumed."""
+        return None if self.scene.distractors == "none" else draw_look(key, self.scene, self._extent)
 
-    def batch(self, data: Any) -> Array:
-        """uint8[E,H,W,3] pictures of mjx.Data with leading axis E."""
-        return _draw_batch(self.scene, jax.vmap(partial(poses_of, self.scene))(data))
+    def __call__(self, data: Any, look: Look | None = None) -> Array:
+        """Picture (see `output`) of one world: mjx.Data, or mujoco.MjData after mj_forward. Pure: jit, vmap, export."""
+        return _draw(self.scene, poses_of(self.scene, data), look)
+
+    def batch(self, data: Any, look: Look | None = None) -> Array:
+        """Pictures of mjx.Data, and looks, with leading axis E."""
+        return _draw_batch(self.scene, jax.vmap(partial(poses_of, self.scene))(data), look)

@@ -25,6 +25,7 @@ CYLINDER = int(mujoco.mjtGeom.mjGEOM_CYLINDER)
 BOX = int(mujoco.mjtGeom.mjGEOM_BOX)
 DRAWABLE = (PLANE, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX)
 GROUPS = 3  # groups 0, 1 and 2 are drawn by default
+OUTPUTS = ("rgb", "depth", "segmentation")
 OPAQUE = 0.995  # MuJoCo draws items with less alpha as transparent
 DEFAULT_RGBA = (0.5, 0.5, 0.5, 1.0)  # a geom with this colour shows its material's colour
 SAMPLES = {  # (column, row) offsets inside the pixel; 4 is the rotated grid of GL's 4x multisampling, rows downwards
@@ -87,6 +88,9 @@ class Scene:
     shadow_clip: float  # metres: half width of a directional light's shadow map
     shadow_scale: float  # share of a spot's cutoff that its shadow map covers
     near: float  # metres: what is closer to the camera's plane is cut away
+    far: float  # metres: depth where nothing is
+    output: str  # "rgb", "depth" or "segmentation"
+    distractors: str  # a name of `distract.DISTRACTORS`
     backs: tuple[int, ...]  # planes that the camera may come behind
     sky: bytes  # u8[H,W,3], or u8[6,n,n,3] where the camera turns
     turning: bool  # whether the camera's orientation changes
@@ -124,8 +128,14 @@ class Scene:
 
 
 def compile_scene(model: mujoco.MjModel, height: int, width: int, camera: int | str, samples: int,
-                  shadows: bool, reflections: bool) -> Scene:
-    """Reads `model` once. Raises ValueError for a bad size, camera or sample count, and for what cannot be drawn."""
+                  shadows: bool, reflections: bool, output: str = "rgb", *, distractors: str = "none",
+                  hide_floor: bool = False, turning: bool = False) -> Scene:
+    """Reads `model` once. `turning`: the camera will turn, whatever the model says.
+
+    Raises ValueError for a bad size, camera, sample count or output, and for what cannot be drawn.
+    """
+    if output not in OUTPUTS:
+        raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
     if height < 1 or width < 1:
         raise ValueError(f"the picture must have at least one pixel, got height {height} and width {width}")
     if samples not in SAMPLES:
@@ -134,9 +144,11 @@ def compile_scene(model: mujoco.MjModel, height: int, width: int, camera: int | 
     tangent = float(np.tan(np.deg2rad(model.cam_fovy[index]) / 2))
     tendons, tendon_items = _tendons(model)
     items = _items(model) + tendon_items
+    if hide_floor:
+        items = tuple(item for item in items if not (item.type == PLANE and (item.texture or item.reflectance > 0)))
     planes = [k for k, item in enumerate(items) if item.type == PLANE]
     mirrors = [k for k in planes if items[k].reflectance > 0 and items[k].alpha >= OPAQUE]
-    turning = _turns(model, index)
+    turning = turning or _turns(model, index)
     if turning:
         backdrop = sky.sky_cube(model, 2 * tangent / height)
     else:
@@ -145,8 +157,9 @@ def compile_scene(model: mujoco.MjModel, height: int, width: int, camera: int | 
         height=height, width=width, camera=index, tangent=tangent, samples=SAMPLES[samples], items=items,
         tendons=tendons, lights=_lights(model, shadows), mirror=mirrors[0] if mirrors and reflections else None,
         shadow_clip=float(model.stat.extent * model.vis.map.shadowclip), shadow_scale=float(model.vis.map.shadowscale),
-        near=float(model.stat.extent * model.vis.map.znear),
-        backs=tuple(k for k in planes if _may_be_behind(model, index, items[k])), sky=backdrop.tobytes(), turning=turning,
+        near=float(model.stat.extent * model.vis.map.znear), far=float(model.stat.extent * model.vis.map.zfar),
+        backs=tuple(k for k in planes if _may_be_behind(model, index, items[k])),
+        output=output, distractors=distractors, sky=backdrop.tobytes(), turning=turning,
     )
 
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from covr_jax.render import scene as static
 from covr_jax.render.raycast import (
     Array,
     Code,
@@ -154,12 +153,12 @@ def visible(view: View, rays: Rays, items: tuple[int, ...], code: Code, near: Ar
     return view.visit(rays, items, nearer, jnp.full(rays.x.shape, code.none))
 
 
-def material_of(view: View, items: tuple[int, ...], winner: Array) -> Material:
-    """Material of the winning item. A solid with a texture shows the texture's mean colour."""
+def material_of(view: View, items: tuple[int, ...], winner: Array, bare: bool = False) -> Material:
+    """Material of the winning item, with the mean colour of its texture; `bare`, without it."""
     rows = {index: view.scene.items[index] for index in items}
     colours = dict(zip(items, (view.colours[index] for index in items), strict=True))
     for index, item in rows.items():
-        if item.texture and item.type != static.PLANE:
+        if item.texture and not bare:
             mean = (0.5 * (a + b) for a, b in zip(item.texture.first, item.texture.second, strict=True))
             colours[index] = tuple(c * m for c, m in zip(colours[index], mean, strict=True))
     return Material(pick_vec(winner, colours), *(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from covr_jax.render import scene as static
+from covr_jax.render.distract import Look, move_camera
 from covr_jax.render.poses import Poses
 from covr_jax.render.raycast import Array, Hit, PinholeRays, Pose, Rays, Vec, intersect
 from covr_jax.render.tendon import LIMIT_COLOUR
@@ -39,6 +40,7 @@ class View(NamedTuple):
     size: Array  # f32[K,3], half sizes in metres
     colours: tuple[Vec, ...]  # one per item, rgb in 0..1
     lights: tuple[Light, ...]
+    look: Look | None  # where there are distractors
     forward: Vec
     right: Vec
     up: Vec
@@ -86,10 +88,12 @@ def one_by_one() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def view_of(scene: static.Scene, poses: Poses) -> View:
+def view_of(scene: static.Scene, poses: Poses, look: Look | None) -> View:
     """Moves the camera to the origin: floors span hundreds of metres, and float32 is sharp only near zero."""
-    eye = poses.camera_position
-    right, up, back = (vec(poses.camera_rotation[:, axis]) for axis in range(3))
+    eye, axes = poses.camera_position, poses.camera_rotation
+    if look is not None:
+        eye, axes = move_camera(look, eye, axes)
+    right, up, back = (vec(axes[:, axis]) for axis in range(3))
     forward = tuple(-b for b in back)
     lights = []
     for constants in scene.lights:
@@ -99,7 +103,7 @@ def view_of(scene: static.Scene, poses: Poses) -> View:
         row = len([light for light in lights if light.constants.index >= 0])
         lights.append(Light(constants, vec(poses.light_position[row] - eye), vec(poses.light_direction[row])))
     size = jnp.asarray([item.size for item in scene.items], jnp.float32).reshape(-1, 3)
-    colours = [item.colour for item in scene.items]
+    colours = [item.colour if look is None else vec(look.colours[k]) for k, item in enumerate(scene.items)]
     first = len(scene.items) - sum(tendon.parts for tendon in scene.tendons)
     for tendon, red in zip(scene.tendons, poses.tendon_red, strict=True):
         colour = tuple(c + red * (limit - c) for c, limit in zip(colours[first], LIMIT_COLOUR, strict=True))
@@ -107,4 +111,4 @@ def view_of(scene: static.Scene, poses: Poses) -> View:
         first += tendon.parts
     size = size.at[len(scene.items) - len(poses.tendon_half):, 1].set(poses.tendon_half)
     return View(scene, poses.item_position - eye, poses.item_rotation, size, tuple(colours), tuple(lights),
-                forward, right, up)
+                look, forward, right, up)

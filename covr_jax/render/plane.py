@@ -31,7 +31,6 @@ from covr_jax.render.texture import look_up
 from covr_jax.render.view import View, vec
 
 FAR = 1e4  # ray parameter at which a plane is cut off near the horizon
-ENDLESS = 1e4  # metres: half size that stands for MuJoCo's 0, endless
 WINDOW = float(np.sqrt(3.0))  # texels: width of the box as spread out as bilinear filtering of one level
 QUADS = 198  # the most quads MuJoCo cuts a plane into, per half axis
 
@@ -55,11 +54,6 @@ class PlaneHit(NamedTuple):
         return self.world(self.local)
 
 
-def half_size(item: Item, axis: int) -> float:
-    """Half extent in metres; a plane of size 0 is endless."""
-    return item.size[axis] if item.size[axis] > 0 else ENDLESS
-
-
 def plane_hit(view: View, rays: PinholeRays, winner: Array) -> PlaneHit:
     """Meets the winning plane at the pixel centre. The centre of an edge pixel may miss it: the point is moved to the
     rectangle's border before anything is looked up there."""
@@ -71,7 +65,7 @@ def plane_hit(view: View, rays: PinholeRays, winner: Array) -> PlaneHit:
     t = jnp.clip(-dot(offset, pose.axes[2]) / tilt, 0.0, FAR)
     local = []
     for axis in range(2):
-        reach = pick(winner, {k: half_size(view.scene.items[k], axis) for k in planes})
+        reach = pick(winner, {k: view.scene.items[k].half(axis) for k in planes})
         local.append(jnp.clip(dot(offset, pose.axes[axis]) + t * rays.along(pose.axes[axis]), -reach, reach))
     return PlaneHit(pose, winner, t, tuple(local), tilt)
 
@@ -83,13 +77,13 @@ def back_hit(view: View, rays: PinholeRays, index: int) -> tuple[PlaneHit, Array
     tilt = jnp.maximum(rays.along(pose.axes[2]), 1e-9)
     t = jnp.clip(-dot(offset, pose.axes[2]) / tilt, 0.0, FAR)
     local = tuple(dot(offset, pose.axes[axis]) + t * rays.along(pose.axes[axis]) for axis in range(2))
-    inside = (jnp.abs(local[0]) <= half_size(item, 0)) & (jnp.abs(local[1]) <= half_size(item, 1))
+    inside = (jnp.abs(local[0]) <= item.half(0)) & (jnp.abs(local[1]) <= item.half(1))
     return PlaneHit(pose, index, t, local, tilt), inside & (tilt > 1e-9) & (t < FAR)
 
 
 def _cell(item: Item, axis: int) -> tuple[float, float, float]:
     """Half size, first edge's distance from the border, and edge spacing of MuJoCo's grid of a plane, in metres."""
-    half = half_size(item, axis)
+    half = item.half(axis)
     if item.size[axis] == 0:
         return half, 0.0, 1.0 / (item.texture.repeat[axis] if item.texture else 1.0)
     step = max(item.size[2], half / QUADS)
@@ -210,9 +204,10 @@ def shade_floors(view: View, rays: PinholeRays, winner: Array, reflection: Array
     if view.scene.mirror is not None:
         colour = clamp(add(colour, unpack_colour(reflection)))
     casting = [light for light in view.lights if light.constants.shadow]
+    mine = winner < len(view.scene.items)
     for light, extra in zip(casting, others, strict=True):
-        shown = lit(view, light, hit.point, hit.pose.axes[2], SHADOW_BIAS)
-        colour = clamp(add(colour, tuple(jnp.where(shown, e * t, 0.0) for e, t in zip(extra, texture, strict=True))))
+        bright = lit(view, light, hit.point, hit.pose.axes[2], SHADOW_BIAS, mine)
+        colour = clamp(add(colour, tuple(jnp.where(bright, e * t, 0.0) for e, t in zip(extra, texture, strict=True))))
     return pack_colour(colour)
 
 

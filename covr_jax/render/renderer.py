@@ -17,7 +17,7 @@ from covr_jax.render.glass import blend
 from covr_jax.render.plane import mirrored, see_reflection, shade_floors, shade_reflection
 from covr_jax.render.poses import Poses, poses_of
 from covr_jax.render.raycast import Array, Code, Vec, may_meet
-from covr_jax.render.scene import PLANE, Scene, compile_scene
+from covr_jax.render.scene import Scene, compile_scene
 from covr_jax.render.shade import shade_solids, unpack_colour, visible
 from covr_jax.render.sky import look_up
 from covr_jax.render.view import View, one_by_one, vec, view_of
@@ -60,7 +60,7 @@ def draw_colour(view: View) -> Array:
     number, x, y = _tiles(scene)
     sky = _sky(view, number, x, y)
     rays = view.rays(0.0, 0.0)
-    near = [may_meet(rays, _edges(x, scene.pixel), _edges(y, scene.pixel), vec(view.position.T), _bounds(view))
+    near = [may_meet(rays, _edges(x, scene.pixel), _edges(y, scene.pixel), vec(view.position.T), view.bounds)
             for rays in ([rays] if scene.mirror is None else [rays, mirrored(view, rays).rays])]
     tiles = (jnp.asarray(x), jnp.asarray(y), jnp.asarray(sky), near)
     packed = jax.lax.map(lambda tile: draw_tile(view, *tile), tiles)
@@ -95,12 +95,6 @@ def _sky(view: View, number: np.ndarray, x: np.ndarray, y: np.ndarray) -> Array:
         levels = levels.reshape(-1, 3).astype(np.int32)[number]
     sky = levels[..., 0] | (levels[..., 1] << 8) | (levels[..., 2] << 16)
     return sky if view.look is None else background(view.look, DISTRACTORS[view.scene.distractors], sky, x, y)
-
-
-def _bounds(view: View) -> Array:
-    """f32[K] radius of a ball around each item; infinite for planes."""
-    plane = np.array([item.type == PLANE for item in view.scene.items])
-    return jnp.where(plane, np.float32(np.inf), jnp.sqrt((view.size**2).sum(-1)) + view.size[:, 0])
 
 
 def _edges(block: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:

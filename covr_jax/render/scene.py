@@ -25,6 +25,7 @@ CYLINDER = int(mujoco.mjtGeom.mjGEOM_CYLINDER)
 BOX = int(mujoco.mjtGeom.mjGEOM_BOX)
 DRAWABLE = (PLANE, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX)
 GROUPS = 3  # groups 0, 1 and 2 are drawn by default
+ENDLESS = 1e4  # metres: half size that stands for MuJoCo's 0, endless
 OUTPUTS = ("rgb", "depth", "segmentation")
 OPAQUE = 0.995  # MuJoCo draws items with less alpha as transparent
 DEFAULT_RGBA = (0.5, 0.5, 0.5, 1.0)  # a geom with this colour shows its material's colour
@@ -51,6 +52,10 @@ class Item:
     shininess: float  # 0..1; the GL exponent is 128 times this
     reflectance: float
     texture: Texture | None
+
+    def half(self, axis: int) -> float:
+        """Half extent of a plane in metres; one of size 0 is endless."""
+        return self.size[axis] if self.size[axis] > 0 else ENDLESS
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from covr_jax.render.raycast import (
     sub,
     unit,
 )
-from covr_jax.render.view import Light, View
+from covr_jax.render.view import Light, View, vec
 
 LEVELS = 1020  # steps of a packed colour: a multiple of 255, so 8-bit levels survive packing unchanged
+FAR_AWAY = 1e4  # metres: where a directional light comes from
 SHADOW_BIAS = 1e-3  # metres along the normal, so that a surface does not shadow itself
 
 
@@ -113,8 +114,9 @@ def light_passes(lights: tuple[Light, ...], point: Vec, normal: Vec, eye: Vec, m
     return [clamp(main), *others]
 
 
-def lit(view: View, light: Light, point: Vec, normal: Vec, bias: float) -> Array:
-    """bool: whether the shadow map of `light` leaves `point` in its light. Planes throw no shadow.
+def lit(view: View, light: Light, point: Vec, normal: Vec, bias: float, shown: Array) -> Array:
+    """bool[P]: whether the shadow map of `light` leaves `point` in its light. Planes throw no shadow. The answer
+    counts for the pixels `shown` only.
 
     Outside the map everything is lit: it covers a square of half width `shadow_clip` around a directional light, and a
     pyramid of `shadow_scale` times the cutoff under a spot.
@@ -128,7 +130,8 @@ def lit(view: View, light: Light, point: Vec, normal: Vec, bias: float) -> Array
         hit = meet()
         blocked = hit.ok & (hit.t > 0)
         return dark | (blocked if constants.directional else blocked & (hit.t < 1))
-    dark = view.visit(rays, scene.casters, block, jnp.zeros(jnp.shape(point[0]), bool))
+    near = _between(view, light, point, shown)
+    dark = view.visit(rays, scene.casters, block, jnp.zeros(jnp.shape(point[0]), bool), near)
     map_up = unit(cross(light.direction, (-1.0, 0.0, 0.0)))
     map_right = cross(light.direction, map_up)
     offset = sub(point, light.position)
@@ -140,17 +143,32 @@ def lit(view: View, light: Light, point: Vec, normal: Vec, bias: float) -> Array
     return ~(dark & inside)
 
 
+def _between(view: View, light: Light, point: Vec, shown: Array) -> Array:
+    """bool[K]: items that could come between the light and one of the points; conservative.
+
+    The points are taken for a ball, and the way from a ball to the light for the capsule around the line between.
+    """
+    low = tuple(jnp.where(shown, p, jnp.inf).min() for p in point)
+    high = tuple(jnp.where(shown, p, -jnp.inf).max() for p in point)
+    centre = tuple(0.5 * (a + b) for a, b in zip(low, high, strict=True))
+    size = tuple(0.5 * (b - a) for a, b in zip(low, high, strict=True))
+    way = scale(-FAR_AWAY, light.direction) if light.constants.directional else sub(light.position, centre)
+    offset = sub(vec(view.position.T), centre)
+    along = jnp.clip(dot(offset, way) / jnp.maximum(dot(way, way), 1e-12), 0.0, 1.0)
+    gap = sub(offset, scale(along, way))
+    reach = view.bounds + jnp.sqrt(dot(size, size)) + 2 * SHADOW_BIAS
+    return ~(dot(gap, gap) > reach * reach)
+
+
 def visible(view: View, rays: Rays, items: tuple[int, ...], code: Code, near: Array) -> Array:
     """int32: packed distance and index of the nearest of `items` along each ray.
 
-    `near` bool[K]: items that the tile could show at all; the others are skipped.
+    `near` bool[K]: items that the rays could meet at all.
     """
     def nearer(nearest, index, meet):
-        def merge():
-            hit = meet()
-            return jnp.minimum(nearest, code.pack(hit.t, hit.ok & (hit.t > view.scene.near), index))
-        return jax.lax.cond(near[index], merge, lambda: nearest)
-    return view.visit(rays, items, nearer, jnp.full(rays.x.shape, code.none))
+        hit = meet()
+        return jnp.minimum(nearest, code.pack(hit.t, hit.ok & (hit.t > view.scene.near), index))
+    return view.visit(rays, items, nearer, jnp.full(rays.x.shape, code.none), near)
 
 
 def material_of(view: View, items: tuple[int, ...], winner: Array, bare: bool = False) -> Material:
@@ -172,14 +190,11 @@ def surface(view: View, rays: Rays, items: tuple[int, ...], winner: Array) -> tu
     normal = tuple(jnp.zeros(winner.shape, jnp.float32) for _ in range(3))
 
     def take(found, index, meet):
-        mine = winner == index
-
-        def merge():
-            hit = meet()
-            normal = tuple(jnp.where(mine, new, old) for new, old in zip(hit.normal, found[1], strict=True))
-            return jnp.where(mine, hit.t, found[0]), normal
-        return jax.lax.cond(mine.any(), merge, lambda: found)
-    t, normal = view.visit(rays, items, take, (t, normal))
+        mine, hit = winner == index, meet()
+        normal = tuple(jnp.where(mine, new, old) for new, old in zip(hit.normal, found[1], strict=True))
+        return jnp.where(mine, hit.t, found[0]), normal
+    wins = (winner[None] == jnp.arange(len(view.scene.items))[:, None]).any(1)
+    t, normal = view.visit(rays, items, take, (t, normal), wins)
     return rays.at(t), unit(normal)
 
 
@@ -190,7 +205,8 @@ def shade_solids(view: View, rays: Rays, winner: Array) -> Array:
     material = material_of(view, scene.solids, winner)
     colour, *others = light_passes(view.lights, point, normal, (0.0, 0.0, 0.0), material)
     casting = [light for light in view.lights if light.constants.shadow]
+    mine = winner < len(scene.items)
     for light, extra in zip(casting, others, strict=True):
-        shown = lit(view, light, point, normal, 2 * SHADOW_BIAS)
-        colour = add(colour, tuple(jnp.where(shown, c, 0.0) for c in extra))
+        bright = lit(view, light, point, normal, 2 * SHADOW_BIAS, mine)
+        colour = add(colour, tuple(jnp.where(bright, c, 0.0) for c in extra))
     return pack_colour(colour)

@@ -20,7 +20,8 @@ from covr_jax.render.raycast import Array, Hit, PinholeRays, Pose, Rays, Vec, in
 from covr_jax.render.tendon import LIMIT_COLOUR
 
 Meet = Callable[[], Hit]
-ROLLED = 3  # from this many items of one type on, they are visited in a loop: the program stays small
+ROLLED = 3  # from this many items of one type on, a CPU visits them in a loop: the program stays small
+WORD = 31  # items of one loop
 
 
 class Light(NamedTuple):
@@ -45,6 +46,16 @@ class View(NamedTuple):
     right: Vec
     up: Vec
 
+    @property
+    def bounds(self) -> Array:
+        """f32[K] radius of a ball around each item, metres."""
+        planes = {k: item.half(0) ** 2 + item.half(1) ** 2
+                  for k, item in enumerate(self.scene.items) if item.type == static.PLANE}
+        ball = jnp.sqrt((self.size**2).sum(-1)) + self.size[:, 0]
+        if not planes:
+            return ball
+        return ball.at[np.array(list(planes))].set(np.sqrt(np.array(list(planes.values()), np.float32)))
+
     def rays(self, x: Array, y: Array) -> PinholeRays:
         """Rays of the camera through image plane coordinates `x` right and `y` up at distance 1."""
         return PinholeRays((0.0, 0.0, 0.0), self.forward, self.right, self.up, x, y)
@@ -59,23 +70,40 @@ class View(NamedTuple):
         rotation = self.rotation[index]
         return Pose(vec(self.position[index]), tuple(vec(rotation[:, axis]) for axis in range(3)))
 
-    def visit(self, rays: Rays, items: tuple[int, ...], step: Callable[[Any, Array, Meet], Any], carry: Any) -> Any:
+    def visit(self, rays: Rays, items: tuple[int, ...], step: Callable[[Any, Array, Meet], Any], carry: Any,
+              wanted: Array) -> Any:
         """Folds `step(carry, index, meet)` over `items`, type by type; `meet()` is the meeting of `rays` with the item.
+
+        `wanted` bool[K] tells which items can matter to these rays: a CPU visits no other, an accelerator visits all,
+        so the step must come to the same result either way.
         """
         for kind in sorted({self.scene.items[k].type for k in items}):
             group = [k for k in items if self.scene.items[k].type == kind]
-            if len(group) < ROLLED:
+            if not one_by_one() or len(group) < ROLLED:
                 for k in group:
                     size = vec(self.size[k]) if self.scene.items[k].kind == "tendon" else self.scene.items[k].size
-                    carry = step(carry, k, partial(intersect, rays, kind, size, self.pose(k)))
+                    meet = partial(intersect, rays, kind, size, self.pose(k))
+                    if one_by_one():
+                        carry = jax.lax.cond(wanted[k], partial(step, carry, k, meet), lambda carry=carry: carry)
+                    else:
+                        carry = step(carry, k, meet)
                 continue
-            rows = jnp.asarray(group, jnp.int32)
-
-            def body(i, carry, kind=kind, rows=rows):
-                k = rows[i]
-                return step(carry, k, partial(intersect, rays, kind, vec(self.size[k]), self.pose(k)))
-            carry = jax.lax.fori_loop(0, len(group), body, carry, unroll=not one_by_one())
+            for first in range(0, len(group), WORD):
+                carry = self._visit_wanted(rays, kind, group[first:first + WORD], step, carry, wanted)
         return carry
+
+    def _visit_wanted(self, rays: Rays, kind: int, group: list[int], step: Callable[[Any, Array, Meet], Any],
+                      carry: Any, wanted: Array) -> Any:
+        """A loop over the wanted ones alone: they are the bits of a word, lowest first."""
+        rows = jnp.asarray(group, jnp.int32)
+        word = jnp.where(wanted[rows], jnp.left_shift(1, jnp.arange(len(group))), 0).sum(dtype=jnp.int32)
+
+        def body(state: tuple[Array, Any]) -> tuple[Array, Any]:
+            word, carry = state
+            k = rows[jax.lax.population_count(~word & (word - 1))]
+            carry = step(carry, k, partial(intersect, rays, kind, vec(self.size[k]), self.pose(k)))
+            return word & (word - 1), carry
+        return jax.lax.while_loop(lambda state: state[0] != 0, body, (word, carry))[1]
 
 
 def vec(row: Array) -> Vec:

@@ -14,7 +14,7 @@ from covr_jax.render.plane import back_hit, texture_of
 from covr_jax.render.raycast import Array, Code, PinholeRays, Vec, dot, intersect, unit
 from covr_jax.render.scene import PLANE
 from covr_jax.render.shade import light_passes, material_of, pack_colour, unpack_colour
-from covr_jax.render.view import View, vec
+from covr_jax.render.view import View, anywhere, vec
 
 VEIL = 0.3  # share of a plane's alpha that is left when the camera is behind it
 LAST = 1e6  # metres: planes come after everything else in MuJoCo's order
@@ -64,7 +64,7 @@ def _sheet(view: View, rays: PinholeRays, index: int, depth: Array) -> Sheet:
         material = material_of(view, (index,), index)
         (colour,) = light_passes(view.lights, rays.at(centre.t), unit(centre.normal), (0.0, 0.0, 0.0), material, False)
         return pack_colour(colour)
-    colour = jax.lax.cond((share > 0).any(), shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))
+    colour = jax.lax.cond(anywhere(share > 0), shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))
     distance = jnp.sqrt(dot(pose.position, pose.position)) - item.bound
     return Sheet(item.alpha * share, colour, distance + LAST if item.type == PLANE else distance)
 
@@ -83,6 +83,6 @@ def _veil(view: View, rays: PinholeRays, index: int, depth: Array) -> Sheet:
         (colour,) = light_passes(view.lights, hit.point, hit.pose.axes[2], (0.0, 0.0, 0.0),
                                  material_of(view, (index,), index, bare=True), shadows=False)
         return pack_colour(tuple(c * t for c, t in zip(colour, texture_of(view, rays, hit, (index,)), strict=True)))
-    opacity = VEIL * item.alpha * jax.lax.cond(behind, share, lambda: jnp.zeros(rays.x.shape, jnp.float32))
-    colour = jax.lax.cond(behind, shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))
+    opacity = VEIL * item.alpha * jax.lax.cond(anywhere(behind), share, lambda: jnp.zeros(rays.x.shape, jnp.float32))
+    colour = jax.lax.cond(anywhere(behind), shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))
     return Sheet(opacity, colour, jnp.float32(LAST))

@@ -28,7 +28,7 @@ from covr_jax.render.shade import (
     visible,
 )
 from covr_jax.render.texture import look_up
-from covr_jax.render.view import View, vec
+from covr_jax.render.view import View, anywhere, vec
 
 FAR = 1e4  # ray parameter at which a plane is cut off near the horizon
 WINDOW = float(np.sqrt(3.0))  # texels: width of the box as spread out as bilinear filtering of one level
@@ -189,7 +189,7 @@ def texture_of(view: View, rays: PinholeRays, hit: PlaneHit, planes: tuple[int, 
         texture = view.scene.items[k].texture
         if texture and texture.picture:
             mine = jnp.asarray(hit.winner == k)
-            found = jax.lax.cond(mine.any(), partial(look_up, texture), lambda *_, colour=colour: colour,
+            found = jax.lax.cond(anywhere(mine), partial(look_up, texture), lambda *_, colour=colour: colour,
                                  *position, step)
             colour = tuple(jnp.where(mine, new, old) for new, old in zip(found, colour, strict=True))
     return colour

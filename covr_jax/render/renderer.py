@@ -20,9 +20,10 @@ from covr_jax.render.raycast import Array, Code, Vec, may_meet
 from covr_jax.render.scene import Scene, compile_scene
 from covr_jax.render.shade import shade_solids, unpack_colour, visible
 from covr_jax.render.sky import look_up
-from covr_jax.render.view import View, one_by_one, vec, view_of
+from covr_jax.render.view import WORLDS, View, anywhere, one_by_one, vec, view_of
 
-TILE = 1024  # pixels a CPU draws at once
+BLOCK = 16  # worlds a CPU draws at once: fewer, larger steps, which two cores can share
+TILE = 1024  # pixels of a world it draws at once
 LANES = 16  # tiles are whole vectors
 SOLIDS_PER_PIXEL = 2  # where silhouettes overlap, each item has its own colour, as in OpenGL's samples
 
@@ -154,7 +155,7 @@ def _winners(seen: Array, items: tuple[int, ...], code: Code, count: int) -> lis
 
 def _where_any(mask: Array, stage: Callable[[], Array], otherwise: Array) -> Array:
     """Runs `stage` if any pixel needs it."""
-    return jax.lax.cond(mask.any(), stage, lambda: otherwise)
+    return jax.lax.cond(anywhere(mask), stage, lambda: otherwise)
 
 
 def _mix(sky: Array, layers: list[tuple[Array, Array]]) -> Vec:
@@ -166,15 +167,19 @@ def _mix(sky: Array, layers: list[tuple[Array, Array]]) -> Vec:
     return tuple(mixed)  # pyright: ignore[reportReturnType]
 
 
-_draw = partial(jax.jit, static_argnums=0)(draw)
-
-
 @partial(jax.jit, static_argnums=0)
 def _draw_batch(scene: Scene, poses: Poses, look: Look | None) -> Array:
-    """Pictures of poses (and looks) with leading axis E."""
-    if one_by_one():
-        return jax.lax.map(lambda world: draw(scene, *world), (poses, look))
-    return jax.vmap(partial(draw, scene))(poses, look)
+    """Pictures of poses (and looks) with leading axis E. A CPU draws a few worlds at a time, as its cache holds."""
+    worlds = (poses, look)
+    count = len(poses.camera_position)
+    together = jax.vmap(partial(draw, scene), axis_name=WORLDS)
+    if not one_by_one():
+        return together(*worlds)
+    blocks = -(-count // BLOCK)
+    size = -(-count // blocks)
+    rows = np.minimum(np.arange(blocks * size), count - 1).reshape(blocks, size)
+    pictures = jax.lax.map(lambda row: together(*jax.tree.map(lambda leaf: leaf[row], worlds)), jnp.asarray(rows))
+    return pictures.reshape(-1, *pictures.shape[2:])[:count]
 
 
 class Renderer:
@@ -212,7 +217,8 @@ class Renderer:
 
     def __call__(self, data: Any, look: Look | None = None) -> Array:
         """Picture (see `output`) of one world: mjx.Data, or mujoco.MjData after mj_forward. Pure: jit, vmap, export."""
-        return _draw(self.scene, poses_of(self.scene, data), look)
+        world = jax.tree.map(lambda leaf: leaf[None], (poses_of(self.scene, data), look))
+        return _draw_batch(self.scene, *world)[0]
 
     def batch(self, data: Any, look: Look | None = None) -> Array:
         """Pictures of mjx.Data, and looks, with leading axis E."""

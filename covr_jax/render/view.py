@@ -21,6 +21,7 @@ from covr_jax.render.tendon import LIMIT_COLOUR
 
 Meet = Callable[[], Hit]
 ROLLED = 3  # from this many items of one type on, a CPU visits them in a loop: the program stays small
+WORLDS = "worlds"  # name of the axis of the worlds that are drawn together
 WORD = 31  # items of one loop
 
 
@@ -74,9 +75,10 @@ class View(NamedTuple):
               wanted: Array) -> Any:
         """Folds `step(carry, index, meet)` over `items`, type by type; `meet()` is the meeting of `rays` with the item.
 
-        `wanted` bool[K] tells which items can matter to these rays: a CPU visits no other, an accelerator visits all,
-        so the step must come to the same result either way.
+        `wanted` bool[K] tells which items can matter to these rays: a CPU visits no other that no world wants, an
+        accelerator visits all, so the step must come to the same result either way.
         """
+        wanted = any_world(wanted)
         for kind in sorted({self.scene.items[k].type for k in items}):
             group = [k for k in items if self.scene.items[k].type == kind]
             if not one_by_one() or len(group) < ROLLED:
@@ -112,8 +114,18 @@ def vec(row: Array) -> Vec:
 
 
 def one_by_one() -> bool:
-    """Whether worlds, tiles and items are drawn one after the other: on a CPU, whose cache holds one at a time."""
+    """Whether tiles and items are drawn one after the other: on a CPU, whose cache holds little at a time."""
     return jax.default_backend() == "cpu"
+
+
+def anywhere(mask: Array) -> Array:
+    """bool: whether `mask` holds for any pixel of any world that is drawn together with this one."""
+    return any_world(mask.any())
+
+
+def any_world(mask: Array) -> Array:
+    """`mask` or that of any world drawn together: one answer for all, so a conditional on it stays one."""
+    return jax.lax.pmax(mask.astype(jnp.int32), WORLDS) > 0
 
 
 def view_of(scene: static.Scene, poses: Poses, look: Look | None) -> View:

@@ -8,7 +8,7 @@ import pytest
 from mujoco import mjx
 
 from covr_jax.render import Renderer
-from covr_jax.render.renderer import _draw
+from covr_jax.render.renderer import _draw_batch
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ def test_exports_for_all_platforms(world, method):
 def test_compiles_once(world):
     renderer, states, _ = world
     renderer(states[0])
-    before = _draw._cache_size()
+    before = _draw_batch._cache_size()
     renderer(states[1])
-    assert _draw._cache_size() == before
+    assert _draw_batch._cache_size() == before
 
 
 def test_samples_are_means_of_more_rays(ball_world):

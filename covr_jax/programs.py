@@ -21,6 +21,7 @@ from covr_jax import replay, runtime
 from covr_jax.agents import Augmentation, Learner, LearnerState, make_augmentation, make_learner
 from covr_jax.config import Config, ConfigError
 from covr_jax.envs import EnvState, VecEnv, get_task
+from covr_jax.render import RendererError
 from covr_jax.replay import ReplayState
 from covr_jax.types import Array, Prior, StepType, TimeStep
 
@@ -82,23 +83,21 @@ class Programs:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         env, sac = config.env, config.sac
-        self.env = VecEnv(
+        make = partial(
+            VecEnv,
             task,
-            env.num_envs,
             action_repeat=env.action_repeat,
             image_size=env.image_size,
             frame_stack=env.frame_stack,
             samples=env.samples,
+            renderer=config.renderer,
         )
         lanes = max(env.num_envs, config.eval.episodes)
-        self.eval_env = self.env if lanes == env.num_envs else VecEnv(
-            task,
-            lanes,
-            action_repeat=env.action_repeat,
-            image_size=env.image_size,
-            frame_stack=env.frame_stack,
-            samples=env.samples,
-        )
+        try:
+            self.env = make(env.num_envs)
+            self.eval_env = self.env if lanes == env.num_envs else make(lanes)
+        except RendererError as error:
+            raise ConfigError(str(error)) from error
         base = config.base if config.method == "covr" else config.method
         augmentation = make_augmentation(base, config.augment, env.image_size, task.augmentation)
         self.learner: Learner = make_learner(

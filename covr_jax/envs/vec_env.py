@@ -11,7 +11,7 @@ from mujoco import mjx
 
 from covr_jax.envs.dmc import ball_in_cup, cartpole, cheetah, finger, hopper, pendulum, reacher, walker
 from covr_jax.envs.task import Task
-from covr_jax.render import Renderer
+from covr_jax.render import make_renderer
 from covr_jax.types import Array, StepType, TimeStep
 
 _TASKS = {
@@ -70,6 +70,7 @@ class VecEnv:
         image_size: int = 84,
         frame_stack: int = 3,
         samples: int = 4,
+        renderer: str = "jax",
     ):
         if num_envs < 1 or frame_stack < 1 or (action_repeat is not None and action_repeat < 1):
             raise ValueError("num_envs, frame_stack and action_repeat must be at least 1")
@@ -86,7 +87,8 @@ class VecEnv:
             self._model = self._model.tree_replace({"opt.iterations": newton, "opt.ls_iterations": line_search})
         self._substeps = round(task.control_timestep / self.mj_model.opt.timestep)
         self._time_limit = round(task.time_limit / task.control_timestep)
-        self._renderer = Renderer(self.mj_model, image_size, image_size, samples=samples) if pixels else None
+        drawn = {"samples": samples, "num_envs": num_envs}
+        self._renderer = make_renderer(renderer, self.mj_model, image_size, image_size, **drawn) if pixels else None
         self._control_range = jnp.asarray(self.mj_model.actuator_ctrlrange, jnp.result_type(float))
 
     @property
@@ -260,6 +262,7 @@ def make(
     image_size: int = 84,
     frame_stack: int = 3,
     samples: int = 4,
+    renderer: str = "jax",
 ) -> VecEnv:
     """A vectorised task by name (``TASKS``).
 
@@ -268,9 +271,11 @@ def make(
       pixels: u8[E,H,W,3*frame_stack] observations; False: dm_control's state observation, f32[E,N].
       action_repeat: control steps per agent step; None: the task's PlaNet value.
       image_size: H = W of the picture of camera 0, pixels. samples: visibility rays per pixel.
+      renderer: one of ``render.RENDERERS``: ``jax``; ``gl``, MuJoCo's OpenGL on the host; ``warp``, mjx.render.
 
     Raises:
       ValueError: unknown task or an option out of range.
+      RendererError: a renderer that cannot be used here.
     """
     return VecEnv(
         get_task(task),
@@ -280,4 +285,5 @@ def make(
         image_size=image_size,
         frame_stack=frame_stack,
         samples=samples,
+        renderer=renderer,
     )

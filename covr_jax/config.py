@@ -124,7 +124,7 @@ class Config:
     seed: int = 1
     total_steps: int = 100_000  # env steps [COVR]
     preset: str = "paper"
-    renderer: Literal["jax"] = "jax"
+    renderer: Literal["jax", "warp", "gl"] = "jax"  # warp: mjx.render on Warp; gl: MuJoCo's OpenGL on the host
     env: EnvConfig = field(default_factory=EnvConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     sac: SACConfig = field(default_factory=SACConfig)

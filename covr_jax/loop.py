@@ -270,5 +270,5 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
         if not (run_dir / "config.json").exists():
             (run_dir / "config.json").write_text(json.dumps(configuration.to_dict(config), indent=2))
         result = trainer.run()
-        finished.write_text(json.dumps(result._asdict() | {"command": command}, indent=1))
+        finished.write_text(json.dumps(result._asdict() | {"renderer": config.renderer, "command": command}, indent=1))
     return result

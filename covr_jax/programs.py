@@ -21,6 +21,7 @@ from covr_jax import replay, runtime
 from covr_jax.agents import Augmentation, Learner, LearnerState, make_augmentation, make_learner
 from covr_jax.config import Config, ConfigError
 from covr_jax.envs import EnvState, VecEnv, get_task
+from covr_jax.render import RendererError
 from covr_jax.replay import ReplayState
 from covr_jax.types import Array, Prior, StepType, TimeStep
 
@@ -82,18 +83,22 @@ class Programs:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         env, sac = config.env, config.sac
-        make_env = partial(
+        make = partial(
             VecEnv,
             task,
             action_repeat=env.action_repeat,
             image_size=env.image_size,
             frame_stack=env.frame_stack,
             samples=env.samples,
+            renderer=config.renderer,
         )
         lanes, distractors = max(env.num_envs, config.eval.episodes), config.eval.distractors or env.distractors
-        self.env = make_env(num_envs=env.num_envs, distractors=env.distractors)
         same = (lanes, distractors) == (env.num_envs, env.distractors)
-        self.eval_env = self.env if same else make_env(num_envs=lanes, distractors=distractors)
+        try:
+            self.env = make(env.num_envs, distractors=env.distractors)
+            self.eval_env = self.env if same else make(lanes, distractors=distractors)
+        except RendererError as error:
+            raise ConfigError(str(error)) from error
         base = config.base if config.method == "covr" else config.method
         augmentation = make_augmentation(base, config.augment, env.image_size, task.augmentation)
         self.learner: Learner = make_learner(

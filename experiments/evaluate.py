@@ -59,6 +59,7 @@ def main() -> int:
         print(
             f"{row['task']} {row['method']} seed {row['seed']} at {row['env_steps']:,} env steps:"
             f" return {row['return']:.1f} ± {row['return_std']:.1f} over {row['episodes']} episodes"
+            f" (renderer {row['renderer']})"
         )
     return 0
 

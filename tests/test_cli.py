@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from covr_jax.config import to_dict
+from covr_jax import run_directory
+from covr_jax.config import ConfigError, to_dict
 from experiments import cli
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +55,14 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, arguments, said):
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: ") and said in lines[0], lines[0]
     assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_the_renderer_belongs_to_a_run(tmp_path):
+    ours, opengl = (cli.parse_config(["--renderer", name], "train.py", "") for name in ("jax", "gl"))
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(ours)))
+    run_directory.check(ours, tmp_path)
+    with pytest.raises(ConfigError, match="renderer: jax -> gl; choose another --run-dir"):
+        run_directory.check(opengl, tmp_path)
 
 
 def test_the_parsers_words_on_a_terminal_without_frames():

@@ -295,7 +295,8 @@ def test_rows_of_metrics(covr, rad, folder):
     )
     assert ours == theirs
     result = json.loads((folder / "covr/result.json").read_text())
-    assert result["env_steps"] == covr.chunks[-1][0] and result["final_return"] == rows[-1]["eval/episode_return"]
+    assert result["renderer"] == "jax" and result["env_steps"] == covr.chunks[-1][0]
+    assert result["final_return"] == rows[-1]["eval/episode_return"]
 
 
 # -------------------------------------------------------------------- resuming

@@ -11,8 +11,9 @@ from mujoco import mjx
 
 from covr_jax.envs.dmc import ball_in_cup, cartpole, cheetah, finger, hopper, pendulum, reacher, walker
 from covr_jax.envs.task import Task
-from covr_jax.render import Renderer
+from covr_jax.render import Renderer, make_renderer
 from covr_jax.render.distract import Look
+from covr_jax.render.factory import BatchRenderer
 from covr_jax.types import Array, StepType, TimeStep
 
 _TASKS = {
@@ -72,6 +73,7 @@ class VecEnv:
         image_size: int = 84,
         frame_stack: int = 3,
         samples: int = 4,
+        renderer: str = "jax",
         distractors: str = "none",
     ):
         if num_envs < 1 or frame_stack < 1 or (action_repeat is not None and action_repeat < 1):
@@ -89,9 +91,8 @@ class VecEnv:
             self._model = self._model.tree_replace({"opt.iterations": newton, "opt.ls_iterations": line_search})
         self._substeps = round(task.control_timestep / self.mj_model.opt.timestep)
         self._time_limit = round(task.time_limit / task.control_timestep)
-        self._renderer = None
-        if pixels:
-            self._renderer = Renderer(self.mj_model, image_size, image_size, samples=samples, distractors=distractors)
+        drawn = {"samples": samples, "num_envs": num_envs, "distractors": distractors}
+        self._renderer = make_renderer(renderer, self.mj_model, image_size, image_size, **drawn) if pixels else None
         self._control_range = jnp.asarray(self.mj_model.actuator_ctrlrange, jnp.result_type(float))
 
     @property
@@ -200,16 +201,19 @@ class VecEnv:
         if self._renderer is None:
             observation = jax.vmap(partial(self.task.observation, self._model))(data)
         else:
-            look = state.look
-            if look is not None:
-                look = look._replace(time=(state.step_count * self.task.control_timestep).astype(jnp.float32))
-            frame = self._renderer.batch(data, look)
+            frame = self._frame(self._renderer, state, data)
             first = (state.step_type == StepType.FIRST)[:, None, None, None]
             shifted = jnp.concatenate([state.stack[..., 3:], frame], axis=-1)
             observation = jnp.where(first, jnp.tile(frame, self.frame_stack), shifted)
             state = state.replace(stack=observation)
         discount = jnp.ones((self.num_envs,), reward.dtype)  # no task of the suite's benchmark terminates
         return state, TimeStep(state.step_type, reward, discount, observation)
+
+    def _frame(self, renderer: BatchRenderer, state: EnvState, data: mjx.Data) -> Array:
+        if state.look is None or not isinstance(renderer, Renderer):
+            return renderer.batch(data)
+        time = (state.step_count * self.task.control_timestep).astype(jnp.float32)
+        return renderer.batch(data, state.look._replace(time=time))
 
     def _empty_stack(self) -> Array:
         size = (self.image_size, self.image_size, 3 * self.frame_stack) if self.pixels else (0,)
@@ -220,7 +224,8 @@ class VecEnv:
 
         def draw(key: Array) -> tuple[Array, Array, Array | None, Look | None]:
             goal = self.task.goal(jax.random.fold_in(key, 1), self._model) if self.task.goal else None
-            look = self._renderer.look(jax.random.fold_in(key, 2)) if self._renderer else None
+            renderer = self._renderer
+            look = renderer.look(jax.random.fold_in(key, 2)) if isinstance(renderer, Renderer) else None
             return *self.task.init(key, self._model), goal, look
 
         return jax.vmap(draw)(keys)
@@ -271,6 +276,7 @@ def make(
     image_size: int = 84,
     frame_stack: int = 3,
     samples: int = 4,
+    renderer: str = "jax",
     distractors: str = "none",
 ) -> VecEnv:
     """A vectorised task by name (``TASKS``).
@@ -280,10 +286,12 @@ def make(
       pixels: u8[E,H,W,3*frame_stack] observations; False: dm_control's state observation, f32[E,N].
       action_repeat: control steps per agent step; None: the task's PlaNet value.
       image_size: H = W of the picture of camera 0, pixels. samples: visibility rays per pixel.
+      renderer: one of ``render.RENDERERS``: ``jax``; ``gl``, MuJoCo's OpenGL on the host; ``warp``, mjx.render.
       distractors: a name of ``render.distract.DISTRACTORS``, for example ``color_hard``.
 
     Raises:
       ValueError: unknown task or an option out of range.
+      RendererError: a renderer that cannot be used here.
     """
     return VecEnv(
         get_task(task),
@@ -293,5 +301,6 @@ def make(
         image_size=image_size,
         frame_stack=frame_stack,
         samples=samples,
+        renderer=renderer,
         distractors=distractors,
     )

@@ -39,6 +39,7 @@ class HostRenderer:
         self._gl.make_current()
         self._context = mujoco.MjrContext(mj_model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self.multisamples = int(self._context.offSamples)  # that OpenGL grants; 0: no multisampling
         self._scene, self._options = mujoco.MjvScene(mj_model, ROOM), mujoco.MjvOption()
         self._view = mujoco.MjvCamera()
         self._view.type, self._view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, row

@@ -44,7 +44,7 @@ def poses_of(scene: Scene, data: Any) -> Poses:
         rotation.append(xp.stack([zero, zero, axis], -1))  # a capsule shows only its axis
     half = [half for _, _, half, _ in tendons] or [xp.zeros(0)]
     red = [weight.reshape(1) for _, _, _, weight in tendons] or [xp.zeros(0)]
-    lights = [_light_pose(light, data, xp) for light in scene.lights if light.index >= 0]
+    lights = [light_pose(light, data, xp) for light in scene.lights if light.index >= 0]
     stack = (lambda rows: xp.stack(rows)) if lights else (lambda rows: xp.zeros((0, 3)))
     poses = Poses(
         item_position=xp.concatenate(position), item_rotation=xp.concatenate(rotation),
@@ -56,8 +56,8 @@ def poses_of(scene: Scene, data: Any) -> Poses:
     return Poses(*(field.astype(np.float32) for field in poses))
 
 
-def _light_pose(light: Light, data: Any, xp: Any) -> tuple[Array, Array]:
-    """World position and unit direction by the tracking mode of the light."""
+def light_pose(light: Light | Any, data: Any, xp: Any) -> tuple[Array, Array]:
+    """World position and unit direction of a light, by its ``mode``, ``body``, ``target`` and ``pose`` alone."""
     pos, direction, pos0, poscom0, direction0 = (np.asarray(value) for value in light.pose)
     body, rotation = data.xpos[light.body], data.xmat[light.body].reshape(3, 3)
     modes = mujoco.mjtCamLight

@@ -36,8 +36,10 @@ def read_curve(run_dir: str | Path) -> Curve:
     x, y = run.curve("eval/episode_return")
     if not x:
         raise ReportError(f"{run.folder}: no evaluation to compare yet")
-    names = [str(run.config.get(key, "unknown")) for key in ("task", "method")]
-    return Curve(names[0], names[1], np.array(x), np.array(y), baseline(run))
+    task, method, renderer = (str(run.config.get(key, "unknown")) for key in ("task", "method", "renderer"))
+    if renderer not in ("jax", "unknown"):
+        method += f" ({renderer})"  # other pictures are another task: never seeds of each other
+    return Curve(task, method, np.array(x), np.array(y), baseline(run))
 
 
 def over_seeds(curves: list[Curve], band: str = "minmax") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -1,34 +1,38 @@
-"""Physics, pictures and pixel environment steps per second, beside dm_control's on the same machine in the same run.
+"""Physics, pictures and pixel environment steps per second, beside others' on the same machine in the same run.
 
-``python experiments/benchmark/envs.py --tasks cartpole_swingup cheetah_run --num-envs 16 64 --gl osmesa``
+``python experiments/benchmark/envs.py --tasks cartpole_swingup cheetah_run --num-envs 16 64 --samples 4 2 --gl osmesa``
 
-Steps are control steps; an environment step with pixels is one agent step, counted as its action repeat. dm_control
-runs in a process of its own, one world on one core, with the OpenGL that ``--gl`` names (``disable``: no pictures).
+Steps are control steps; an environment step with pixels is one agent step, counted as its action repeat. Beside ours:
+
+* ``dm_control``: the suite in a process of its own, one world on one core, with the OpenGL of ``--gl`` (``disable``:
+  no pictures).
+* ``c_threads``: C MuJoCo on all cores (mujoco.rollout), as many worlds as ours and with the XML's own solver settings.
+* ``warp_1``, ``warp_4``: mjx.render with one and with four samples per pixel, as many worlds as ours.
+
+``samples`` is ours: 4 is exact, 2 fast. ``compile_cold_s`` and ``compile_cached_s`` are the seconds from a task's name
+to its first step in a fresh process, with an empty compilation cache and with the one that it left.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
+import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from experiments import cli  # noqa: E402
-from experiments.benchmark import measure  # noqa: E402
+from experiments import cli
+from experiments.benchmark import measure, rivals
 
 SIZE = 84
 
 
-def ours(task: str, lanes: int, samples: int) -> dict[str, Any]:
-    """One task at one batch size: seconds to compile, and rates."""
+def built(task: str, lanes: int, samples: int) -> tuple[Any, Any, Any, Any]:
+    """(environment, its compiled pieces, a state, an action): compiled and stepped once."""
     import jax
     import jax.numpy as jnp
 
@@ -36,13 +40,18 @@ def ours(task: str, lanes: int, samples: int) -> dict[str, Any]:
     from covr_jax.programs import CompiledEnv
 
     env = envs.make(task, lanes, image_size=SIZE, samples=samples)
-    started = time.perf_counter()
     compiled = CompiledEnv(env)
-    state, _ = compiled.reset(jax.random.key(0))
     action = jnp.zeros((lanes, env.action_dim))
+    state, _ = compiled.reset(jax.random.key(0))
     state, _ = jax.block_until_ready(compiled.step(state, action))
-    compile_s = time.perf_counter() - started
-    held = [state]
+    return env, compiled, state, action
+
+
+def ours(compiled: Any, state: Any, action: Any, repeat: int) -> dict[str, float]:
+    """Rates at one batch size; ``state`` is gone afterwards."""
+    import jax
+
+    held, lanes = [state], len(action)
 
     def physics() -> None:
         held[0], _ = jax.block_until_ready(compiled._advance(held[0], action))
@@ -53,87 +62,83 @@ def ours(task: str, lanes: int, samples: int) -> dict[str, Any]:
     def both() -> None:
         held[0], _ = jax.block_until_ready(compiled.step(held[0], action))
 
-    steps = float(lanes * env.action_repeat)
+    steps = float(lanes * repeat)
     return {
-        "task": task,
-        "num_envs": lanes,
-        "compile_s": compile_s,
         "physics_steps_per_s": measure.median_rate(physics, steps),
         "frames_per_s": measure.median_rate(pictures, float(lanes)),
         "pixel_env_steps_per_s": measure.median_rate(both, steps),
     }
 
 
-def dm_control(task: str) -> dict[str, float | None]:
-    """The same rates of the suite itself; run in a process whose MUJOCO_GL is set."""
-    import numpy as np
-    from dm_control import suite
-
-    from covr_jax.envs import get_task
-
-    domain, name = task.rsplit("_", 1)
-    env = suite.load(domain, name, task_kwargs={"random": 0})
-    repeat = get_task(task).action_repeat
-    action = np.zeros(env.action_spec().shape)
-    env.reset()
-
-    def step() -> None:
-        if env.step(action).last():
-            env.reset()
-
-    draw = partial(env.physics.render, SIZE, SIZE, camera_id=0)
-
-    def both() -> None:
-        for _ in range(repeat):
-            step()
-        draw()
-
-    rates: dict[str, float | None] = {"physics": measure.median_rate(step, 1.0)}
-    pictures = os.environ.get("MUJOCO_GL") not in ("disable", "disabled", "off")
-    rates["frames"] = measure.median_rate(lambda: draw(), 1.0) if pictures else None
-    rates["pixel_env_steps"] = measure.median_rate(both, float(repeat)) if pictures else None
-    return rates
+def compile_seconds(task: str, lanes: int, samples: int) -> dict[str, float]:
+    """Cold and cached, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as cache:
+        cold, cached = (
+            rivals.child(__file__, "--compile", task, str(lanes), str(samples), JAX_COMPILATION_CACHE_DIR=cache)
+            for _ in range(2)
+        )
+    return {"compile_cold_s": cold, "compile_cached_s": cached}
 
 
-def reference(task: str, gl: str) -> dict[str, float | None]:
-    command = [sys.executable, __file__, "--dm-control", task]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"MUJOCO_GL": gl}, cwd=ROOT
-    )
-    if done.returncode:
-        cli.fail(f"dm_control with MUJOCO_GL={gl} failed: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def rows_of(task: str, lanes: int, all_samples: list[int], suite: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per number of samples; the others are measured once, between ours."""
+    rows, others = [], {}
+    for samples in all_samples:
+        env, compiled, state, action = built(task, lanes, samples)
+        if not others:
+            others = {f"dm_control_{name}_per_s": rate for name, rate in suite.items()}
+            others["c_threads_physics_steps_per_s"] = rivals.c_threads(env, state)
+            warp = rivals.warp_frames(task, state, SIZE)
+            others |= {f"{name}_frames_per_s": rate for name, rate in warp.items()}
+        row = {"task": task, "num_envs": lanes, "samples": samples}
+        row |= compile_seconds(task, lanes, samples) | ours(compiled, state, action, env.action_repeat) | others
+        row["frames_ratio"] = row["frames_per_s"] / suite["frames"] if suite["frames"] else None
+        rows.append(row)
+        print(measure.table([row]), flush=True)
+    return rows
+
+
+def child_of(arguments: argparse.Namespace) -> Any:
+    """What a process that this script started for one measurement has to print."""
+    if arguments.dm_control:
+        return rivals.dm_control(arguments.dm_control, SIZE)
+    from covr_jax import programs, runtime
+
+    del programs  # imported, so that no import is part of the time
+    task, lanes, samples = arguments.compile
+    runtime.configure()
+    started = time.perf_counter()
+    built(task, int(lanes), int(samples))
+    return time.perf_counter() - started
 
 
 def main() -> int:
     from covr_jax.envs import TASKS
 
-    parser = argparse.ArgumentParser(prog="envs.py", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="envs.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS, metavar="TASK")
     parser.add_argument("--num-envs", nargs="+", type=int, default=[16])
-    parser.add_argument("--samples", type=int, default=4, choices=(1, 2, 4), help="visibility rays per pixel")
+    parser.add_argument("--samples", nargs="+", type=int, default=[4], choices=(1, 2, 4), help="rays per pixel, ours")
     parser.add_argument("--gl", default="osmesa", choices=("osmesa", "egl", "disable"), help="OpenGL of dm_control")
     parser.add_argument("--output", type=Path, help="JSON file to write")
-    parser.add_argument("--dm-control", metavar="TASK", help="measure the suite itself and print JSON")
+    parser.add_argument("--dm-control", metavar="TASK", help=argparse.SUPPRESS)
+    parser.add_argument("--compile", nargs=3, metavar=("TASK", "NUM_ENVS", "SAMPLES"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.dm_control:
-        print(json.dumps(dm_control(arguments.dm_control)))
+    if arguments.dm_control or arguments.compile:
+        print(json.dumps(child_of(arguments)))
         return 0
     from covr_jax import runtime
 
     runtime.configure()
     rows = []
     for task in arguments.tasks:
-        known = reference(task, arguments.gl)
+        suite = rivals.child(__file__, "--dm-control", task, MUJOCO_GL=arguments.gl)
         for lanes in arguments.num_envs:
-            row = ours(task, lanes, arguments.samples)
-            row |= {f"dm_control_{name}_per_s": rate for name, rate in known.items()}
-            frames = known["frames"]
-            row["frames_ratio"] = row["frames_per_s"] / frames if frames else None
-            rows.append(row)
-            print(measure.table(rows[-1:]), flush=True)
+            rows += rows_of(task, lanes, arguments.samples, suite)
     if arguments.output:
-        measure.write(arguments.output, rows, gl=arguments.gl, samples=arguments.samples, image_size=SIZE)
+        measure.write(arguments.output, rows, gl=arguments.gl, image_size=SIZE)
     print("\n" + measure.table(rows))
     return 0
 

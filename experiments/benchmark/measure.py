@@ -15,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "dm_control", "torch", "transformers")
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "warp-lang", "dm_control", "torch", "transformers",
+)
 
 
 def median_rate(work: Callable[[], Any], amount: float, *, seconds: float = 1.0, repeats: int = 5) -> float:

@@ -58,6 +58,28 @@ def opengl():
         renderer.close()
 
 
+def newest_frames(env, qpos: np.ndarray, goal=None) -> np.ndarray:
+    """uint8[E,H,W,3] what an environment shows of states at rest, qpos[E,nq]."""
+    import jax
+    import jax.numpy as jnp
+
+    from covr_jax.envs import EnvState
+    from covr_jax.types import StepType
+
+    count, velocity = jnp.zeros((env.num_envs,), jnp.int32), jnp.zeros((env.num_envs, env.mj_model.nv))
+    state = EnvState(
+        qpos=jnp.asarray(qpos), qvel=velocity, qacc_warmstart=velocity, ctrl=jnp.zeros((env.num_envs, env.action_dim)),
+        goal=goal, touch=None, look=None, step_count=count, step_type=count + StepType.FIRST,
+        key=jax.random.split(jax.random.key(0), env.num_envs), stack=env._empty_stack())
+    _, timestep = jax.jit(env.observe)(state, jnp.zeros((env.num_envs,)))
+    return np.asarray(timestep.observation[..., -3:])
+
+
+@pytest.fixture
+def observe():
+    return newest_frames
+
+
 @pytest.fixture
 def make_zoo():
     return zoo

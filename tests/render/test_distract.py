@@ -122,5 +122,5 @@ def test_environments_draw_a_look_per_episode_and_lane():
 
 
 def test_unknown_distractor(world):
-    with pytest.raises(ValueError, match="distractors must be one of none, color_easy, .*, got 'rain'"):
+    with pytest.raises(ValueError, match=r"distractors must be one of none, color_easy, .*, got 'rain'"):
         Renderer(world[0], distractors="rain")

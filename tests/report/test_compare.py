@@ -55,6 +55,14 @@ def test_read_curve(tmp_path):
     np.testing.assert_array_equal(got.x, np.arange(10_000, 100_001, 10_000))
 
 
+def test_other_pictures_are_no_seeds_of_ours(tmp_path):
+    for renderer in ("jax", "gl"):
+        folder = make_run(tmp_path / renderer, rounds=0, method="rad")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"renderer": renderer}))
+    assert [read_curve(tmp_path / renderer).method for renderer in ("jax", "gl")] == ["rad", "rad (gl)"]
+
+
 def test_picture_groups_methods_and_tasks(tmp_path):
     runs = [
         make_run(tmp_path / f"{task}_{method}_{seed}", rounds=0, method=method, seed=seed, task=task)

@@ -1,0 +1,149 @@
+"""MuJoCo's batch renderer, mjx.render on NVIDIA Warp, behind the contract of ``Renderer``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+from mujoco import mjx
+
+from covr_jax.render.factory import RendererError
+from covr_jax.render.poses import light_pose
+from covr_jax.render.scene import camera_index
+
+RACE_FREE = (3, 12)  # mujoco-mjx before could draw before the poses arrived: google-deepmind/mujoco issue 3435
+RAYS = {1: 1, 4: 2}  # samples per pixel: rays along each side of a pixel
+
+
+class Mount(NamedTuple):
+    """What the pose of a light depends on besides the bodies; fields as in ``scene.Light``."""
+
+    mode: int
+    body: int
+    target: int
+    pose: tuple[Any, Any, Any, Any, Any]
+
+
+class WarpRenderer:
+    """Draws ``num_envs`` worlds at once on an NVIDIA GPU, or on a CPU through Warp's CPU backend.
+
+    Not MuJoCo's OpenGL picture: no reflections, sites or tendons, other light, shadows that keep 30% of it, textures
+    without mipmaps. Mean PSNR to OpenGL's 84 x 84 pictures over ten states of cheetah and of cartpole: 27.1 and 27.7 dB
+    with one sample, 32.4 and 32.7 dB with four (the jax renderer: 43.4 and 39.0 dB). On CPU equal poses give equal
+    pictures; GPUs are not tested.
+
+    Args:
+      mj_model: the model; read once.
+      height, width: picture size in pixels. camera: row or name of a perspective camera of the model.
+      samples: 1, or 4 on a regular grid, each of them shaded.
+      num_envs: E. Warp's buffers belong to one batch size; a single world costs as much as E.
+
+    Raises:
+      RendererError: Warp is missing or does not fit, the device is neither, or other samples.
+      ValueError: no such camera.
+    """
+
+    def __init__(self, mj_model: mujoco.MjModel, height: int = 84, width: int = 84, camera: int | str = 0, *,
+                 samples: int = 4, num_envs: int = 1) -> None:
+        check_versions()
+        if samples not in RAYS:
+            raise RendererError(f"renderer warp: samples must be one of {sorted(RAYS)}, got {samples}")
+        row, device = camera_index(mj_model, camera), _device_name()
+        warp = importlib.import_module("warp")  # a checker takes the short name for this very file
+        warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # no line per kernel between the metrics
+        self.num_envs = num_envs
+        self._model, self._blank = mjx.put_model(mj_model, impl="warp"), mjx.make_data(mj_model, impl="warp")
+        self._mounts = [_mount(mj_model, k) for k in range(mj_model.nlight)]
+        self._context = mjx.create_render_context(
+            mj_model, num_envs, devices=[device], cam_res=(width, height), cam_active=[row], render_rgb=True,
+            render_depth=False, render_seg=False, use_shadows=True, render_skybox=True, samples_per_pixel=RAYS[samples])
+        self._draw_all = jax.custom_batching.custom_vmap(self._all)
+        self._draw_all.def_vmap(self._refuse)
+        self._draw_one = jax.custom_batching.custom_vmap(self._one)
+        self._draw_one.def_vmap(self._one_each)
+
+    def __call__(self, data: Any) -> jax.Array:
+        """uint8[H,W,3] picture of one world: mjx.Data, or mujoco.MjData after mj_forward. Works under jit."""
+        lights = [light_pose(mount, data, jnp) for mount in self._mounts]
+        fields = {
+            "geom_xpos": data.geom_xpos,
+            "geom_xmat": data.geom_xmat.reshape(-1, 3, 3),
+            "cam_xpos": data.cam_xpos,
+            "cam_xmat": data.cam_xmat.reshape(-1, 3, 3),
+            "_impl.light_xpos": jnp.stack([position for position, _ in lights]) if lights else jnp.zeros((0, 3)),
+            "_impl.light_xdir": jnp.stack([direction for _, direction in lights]) if lights else jnp.zeros((0, 3)),
+        }
+        return self._draw_one({name: jnp.asarray(field, jnp.float32) for name, field in fields.items()})
+
+    def batch(self, data: Any) -> jax.Array:
+        """uint8[num_envs,H,W,3] pictures of mjx.Data with that leading axis. Raises RendererError for any other."""
+        return jax.vmap(self)(data)
+
+    def _all(self, fields: dict[str, jax.Array]) -> jax.Array:
+        """uint8[num_envs,H,W,3] pictures of fields with that leading axis."""
+        handle = self._context.pytree()
+
+        def draw(fields: dict[str, jax.Array]) -> jax.Array:
+            # The second call takes the data of the first: that, and nothing else, keeps them in order.
+            data = mjx.refit_bvh(self._model, self._blank.tree_replace(fields), handle)
+            packed, _, _ = mjx.render(self._model, data, handle)
+            return mjx.get_rgb(handle, 0, packed)
+
+        return jnp.round(255.0 * jax.vmap(draw)(fields)).astype(jnp.uint8)
+
+    def _one(self, fields: dict[str, jax.Array]) -> jax.Array:
+        copies = jax.tree.map(lambda field: jnp.broadcast_to(field, (self.num_envs, *field.shape)), fields)
+        return self._draw_all(copies)[0]
+
+    def _one_each(self, size: int, batched: list[Any], fields: dict[str, jax.Array]) -> tuple[jax.Array, bool]:
+        """What ``vmap`` makes of ``_one``: one call for all worlds."""
+        if size != self.num_envs:
+            raise RendererError(f"renderer warp: made for {self.num_envs} worlds at once, got {size}; set num_envs")
+        whole = {name: field if batched[0][name] else jnp.broadcast_to(field, (size, *field.shape))
+                 for name, field in fields.items()}
+        return self._draw_all(whole), True
+
+    def _refuse(self, size: int, batched: Any, fields: Any) -> tuple[jax.Array, bool]:
+        del batched, fields
+        raise RendererError(f"renderer warp: {size} batches of {self.num_envs} worlds cannot be drawn by one vmap;"
+                            " give num_envs all worlds")
+
+
+def check_versions(version: Callable[[str], str] = importlib.metadata.version,
+                   requires: Callable[[str], list[str] | None] = importlib.metadata.requires) -> None:
+    """Raises RendererError unless mujoco-mjx is free of the race and warp-lang is the version it was made for."""
+    mjx_version = version("mujoco-mjx")
+    if tuple(int(part) for part in mjx_version.split(".")[:2]) < RACE_FREE:
+        raise RendererError(f"renderer warp: mujoco-mjx {mjx_version} may draw poses of the step before;"
+                            " pip install mujoco-mjx==3.17.0")
+    pins = re.findall(r"^warp-lang==([\w.]+)", "\n".join(requires("mujoco-mjx") or []), flags=re.MULTILINE)
+    remedy = f"pip install warp-lang=={pins[0]}" if pins else "pip install warp-lang"
+    try:
+        found = version("warp-lang")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise RendererError(f"renderer warp: warp-lang is not installed; {remedy}") from error
+    if pins and found != pins[0]:
+        raise RendererError(f"renderer warp: mujoco-mjx {mjx_version} goes with warp-lang {pins[0]}, not {found};"
+                            f" {remedy}")
+
+
+def _device_name() -> str:
+    """Warp's name of JAX's first device."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return "cpu"
+    if "cuda" in device.client.platform_version.lower():
+        return f"cuda:{device.local_hardware_id}"
+    raise RendererError(f"renderer warp: draws on CPU and on NVIDIA GPUs, not on {device.device_kind}")
+
+
+def _mount(model: mujoco.MjModel, k: int) -> Mount:
+    names = ("pos", "dir", "pos0", "poscom0", "dir0")
+    pose = tuple(getattr(model, f"light_{name}")[k].copy() for name in names)
+    return Mount(int(model.light_mode[k]), int(model.light_bodyid[k]), int(model.light_targetbodyid[k]), pose)  # type: ignore

@@ -1,0 +1,198 @@
+"""One contract, three renderers: whoever draws, calls, shapes, batching and poses mean the same."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from mujoco import mjx
+
+from covr_jax.render import RENDERERS, HostRenderer, RendererError, make_renderer
+
+# A ball and a lamp of its own, both afloat, over a lit floor. Two cameras.
+WORLD = """<mujoco><worldbody><light pos="0 0 3" dir="0 0 -1" diffuse=".3 .3 .3"/>
+  <geom type="plane" size="1 1 .5" rgba=".5 .6 .7 1"/>
+  <body name="ball"><freejoint/><geom name="ball" type="sphere" size=".15" rgba=".9 .4 .2 1"/></body>
+  <body name="lamp"><freejoint/><geom type="box" size=".03 .03 .03"/>
+    <light mode="track" pos="0 0 .2" dir="0 0 -1" cutoff="30" exponent="1"/></body>
+  <camera name="eye" pos="0 -2 1" xyaxes="1 0 0 0 .45 1"/><camera name="above" pos="0 0 3"/></worldbody></mujoco>"""
+# Sums of few powers of two, which float32 kinematics compute exactly.
+BALLS = ((-0.25, 0.0, 0.25), (0.0, 0.25, 0.5), (0.5, 0.0, 0.25))
+LAMPS = ((0.0, 0.0, 1.0), (0.5, 0.0, 1.0), (-0.5, 0.25, 1.0))
+HEIGHT, WIDTH, WORLDS = 24, 32, 3
+FLOOR = {"jax": 40.0, "warp": 20.5, "gl": np.inf}  # dB from OpenGL's picture, each world; a lamp forgotten: 16
+
+
+class Case(NamedTuple):
+    name: str
+    renderer: Any
+    batch: mjx.Data  # of WORLDS worlds
+    pictures: np.ndarray  # of them
+
+
+@cache
+def world():
+    """(model, MjData of each world, mjx.Data with leading axis WORLDS)."""
+    model = mujoco.MjModel.from_xml_string(WORLD)
+    states = []
+    for ball, lamp in zip(BALLS, LAMPS, strict=True):
+        data = mujoco.MjData(model)
+        data.qpos[:3], data.qpos[7:10] = ball, lamp
+        mujoco.mj_forward(model, data)
+        states.append(data)
+    device_model = mjx.put_model(model)
+
+    @jax.jit
+    @jax.vmap
+    def forward(qpos):
+        data = mjx.kinematics(device_model, mjx.make_data(model).replace(qpos=qpos))
+        return mjx.camlight(device_model, mjx.com_pos(device_model, data))
+
+    return model, states, forward(jnp.stack([jnp.asarray(data.qpos, jnp.float32) for data in states]))
+
+
+def made(name, *args, **options):
+    """The renderer, or the reason why this machine cannot have it."""
+    try:
+        return make_renderer(name, *args, **options)
+    except RendererError as error:
+        if "not installed" in str(error) or "no off-screen OpenGL" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.fixture(scope="module", params=RENDERERS)
+def case(request):
+    model, _, batch = world()
+    renderer = made(request.param, model, HEIGHT, WIDTH, "eye", samples=4, num_envs=WORLDS)
+    return Case(request.param, renderer, batch, np.asarray(jax.jit(renderer.batch)(batch)))
+
+
+@pytest.fixture(scope="module")
+def golden():
+    model, states, _ = world()
+    try:
+        host = HostRenderer(model, HEIGHT, WIDTH, "eye")
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    pictures = np.stack([host(data) for data in states])
+    host.close()
+    return pictures
+
+
+def one(batch, k):
+    return jax.tree.map(lambda leaf: leaf[k], batch)
+
+
+def agree(name, pictures, others):
+    """Bit for bit; XLA, which compiles ours anew for each shape, may round once or tip a pixel on an edge."""
+    if name == "jax":
+        gap = np.abs(np.asarray(pictures, int) - np.asarray(others, int)).max(-1)
+        assert (gap > 1).mean() < 0.003
+    else:
+        np.testing.assert_array_equal(pictures, others)
+
+
+def test_pictures_of_a_batch(case):
+    assert case.pictures.shape == (WORLDS, HEIGHT, WIDTH, 3) and case.pictures.dtype == np.uint8
+    assert all(picture.std() > 10 for picture in case.pictures)
+    for k in range(WORLDS):
+        others = np.abs(case.pictures[k].astype(int) - case.pictures[k - 1])
+        assert (others.max(-1) > 20).mean() > 0.05  # every world is its own
+
+
+def test_equal_poses_give_equal_pictures(case):
+    np.testing.assert_array_equal(jax.jit(case.renderer.batch)(case.batch), case.pictures)
+
+
+def test_a_batch_is_a_loop_of_singles(case):
+    single = jax.jit(case.renderer)
+    pictures = np.stack([single(one(case.batch, k)) for k in range(WORLDS)])
+    assert pictures.dtype == np.uint8
+    agree(case.name, pictures, case.pictures)
+
+
+def test_a_batch_is_a_vmap_of_singles(case):
+    agree(case.name, jax.jit(jax.vmap(case.renderer))(case.batch), case.pictures)
+
+
+def test_inside_a_larger_program(case):
+    """As environments draw: in a rolled loop whose poses change from step to step, none of them drawn late."""
+
+    @jax.jit
+    def program(batch):
+        def step(batch, _):
+            following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), batch)
+            return following, case.renderer.batch(batch)
+
+        return jax.lax.scan(step, batch, None, length=2 * WORLDS)[1]
+
+    rolled = [np.roll(case.pictures, -k, axis=0) for k in range(2 * WORLDS)]
+    agree(case.name, program(case.batch), np.stack(rolled))
+
+
+def test_mujoco_data_give_the_same_picture(case):
+    _, states, _ = world()
+    pictures = np.stack([case.renderer(data) for data in states])
+    gap = np.abs(pictures.astype(int) - case.pictures).max(-1)
+    assert (gap > 1).mean() < 0.003
+
+
+def test_a_geom_is_drawn_where_the_data_have_it(case):
+    """What a task moves by hand: the ball of each world at the place of the next world's ball."""
+    model, _, _ = world()
+    row = model.geom("ball").id
+    moved = np.roll(np.asarray(case.batch.geom_xpos[:, row]), -1, axis=0)
+    batch = case.batch.replace(geom_xpos=case.batch.geom_xpos.at[:, row].set(moved))
+    by_hand = jax.jit(case.renderer.batch)(batch)
+    data = mujoco.MjData(model)
+    for k in range(WORLDS):
+        data.qpos[:3], data.qpos[7:10] = BALLS[(k + 1) % WORLDS], LAMPS[k]
+        mujoco.mj_forward(model, data)
+        gap = np.abs(np.asarray(by_hand[k], int) - np.asarray(case.renderer(data), int)).max(-1)
+        assert (gap > 1).mean() < 0.003
+        assert (np.abs(np.asarray(by_hand[k], int) - case.pictures[k]).max(-1) > 20).mean() > 0.01
+
+
+def test_distance_from_opengl(case, golden, decibel):
+    for picture, reference in zip(case.pictures, golden, strict=True):
+        if np.isinf(FLOOR[case.name]):
+            np.testing.assert_array_equal(picture, reference)
+        else:
+            assert decibel(picture, reference) >= FLOOR[case.name]
+
+
+def test_cameras_by_row_or_by_name_and_sizes(case):
+    model, _, batch = world()
+    draw = [made(case.name, model, 20, 30, camera, samples=1, num_envs=WORLDS).batch for camera in ("above", 1, 0)]
+    by_name, by_row, eye = (np.asarray(jax.jit(function)(batch)) for function in draw)
+    assert by_name.shape == (WORLDS, 20, 30, 3)
+    np.testing.assert_array_equal(by_name, by_row)
+    assert (np.abs(by_name.astype(int) - eye).max(-1) > 20).mean() > 0.1
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+def test_what_a_model_does_not_have(name):
+    model, _, _ = world()
+    for camera in ("ear", 2, -1):
+        with pytest.raises(ValueError, match="camera"):
+            made(name, model, camera=camera)
+    with pytest.raises((ValueError, RendererError), match="samples"):
+        made(name, model, samples=3)
+
+
+def test_an_unknown_renderer_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown renderer 'vulkan'; choose from jax, warp, gl"):
+        make_renderer("vulkan", world()[0])
+
+
+def test_calls_from_many_threads(case):
+    """An OpenGL context belongs to one thread; JAX may call from any."""
+    draw = jax.jit(case.renderer.batch)
+    with ThreadPoolExecutor(4) as pool:
+        for pictures in pool.map(lambda _: np.asarray(draw(case.batch)), range(8)):
+            np.testing.assert_array_equal(pictures, case.pictures)

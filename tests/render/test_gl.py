@@ -1,0 +1,141 @@
+"""OpenGL from inside compiled programs: MuJoCo's picture of the tasks bit for bit, and the life of its context."""
+
+import gc
+import subprocess
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from mujoco import mjx
+
+from covr_jax import envs
+from covr_jax.render import RendererError, gl, host, make_renderer
+
+LANES = 2
+MODEL = mujoco.MjModel.from_xml_string("""<mujoco><worldbody><light pos="0 0 3"/><geom type="plane" size="1 1 .5"/>
+  <body pos="0 0 .5"><joint/><geom size=".2" rgba="1 0 0 1"/></body>
+  <camera pos="0 -2 1" xyaxes="1 0 0 0 .45 1"/></worldbody></mujoco>""")
+
+
+@pytest.fixture
+def make_gl(opengl):
+    """GLRenderers that are closed after the test; skips where there is no OpenGL."""
+    opengl(MODEL, 8, 8)
+    made = []
+
+    def make(*args, **options):
+        made.append(make_renderer("gl", *args, **options))
+        return made[-1]
+
+    yield make
+    for renderer in made:
+        renderer.close()
+
+
+def world(qpos=0.0):
+    data = mujoco.MjData(MODEL)
+    data.qpos[:] = qpos
+    mujoco.mj_forward(MODEL, data)
+    return data
+
+
+def compiled(renderer):
+    """The renderer as a program, and mjx.Data for it."""
+    model = mjx.put_model(MODEL)
+    return jax.jit(renderer), mjx.camlight(model, mjx.com_pos(model, mjx.kinematics(model, mjx.make_data(MODEL))))
+
+
+def studios():
+    return [thread for thread in threading.enumerate() if thread.name == "opengl"]
+
+
+# ball_in_cup: the string hangs in one world and is taut, red at its limit, in the other
+@pytest.mark.parametrize("task", ["cartpole_swingup", "reacher_easy", "cheetah_run", "ball_in_cup_catch"])
+def test_environments_show_mujocos_own_picture(task, opengl, observe):
+    model = envs.get_task(task).load_model()
+    reference = opengl(model)
+    env = envs.make(task, LANES, renderer="gl")
+    qpos = (model.qpos0 + np.random.default_rng(0).uniform(-0.3, 0.3, (LANES, model.nq))).astype(np.float32)
+    if task == "ball_in_cup_catch":
+        qpos[:, :2], qpos[:, 2:] = 0.0, ((0.1, 0.2), (0.0, -0.01))
+    goal = jnp.asarray([[0.15, -0.05], [-0.1, 0.1]]) if task == "reacher_easy" else None
+    frames = observe(env, qpos, goal)
+    for lane in range(LANES):
+        if goal is not None:
+            model.geom("target").pos[:2] = goal[lane]
+        data = mujoco.MjData(model)
+        data.qpos[:] = qpos[lane]
+        mujoco.mj_forward(model, data)
+        np.testing.assert_array_equal(frames[lane], reference(data))
+    assert (frames[0] != frames[1]).any(-1).mean() > 0.01
+
+
+def test_samples_are_opengls(make_gl, opengl):
+    smooth, sharp = (np.asarray(make_gl(MODEL, 40, 40, samples=samples)(world())) for samples in (4, 1))
+    assert (smooth != sharp).any()
+    np.testing.assert_array_equal(smooth, opengl(MODEL, 40, 40)(world()))
+    assert MODEL.vis.quality.offsamples == 4  # the caller's model is untouched
+
+
+def test_samples_that_opengl_does_not_grant_are_refused(make_gl, monkeypatch):
+    monkeypatch.setattr(gl.Studio, "samples", property(lambda studio: 8))
+    before = studios()
+    with pytest.raises(RendererError, match="draws with 8 samples per pixel when asked for 4; take 8"):
+        make_gl(MODEL)
+    assert studios() == before
+
+
+def test_the_context_ends_with_close(make_gl):
+    renderer, before = make_gl(MODEL, 16, 16), len(studios())
+    draw, data = compiled(renderer)
+    draw(data).block_until_ready()
+    renderer.close()
+    renderer.close()
+    assert len(studios()) == before - 1
+    with pytest.raises(ValueError, match="this renderer is closed"):
+        draw(data).block_until_ready()
+
+
+def test_the_context_ends_with_its_renderer(make_gl):
+    make_gl(MODEL, 8, 8)
+    before = len(studios())
+    renderer = make_renderer("gl", MODEL, 16, 16)
+    draw, data = compiled(renderer)
+    draw(data).block_until_ready()
+    assert len(studios()) == before + 1
+    del renderer, draw
+    gc.collect()
+    assert len(studios()) == before
+
+
+def test_a_program_ends_cleanly(opengl):
+    """Also with a context that nobody closed, and OpenGL's own exit hooks."""
+    opengl(MODEL, 8, 8)
+    code = """import mujoco
+from covr_jax.render import make_renderer
+model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><geom size="1"/><camera/></worldbody></mujoco>')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderers = [make_renderer("gl", model, 8, 8) for _ in range(2)]
+print([renderer(data).shape for renderer in renderers])"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[(8, 8, 3), (8, 8, 3)]\n", "")
+
+
+def test_without_opengl_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(host, "BACKENDS", ())
+    before = studios()
+    line = r"^renderer gl: no off-screen OpenGL: install OSMesa \(libosmesa6\) or EGL \(libegl1\)$"
+    with pytest.raises(RendererError, match=line):
+        make_renderer("gl", MODEL)
+    assert studios() == before
+
+
+def test_a_picture_larger_than_the_buffer_is_refused(opengl):
+    opengl(MODEL, 8, 8)
+    with pytest.raises(ValueError, match="a picture of 500 x 84 exceeds the offscreen buffer of 480 x 640"):
+        make_renderer("gl", MODEL, 500)

@@ -50,7 +50,7 @@ class EnvState(flax.struct.PyTreeNode):
     step_count: Array  # i32[E], control steps since FIRST
     step_type: Array  # i32[E]
     key: Array  # key[E]
-    stack: Array  # u8[E,H,W,3*stack]; [E,0] when there are no pixels
+    stack: Array | None  # u8[E,H,W,3*stack], where there are pixels
 
 
 class VecEnv:
@@ -201,9 +201,10 @@ class VecEnv:
         discount = jnp.ones((self.num_envs,), reward.dtype)  # no task of the suite's benchmark terminates
         return state, TimeStep(state.step_type, reward, discount, observation)
 
-    def _empty_stack(self) -> Array:
-        size = (self.image_size, self.image_size, 3 * self.frame_stack) if self.pixels else (0,)
-        return jnp.zeros((self.num_envs, *size), jnp.uint8)
+    def _empty_stack(self) -> Array | None:
+        if not self.pixels:
+            return None
+        return jnp.zeros((self.num_envs, self.image_size, self.image_size, 3 * self.frame_stack), jnp.uint8)
 
     def _fresh(self, keys: Array) -> tuple[Array, Array, Array | None]:
         """qpos, qvel and goal of new episodes; keys key[E]."""

@@ -53,7 +53,7 @@ class EnvState(flax.struct.PyTreeNode):
     step_count: Array  # i32[E], control steps since FIRST
     step_type: Array  # i32[E]
     key: Array  # key[E]
-    stack: Array  # u8[E,H,W,3*stack]; [E,0] when there are no pixels
+    stack: Array | None  # u8[E,H,W,3*stack], where there are pixels
 
 
 class VecEnv:
@@ -198,7 +198,7 @@ class VecEnv:
     def observe(self, state: EnvState, reward: Array) -> tuple[EnvState, TimeStep]:
         """Draw the states (or read dm_control's state observation) and complete the time step."""
         data = jax.vmap(self._data)(state.qpos, state.qvel, state.ctrl, state.goal, state.touch)
-        if self._renderer is None:
+        if self._renderer is None or state.stack is None:
             observation = jax.vmap(partial(self.task.observation, self._model))(data)
         else:
             frame = self._frame(self._renderer, state, data)
@@ -215,9 +215,10 @@ class VecEnv:
         time = (state.step_count * self.task.control_timestep).astype(jnp.float32)
         return renderer.batch(data, state.look._replace(time=time))
 
-    def _empty_stack(self) -> Array:
-        size = (self.image_size, self.image_size, 3 * self.frame_stack) if self.pixels else (0,)
-        return jnp.zeros((self.num_envs, *size), jnp.uint8)
+    def _empty_stack(self) -> Array | None:
+        if not self.pixels:
+            return None
+        return jnp.zeros((self.num_envs, self.image_size, self.image_size, 3 * self.frame_stack), jnp.uint8)
 
     def _fresh(self, keys: Array) -> tuple[Array, Array, Array | None, Look | None]:
         """qpos, qvel, goal and look of new episodes; keys key[E]."""

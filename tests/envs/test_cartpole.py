@@ -136,6 +136,13 @@ def test_starts_follow_dm_controls_distribution():
         assert np.abs(correlation).max() < 5 / np.sqrt(count)
 
 
+def test_no_array_of_a_state_is_empty():
+    """Checkpoints refuse arrays without elements."""
+    _, reset, _ = state_env(1)
+    state, _ = reset(jax.random.key(1))
+    assert state.stack is None and all(leaf.size for leaf in jax.tree.leaves(state))
+
+
 def test_lanes_start_apart_and_keys_decide():
     _, reset, _ = state_env(1)
     one, _ = reset(jax.random.key(1))

@@ -35,12 +35,3 @@ def make_service(monkeypatch):
         return VLMService("tiny", settings.pop("task", "reacher_easy"), settings.pop("action_dim", 2), **settings)
 
     return make
-
-
-def randomize_adapter(model, scale: float = 0.2) -> None:
-    """Gives every B matrix a value, so that the adapter does something."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))

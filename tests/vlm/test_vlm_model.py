@@ -4,7 +4,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from conftest import randomize_adapter
+from adapters import randomize_adapter
 
 from covr_jax.vlm import tiny
 from covr_jax.vlm.model import (

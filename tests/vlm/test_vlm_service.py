@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from conftest import randomize_adapter
+from adapters import randomize_adapter
 
 from covr_jax.vlm.model import VLMLoadError
 from covr_jax.vlm.service import VLMService

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import randomize_adapter
+from adapters import randomize_adapter
 
 from covr_jax.vlm.codec import format_action
 from covr_jax.vlm.decode import build_grammar

@@ -13,7 +13,6 @@ from mujoco import mjx
 from covr_jax.types import Array
 
 _HINGE, _SLIDE = int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)
-_ATTEMPTS = 1000  # as often does the suite draw before it gives up
 
 
 def random_joints(key: Array, model: mjx.Model) -> Array:
@@ -32,9 +31,10 @@ def random_joints(key: Array, model: mjx.Model) -> Array:
 
 
 def without_contact(key: Array, model: mjx.Model, draw: Callable[[Array], Array]) -> Array:
-    """The first of ``draw(key) -> qpos[nq]`` in which nothing touches, as in the suite; the key is consumed.
+    """The first of ``draw(key) -> qpos[nq]`` in which nothing touches; the key is consumed.
 
-    After 1000 draws, where the suite would stop with an error, the last one stands.
+    It draws until one is found, as the suite does in ball_in_cup. In finger the suite stops with an error after 1000
+    draws, which compiled code cannot do; one draw in ten touches there: a chance of 1e-1000.
     """
 
     def touches(qpos: Array) -> Array:
@@ -42,16 +42,11 @@ def without_contact(key: Array, model: mjx.Model, draw: Callable[[Array], Array]
         data = mjx.collision(model, mjx.com_pos(model, mjx.kinematics(model, data)))
         return (data._impl.contact.dist < 0.0).any()
 
-    def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        attempt, key, _ = carry
-        key, draw_key = jax.random.split(key)
-        return attempt + 1, key, draw(draw_key)
+    def again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        key, draw_key = jax.random.split(carry[0])
+        return key, draw(draw_key)
 
-    def unfit(carry: tuple[Array, Array, Array]) -> Array:
-        attempt, _, qpos = carry
-        return touches(qpos) & (attempt < _ATTEMPTS)
-
-    return jax.lax.while_loop(unfit, again, again((jnp.zeros((), jnp.int32), key, model.qpos0)))[2]
+    return jax.lax.while_loop(lambda carry: touches(carry[1]), again, again((key, model.qpos0)))[1]
 
 
 def subtree_velocity(model: mjx.Model, data: mjx.Data, body: int) -> Array:

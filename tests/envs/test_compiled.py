@@ -1,0 +1,93 @@
+"""Every task with pixels as a compiled program: compiled once, strong types, exported for every platform."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pairs import LANES, SIZE, compiled
+
+from covr_jax.envs import TASKS
+from covr_jax.types import StepType
+
+FIRST, MID, LAST = StepType
+PLATFORMS = ("cpu", "cuda", "tpu")
+STRONG = (jnp.float32, jnp.int32, jnp.uint8, jax.random.key(0).dtype)
+SOON = np.arange(LANES) % 2 == 0  # the lanes whose episode ends two steps later
+
+
+@contextmanager
+def compilations():
+    """Names of what JAX traces, lowers or compiles inside, from its own events."""
+    seen = []
+
+    def listen(event, seconds, **_):
+        if event.startswith("/jax/core/compile/"):
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def actions(env, seed):
+    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, (LANES, env.action_dim)).astype(np.float32))
+
+
+def test_compilations_are_counted():
+    with compilations() as seen:
+        jax.jit(lambda x: x + 1)(np.zeros(3))
+    assert any("backend_compile" in event for event in seen)
+
+
+@pytest.fixture(params=TASKS)
+def task(request):
+    return compiled(request.param)
+
+
+def test_nothing_is_compiled_after_the_first_step(task):
+    """Over the end of an episode in every other lane; what was returned before stays as it was."""
+    moves = [actions(task.env, seed) for seed in range(4)]
+    state, timestep = task.pixels.reset(jax.random.key(0))
+    start = np.array(state.qpos)
+    state = state.replace(step_count=jnp.asarray(np.where(SOON, 998, 0).astype(np.int32)))
+    steps, copies, places = [timestep], [np.array(timestep.observation)], []
+    for index, move in enumerate(moves):
+        with compilations() as seen:
+            state, timestep = task.pixels.step(state, move)
+        assert index == 0 or seen == []
+        steps.append(timestep)
+        copies.append(np.array(timestep.observation))
+        places.append(np.array(state.qpos))
+    kinds = np.stack([step.step_type for step in steps])
+    assert kinds[:, SOON].T.tolist() == [[FIRST, MID, LAST, FIRST, MID]] * SOON.sum()
+    assert (kinds[1:, ~SOON] == MID).all()
+    assert (places[2] != start).any(1).all()  # the new starts are not the first ones
+    for step, copy in zip(steps, copies, strict=True):
+        np.testing.assert_array_equal(step.observation, copy)
+    memory = [step.observation.unsafe_buffer_pointer() for step in steps] + [state.stack.unsafe_buffer_pointer()]
+    assert len(set(memory)) == len(memory)
+    pieces = task.pixels._initial, task.pixels._advance, task.pixels._observe
+    assert [piece._cache_size() for piece in pieces] == [1, 1, 1]
+
+
+def test_every_array_has_a_strong_small_type(task):
+    state, first = task.pixels.reset(jax.random.key(0))
+    for leaf in jax.tree.leaves((state, first, *task.pixels.step(state, actions(task.env, 0)))):
+        assert leaf.dtype in STRONG and not jax.typeof(leaf).weak_type and leaf.size > 0
+
+
+def test_reset_and_step_can_be_exported_for_every_platform(task):
+    key, action = jax.random.key(0), jax.ShapeDtypeStruct((LANES, task.env.action_dim), jnp.float32)
+    state, timestep = jax.eval_shape(task.env.reset, key)
+    reset = jax.export.export(jax.jit(task.env.reset), platforms=PLATFORMS)(key)
+    step = jax.export.export(jax.jit(task.env.step), platforms=PLATFORMS)(state, action)
+    assert reset.platforms == step.platforms == PLATFORMS
+    assert timestep.observation.shape == (LANES, SIZE, SIZE, 9)
+    # What reset returns is what step takes and returns: the state keeps its shapes and types for ever.
+    expected = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((state, timestep))]
+    for exported in (reset, step):
+        assert [(aval.shape, aval.dtype) for aval in exported.out_avals] == expected

@@ -1,0 +1,50 @@
+"""What random behaviour earns and where it leads, here and in dm_control.
+
+Starts and actions are drawn independently on both sides: distributions are compared, not trajectories. Two-sample
+Kolmogorov-Smirnov tests, all of this file's together at one false alarm in a hundred (Bonferroni). Whole episodes of
+all nine tasks: experiments/benchmark/returns.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pairs import LANES, compiled
+from scipy.stats import ks_2samp
+
+from covr_jax.envs import TASKS
+from experiments.benchmark.returns import FULL, SHORT, Episodes, ours, suites
+
+EPISODES = 300  # of ten control steps
+CHEAP = ("cartpole_swingup", "reacher_easy", "pendulum_swingup")  # whole episodes, too, one in each lane
+NUMBERS = {  # in the state observation
+    "cartpole_swingup": 5,
+    "reacher_easy": 6,
+    "cheetah_run": 17,
+    "walker_walk": 24,
+    "finger_spin": 9,
+    "ball_in_cup_catch": 8,
+    "hopper_hop": 15,
+    "walker_run": 24,
+    "pendulum_swingup": 3,
+}
+LEVEL = 0.01 / sum(1 + NUMBERS[name] for name in (*TASKS, *CHEAP))
+
+
+def episodes(name, steps, count):
+    """``count`` episodes of ours, in batches."""
+    task = compiled(name)
+    parts = [ours(task.env, task.reset, task.step, seed, steps) for seed in range(count // LANES)]
+    return Episodes(np.concatenate([p.rewards for p in parts], 1), np.concatenate([p.observations for p in parts]))
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "count"), [(name, SHORT, EPISODES) for name in TASKS] + [(name, FULL, LANES) for name in CHEAP]
+)
+def test_returns_and_last_observations_have_dm_controls_distribution(name, steps, count):
+    """In some tasks ten steps earn nothing; the states that they lead to differ in every one."""
+    mine, theirs = episodes(name, steps, count), suites(name, count, 0, steps)
+    assert ks_2samp(mine.rewards.sum(0), theirs.rewards.sum(0), method="asymp").pvalue > LEVEL
+    assert mine.observations.shape == theirs.observations.shape == (count, NUMBERS[name])
+    for one, other in zip(mine.observations.T, theirs.observations.T, strict=True):
+        assert ks_2samp(one, other, method="asymp").pvalue > LEVEL

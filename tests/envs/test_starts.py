@@ -1,0 +1,104 @@
+"""Starts of 10,000 episodes beside 10,000 of dm_control's, drawn independently. Rows: episodes."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import jax
+import mujoco
+import numpy as np
+import pytest
+from mujoco import mjx
+from pairs import LANES, compiled, load
+from scipy.stats import ks_2samp
+
+from covr_jax.envs import get_task
+
+RESETS = 10_000
+VARIED = {  # how many numbers of qpos, qvel and goal are drawn
+    "cartpole_swingup": 4,
+    "reacher_easy": 4,
+    "cheetah_run": 6,
+    "walker_walk": 7,
+    "finger_spin": 3,
+    "ball_in_cup_catch": 2,
+    "hopper_hop": 5,
+    "pendulum_swingup": 1,
+}
+MIXTURES = 20
+# Kolmogorov-Smirnov tests with one false alarm in a hundred for all of them together (Bonferroni). At this level a
+# distance of 0.033 between two distribution functions is found out.
+LEVEL = 0.01 / (sum(VARIED.values()) + MIXTURES * len(VARIED))
+
+
+@contextmanager
+def unsettled():
+    """Cheetahs start as they are drawn, without the 200 physics steps that follow here and in the suite."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mjx, "step", lambda model, data: data)
+        patch.setattr("dm_control.suite.cheetah.Physics.step", lambda physics, nstep=1: None)
+        yield
+
+
+def draws(name, keys):
+    """qpos, qvel and goal side by side: what a reset and every later episode draw."""
+    with unsettled():
+        parts = jax.jit(compiled(name).env._fresh)(keys)
+    return np.concatenate([np.asarray(part, np.float64) for part in parts if part is not None], -1)
+
+
+def suites_draws(name):
+    env, goal, rows = load(name), get_task(name).goal is not None, []
+    physics = env.physics
+    with unsettled(), physics.reset_context():
+        for _ in range(RESETS):
+            env.task.initialize_episode(physics)
+            target = physics.named.model.geom_pos["target"][:2] if goal else []
+            rows.append(np.concatenate([physics.data.qpos, physics.data.qvel, target]))
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_draws_have_dm_controls_distribution(name):
+    """Each number and, for what ties them together, sums of all of them with random weights."""
+    ours, theirs = draws(name, jax.random.split(jax.random.key(7), RESETS)), suites_draws(name)
+    still = np.ptp(theirs, axis=0) < 1e-9
+    np.testing.assert_allclose(ours[:, still], theirs[:, still], rtol=0, atol=1e-6)
+    if name in ("finger_spin", "ball_in_cup_catch"):  # the suite draws until nothing touches
+        model = compiled(name).env.mj_model
+        assert deepest_contact(model, ours[:, : model.nq]) > -1e-6
+    ours, theirs = ours[:, ~still], theirs[:, ~still]
+    assert ours.shape[1] == VARIED[name]
+    weights = np.random.default_rng(0).normal(size=(VARIED[name], MIXTURES)) / theirs.std(0)[:, None]
+    weights = np.concatenate([np.eye(VARIED[name]), weights], 1)
+    pairs = zip((ours @ weights).T, (theirs @ weights).T, strict=True)
+    values = [ks_2samp(*pair, method="asymp").pvalue for pair in pairs]
+    assert min(values) > LEVEL
+
+
+def deepest_contact(model, positions):
+    """Least distance of two things that touch in any of qpos [N,nq], m."""
+    data, least = mujoco.MjData(model), np.inf
+    for qpos in positions:
+        data.qpos[:] = qpos
+        mujoco.mj_forward(model, data)
+        least = min(least, *data.contact.dist, np.inf)
+    return least
+
+
+def test_walker_run_starts_as_walker_walk():
+    assert get_task("walker_run").init is get_task("walker_walk").init
+
+
+def test_cheetahs_settle_as_dm_controls():
+    """From the same draws, and so much the same that the distributions need no comparison of their own."""
+    key = jax.random.key(8)
+    settled, _ = compiled("cheetah_run").reset(key)
+    lane_keys = jax.random.split(jax.random.split(key)[0], LANES)  # as ``initial`` splits it
+    physics = load("cheetah_run").physics
+    for lane, start in enumerate(draws("cheetah_run", lane_keys)):
+        with physics.reset_context():
+            physics.data.qpos[:] = start[: len(physics.data.qpos)]
+            physics.step(nstep=200)
+        np.testing.assert_allclose(settled.qpos[lane], physics.data.qpos, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(settled.qvel[lane], physics.data.qvel, rtol=0, atol=2e-3)

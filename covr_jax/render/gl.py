@@ -118,19 +118,21 @@ class GLRenderer:
 
     Args:
       mj_model: the model; copied.
-      height, width: picture size in pixels, at most the model's offscreen buffer.
+      height, width: picture size in pixels.
       camera: row or name of a camera.
       samples: 1, or OpenGL's multisampling with 2 or 4 samples.
 
     Raises:
       RendererError: no OpenGL library, or one that does not multisample so.
-      ValueError: as ``HostRenderer``.
+      ValueError: no such camera.
     """
 
     def __init__(self, mj_model: mujoco.MjModel, height: int = 84, width: int = 84, camera: int | str = 0, *,
                  samples: int = 4) -> None:
         model = copy.copy(mj_model)
         model.vis.quality.offsamples = 0 if samples == 1 else samples
+        room = model.vis.global_
+        room.offheight, room.offwidth = max(room.offheight, height), max(room.offwidth, width)
         try:
             self._studio = Studio(partial(Painter, model, height, width, camera))
         except RuntimeError as error:

@@ -32,19 +32,42 @@ def warp():
     return warp
 
 
-# Measured means: 27.1 and 32.7 dB, each state within 1 dB of them
-@pytest.mark.parametrize(("task", "samples", "floor"), [("cheetah_run", 1, 26.5), ("cartpole_swingup", 4, 32.0)])
-def test_environments_look_about_as_in_opengl(task, samples, floor, warp, opengl, observe, decibel):
-    env = envs.make(task, STATES, renderer="warp", samples=samples)
-    model = env.mj_model
-    qpos = (model.qpos0 + np.random.default_rng(0).normal(0, 0.3, (STATES, model.nq))).astype(np.float32)
-    frames, reference, data = observe(env, qpos), opengl(model), mujoco.MjData(model)
-    found = []
+def distances(frames, qpos, reference, model, decibel):
+    """dB of each picture from OpenGL's of the state."""
+    data, found = mujoco.MjData(model), []
     for frame, state in zip(frames, qpos, strict=True):
         data.qpos[:] = state
         mujoco.mj_forward(model, data)
         found.append(decibel(frame, reference(data)))
-    assert np.mean(found) >= floor and min(found) >= floor - 1, found
+    return found
+
+
+def around_rest(model):
+    return (model.qpos0 + np.random.default_rng(0).normal(0, 0.3, (STATES, model.nq))).astype(np.float32)
+
+
+def test_an_environment_looks_about_as_in_opengl(warp, opengl, observe, decibel):
+    """Four samples; measured: mean 32.7, worst 32.6 dB."""
+    env = envs.make("cartpole_swingup", STATES, renderer="warp")
+    qpos = around_rest(env.mj_model)
+    found = distances(observe(env, qpos), qpos, opengl(env.mj_model), env.mj_model, decibel)
+    assert np.mean(found) >= 32.2 and min(found) >= 31.5, found
+
+
+def test_one_sample_looks_about_as_in_opengl(warp, opengl, decibel):
+    """Measured: mean 27.1, worst 26.8 dB."""
+    model = envs.get_task("cheetah_run").load_model()
+    qpos = around_rest(model)
+    datas = []
+    for state in qpos:
+        data = mujoco.MjData(model)
+        data.qpos[:] = state
+        mujoco.mj_forward(model, data)
+        datas.append(mjx.put_data(model, data))
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *datas)
+    frames = jax.jit(make_renderer("warp", model, samples=1, num_envs=STATES).batch)(batch)
+    found = distances(np.asarray(frames), qpos, opengl(model), model, decibel)
+    assert np.mean(found) >= 26.6 and min(found) >= 25.8, found
 
 
 def data_of(worlds):

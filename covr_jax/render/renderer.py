@@ -25,7 +25,6 @@ from covr_jax.render.view import WORLDS, View, anywhere, one_by_one, vec, view_o
 BLOCK = 16  # worlds a CPU draws at once: fewer, larger steps, which two cores can share
 TILE = 1024  # pixels of a world it draws at once
 LANES = 16  # tiles are whole vectors
-SOLIDS_PER_PIXEL = 2  # where silhouettes overlap, each item has its own colour, as in OpenGL's samples
 
 
 OBJECTS = {kind: int(getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")) for kind in ("geom", "site", "tendon")}
@@ -125,13 +124,18 @@ def draw_tile(view: View, x: Array, y: Array, sky: Array, near: list[Array]) -> 
             reflection = _where_any(image != none, lambda: shade_reflection(view, rays, image, code), blank)
         shade = partial(shade_floors, view, rays, winner, reflection)
         layers.append((share, _where_any(winner != code.mask, shade, blank)))
-    for share, winner in _winners(seen, scene.solids, code, min(len(scene.solids), SOLIDS_PER_PIXEL)):
+    for share, winner in _winners(seen, scene.solids, code, min(len(scene.solids), _solids_per_pixel(scene))):
         layers.append((share, _where_any(winner != code.mask, partial(shade_solids, view, rays, winner), blank)))
     colour = _mix(sky, layers)
     if scene.glass or scene.backs:
         colour = blend(view, rays, colour, seen, code)
     red, green, blue = (jnp.round(255.0 * jnp.clip(c, 0.0, 1.0)).astype(jnp.int32) for c in colour)
     return red | (green << 8) | (blue << 16)
+
+
+def _solids_per_pixel(scene: Scene) -> int:
+    """Where silhouettes overlap, each item has its own colour, as in OpenGL's samples; two are enough for four."""
+    return max(1, len(scene.samples) // 2)
 
 
 def _winners(seen: Array, items: tuple[int, ...], code: Code, count: int) -> list[tuple[Array, Array]]:

@@ -42,9 +42,12 @@ def episodes(name, steps, count):
     ("name", "steps", "count"), [(name, SHORT, EPISODES) for name in TASKS] + [(name, FULL, LANES) for name in CHEAP]
 )
 def test_returns_and_last_observations_have_dm_controls_distribution(name, steps, count):
-    """In some tasks ten steps earn nothing; the states that they lead to differ in every one."""
+    """In some tasks ten steps earn nothing; the states that they lead to differ in every one.
+
+    Many lanes share a number, such as the speed of a free fall, but for its last digits in float32: ties stay ties.
+    """
     mine, theirs = episodes(name, steps, count), suites(name, count, 0, steps)
     assert ks_2samp(mine.rewards.sum(0), theirs.rewards.sum(0), method="asymp").pvalue > LEVEL
     assert mine.observations.shape == theirs.observations.shape == (count, NUMBERS[name])
-    for one, other in zip(mine.observations.T, theirs.observations.T, strict=True):
+    for one, other in zip(mine.observations.round(4).T, theirs.observations.round(4).T, strict=True):
         assert ks_2samp(one, other, method="asymp").pvalue > LEVEL

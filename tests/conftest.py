@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from functools import cache
 
 import pytest
@@ -63,3 +65,12 @@ def piece_sizes():
         return {name: piece._cache_size() for name, piece in pieces.items()}
 
     return sizes
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_file():
+    """Compiled programs map memory, and those of all files together are more than Linux lets one process map."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()

@@ -1,12 +1,11 @@
-"""Planes: light at the corners of MuJoCo's triangles, filtered checker, shadows, and the mirror image in the first
-reflective one."""
+"""Planes: light at the corners of MuJoCo's triangles, filtered checker, shadows."""
 
 # pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false, reportCallIssue=false
 # pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
 # Vectors are tuples built by comprehension, whose length the checker cannot see.
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -14,18 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from covr_jax.render.distract import DISTRACTORS
-from covr_jax.render.raycast import Array, Code, PinholeRays, Pose, Vec, add, dot, pick, pick_vec, scale
+from covr_jax.render.raycast import Array, PinholeRays, Pose, Vec, add, dot, pick, pick_vec, scale
 from covr_jax.render.scene import Floats, Item
 from covr_jax.render.shade import (
     SHADOW_BIAS,
+    Material,
+    between,
     clamp,
     light_passes,
     lit,
     material_of,
     pack_colour,
-    surface,
     unpack_colour,
-    visible,
 )
 from covr_jax.render.texture import look_up
 from covr_jax.render.view import View, anywhere, vec
@@ -54,10 +53,9 @@ class PlaneHit(NamedTuple):
         return self.world(self.local)
 
 
-def plane_hit(view: View, rays: PinholeRays, winner: Array) -> PlaneHit:
-    """Meets the winning plane at the pixel centre. The centre of an edge pixel may miss it: the point is moved to the
-    rectangle's border before anything is looked up there."""
-    planes = view.scene.floors
+def plane_hit(view: View, rays: PinholeRays, planes: tuple[int, ...], winner: Array | int) -> PlaneHit:
+    """Meets the winning one of `planes` at the pixel centre. The centre of an edge pixel may miss it: the point is
+    moved to the rectangle's border before anything is looked up there."""
     pose = Pose(pick_vec(winner, {k: view.pose(k).position for k in planes}),
                 tuple(pick_vec(winner, {k: view.pose(k).axes[a] for k in planes}) for a in range(3)))
     offset = scale(-1.0, pose.position)
@@ -95,6 +93,9 @@ def _cell(item: Item, axis: int) -> tuple[float, float, float]:
 def _corner_terms(view: View, hit: PlaneHit) -> list[Vec]:
     """`light_passes` as GL shades a plane: at the three corners of the triangle around each pixel, blended between."""
     items = {k: view.scene.items[k] for k in view.scene.floors}
+    material = material_of(view, view.scene.floors, hit.winner, bare=True)
+    if len(items) == 1 and all(_cell(item, axis)[1] >= item.half(axis) for item in items.values() for axis in range(2)):
+        return _four_quads(view, hit, *items.values(), material)
     edges, inner = [], []
     for axis in range(2):
         cells = {k: _cell(item, axis) for k, item in items.items()}
@@ -110,11 +111,30 @@ def _corner_terms(view: View, hit: PlaneHit) -> list[Vec]:
     lower = u + v <= 1  # the quad is cut along the diagonal from (x1, y0) to (x0, y1)
     corners = ((x1, y0), (x0, y1), (jnp.where(lower, x0, x1), jnp.where(lower, y0, y1)))
     weights = (jnp.where(lower, u, 1 - v), jnp.where(lower, v, 1 - u), jnp.abs(1 - u - v))
-    material = material_of(view, view.scene.floors, hit.winner, bare=True)
     passes = [light_passes(view.lights, hit.world(corner), hit.pose.axes[2], (0.0, 0.0, 0.0), material)
               for corner in corners]
     return [tuple(sum(w * colour[k] for w, colour in zip(weights, colours, strict=True)) for k in range(3))
             for colours in zip(*passes, strict=True)]
+
+
+def _four_quads(view: View, hit: PlaneHit, item: Item, material: Material) -> list[Vec]:
+    """`_corner_terms` of the one plane that is cut into four quads only: the light is that at their nine corners."""
+    half = np.array([item.half(axis) for axis in range(2)], np.float32)
+    corner = tuple(half[axis] * (np.indices((3, 3))[axis] - 1) for axis in range(2))
+    passes = light_passes(view.lights, hit.world(corner), hit.pose.axes[2], (0.0, 0.0, 0.0), material)
+    right, above = (hit.local[axis] >= 0 for axis in range(2))
+    u, v = (hit.local[axis] / half[axis] + jnp.where(hit.local[axis] >= 0, 0.0, 1.0) for axis in range(2))
+    lower = u + v <= 1
+
+    def blend(value: Array) -> Array:
+        value = jnp.broadcast_to(value, (3, 3))
+        def at(i, j):
+            return jnp.where(right, jnp.where(above, value[i + 1, j + 1], value[i + 1, j]),
+                                            jnp.where(above, value[i, j + 1], value[i, j]))
+        third = jnp.where(lower, at(0, 0), at(1, 1))
+        return (jnp.where(lower, u, 1 - v) * at(1, 0) + jnp.where(lower, v, 1 - u) * at(0, 1)
+                + jnp.abs(1 - u - v) * third)
+    return [tuple(blend(value) for value in colour) for colour in passes]
 
 
 def pulse(x: Array, start: Array, stop: Array, width: Array) -> Array:
@@ -195,68 +215,47 @@ def texture_of(view: View, rays: PinholeRays, hit: PlaneHit, planes: tuple[int, 
     return colour
 
 
-def shade_floors(view: View, rays: PinholeRays, winner: Array, reflection: Array) -> Array:
-    """int32[P] packed colour of plane `winner`: lit texture plus `reflection` (packed), then the shadow lights."""
-    hit = plane_hit(view, rays, winner)
+def may_be_dark(view: View, x: np.ndarray, y: np.ndarray) -> dict[int, Array]:
+    """bool[G] per floor: whether a shadow could fall on a group of pixels with centres `x, y` (f32[G,GROUP]).
+
+    The corners of the group's picture on the floor span a rectangle along its axes, which stands for the group.
+    """
+    casting = [light for light in view.lights if light.constants.shadow]
+    corners = ((x.min(1), x.max(1)), (y.min(1), y.max(1)))
+    found = {}
+    for index in view.scene.floors:
+        hits = [plane_hit(view, view.rays(right, up), (index,), index) for right in corners[0] for up in corners[1]]
+        low, high = ([reduce(extreme, (hit.local[axis] for hit in hits)) for axis in range(2)]
+                     for extreme in (jnp.minimum, jnp.maximum))
+        centre = hits[0].world(tuple(0.5 * (a + b) for a, b in zip(low, high, strict=True)))
+        radius = 0.5 * jnp.hypot(high[0] - low[0], high[1] - low[1])
+        dark = jnp.zeros(len(x), bool)
+        for light in casting:
+            dark = dark | between(view, light, centre, radius)[np.array(view.scene.casters)].any(0)
+        found[index] = dark
+    return found
+
+
+def see_shadows(view: View, x: Array, y: Array, winner: Array) -> Array:
+    """int32[P]: bit k is set where the k-th light that casts shadows reaches plane `winner`."""
+    hit = plane_hit(view, view.rays(x, y), view.scene.floors, winner)
+    casting = [light for light in view.lights if light.constants.shadow]
+    mine = winner < len(view.scene.items)
+    bright = (lit(view, light, hit.point, hit.pose.axes[2], SHADOW_BIAS, mine) for light in casting)
+    return sum(mask.astype(jnp.int32) << k for k, mask in enumerate(bright))
+
+
+def shade_floors(view: View, x: Array, y: Array, winner: Array, reflection: Array, bright: Array) -> Array:
+    """int32[P] packed colour of plane `winner` in pixels with centres `x, y`: lit texture plus `reflection` (packed),
+    then the lights that cast shadows, where they are `bright` (see `see_shadows`)."""
+    rays = view.rays(x, y)
+    hit = plane_hit(view, rays, view.scene.floors, winner)
     main, *others = _corner_terms(view, hit)
     texture = texture_of(view, rays, hit, view.scene.floors)
     colour = tuple(m * t for m, t in zip(main, texture, strict=True))
     if view.scene.mirror is not None:
         colour = clamp(add(colour, unpack_colour(reflection)))
-    casting = [light for light in view.lights if light.constants.shadow]
-    mine = winner < len(view.scene.items)
-    for light, extra in zip(casting, others, strict=True):
-        bright = lit(view, light, hit.point, hit.pose.axes[2], SHADOW_BIAS, mine)
-        colour = clamp(add(colour, tuple(jnp.where(bright, e * t, 0.0) for e, t in zip(extra, texture, strict=True))))
+    for k, extra in enumerate(others):
+        reached = (bright >> k) & 1 > 0
+        colour = clamp(add(colour, tuple(jnp.where(reached, e * t, 0.0) for e, t in zip(extra, texture, strict=True))))
     return pack_colour(colour)
-
-
-class Mirror(NamedTuple):
-    """The first reflective plane and what looks out of it."""
-
-    rays: PinholeRays  # of the camera's mirror image
-    height: Array  # of the camera over the plane, metres
-    normal: Vec
-
-
-def mirrored(view: View, rays: PinholeRays) -> Mirror:
-    """Reflects the camera's `rays` in the mirror."""
-    pose = view.pose(view.scene.mirror)
-    normal = pose.axes[2]
-    height = -dot(pose.position, normal)
-    axes = (add(v, scale(-2 * dot(v, normal), normal)) for v in (rays.forward, rays.right, rays.up))
-    return Mirror(PinholeRays(scale(-2 * height, normal), *axes, rays.x, rays.y), height, normal)
-
-
-def see_reflection(view: View, rays: PinholeRays, winner: Array, code: Code, near: Array) -> Array:
-    """int32[S,P] packed items that the camera's mirror image sees through the pixels that show the mirror.
-
-    `rays` [P] pass the pixel centres, `winner` is int32[P]. The sky is not reflected.
-    """
-    rays, height, normal = mirrored(view, view.spread(rays))
-    seen = visible(view, rays, _mirrored_items(view), code, near)
-    # a mirrored ray starts behind the mirror; what it meets before the glass is not reflected
-    glass = height / jnp.maximum(rays.along(normal), 1e-9)
-    shown = (code.distance(seen) > 0.999 * glass) & (height > 0) & (winner == view.scene.mirror)
-    return jnp.where(shown, seen, code.none)
-
-
-def shade_reflection(view: View, rays: PinholeRays, seen: Array, code: Code) -> Array:
-    """int32[P] packed light that the mirror adds: all lights at once, one clamp, no shadows.
-
-    Colours, but not highlights, are scaled by the reflectance. `seen` comes from `see_reflection`.
-    """
-    rays = mirrored(view, rays).rays
-    items, mirror = _mirrored_items(view), view.scene.items[view.scene.mirror]
-    nearest = code.index(seen.min(0))
-    point, normal = surface(view, rays, items, nearest)
-    plain = material_of(view, items, nearest)
-    dimmed = plain._replace(colour=scale(mirror.reflectance, plain.colour))
-    (colour,) = light_passes(view.lights, point, normal, rays.origin, dimmed, shadows=False)
-    share = (code.index(seen) != code.mask).astype(jnp.float32).mean(0)
-    share = share * pick(nearest, {k: 1.0 - (1.0 - view.scene.items[k].alpha) ** 2 for k in items})
-    return pack_colour(tuple(c * share for c in colour))
-
-
-def _mirrored_items(view: View) -> tuple[int, ...]:
-    return tuple(k for k in range(len(view.scene.items)) if k != view.scene.mirror)

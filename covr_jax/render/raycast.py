@@ -226,7 +226,7 @@ def intersect(rays: Rays, kind: int, size: Floats, pose: Pose) -> Hit:
 def may_meet(rays: PinholeRays, x: tuple[Array, Array], y: tuple[Array, Array], centre: Vec, radius: Array) -> Array:
     """bool: whether a ball could touch the pyramid of rays between the edges `x` and `y`; conservative.
 
-    The edges are [T,1], centre and radius [K], the answer is [T,K]; `rays` tells origin and axes.
+    Edges and balls broadcast against each other; `rays` tells origin and axes.
     """
     offset = sub(centre, rays.origin)
     depth = dot(offset, rays.forward)
@@ -234,7 +234,7 @@ def may_meet(rays: PinholeRays, x: tuple[Array, Array], y: tuple[Array, Array], 
     for edges, axis in ((x, rays.right), (y, rays.up)):
         across = dot(offset, axis)
         for edge, sign in zip(edges, (-1.0, 1.0), strict=True):
-            near = near & (sign * (across - edge * depth) <= radius * np.sqrt(1 + edge * edge))
+            near = near & (sign * (across - edge * depth) <= radius * jnp.sqrt(1.0 + edge * edge))
     return near
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
+from functools import partial, reduce
+from operator import or_
 from typing import Any
 
 import jax
@@ -14,18 +15,18 @@ import numpy as np
 
 from covr_jax.render.distract import DISTRACTORS, Look, background, draw_look
 from covr_jax.render.glass import blend
-from covr_jax.render.plane import mirrored, see_reflection, shade_floors, shade_reflection
+from covr_jax.render.groups import GROUP, by_group, pixel_order, to_image, where_needed
+from covr_jax.render.mirror import mirrored, see_reflection, shade_reflection
+from covr_jax.render.plane import may_be_dark, see_shadows, shade_floors
 from covr_jax.render.poses import Poses, poses_of
-from covr_jax.render.raycast import Array, Code, Vec, may_meet
+from covr_jax.render.raycast import Array, Code, PinholeRays, may_meet
 from covr_jax.render.scene import Scene, compile_scene
 from covr_jax.render.shade import shade_solids, unpack_colour, visible
 from covr_jax.render.sky import look_up
 from covr_jax.render.view import WORLDS, View, anywhere, one_by_one, vec, view_of
 
-BLOCK = 16  # worlds a CPU draws at once: fewer, larger steps, which two cores can share
-TILE = 1024  # pixels of a world it draws at once
-LANES = 16  # tiles are whole vectors
-
+SHARE = 16  # bit of a layer from which the number of samples is kept
+BLOCK = 64  # worlds a CPU draws at once: fewer, larger steps, which two cores can share
 
 OBJECTS = {kind: int(getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")) for kind in ("geom", "site", "tendon")}
 
@@ -39,13 +40,13 @@ def draw(scene: Scene, poses: Poses, look: Look | None) -> Array:
 def draw_nearest(view: View) -> Array:
     """What the pixel centres show first. Transparent items hide nothing from depth, but are objects like any other."""
     scene = view.scene
-    _, x, y = _tiles(scene)
+    _, x, y = _pixels(scene)
     depth, code = scene.output == "depth", Code.of(len(scene.items))
     items = scene.opaque if depth else tuple(range(len(scene.items)))
     everything = jnp.ones(len(scene.items), bool)
     seen = jax.lax.map(lambda tile: visible(view, view.rays(*tile), items, code, everything),
                        (jnp.asarray(x), jnp.asarray(y)))
-    seen = seen.reshape(-1)[:scene.height * scene.width].reshape(scene.height, scene.width)
+    seen = to_image(seen, scene.height, scene.width)
     if depth:
         return jnp.where(seen == code.none, np.float32(scene.far), code.distance(seen))
     names = np.full((code.mask + 1, 2), -1, np.int32)
@@ -55,33 +56,46 @@ def draw_nearest(view: View) -> Array:
 
 
 def draw_colour(view: View) -> Array:
-    """uint8[H,W,3] picture."""
+    """uint8[H,W,3] picture: which items the samples show, then the light on those, where they are, then the mixture."""
     scene = view.scene
-    number, x, y = _tiles(scene)
+    number, x, y = _pixels(scene)
     sky = _sky(view, number, x, y)
-    rays = view.rays(0.0, 0.0)
-    near = [may_meet(rays, _edges(x, scene.pixel), _edges(y, scene.pixel), vec(view.position.T), view.bounds)
-            for rays in ([rays] if scene.mirror is None else [rays, mirrored(view, rays).rays])]
-    tiles = (jnp.asarray(x), jnp.asarray(y), jnp.asarray(sky), near)
-    packed = jax.lax.map(lambda tile: draw_tile(view, *tile), tiles)
-    packed = packed.reshape(-1)[:scene.height * scene.width]
-    colour = jnp.stack([(packed >> shift) & 255 for shift in (0, 8, 16)], -1)
-    return colour.astype(jnp.uint8).reshape(scene.height, scene.width, 3)
+    if not scene.items:
+        return _as_bytes(scene, sky)
+    code = Code.of(len(scene.items))
+    near = _near(view, view.rays(0.0, 0.0), x, y).reshape(len(scene.items), len(x), -1).any(-1).T
+    tiles = (jnp.asarray(x), jnp.asarray(y), near)
+    layers, seen = jax.lax.map(lambda tile: survey(view, code, *tile), tiles)
+    x, y = x.reshape(-1), y.reshape(-1)
+    winners = [layer.reshape(-1) & ((1 << SHARE) - 1) for layer in layers]
+    colours = []
+    if scene.floors:
+        colours.append(_colour_floors(view, code, x, y, winners[0]))
+    if scene.solids:
+        colours += _colour_solids(view, code, x, y, winners[len(colours):])
+    tiles = (*tiles[:2], sky, layers, [colour.reshape(sky.shape) for colour in colours], seen)
+    return _as_bytes(scene, jax.lax.map(lambda tile: mix(view, code, *tile), tiles))
 
 
-def _tiles(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The picture cut into T tiles of P pixels: numbers (int[T,P]) and centres x, y (f32[T,P]) on the image plane.
+def _as_bytes(scene: Scene, packed: Array) -> Array:
+    """uint8[H,W,3] from int32 in drawing order, 8 bits a channel, red lowest."""
+    packed = to_image(packed, scene.height, scene.width)
+    return jnp.stack([(packed >> shift) & 255 for shift in (0, 8, 16)], -1).astype(jnp.uint8)
 
-    A CPU skips the stages that a tile does not need; an accelerator draws all of the picture as one tile. The last
-    pixel fills up the last tile.
-    """
-    pixels = scene.height * scene.width
-    tiles = -(-pixels // TILE) if one_by_one() else 1
-    size = -(-pixels // (tiles * LANES)) * LANES
-    number = np.minimum(np.arange(tiles * size), pixels - 1).reshape(tiles, size)
-    x = (number % scene.width + 0.5 - 0.5 * scene.width) * scene.pixel
-    y = (0.5 * scene.height - 0.5 - number // scene.width) * scene.pixel
-    return number, x.astype(np.float32), y.astype(np.float32)
+
+def _pixels(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The picture in drawing order: pixel numbers (int[T,P]) and centres x, y (f32[T,P]) on the image plane."""
+    row, column = pixel_order(scene.height, scene.width)
+    x = (column + 0.5 - 0.5 * scene.width) * scene.pixel
+    y = (0.5 * scene.height - 0.5 - row) * scene.pixel
+    return row * scene.width + column, x.astype(np.float32), y.astype(np.float32)
+
+
+def _near(view: View, rays: PinholeRays, x: np.ndarray, y: np.ndarray) -> Array:
+    """bool[K,G]: whether a ray of a group of pixels could meet an item's ball; `x`, `y` are the centres."""
+    half = 0.5 * view.scene.pixel
+    edges = ((by_group(c).min(-1).reshape(-1) - half, by_group(c).max(-1).reshape(-1) + half) for c in (x, y))
+    return may_meet(rays, *edges, tuple(row[:, None] for row in vec(view.position.T)), view.bounds[:, None])
 
 
 def _sky(view: View, number: np.ndarray, x: np.ndarray, y: np.ndarray) -> Array:
@@ -97,40 +111,52 @@ def _sky(view: View, number: np.ndarray, x: np.ndarray, y: np.ndarray) -> Array:
     return sky if view.look is None else background(view.look, DISTRACTORS[view.scene.distractors], sky, x, y)
 
 
-def _edges(block: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest value of each tile, f32[T,1]."""
-    return block.min(1, keepdims=True) - margin, block.max(1, keepdims=True) + margin
+def survey(view: View, code: Code, x: Array, y: Array, near: Array) -> tuple[list[Array], Array | None]:
+    """What the samples of pixels with centres `x, y` (f32[P]) show: int32[P] per layer (see `_joined`), the floors'
+    first if there are floors, then the solids'; and, where the scene has transparent items, int32[S,P] itself.
 
-
-def draw_tile(view: View, x: Array, y: Array, sky: Array, near: list[Array]) -> Array:
-    """int32[P] colours (8 bits each, red lowest) of pixels with centres `x, y` (f32[P]) over `sky` (int32[P]).
-
-    Each stage is a conditional. What no pixel shows is not shaded, and the compiler does not merge work across a
-    conditional, so it does not repeat it either.
+    `near` bool[K]: items that any of the pixels could show.
     """
-    scene = view.scene
-    if not scene.items:
-        return sky
-    code = Code.of(len(scene.items))
-    rays = view.rays(x, y)
-    none, blank = jnp.full((len(scene.samples), *x.shape), code.none), jnp.zeros(x.shape, jnp.int32)
-    seen = _where_any(near[0], lambda: visible(view, view.spread(rays), scene.opaque, code, near[0]), none)
-    layers = []  # (coverage, colour)
-    if scene.floors:
-        ((share, winner),) = _winners(seen, scene.floors, code, 1)
-        reflection = blank
-        if scene.mirror is not None and len(scene.items) > 1:
-            image = _where_any(winner == scene.mirror, lambda: see_reflection(view, rays, winner, code, near[1]), none)
-            reflection = _where_any(image != none, lambda: shade_reflection(view, rays, image, code), blank)
-        shade = partial(shade_floors, view, rays, winner, reflection)
-        layers.append((share, _where_any(winner != code.mask, shade, blank)))
-    for share, winner in _winners(seen, scene.solids, code, min(len(scene.solids), _solids_per_pixel(scene))):
-        layers.append((share, _where_any(winner != code.mask, partial(shade_solids, view, rays, winner), blank)))
-    colour = _mix(sky, layers)
-    if scene.glass or scene.backs:
-        colour = blend(view, rays, colour, seen, code)
-    red, green, blue = (jnp.round(255.0 * jnp.clip(c, 0.0, 1.0)).astype(jnp.int32) for c in colour)
-    return red | (green << 8) | (blue << 16)
+    scene, rays = view.scene, view.rays(x, y)
+    none = jnp.full((len(scene.samples), *x.shape), code.none)
+    seen = jax.lax.cond(anywhere(near), lambda: visible(view, view.spread(rays), scene.opaque, code, near),
+                        lambda: none)
+    layers = _winners(seen, scene.floors, code, 1) if scene.floors else []
+    if scene.solids:
+        layers += _winners(seen, scene.solids, code, min(len(scene.solids), _solids_per_pixel(scene)))
+    return layers, seen if scene.glass or scene.backs else None
+
+
+def _colour_floors(view: View, code: Code, x: Array, y: Array, winner: Array) -> Array:
+    """int32[P] packed colours of the floors."""
+    scene, blank = view.scene, jnp.zeros(x.shape, jnp.int32)
+    reflection, bright = blank, blank - 1
+    if scene.mirror is not None and len(scene.items) > 1:
+        near = _near(view, mirrored(view, view.rays(0.0, 0.0)).rays, x, y).any(0)
+        none = jnp.full((len(scene.samples), *x.shape), code.none)
+        image = where_needed((winner == scene.mirror) & _spread(near), partial(see_reflection, view, code),
+                             (x, y, winner), none)
+        reflection = where_needed((image != code.none).any(0), partial(shade_reflection, view, code), (x, y, image),
+                                  blank)
+    if scene.casters and any(light.constants.shadow for light in view.lights):
+        dark = may_be_dark(view, by_group(x), by_group(y))
+        shadowed = reduce(or_, ((winner == k) & _spread(groups) for k, groups in dark.items()))
+        bright = where_needed(shadowed, partial(see_shadows, view), (x, y, winner), bright)
+    return where_needed(winner != code.mask, partial(shade_floors, view), (x, y, winner, reflection, bright), blank)
+
+
+def _spread(groups: Array) -> Array:
+    """bool[P] from bool[G]."""
+    return jnp.broadcast_to(groups[:, None], (len(groups), GROUP)).reshape(-1)
+
+
+def _colour_solids(view: View, code: Code, x: Array, y: Array, winners: Sequence[Array]) -> list[Array]:
+    """int32[P] packed colours of each of the pixels' solids."""
+    count = len(winners)
+    winner = jnp.concatenate(winners)
+    data = (jnp.concatenate([x] * count), jnp.concatenate([y] * count), winner)
+    colours = where_needed(winner != code.mask, partial(shade_solids, view), data, jnp.zeros_like(winner))
+    return list(colours.reshape(count, -1))
 
 
 def _solids_per_pixel(scene: Scene) -> int:
@@ -138,10 +164,9 @@ def _solids_per_pixel(scene: Scene) -> int:
     return max(1, len(scene.samples) // 2)
 
 
-def _winners(seen: Array, items: tuple[int, ...], code: Code, count: int) -> list[tuple[Array, Array]]:
-    """The `count` nearest of `items` in each pixel, nearest first: f32[P] share of the samples, int32[P] index.
-
-    The last one stands for all samples that show further ones.
+def _winners(seen: Array, items: tuple[int, ...], code: Code, count: int) -> list[Array]:
+    """The `count` nearest of `items` in each pixel, nearest first, each int32[P]: the index (`code.mask` for none) and,
+    from bit SHARE on, how many samples show it. The last one stands for all samples that show further ones.
     """
     mine = jnp.zeros(seen.shape, bool)
     for index in items:
@@ -152,23 +177,24 @@ def _winners(seen: Array, items: tuple[int, ...], code: Code, count: int) -> lis
         shown = left != code.none
         if place < count - 1:
             shown = shown & (code.index(left) == winner)
-        found.append((shown.astype(jnp.float32).mean(0), winner))
+        found.append(winner | (shown.sum(0, dtype=jnp.int32) << SHARE))
         left = jnp.where(shown, code.none, left)
     return found
 
 
-def _where_any(mask: Array, stage: Callable[[], Array], otherwise: Array) -> Array:
-    """Runs `stage` if any pixel needs it."""
-    return jax.lax.cond(anywhere(mask), stage, lambda: otherwise)
-
-
-def _mix(sky: Array, layers: list[tuple[Array, Array]]) -> Vec:
-    """rgb in 0..1: the packed colours of `layers` over the packed `sky`, by their shares of the samples."""
-    background = (1.0 - sum(share for share, _ in layers)) / 255.0
+def mix(view: View, code: Code, x: Array, y: Array, sky: Array, layers: list[Array], colours: list[Array],
+        seen: Array | None) -> Array:
+    """int32[P]: the packed `colours` of the layers over the packed `sky`, by their shares of the samples, with what is
+    transparent. For the rest see `survey`."""
+    shares = [(layer >> SHARE).astype(jnp.float32) / len(view.scene.samples) for layer in layers]
+    background = (1.0 - sum(shares)) / 255.0
     mixed = [((sky >> shift) & 255).astype(jnp.float32) * background for shift in (0, 8, 16)]
-    for share, colour in layers:
+    for share, colour in zip(shares, colours, strict=True):
         mixed = [c + share * s for c, s in zip(mixed, unpack_colour(colour), strict=True)]
-    return tuple(mixed)  # pyright: ignore[reportReturnType]
+    if seen is not None:
+        mixed = blend(view, view.rays(x, y), mixed, seen, code)
+    red, green, blue = (jnp.round(255.0 * jnp.clip(c, 0.0, 1.0)).astype(jnp.int32) for c in mixed)
+    return red | (green << 8) | (blue << 16)
 
 
 @partial(jax.jit, static_argnums=0)

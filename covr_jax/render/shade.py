@@ -144,19 +144,24 @@ def lit(view: View, light: Light, point: Vec, normal: Vec, bias: float, shown: A
 
 
 def _between(view: View, light: Light, point: Vec, shown: Array) -> Array:
-    """bool[K]: items that could come between the light and one of the points; conservative.
-
-    The points are taken for a ball, and the way from a ball to the light for the capsule around the line between.
-    """
+    """bool[K]: items that could come between the light and one of the points; conservative."""
     low = tuple(jnp.where(shown, p, jnp.inf).min() for p in point)
     high = tuple(jnp.where(shown, p, -jnp.inf).max() for p in point)
-    centre = tuple(0.5 * (a + b) for a, b in zip(low, high, strict=True))
+    centre = tuple(0.5 * (a + b)[None] for a, b in zip(low, high, strict=True))
     size = tuple(0.5 * (b - a) for a, b in zip(low, high, strict=True))
+    return between(view, light, centre, jnp.sqrt(dot(size, size)))[:, 0]
+
+
+def between(view: View, light: Light, centre: Vec, radius: Array) -> Array:
+    """bool[K,G]: items that could come between the light and a point of a ball; conservative. `centre` is [G].
+
+    The way from a ball to the light is taken for the capsule around the line between.
+    """
     way = scale(-FAR_AWAY, light.direction) if light.constants.directional else sub(light.position, centre)
-    offset = sub(vec(view.position.T), centre)
+    offset = sub(tuple(row[:, None] for row in vec(view.position.T)), centre)
     along = jnp.clip(dot(offset, way) / jnp.maximum(dot(way, way), 1e-12), 0.0, 1.0)
     gap = sub(offset, scale(along, way))
-    reach = view.bounds + jnp.sqrt(dot(size, size)) + 2 * SHADOW_BIAS
+    reach = view.bounds[:, None] + radius + 2 * SHADOW_BIAS
     return ~(dot(gap, gap) > reach * reach)
 
 
@@ -198,9 +203,9 @@ def surface(view: View, rays: Rays, items: tuple[int, ...], winner: Array) -> tu
     return rays.at(t), unit(normal)
 
 
-def shade_solids(view: View, rays: Rays, winner: Array) -> Array:
-    """int32[P] packed colour of solid `winner` at the pixel centre, both passes, with shadows."""
-    scene = view.scene
+def shade_solids(view: View, x: Array, y: Array, winner: Array) -> Array:
+    """int32[P] packed colour of solid `winner` at the pixel's centre `x, y`, both passes, with shadows."""
+    scene, rays = view.scene, view.rays(x, y)
     point, normal = surface(view, rays, scene.solids, winner)
     material = material_of(view, scene.solids, winner)
     colour, *others = light_passes(view.lights, point, normal, (0.0, 0.0, 0.0), material)

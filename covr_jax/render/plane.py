@@ -94,7 +94,7 @@ def _corner_terms(view: View, hit: PlaneHit) -> list[Vec]:
     """`light_passes` as GL shades a plane: at the three corners of the triangle around each pixel, blended between."""
     items = {k: view.scene.items[k] for k in view.scene.floors}
     material = material_of(view, view.scene.floors, hit.winner, bare=True)
-    if len(items) == 1 and all(_cell(item, axis)[1] >= item.half(axis) for item in items.values() for axis in range(2)):
+    if len(items) == 1 and _is_coarse(*items.values()):
         return _four_quads(view, hit, *items.values(), material)
     edges, inner = [], []
     for axis in range(2):
@@ -117,6 +117,11 @@ def _corner_terms(view: View, hit: PlaneHit) -> list[Vec]:
             for colours in zip(*passes, strict=True)]
 
 
+def _is_coarse(item: Item) -> bool:
+    """Whether MuJoCo cuts the plane into four quads only."""
+    return all(_cell(item, axis)[1] >= item.half(axis) for axis in range(2))
+
+
 def _four_quads(view: View, hit: PlaneHit, item: Item, material: Material) -> list[Vec]:
     """`_corner_terms` of the one plane that is cut into four quads only: the light is that at their nine corners."""
     half = np.array([item.half(axis) for axis in range(2)], np.float32)
@@ -128,11 +133,12 @@ def _four_quads(view: View, hit: PlaneHit, item: Item, material: Material) -> li
 
     def blend(value: Array) -> Array:
         value = jnp.broadcast_to(value, (3, 3))
-        def at(i, j):
-            return jnp.where(right, jnp.where(above, value[i + 1, j + 1], value[i + 1, j]),
-                                            jnp.where(above, value[i, j + 1], value[i, j]))
-        third = jnp.where(lower, at(0, 0), at(1, 1))
-        return (jnp.where(lower, u, 1 - v) * at(1, 0) + jnp.where(lower, v, 1 - u) * at(0, 1)
+
+        def corner_of_quad(i: int, j: int) -> Array:
+            upper = jnp.where(above, value[i + 1, j + 1], value[i + 1, j])
+            return jnp.where(right, upper, jnp.where(above, value[i, j + 1], value[i, j]))
+        third = jnp.where(lower, corner_of_quad(0, 0), corner_of_quad(1, 1))
+        return (jnp.where(lower, u, 1 - v) * corner_of_quad(1, 0) + jnp.where(lower, v, 1 - u) * corner_of_quad(0, 1)
                 + jnp.abs(1 - u - v) * third)
     return [tuple(blend(value) for value in colour) for colour in passes]
 

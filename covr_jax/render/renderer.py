@@ -94,8 +94,9 @@ def _pixels(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _near(view: View, rays: PinholeRays, x: np.ndarray, y: np.ndarray) -> Array:
     """bool[K,G]: whether a ray of a group of pixels could meet an item's ball; `x`, `y` are the centres."""
     half = 0.5 * view.scene.pixel
-    edges = ((by_group(c).min(-1).reshape(-1) - half, by_group(c).max(-1).reshape(-1) + half) for c in (x, y))
-    return may_meet(rays, *edges, tuple(row[:, None] for row in vec(view.position.T)), view.bounds[:, None])
+    x, y = (by_group(centres).reshape(-1, GROUP) for centres in (x, y))
+    across, upward = ((c.min(1) - half, c.max(1) + half) for c in (x, y))
+    return may_meet(rays, across, upward, vec(view.position.T[..., None]), view.bounds[:, None])
 
 
 def _sky(view: View, number: np.ndarray, x: np.ndarray, y: np.ndarray) -> Array:
@@ -192,7 +193,7 @@ def mix(view: View, code: Code, x: Array, y: Array, sky: Array, layers: list[Arr
     for share, colour in zip(shares, colours, strict=True):
         mixed = [c + share * s for c, s in zip(mixed, unpack_colour(colour), strict=True)]
     if seen is not None:
-        mixed = blend(view, view.rays(x, y), mixed, seen, code)
+        mixed = blend(view, view.rays(x, y), tuple(mixed), seen, code)
     red, green, blue = (jnp.round(255.0 * jnp.clip(c, 0.0, 1.0)).astype(jnp.int32) for c in mixed)
     return red | (green << 8) | (blue << 16)
 

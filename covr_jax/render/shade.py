@@ -158,7 +158,7 @@ def between(view: View, light: Light, centre: Vec, radius: Array) -> Array:
     The way from a ball to the light is taken for the capsule around the line between.
     """
     way = scale(-FAR_AWAY, light.direction) if light.constants.directional else sub(light.position, centre)
-    offset = sub(tuple(row[:, None] for row in vec(view.position.T)), centre)
+    offset = sub(vec(view.position.T[..., None]), centre)
     along = jnp.clip(dot(offset, way) / jnp.maximum(dot(way, way), 1e-12), 0.0, 1.0)
     gap = sub(offset, scale(along, way))
     reach = view.bounds[:, None] + radius + 2 * SHADOW_BIAS

@@ -50,12 +50,14 @@ class View(NamedTuple):
     @property
     def bounds(self) -> Array:
         """f32[K] radius of a ball around each item, metres."""
+        kind = np.array([item.type for item in self.scene.items])
+        first, second, third = vec(self.size.T)
+        square = jnp.where(kind == static.CYLINDER, 0.0, third * third) + first * first + second * second
+        ball = jnp.where(kind == static.CAPSULE, first + second, jnp.sqrt(square))
+        ball = jnp.where(kind == static.SPHERE, first, ball)
         planes = {k: item.half(0) ** 2 + item.half(1) ** 2
                   for k, item in enumerate(self.scene.items) if item.type == static.PLANE}
-        ball = jnp.sqrt((self.size**2).sum(-1)) + self.size[:, 0]
-        if not planes:
-            return ball
-        return ball.at[np.array(list(planes))].set(np.sqrt(np.array(list(planes.values()), np.float32)))
+        return ball.at[np.array(list(planes), int)].set(np.sqrt(np.array(list(planes.values()), np.float32)))
 
     def rays(self, x: Array, y: Array) -> PinholeRays:
         """Rays of the camera through image plane coordinates `x` right and `y` up at distance 1."""

@@ -1,0 +1,89 @@
+"""Contestants timed in turns, so that whatever else the machine does falls on all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+
+class Contestant(NamedTuple):
+    """``work`` starts ``updates`` updates; ``wait`` returns when all that were started are done; ``cpu`` is the
+    processor time taken so far, seconds."""
+
+    work: Callable[[], Any]
+    updates: int
+    wait: Callable[[], Any]
+    cpu: Callable[[], float] = time.process_time
+
+
+def elsewhere(make: Callable[..., Contestant], *arguments: Any) -> Contestant:
+    """What ``make(*arguments)`` gives in a process of its own; it lives as long as this one."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    context.Process(target=_serve, args=(there, make, arguments), daemon=True).start()
+    there.close()
+
+    def ask(name: str) -> Any:
+        here.send(name)
+        return here.recv()
+
+    return Contestant(lambda: ask("work"), here.recv(), lambda: ask("wait"), lambda: ask("cpu"))
+
+
+def _serve(connection: Connection, make: Callable[..., Contestant], arguments: tuple[Any, ...]) -> None:
+    contestant = make(*arguments)
+    connection.send(contestant.updates)
+    with contextlib.suppress(EOFError):  # the other side has gone
+        while True:
+            asked = connection.recv()
+            answer = getattr(contestant, asked)()
+            connection.send(answer if asked == "cpu" else None)
+
+
+class Turn(NamedTuple):
+    """Seconds per update, on the clock and of the contestant's processors."""
+
+    wall: float
+    cpu: float
+
+
+def take_turns(contestants: dict[str, Contestant], rounds: int, seconds: float) -> dict[str, list[Turn]]:
+    """Each contestant's turns, one in every round; a turn lasts about ``seconds``, at least one call."""
+    calls = {}
+    for name, one in contestants.items():
+        run(one, 1)  # compiles
+        calls[name] = max(1, round(seconds / (run(one, 1).wall * one.updates)))
+    turns: dict[str, list[Turn]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, one in contestants.items():
+            turns[name].append(run(one, calls[name]))
+    return turns
+
+
+def run(contestant: Contestant, calls: int) -> Turn:
+    wall, cpu = time.perf_counter(), contestant.cpu()
+    for _ in range(calls):
+        contestant.work()
+    contestant.wait()
+    updates = calls * contestant.updates
+    return Turn((time.perf_counter() - wall) / updates, (contestant.cpu() - cpu) / updates)
+
+
+def row(name: str, turns: list[Turn], ours: list[Turn]) -> dict[str, Any]:
+    """Medians over rounds. ``ours_is``: how many times as fast ours was in the same round, on the clock and in
+    processor time, which neighbours on the machine disturb less (and which says nothing of a GPU)."""
+    pairs = list(zip(turns, ours, strict=True))
+    return {
+        "contestant": name,
+        "updates_per_s": statistics.median(1 / turn.wall for turn in turns),
+        "least": min(1 / turn.wall for turn in turns),
+        "most": max(1 / turn.wall for turn in turns),
+        "ours_is": statistics.median(turn.wall / own.wall for turn, own in pairs),
+        "cpu_ms": 1e3 * statistics.median(turn.cpu for turn in turns),
+        "ours_is_by_cpu": statistics.median(turn.cpu / own.cpu for turn, own in pairs),
+    }

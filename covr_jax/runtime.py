@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.lax import platform_dependent
 
 
 def configure(cache_dir: str | Path | None = None) -> None:
@@ -50,7 +51,7 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def standalone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """On CPU, keep XLA from compiling an elementwise function into every consumer of its result.
+    """On CPU, keep XLA from compiling an elementwise function of arrays into every consumer of its result.
 
     Each would compute it again, and a transposition with such work inside takes four times as long as a plain one.
     """
@@ -60,14 +61,12 @@ def standalone(function: Callable[..., Any]) -> Callable[..., Any]:
         with set_xla_metadata(inlineable=None):  # what it calls itself is compiled into it as usual
             return function(*arguments)
 
-    @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
-        if not on_cpu():
-            return function(*arguments)
+    def called(*arguments: Any) -> Any:
         with set_xla_metadata(inlineable="false"):
             return alone(*arguments)
 
-    return call
+    # By the platform that the program is for, which an export need not share with this process.
+    return functools.wraps(function)(lambda *arguments: platform_dependent(*arguments, cpu=called, default=function))
 
 
 def peak_memory_bytes() -> int:

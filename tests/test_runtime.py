@@ -55,6 +55,8 @@ def test_a_standalone_function_is_called_not_copied_into_its_consumers():
     assert " call(" in alone.as_text() and " call(" not in merged.as_text()
     for one, two in zip(alone(x), merged(x), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-6)
+    abroad = jax.export.export(jax.jit(consumers(runtime.standalone(halves))), platforms=["cuda"])(x).mlir_module()
+    assert "inlineable" not in abroad
 
 
 def test_a_standalone_function_can_be_differentiated_and_mapped():

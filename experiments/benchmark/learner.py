@@ -1,6 +1,6 @@
 """Updates per second of our learner beside PyTorch's and a naive JAX one, in one process, taking turns.
 
-``python experiments/benchmark/learner.py --shapes paper --threads 1 --output learner.json``
+``python experiments/benchmark/learner.py --shapes paper demo --output learner.json``
 
 All make RAD's update: augmentation, twin critics, actor and temperature and targets every second time, on one batch of
 bytes that is already on the device. ``torch`` has the published code's layout, ``torch_channels_last`` the memory
@@ -8,7 +8,8 @@ format that suits its kernels and a fused Adam, ``torch_compile`` (with a GPU) i
 ``naive_jax`` is JAX without tuning. They share the process, hence threads, processors and memory allocator;
 ``naive_jax_as_is`` (on CPU) has a process whose allocator nobody has set up. Each round runs all of them in turn; a
 ratio is the median over rounds. First gradients from equal parameters, batch and draws are compared with Torch's in
-float64: the largest difference over the largest value of each parameter.
+float64: the largest difference over the largest value of each parameter; and what ``sac.precision`` does to losses and
+gradients stands beside float32 (a CPU computes tf32 as float32).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def pin(threads: int | None) -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="learner.py", description=__doc__)
-    parser.add_argument("--shapes", default="paper", choices=("paper", "cpu", "demo", "tiny"))
+    parser.add_argument("--shapes", nargs="+", default=["paper", "demo"], choices=("paper", "demo", "tiny"))
     parser.add_argument("--batch-size", type=int, help="transitions per update; the shapes' own by default")
     parser.add_argument("--precision", default="float32", choices=("float32", "tf32", "bfloat16"))
     parser.add_argument("--threads", type=int, help="processors to keep to; all by default")
@@ -64,18 +65,19 @@ def main() -> int:
 
     from experiments.benchmark import learner_contest as contest
 
-    bench = contest.Bench(arguments.shapes, arguments.batch_size, arguments.precision, threads)
-    gradients = bench.gradients()
-    rivals = [name for name in arguments.rivals if ON.get(name, bench.device) == bench.device]
-    rows = bench.rows(rivals, arguments.seeds, arguments.rounds, arguments.seconds)
-    summary = bench.summary(rows)
+    rows, details = [], {}
+    for shapes in arguments.shapes:
+        bench = contest.Bench(shapes, arguments.batch_size, arguments.precision, threads)
+        gradients, rounding = bench.gradients(), bench.rounding()
+        rivals = [name for name in arguments.rivals if ON.get(name, bench.device) == bench.device]
+        found = bench.rows(rivals, arguments.seeds, arguments.rounds, arguments.seconds)
+        summary = bench.summary(found)
+        details[shapes] = summary | {"rounding": rounding, "gradients": gradients}
+        rows += [{"shapes": shapes} | row for row in found]
+        for part in (contest.worst(gradients), rounding, [summary], found):
+            print(measure.table(part) + "\n", flush=True)
     if arguments.output:
-        settings = {"shapes": arguments.shapes, "precision": arguments.precision, "threads": threads}
-        measure.write(arguments.output, rows, **settings, **summary, gradients=gradients)
-    print(measure.table(contest.worst(gradients)) + "\n")
-    print("  ".join(f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value}"
-                    for name, value in summary.items()) + "\n")
-    print(measure.table(rows))
+        measure.write(arguments.output, rows, precision=arguments.precision, threads=threads, shapes=details)
     return 0
 
 

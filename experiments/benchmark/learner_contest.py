@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -40,7 +39,6 @@ class Shapes(NamedTuple):
 
 SHAPES = {
     "paper": Shapes(100, 84, SACConfig()),
-    "cpu": Shapes(48, 40, SACConfig(batch_size=32, hidden_dim=256)),
     # On frames, since differences are the same network in other coordinates, which the peers lack.
     "demo": Shapes(48, 52, dataclasses.replace(presets.demo().sac, frame_basis="frames")),
     "tiny": Shapes(
@@ -103,7 +101,15 @@ class Bench:
         image = jnp.zeros((1, self.image_size, self.image_size, CHANNELS), jnp.uint8)
         return self.learner.init(jax.random.key(seed), image, jnp.zeros((1, ACTION_DIM)))
 
-    # --------------------------------------------------------------- gradients
+    # ----------------------------------------------------------------- numbers
+
+    @cached_property
+    def warm(self) -> LearnerState:
+        """The state at which numbers are compared."""
+        state = self._fresh()
+        for number in range(WARM_UP):
+            state, _ = self.update[True](state, self.batch, jax.random.fold_in(self.key, number))
+        return state
 
     def gradients(self) -> list[dict[str, Any]]:
         """Per parameter, largest difference from Torch's float64 gradient over its largest value.
@@ -111,19 +117,36 @@ class Bench:
         ``same_float64`` is ours in float64: whether both compute the same. ``ours`` and ``torch`` are the benchmark's
         own precision: a ReLU or a minimum of two that tips the other way shows there as some 1e-4, in either.
         """
-        state: LearnerState = self._fresh()
-        for number in range(WARM_UP):
-            state, _ = self.update[True](state, self.batch, jax.random.fold_in(self.key, number))
+        state = self.warm
         exact = self._torch_gradients(state, torch.float64)
         errors = {
             "ours": parity.layer_errors(self._our_gradients(state, self.update[True]), exact),
             "torch": parity.layer_errors(self._torch_gradients(state, torch.float32), exact),
         }
-        with float64():
+        with jax.enable_x64(True):
             wide = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
             ours = self._our_gradients(wide, self._update(precision="float32", with_actor=True))
             errors["same_float64"] = parity.layer_errors(ours, self._torch_gradients(wide, torch.float64))
         return [{"gradient": name} | {kind: errors[kind][name] for kind in COMPARED} for name in exact]
+
+    def rounding(self) -> list[dict[str, Any]]:
+        """What other precisions than float32 do to one update: relative differences of its losses and, per parameter,
+        largest difference of gradients over their largest value (the median and the worst of all parameters)."""
+
+        def of(precision: Precision) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+            after, metrics = self._update(precision, with_actor=True)(self.warm, self.batch, self.key)
+            losses = {name.removeprefix("losses/"): float(metrics[name]) for name in ("losses/critic", "losses/actor")}
+            return parity.our_gradients(self.warm, after, self._peer()), losses
+
+        gradients, losses = of("float32")
+        rows = []
+        for precision in ("tf32", "bfloat16"):
+            other, other_losses = of(precision)
+            errors = parity.layer_errors(other, gradients).values()
+            row: dict[str, Any] = {"precision": precision}
+            row |= {f"{name}_loss": abs(other_losses[name] / losses[name] - 1) for name in losses}
+            rows.append(row | {"gradients_median": statistics.median(errors), "gradients_worst": max(errors)})
+        return rows
 
     def _our_gradients(self, state: LearnerState, update: Callable[..., Any]) -> dict[str, np.ndarray]:
         after, _ = update(state, self.batch, self.key)
@@ -180,7 +203,7 @@ class Bench:
         batches = [random_batch(self.sac, self.image_size, seed) for seed in range(seeds)]
         state, batch = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in (states, batches))
         contestant = self._tuned(state, batch, step)
-        return contestant._replace(updates=seeds * contestant.updates)
+        return contestant._replace(amount=seeds * contestant.amount)
 
     def _tuned(self, state: LearnerState, batch: Batch, step: Callable[..., LearnerState]) -> Contestant:
         """As the training loop does it: piece by piece on CPU, several updates in one rolled loop elsewhere."""
@@ -231,8 +254,6 @@ class Bench:
         turns = take_turns(contestants, rounds, seconds)
         return [row(name, taken, turns["ours"]) for name, taken in turns.items()]
 
-    # ----------------------------------------------------------------- numbers
-
     def summary(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """What our rate means: work per update by XLA's count and by hand, work per second, size of the state."""
         state = jax.eval_shape(self._fresh)
@@ -247,7 +268,6 @@ class Bench:
             "gflop_by_hand": by_hand / 1e9,
             "gflop_per_s": rate * by_hand / 1e9,
             "state_mb": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / 1e6,
-            "peak_memory_mb": runtime.peak_memory_bytes() / 1e6,
         }
 
 
@@ -260,16 +280,6 @@ def worst(gradients: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each comparison the parameter with the largest error."""
     found = ((kind, *max((row[kind], row["gradient"]) for row in gradients)) for kind in COMPARED)
     return [{"compared": kind, "largest_error": error, "of": name} for kind, error, name in found]
-
-
-@contextlib.contextmanager
-def float64() -> Iterator[None]:
-    """JAX computes in double precision."""
-    jax.config.update("jax_enable_x64", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_x64", False)
 
 
 def flops_per_update(sac: SACConfig, side: int) -> float:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 
 class Contestant(NamedTuple):
-    """``work`` starts ``updates`` updates; ``wait`` returns when all that were started are done; ``cpu`` is the
-    processor time taken so far, seconds."""
+    """``work`` starts ``amount`` updates, or steps; ``wait`` returns when all that were started are done; ``cpu`` is
+    the processor time taken so far, seconds."""
 
     work: Callable[[], Any]
-    updates: int
+    amount: int
     wait: Callable[[], Any]
     cpu: Callable[[], float] = time.process_time
 
@@ -37,7 +37,7 @@ def elsewhere(make: Callable[..., Contestant], *arguments: Any) -> Contestant:
 
 def _serve(connection: Connection, make: Callable[..., Contestant], arguments: tuple[Any, ...]) -> None:
     contestant = make(*arguments)
-    connection.send(contestant.updates)
+    connection.send(contestant.amount)
     with contextlib.suppress(EOFError):  # the other side has gone
         while True:
             asked = connection.recv()
@@ -46,7 +46,7 @@ def _serve(connection: Connection, make: Callable[..., Contestant], arguments: t
 
 
 class Turn(NamedTuple):
-    """Seconds per update, on the clock and of the contestant's processors."""
+    """Seconds per update or step, on the clock and of the contestant's processors."""
 
     wall: float
     cpu: float
@@ -57,7 +57,7 @@ def take_turns(contestants: dict[str, Contestant], rounds: int, seconds: float) 
     calls = {}
     for name, one in contestants.items():
         run(one, 1)  # compiles
-        calls[name] = max(1, round(seconds / (run(one, 1).wall * one.updates)))
+        calls[name] = max(1, round(seconds / (run(one, 1).wall * one.amount)))
     turns: dict[str, list[Turn]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, one in contestants.items():
@@ -70,17 +70,17 @@ def run(contestant: Contestant, calls: int) -> Turn:
     for _ in range(calls):
         contestant.work()
     contestant.wait()
-    updates = calls * contestant.updates
-    return Turn((time.perf_counter() - wall) / updates, (contestant.cpu() - cpu) / updates)
+    amount = calls * contestant.amount
+    return Turn((time.perf_counter() - wall) / amount, (contestant.cpu() - cpu) / amount)
 
 
-def row(name: str, turns: list[Turn], ours: list[Turn]) -> dict[str, Any]:
+def row(name: str, turns: list[Turn], ours: list[Turn], unit: str = "updates") -> dict[str, Any]:
     """Medians over rounds. ``ours_is``: how many times as fast ours was in the same round, on the clock and in
     processor time, which neighbours on the machine disturb less (and which says nothing of a GPU)."""
     pairs = list(zip(turns, ours, strict=True))
     return {
         "contestant": name,
-        "updates_per_s": statistics.median(1 / turn.wall for turn in turns),
+        f"{unit}_per_s": statistics.median(1 / turn.wall for turn in turns),
         "least": min(1 / turn.wall for turn in turns),
         "most": max(1 / turn.wall for turn in turns),
         "ours_is": statistics.median(turn.wall / own.wall for turn, own in pairs),

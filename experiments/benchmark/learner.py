@@ -15,7 +15,6 @@ gradients stands beside float32 (a CPU computes tf32 as float32).
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -23,21 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from experiments.benchmark import measure  # noqa: E402
+from experiments.benchmark.turns import pin  # noqa: E402
 
 RIVALS = ("torch", "torch_channels_last", "torch_compile", "naive_jax", "naive_jax_as_is")
 ON = {"torch_compile": "cuda", "naive_jax_as_is": "cpu"}  # these take part on one kind of device only
-
-
-def pin(threads: int | None) -> int:
-    """Keep to the last ``threads`` processors, one thread each; before JAX and Torch are imported."""
-    allowed = sorted(os.sched_getaffinity(0))
-    chosen = allowed[-(threads or len(allowed)) :]
-    os.sched_setaffinity(0, chosen)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(len(chosen))
-    # JAX takes three quarters of a GPU's memory unless told otherwise; here it has a guest.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
-    return len(chosen)
 
 
 def parse() -> argparse.Namespace:

@@ -165,6 +165,12 @@ class TorchRAD:
     def _offsets(self, batch_size: int) -> Tensor:
         return torch.randint(0, self.margin + 1, (batch_size, 2), device=self.device)
 
+    @torch.no_grad()
+    def act(self, images: Tensor, noise: Tensor) -> Tensor:
+        """An action [B,A] for images u8[B,C,H,W], taken at their centre, and standard normal noise [B,A]."""
+        centred = self._window(images, torch.full((len(images), 2), self.margin // 2, device=self.device))
+        return self.online["actor"](self.online["torso"](centred), noise)[0]
+
     def update(self, batch: TorchBatch, draws: Draws, *, with_actor: bool) -> None:
         """One update; ``with_actor``: also actor, temperature and targets."""
         batch = self.augmented(batch, draws.offsets)

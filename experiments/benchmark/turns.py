@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
+
+
+def pin(threads: int | None) -> int:
+    """Keep to the last ``threads`` processors, one thread each; before JAX and Torch are imported."""
+    allowed = sorted(os.sched_getaffinity(0))
+    chosen = allowed[-(threads or len(allowed)) :]
+    os.sched_setaffinity(0, chosen)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(len(chosen))
+    # JAX takes three quarters of a GPU's memory unless told otherwise; here it has a guest.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    return len(chosen)
 
 
 class Contestant(NamedTuple):

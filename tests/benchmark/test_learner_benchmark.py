@@ -208,6 +208,6 @@ def test_pinning_takes_the_last_processors(monkeypatch):
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: chosen.append(list(cores)))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
         monkeypatch.setenv(name, "kept")
-    assert learner.pin(2) == 2 and chosen == [[3, 5]]
+    assert turns.pin(2) == 2 and chosen == [[3, 5]]
     assert os.environ["OMP_NUM_THREADS"] == "2" and os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "kept"
-    assert learner.pin(None) == 3
+    assert turns.pin(None) == 3

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -60,10 +59,8 @@ def ours(config: Config) -> Contestant:
     return Contestant(partial(chunk, learn=True), steps, lambda: jax.block_until_ready(held[0]))
 
 
-def rival(config: Config, gl: str, threads: int, channels_last: bool) -> Contestant:
-    """The PyTorch loop, in a process that has drawn nothing yet."""
-    os.environ["MUJOCO_GL"] = gl  # read at import
-
+def rival(config: Config, threads: int, channels_last: bool) -> Contestant:
+    """The PyTorch loop, in a process whose ``MUJOCO_GL`` is set."""
     import jax
     import torch
 
@@ -97,7 +94,7 @@ def rows_of(task: str, preset: str, gl: str, threads: int, rounds: int, seconds:
     config = configured(task, preset)
     contestants = {"ours": ours(config)}
     for name, channels_last in RIVALS.items():
-        contestants[name] = elsewhere(rival, config, gl, threads, channels_last)
+        contestants[name] = elsewhere(rival, config, threads, channels_last, MUJOCO_GL=gl)
     turns = take_turns(contestants, rounds, seconds)
     about = {
         "preset": preset,

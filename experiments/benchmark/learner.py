@@ -6,10 +6,10 @@ All make RAD's update: augmentation, twin critics, actor and temperature and tar
 bytes that is already on the device. ``torch`` has the published code's layout, ``torch_channels_last`` the memory
 format that suits its kernels and a fused Adam, ``torch_compile`` (with a GPU) is the latter through ``torch.compile``,
 ``naive_jax`` is JAX without tuning. They share the process, hence threads, processors and memory allocator;
-``naive_jax_as_is`` (on CPU) has a process whose allocator nobody has set up. Each round runs all of them in turn; a
-ratio is the median over rounds. First gradients from equal parameters, batch and draws are compared with Torch's in
-float64: the largest difference over the largest value of each parameter; and what ``sac.precision`` does to losses and
-gradients stands beside float32 (a CPU computes tf32 as float32).
+``naive_jax_alone`` (on CPU) has a process of its own, with glibc's allocator variables but not ``runtime.configure``.
+Each round runs all of them in turn; a ratio is the median over rounds. First gradients from equal parameters, batch and
+draws are compared with Torch's in float64: the largest difference over the largest value of each parameter; and what
+``sac.precision`` does to losses and gradients stands beside float32 (a CPU computes tf32 as float32).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 from experiments.benchmark import measure  # noqa: E402
 from experiments.benchmark.turns import pin  # noqa: E402
 
-RIVALS = ("torch", "torch_channels_last", "torch_compile", "naive_jax", "naive_jax_as_is")
-ON = {"torch_compile": "cuda", "naive_jax_as_is": "cpu"}  # these take part on one kind of device only
+RIVALS = ("torch", "torch_channels_last", "torch_compile", "naive_jax", "naive_jax_alone")
+ON = {"torch_compile": "cuda", "naive_jax_alone": "cpu"}  # these take part on one kind of device only
 
 
 def parse() -> argparse.Namespace:

@@ -21,7 +21,7 @@ from covr_jax.types import Batch, Prior
 from experiments.benchmark import learner_parity as parity
 from experiments.benchmark.naive_jax import NaiveRAD
 from experiments.benchmark.torch_rad import TorchRAD
-from experiments.benchmark.turns import Contestant, elsewhere, row, take_turns
+from experiments.benchmark.turns import GLIBC, Contestant, elsewhere, row, take_turns
 
 CHANNELS, ACTION_DIM, LEARNING_RATE = 9, 6, 1e-3
 WARM_UP = 4  # updates before gradients are compared: Adam's very first step is the gradient's sign
@@ -246,7 +246,7 @@ class Bench:
             "torch_channels_last": partial(self._torch, channels_last=True),
             "torch_compile": partial(self._torch, channels_last=True, compiled=True),
             "naive_jax": self.naive,
-            "naive_jax_as_is": lambda: elsewhere(as_is, *self.arguments),
+            "naive_jax_alone": lambda: elsewhere(naive_alone, *self.arguments, **GLIBC),
         }
         contestants = {"ours": self._ours()} | {name: makers[name]() for name in rivals}
         if seeds > 1:
@@ -271,8 +271,8 @@ class Bench:
         }
 
 
-def as_is(*arguments: Any) -> Contestant:
-    """The naive learner of a process that nobody has configured."""
+def naive_alone(*arguments: Any) -> Contestant:
+    """The naive learner of a process that ``covr_jax.runtime`` has not configured."""
     return Bench(*arguments, configured=False).naive()
 
 

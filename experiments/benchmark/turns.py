@@ -11,6 +11,13 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+# What the environment can tell glibc to keep freed memory; it heeds them in the arena of the first thread only.
+GLIBC = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**33),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+
 
 def pin(threads: int | None) -> int:
     """Keep to the last ``threads`` processors, one thread each; before JAX and Torch are imported."""
@@ -34,11 +41,15 @@ class Contestant(NamedTuple):
     cpu: Callable[[], float] = time.process_time
 
 
-def elsewhere(make: Callable[..., Contestant], *arguments: Any) -> Contestant:
-    """What ``make(*arguments)`` gives in a process of its own; it lives as long as this one."""
+def elsewhere(make: Callable[..., Contestant], *arguments: Any, **environment: str) -> Contestant:
+    """What ``make(*arguments)`` gives in a process of its own, with these variables; it lives as long as this one."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
+    kept = dict(os.environ)
+    os.environ.update(environment)
     context.Process(target=_serve, args=(there, make, arguments), daemon=True).start()
+    os.environ.clear()
+    os.environ.update(kept)
     there.close()
 
     def ask(name: str) -> Any:

@@ -160,8 +160,10 @@ def test_turns_alternate_and_medians_are_paired(monkeypatch):
 
 
 def test_a_contestant_elsewhere_has_a_process_of_its_own():
-    nap = partial(time.sleep, 0.05)
+    nap, told = partial(time.sleep, 0.05), partial(os.getenv, "TOLD")
     one = turns.elsewhere(turns.Contestant, nap, 3, time.time, os.getpid)
+    assert turns.elsewhere(turns.Contestant, nap, 3, time.time, told, TOLD="so").cpu() == "so"
+    assert told() is None
     started = time.perf_counter()
     one.work()
     assert time.perf_counter() - started >= 0.05

@@ -52,6 +52,8 @@ class SACConfig:
     conv_strides: tuple[int, ...] = (2, 1, 1, 1)  # [SAC-AE]
     # What the first convolution's weights multiply: the frames, or the newest one and the changes between them [ours]
     frame_basis: Literal["frames", "differences"] = "frames"
+    # Of the networks' products; parameters, losses and Adam stay float32. tf32 is float32 where the device lacks it
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"  # [ours]
     log_std_min: float = -10.0
     log_std_max: float = 2.0
 

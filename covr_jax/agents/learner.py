@@ -75,6 +75,7 @@ def make_learner(action_dim: int, learning_rate: float, augmentation: Augmentati
         feature_dim=config.feature_dim,
         hidden_dim=config.hidden_dim,
         log_std_range=(config.log_std_min, config.log_std_max),
+        precision=config.precision,
     )
     optimiser = optax.adam(learning_rate)
     alpha_optimiser = optax.adam(config.alpha_learning_rate, b1=config.alpha_beta1)

@@ -15,11 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from covr_jax import runtime
 from covr_jax.types import Array
 
 Params = Any
 _RELU_GAIN = np.sqrt(2.0).item()
 _DIFFERENCE_GAIN = 2.0  # frames differ in few pixels: a larger share of the first kernel for them
+
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class Network(NamedTuple):
@@ -29,8 +32,23 @@ class Network(NamedTuple):
     apply: Callable[..., Any]
 
 
+class Arithmetic(NamedTuple):
+    """How products are computed: in ``dtype`` (None: that of the parameters), as exactly as ``precision`` asks."""
+
+    dtype: Any
+    precision: jax.lax.Precision
+
+
+_ARITHMETIC: dict[Precision, Arithmetic] = {
+    "float32": Arithmetic(None, jax.lax.Precision.HIGHEST),
+    "tf32": Arithmetic(None, jax.lax.Precision.DEFAULT),  # what GPUs do with float32 unless told otherwise
+    "bfloat16": Arithmetic(jnp.bfloat16, jax.lax.Precision.DEFAULT),
+}
+
+
 class SACNetworks(NamedTuple):
-    """``torso``: u8[B,H,W,C] -> f32[B,N]; ``actor``: features -> (mean, log_std) f32[B,A]; ``critic``: -> f32[2,B]."""
+    """``torso``: u8[B,H,W,C] -> f32[B,N], bf16 where products are; ``actor``: features -> (mean, log_std) f32[B,A];
+    ``critic``: features, action -> f32[2,B]."""
 
     torso: Network
     actor: Network
@@ -63,6 +81,7 @@ class _Conv(nn.Module):
     filters: int
     size: int
     stride: int
+    arithmetic: Arithmetic
     differences: bool = False
 
     @nn.compact
@@ -75,23 +94,47 @@ class _Conv(nn.Module):
             kernel = _on_differences(kernel)
         if x.dtype == jnp.uint8:
             kernel = kernel / 255.0
-        x = _product(x, kernel) if patches else _convolution(x, kernel, self.stride)
-        return nn.relu(x + bias[None, None, None])
+        dtype, precision = self.arithmetic.dtype or kernel.dtype, self.arithmetic.precision
+        kernel, bias = kernel.astype(dtype), bias.astype(dtype)
+        x = _product(x, kernel, precision) if patches else _convolution(x, kernel, self.stride, precision)
+        return _rectified(x, bias)
 
 
-def _convolution(x: Array, kernel: Array, stride: int) -> Array:
-    return jax.lax.conv_general_dilated(
-        x.astype(jnp.float32), kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+@jax.custom_vjp
+@runtime.standalone
+def _rectified(x: Array, bias: Array) -> Array:
+    """ReLU of x[B,H,W,N] + bias[N]; its gradient is 0 at 0."""
+    return nn.relu(x + bias[None, None, None])
 
 
-def _product(x: Array, kernel: Array) -> Array:
+def _rectified_forward(x: Array, bias: Array) -> tuple[Array, Array]:
+    y = _rectified(x, bias)
+    return y, y
+
+
+def _rectified_backward(y: Array, gradient: Array) -> tuple[Array, Array]:
+    gradient = jax.lax.select(y > 0, gradient, jnp.zeros_like(gradient))
+    rows = gradient.reshape(-1, y.shape[2] * y.shape[3]).sum(0)  # long rows first: short ones add up slowly
+    return gradient, rows.reshape(y.shape[2:]).sum(0)
+
+
+_rectified.defvjp(_rectified_forward, _rectified_backward)
+
+
+def _convolution(x: Array, kernel: Array, stride: int, precision: jax.lax.Precision) -> Array:
+    strides, order = (stride, stride), ("NHWC", "HWIO", "NHWC")
+    x = x.astype(kernel.dtype)
+    return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=order, precision=precision)
+
+
+def _product(x: Array, kernel: Array, precision: jax.lax.Precision) -> Array:
     """Patches are cut from bytes where the images are bytes: a quarter of the traffic."""
     (batch, height, width, channels), (size, _, _, filters) = x.shape, kernel.shape
     rows, columns = height // size, width // size
     x = x[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch * rows * columns, size * size * channels)
-    return (x.astype(jnp.float32) @ kernel.reshape(-1, filters)).reshape(batch, rows, columns, filters)
+    x = jnp.matmul(x.astype(kernel.dtype), kernel.reshape(-1, filters), precision=precision)
+    return x.reshape(batch, rows, columns, filters)
 
 
 class _Torso(nn.Module):
@@ -99,33 +142,43 @@ class _Torso(nn.Module):
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
     differences: bool
+    arithmetic: Arithmetic
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for index, (size, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
             first = self.differences and index == 0
-            x = _Conv(self.filters, size, stride, first, name=f"conv_{index}")(x)
+            x = _Conv(self.filters, size, stride, self.arithmetic, first, name=f"conv_{index}")(x)
         return x.reshape(x.shape[0], -1)
+
+
+def _dense(size: int, arithmetic: Arithmetic, name: str | None = None) -> nn.Dense:
+    start = nn.initializers.orthogonal()
+    return nn.Dense(size, dtype=arithmetic.dtype, precision=arithmetic.precision, kernel_init=start, name=name)
 
 
 class _Features(nn.Module):
     size: int
+    arithmetic: Arithmetic
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = nn.Dense(self.size, kernel_init=nn.initializers.orthogonal(), name="linear")(x)
+        x = _dense(self.size, self.arithmetic, name="linear")(x)
         return nn.LayerNorm(epsilon=1e-5, name="norm")(x)
 
 
 class _MLP(nn.Module):
+    """The last layer, which costs next to nothing, computes in the parameters' dtype: Q values need the digits."""
+
     hidden: int
     outputs: int
+    arithmetic: Arithmetic
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for _ in range(2):
-            x = nn.relu(nn.Dense(self.hidden, kernel_init=nn.initializers.orthogonal())(x))
-        return nn.Dense(self.outputs, kernel_init=nn.initializers.orthogonal())(x)
+            x = nn.relu(_dense(self.hidden, self.arithmetic)(x))
+        return _dense(self.outputs, self.arithmetic._replace(dtype=None))(x)
 
 
 class _Actor(nn.Module):
@@ -133,11 +186,12 @@ class _Actor(nn.Module):
     hidden: int
     action_dim: int
     log_std_range: tuple[float, float]
+    arithmetic: Arithmetic
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        x = _Features(self.feature_dim, name="encoder")(x)
-        mean, log_std = jnp.split(_MLP(self.hidden, 2 * self.action_dim, name="head")(x), 2, axis=-1)
+        x = _Features(self.feature_dim, self.arithmetic, name="encoder")(x)
+        mean, log_std = jnp.split(_MLP(self.hidden, 2 * self.action_dim, self.arithmetic, name="head")(x), 2, axis=-1)
         low, high = self.log_std_range
         return mean, low + 0.5 * (high - low) * (jnp.tanh(log_std) + 1.0)
 
@@ -145,15 +199,16 @@ class _Actor(nn.Module):
 class _Critic(nn.Module):
     feature_dim: int
     hidden: int
+    arithmetic: Arithmetic
 
     @nn.compact
     def __call__(self, x: Array, action: Array) -> Array:
-        x = _Features(self.feature_dim, name="encoder")(x)
+        x = _Features(self.feature_dim, self.arithmetic, name="encoder")(x)
         x = jnp.concatenate([x, action], axis=-1)
         twin = nn.vmap(
             _MLP, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, out_axes=0, axis_size=2
         )
-        return twin(self.hidden, 1, name="heads")(x)[..., 0]
+        return twin(self.hidden, 1, self.arithmetic, name="heads")(x)[..., 0]
 
 
 def _pair(module: nn.Module) -> Network:
@@ -173,17 +228,20 @@ def make_networks(
     feature_dim: int = 50,
     hidden_dim: int = 1024,
     log_std_range: tuple[float, float] = (-10.0, 2.0),
+    precision: Precision = "float32",
 ) -> SACNetworks:
     """The three networks of pixel SAC; orthogonal initialisation, zero biases, as in SAC-AE.
 
     Args:
       frame_basis: what the first convolution's weights multiply: the stacked ``frames``, or the newest frame and the
         ``differences`` of neighbours, the same functions in coordinates in which Adam finds motion sooner.
+      precision: of convolutions and matrix products, forward and backward; parameters and outputs stay float32.
     """
+    arithmetic, differences = _ARITHMETIC[precision], frame_basis == "differences"
     return SACNetworks(
-        torso=_pair(_Torso(num_filters, conv_kernels, conv_strides, frame_basis == "differences")),
-        actor=_pair(_Actor(feature_dim, hidden_dim, action_dim, log_std_range)),
-        critic=_pair(_Critic(feature_dim, hidden_dim)),
+        torso=_pair(_Torso(num_filters, conv_kernels, conv_strides, differences, arithmetic)),
+        actor=_pair(_Actor(feature_dim, hidden_dim, action_dim, log_std_range, arithmetic)),
+        critic=_pair(_Critic(feature_dim, hidden_dim, arithmetic)),
     )
 
 

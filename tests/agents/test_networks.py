@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax.agents.networks import make_networks
+from covr_jax.agents.networks import _rectified, init_networks, make_networks
 
 B, SIZE, S, N = 2, 7, 3, 4
 
@@ -53,3 +53,69 @@ def test_the_basis_changes_nothing_of_a_single_frame():
     )
     params = plain.init(jax.random.key(2), image)
     np.testing.assert_array_equal(plain.apply(params, image), changed.apply(params, image))
+
+
+# -------------------------------------------------------------------- precision
+
+
+def forward(precision, seed=3):
+    """Torso features, the policy's mean and log_std, and Q values of one set of weights and images."""
+    generator = np.random.default_rng(seed)
+    images = generator.integers(0, 256, (B, 16, 16, 3 * S), dtype=np.uint8)
+    action = generator.uniform(-1, 1, (B, 2)).astype(np.float32)
+    networks = make_networks(
+        2, num_filters=8, conv_kernels=(4, 3), conv_strides=(4, 1), feature_dim=16, hidden_dim=64, precision=precision
+    )
+    params = init_networks(networks, jax.random.key(seed), images, action)
+    features = networks.torso.apply(params["torso"], images)
+    mean, log_std = networks.actor.apply(params["actor"], features)
+    return params, [features, mean, log_std, networks.critic.apply(params["critic"], features, action)]
+
+
+def test_bfloat16_rounds_the_products_and_nothing_else():
+    params, exact = forward("float32")
+    same, rounded = forward("bfloat16")
+    assert [x.dtype for x in rounded] == [jnp.bfloat16, jnp.float32, jnp.float32, jnp.float32]
+    for one, two in zip(jax.tree.leaves(params), jax.tree.leaves(same), strict=True):
+        np.testing.assert_array_equal(one, two)
+        assert two.dtype == jnp.float32
+    for one, two in zip(exact, rounded, strict=True):
+        gap = np.abs(np.asarray(one) - np.asarray(two, np.float32)).max() / np.abs(one).max()
+        assert 1e-4 < gap < 0.03  # a product of bf16 numbers is off by up to 2^-8, and there are five in a row
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="CPUs multiply float32 exactly at any setting")
+def test_on_cpu_tf32_is_float32():
+    for one, two in zip(forward("float32")[1], forward("tf32")[1], strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_the_programs_ask_for_their_precision(precision):
+    """In the program given to the compiler, which on GPUs decides between float32 and TF32."""
+    networks = make_networks(1, num_filters=N, conv_kernels=(3, 2), conv_strides=(2, 2), precision=precision)
+    images = jnp.zeros((B, SIZE, SIZE, 3), jnp.uint8)
+    params = init_networks(networks, jax.random.key(0), images, jnp.zeros((B, 1)))
+
+    def loss(params):
+        features = networks.torso.apply(params["torso"], images)
+        mean, _ = networks.actor.apply(params["actor"], features)
+        return networks.critic.apply(params["critic"], features, mean).sum()
+
+    lines = jax.jit(jax.grad(loss)).lower(params).as_text().splitlines()
+    products = [line for line in lines if "stablehlo.dot_general" in line or "stablehlo.convolution" in line]
+    highest = [line for line in products if "HIGHEST" in line]
+    assert len(products) > 15 and len(highest) == (len(products) if precision == "float32" else 0)
+
+
+def test_a_rectified_sum_has_relus_gradient():
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.integers(-2, 3, (3, 4, 5, N)), jnp.float32)  # many sums are exactly zero
+    bias, weight = jnp.asarray([0.0, 1.0, -1.0, 2.0]), jnp.asarray(generator.normal(size=x.shape), jnp.float32)
+    ours, plain = (
+        jax.value_and_grad(lambda x, b: (f(x, b) * weight).sum(), argnums=(0, 1))(x, bias)  # noqa: B023
+        for f in (_rectified, lambda x, b: jax.nn.relu(x + b[None, None, None]))
+    )
+    for one, two in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+    assert (ours[1][0][x + bias == 0] == 0).all()

@@ -80,7 +80,7 @@ class Checkpointer:
         try:
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
             state = ocp.load(directory.resolve() / "state", abstract)
-            state = jax.tree.map(_unpinned, state)
+            state = jax.tree.map(lambda leaf, wanted: leaf if wanted.committed else _unpinned(leaf), state, like)
             host = json.loads((directory / "host.json").read_text())
         except Exception as error:  # a damaged array comes out of TensorStore as a bare Exception
             line = str(error).splitlines()[0] if str(error) else type(error).__name__

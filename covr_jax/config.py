@@ -21,6 +21,9 @@ Distractors = Literal[
 ]
 
 
+Storage = Literal["device", "host"]
+
+
 @dataclass(frozen=True)
 class EnvConfig:
     num_envs: int = 1  # environments stepped in parallel [paper: 1]
@@ -65,6 +68,7 @@ class AugmentConfig:
 @dataclass(frozen=True)
 class ReplayConfig:
     capacity: int = 100_000  # transitions over all environments [SAC-AE family]
+    storage: Storage = "device"  # where frames stay; host: its pinned memory, for devices with little of their own
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,10 @@ class Trainer:
 
     def _begin(self) -> tuple[TrainState, Host, bool]:
         config = self.config
-        predicted = replay.nbytes(
-            self.programs.slots, config.env.num_envs, config.env.image_size, self.programs.env.action_dim
+        predicted, store = self.programs.replay_bytes, config.replay
+        self.reporter.message(
+            f"replay: {predicted / 1e6:.0f} MB of {store.storage} memory for {store.capacity:,} transitions"
         )
-        self.reporter.message(f"replay: {predicted / 1e6:.0f} MB for {config.replay.capacity:,} transitions")
         state = self.programs.init()
         if not self.checkpointer.steps():
             host = Host(data_start=[0] * config.env.num_envs, next_checkpoint=config.run.checkpoint_every)

@@ -81,16 +81,16 @@ class Programs:
         except RendererError as error:
             raise ConfigError(str(error)) from error
         base = config.base if config.method == "covr" else config.method
-        augmentation = make_augmentation(base, config.augment, env.image_size, task.augmentation)
+        self.augmentation = make_augmentation(base, config.augment, env.image_size, task.augmentation)
         self.learner: Learner = make_learner(
-            self.env.action_dim, sac.learning_rate or task.learning_rate, augmentation, sac
+            self.env.action_dim, sac.learning_rate or task.learning_rate, self.augmentation, sac
         )
         self.slots = replay.capacity_in_slots(config.replay.capacity, env.num_envs, env.frame_stack)
         # A cycle is the fewest agent steps after which "actor every n updates" repeats.
         self.cycle = sac.actor_update_every // math.gcd(sac.actor_update_every, sac.updates_per_step)
         every = math.lcm(config.vlm.every, self.cycle)
         self.chunk_steps = every * math.ceil(10 / every)
-        self._check(augmentation)
+        self._check(self.augmentation)
         self._keys = {purpose: stream(config.seed, purpose) for purpose in (ACT, UPDATE)}
         self._compile()
 
@@ -199,6 +199,12 @@ class Programs:
         return state, metrics
 
     # ---------------------------------------------------------------- programs
+
+    @property
+    def dispatches_per_step(self) -> float:
+        """Programs that the host starts per agent step: act, add, advance, observe, progress and the updates; or, where
+        a chunk is one program, its share."""
+        return 5.0 + self.config.sac.updates_per_step if runtime.on_cpu() else 1.0 / self.chunk_steps
 
     @property
     def replay_bytes(self) -> int:

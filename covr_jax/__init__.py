@@ -10,7 +10,7 @@ Rooms, from the ground up (imports run strictly downward, see ``tests/test_impor
 * ``agents``                       networks, losses and the jit-able learner
 * ``envs``                         vectorised DMControl tasks on MJX; ``envs.interop`` for brax, dm_env, gymnasium
 * ``bridge``, ``vlm``              JAX <-> Torch, the Qwen2.5-VL LoRA service
-* ``checkpoint``, ``metrics``, ``report``, ``runtime``
+* ``checkpoint``, ``metrics``, ``profiling``, ``report``, ``runtime``
 * ``train_state``, ``programs``    what a run carries on the device; the compiled pieces of a run
 * ``rounds``, ``run_directory``    a COVR round; who owns a run's folder
 * ``loop``                         ``train()``

@@ -26,6 +26,7 @@ class CompileLog:
         self.seconds, self.saved = 0.0, 0.0
         jax.monitoring.register_event_duration_secs_listener(self._duration)
         jax.monitoring.register_event_listener(self._event)
+        self._open = True
 
     def _duration(self, event: str, seconds: float, **_: Any) -> None:
         if event in (_COMPILED, _LOWERED):
@@ -59,15 +60,10 @@ class CompileLog:
 
     def close(self) -> None:
         """Stop counting; a second call does nothing."""
-        listeners = (
-            (jax.monitoring.unregister_event_duration_listener, self._duration),
-            (jax.monitoring.unregister_event_listener, self._event),
-        )
-        for unregister, listener in listeners:
-            try:
-                unregister(listener)
-            except (AssertionError, ValueError):  # JAX asserts that it knows the listener
-                return
+        if self._open:
+            jax.monitoring.unregister_event_duration_listener(self._duration)
+            jax.monitoring.unregister_event_listener(self._event)
+        self._open = False
 
     def __enter__(self) -> CompileLog:
         return self

@@ -37,16 +37,18 @@ def stream(seed: int, purpose: int) -> Array:
 class CompiledEnv:
     """``reset`` and ``step`` of a VecEnv in three compiled pieces, so that drawing is compiled once for both."""
 
-    def __init__(self, env: VecEnv):
+    def __init__(self, env: VecEnv, place: Callable[[Any], Any] = lambda x: x):
         self._initial = runtime.jit(env.initial)
         self._advance = runtime.jit(env.advance, donate_argnums=0)
         self._observe = runtime.jit(env.observe, donate_argnums=0)
-        self._no_reward = jnp.zeros((env.num_envs,), jnp.float32)
+        self._no_reward = place(jnp.zeros((env.num_envs,), jnp.float32))
 
     def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
+        """As ``VecEnv.reset``."""
         return self._observe(self._initial(key), self._no_reward)
 
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
+        """As ``VecEnv.step``; the state is donated."""
         return self._observe(*self._advance(state, action))
 
 
@@ -118,8 +120,8 @@ class Programs:
     def _compile(self) -> None:
         self._act = runtime.jit(self._act_piece)
         self._random = runtime.jit(self._random_piece)
-        self._env = CompiledEnv(self.env)
-        self._eval = self._env if self.eval_env is self.env else CompiledEnv(self.eval_env)
+        self._env = CompiledEnv(self.env, self._placed)
+        self._eval = self._env if self.eval_env is self.env else CompiledEnv(self.eval_env, self._placed)
         self._add = runtime.jit(replay.add, donate_argnums=0)
         self._progress = runtime.jit(advance)
         self._learn = {
@@ -199,12 +201,6 @@ class Programs:
         return state, metrics
 
     # ---------------------------------------------------------------- programs
-
-    @property
-    def dispatches_per_step(self) -> float:
-        """Programs that the host starts per agent step: act, add, advance, observe, progress and the updates; or, where
-        a chunk is one program, its share."""
-        return 5.0 + self.config.sac.updates_per_step if runtime.on_cpu() else 1.0 / self.chunk_steps
 
     @property
     def replay_bytes(self) -> int:

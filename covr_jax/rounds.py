@@ -73,6 +73,7 @@ class Samples(NamedTuple):
     returns: np.ndarray  # f32[N], return-to-go g_t
 
     def take(self, index: np.ndarray) -> Samples:
+        """The samples at some indices."""
         return Samples(*(values[index] for values in self))
 
 

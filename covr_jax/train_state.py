@@ -31,6 +31,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def advance(progress: Progress, timestep: TimeStep) -> Progress:
+    """Count one time step of every environment; the step that starts an episode is no transition."""
     first, last = timestep.step_type == StepType.FIRST, timestep.step_type == StepType.LAST
     running = jnp.where(first, 0.0, progress.running_return + timestep.reward.astype(jnp.float32))
     return Progress(

@@ -53,14 +53,14 @@ class Bench:
         act = (state.learner, state.timestep.observation, state.progress.vec_steps)
         action = programs._act(*act)
         add = (state.replay, state.timestep, action)
-        learn = dict.fromkeys((False, True), (state.learner, state.replay))
+        learn, ring = (state.learner, state.replay), Cost(0.0, state.replay.frame.nbytes)
         cost = roofline.cost_of
         costs = {
             "act": cost(programs._act, *act),
             "env": cost(programs._env._advance, state.env, action),
             "render": cost(programs._env._observe, state.env, programs._env._no_reward),
             "add": cost(programs._add, *add),
-            **{f"learn {flag}": cost(programs._learn[flag], *learn[flag]) for flag in (False, True)},
+            **{f"learn {flag}": cost(programs._learn[flag], *learn) - ring for flag in (False, True)},
         }
         sample, augment = self._sample_and_augment()
         critic, actor = (self._seconds(partial(self._update, flag)) for flag in (False, True))
@@ -86,8 +86,10 @@ class Bench:
         batch = sample(self.state.replay, key)
         augment = runtime.jit(programs.augmentation.augment)
         images = key, batch.observation, batch.next_observation
+        # XLA counts what a gather may read, the whole ring.
+        drawn = roofline.cost_of(sample, self.state.replay, key) - Cost(0.0, self.state.replay.frame.nbytes)
         return [
-            (self._seconds(lambda: sample(self.state.replay, key)), roofline.cost_of(sample, self.state.replay, key)),
+            (self._seconds(lambda: sample(self.state.replay, key)), drawn),
             (self._seconds(lambda: augment(*images)), roofline.cost_of(augment, *images)),
         ]
 
@@ -123,9 +125,13 @@ class Bench:
 
     def dispatch(self) -> tuple[float, float]:
         """Seconds that the host takes to start one program with the learner's arrays, programs per agent step."""
+        from covr_jax import runtime
+
         nothing = self.jax.jit(lambda learner: learner.updates + 1)
         seconds = self._seconds(lambda: nothing(self.state.learner))
-        return seconds, self.programs.dispatches_per_step
+        # On CPU act, add, advance, observe, progress and each update; elsewhere a chunk is one program.
+        pieces = 5.0 + self.config.sac.updates_per_step
+        return seconds, pieces if runtime.on_cpu() else 1.0 / self.programs.chunk_steps
 
     def _seconds(self, work: Callable[[], Any]) -> float:
         self.jax.block_until_ready(work())

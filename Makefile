@@ -8,7 +8,7 @@ RUN_DIR ?= runs/demo/seed$(SEED)
 export MUJOCO_GL ?= disable
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint docs install clean
 
 demo: install
 	$(BIN)/python experiments/train.py --preset demo --seed $(SEED) --run-dir $(RUN_DIR)
@@ -19,6 +19,10 @@ test: install lint
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+# pdoc imports every module; one of MuJoCo's asks a subprocess for the version of its window library.
+docs: install
+	PDOC_ALLOW_EXEC=1 $(BIN)/python -m pdoc --output-directory build/docs covr_jax
 
 install: $(VENV)/.installed
 

@@ -4,13 +4,14 @@ Rooms, from the ground up (imports run strictly downward, see ``tests/test_impor
 
 * ``types``, ``config``            records and options
 * ``covr``                         the paper's equations, arrays in and arrays out
-* ``replay``, ``augment``          device-resident experience, image augmentations
+* ``replay``, ``memory``           experience, each frame once; whether it fits
+* ``augment``                      image augmentations
 * ``render``                       MuJoCo scenes drawn in pure ``jax.numpy``
 * ``agents``                       networks, losses and the jit-able learner
 * ``envs``                         vectorised DMControl tasks on MJX; ``envs.interop`` for brax, dm_env, gymnasium
 * ``bridge``, ``vlm``              JAX <-> Torch, the Qwen2.5-VL LoRA service
-* ``checkpoint``, ``metrics``, ``report``, ``runtime``
-* ``programs``                     the compiled pieces of a run
+* ``checkpoint``, ``metrics``, ``profiling``, ``report``, ``runtime``
+* ``train_state``, ``programs``    what a run carries on the device; the compiled pieces of a run
 * ``rounds``, ``run_directory``    a COVR round; who owns a run's folder
 * ``loop``                         ``train()``
 """

@@ -21,8 +21,13 @@ Distractors = Literal[
 ]
 
 
+Storage = Literal["device", "host"]
+
+
 @dataclass(frozen=True)
 class EnvConfig:
+    """The environments and their pictures."""
+
     num_envs: int = 1  # environments stepped in parallel [paper: 1]
     action_repeat: int | None = None  # physics control steps per agent step; None: the task's [PlaNet]
     frame_stack: int = 3  # frames per observation [SAC-AE]
@@ -33,6 +38,8 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class SACConfig:
+    """The learner."""
+
     batch_size: int = 128  # transitions per update [RAD]
     updates_per_step: int = 1  # gradient updates per agent step of the whole env batch [SAC-AE: 1 at num_envs=1]
     init_steps: int = 1000  # random transitions before the first update [SAC-AE]
@@ -60,17 +67,24 @@ class SACConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
+    """How images are changed for updates."""
+
     kind: Literal["auto", "none", "translate", "crop"] = "auto"  # auto: the task's RAD augmentation, none for SAC
     size: int | None = None  # output height = width; None: image_size * 1.08 for translate, * 0.84 for crop [RAD]
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
+    """The experience that is kept."""
+
     capacity: int = 100_000  # transitions over all environments [SAC-AE family]
+    storage: Storage = "device"  # where frames stay; host: its pinned memory, for devices with little of their own
 
 
 @dataclass(frozen=True)
 class CovrConfig:
+    """The paper's own rounds, filter, weights and guidance."""
+
     guidance_weight: float = 1.0  # lambda of Eq. 4 [COVR: 1.0 DMControl, 2.0 CARLA]
     psi_0: int = 5000  # first fine-tune interval, env steps [COVR]
     schedule: Literal["linear", "recursive"] = "linear"  # reading of the interval rule
@@ -84,6 +98,8 @@ class CovrConfig:
 
 @dataclass(frozen=True)
 class VLMConfig:
+    """The vision-language model, how it is asked and tuned."""
+
     name: str = "Qwen/Qwen2.5-VL-3B-Instruct"  # `tiny`, `none`, a local path or a hub id [COVR: Qwen2.5-VL-3B]
     every: int = 10  # agent steps between two queries [COVR: 10 frames]
     hold: bool = True  # store the last answer with the steps until the next query; False: mask those steps
@@ -103,6 +119,8 @@ class VLMConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
+    """Evaluations during training."""
+
     every: int = 10_000  # env steps between evaluations [PlaNet benchmark]
     episodes: int = 10  # [COVR]
     distractors: Distractors | None = None  # None: as in training
@@ -110,6 +128,8 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
+    """What a run writes and when."""
+
     checkpoint_every: int = 20_000  # env steps between checkpoints
     log_every: int = 1_000  # env steps between metric rows
     video: bool = True  # record one episode of the final policy

@@ -21,6 +21,7 @@ from covr_jax import config as configuration
 from covr_jax.config import Config
 from covr_jax.covr import schedule
 from covr_jax.metrics import MetricsLogger
+from covr_jax.profiling import CompileLog, chunk_annotation
 from covr_jax.programs import Programs, TrainState
 from covr_jax.rounds import Coach, make_vlm
 from covr_jax.types import Prior
@@ -34,11 +35,14 @@ _FINAL_EVALUATION = 1_000_000  # number of the start states of the last evaluati
 class Reporter(Protocol):
     """What a front end shows; see ``experiments/console.py``."""
 
-    def message(self, text: str) -> None: ...
+    def message(self, text: str) -> None:
+        """One line of text."""
 
-    def update(self, env_steps: int, shown: dict[str, float]) -> None: ...
+    def update(self, env_steps: int, shown: dict[str, float]) -> None:
+        """Progress and a row of metrics."""
 
-    def finetune(self, step: int, steps: int, loss: float) -> None: ...
+    def finetune(self, step: int, steps: int, loss: float) -> None:
+        """A step of the VLM's fine-tuning."""
 
 
 @dataclass
@@ -71,6 +75,7 @@ class Trainer:
 
     def __init__(self, config: Config, run_dir: Path, reporter: Reporter):
         self.config, self.run_dir, self.reporter = config, run_dir, reporter
+        self.compile_log = CompileLog()
         self.programs = Programs(config)
         self.vlm = make_vlm(config, self.programs)
         self.coach = Coach(config, self.programs, self.vlm, run_dir) if self.vlm else None
@@ -79,6 +84,7 @@ class Trainer:
         )
         self.checkpointer = checkpoint.Checkpointer(run_dir)
         self.started = time.monotonic()
+        self.told_compiling = False
         self.state, self.host, resumed = self._begin()
         self.updates_since, self.steps_since = int(self.state.learner.updates), self.env_steps
         self.time_since = time.monotonic()
@@ -86,10 +92,10 @@ class Trainer:
 
     def _begin(self) -> tuple[TrainState, Host, bool]:
         config = self.config
-        predicted = replay.nbytes(
-            self.programs.slots, config.env.num_envs, config.env.image_size, self.programs.env.action_dim
+        predicted, store = self.programs.replay_bytes, config.replay
+        self.reporter.message(
+            f"replay: {predicted / 1e6:.0f} MB of {store.storage} memory for {store.capacity:,} transitions"
         )
-        self.reporter.message(f"replay: {predicted / 1e6:.0f} MB for {config.replay.capacity:,} transitions")
         state = self.programs.init()
         if not self.checkpointer.steps():
             host = Host(data_start=[0] * config.env.num_envs, next_checkpoint=config.run.checkpoint_every)
@@ -110,14 +116,17 @@ class Trainer:
 
     @property
     def env_steps(self) -> int:
+        """Agent steps x action repeat so far, the x of every curve."""
         return int(self.state.progress.transitions) * self.programs.env.action_repeat
 
     @property
     def seconds(self) -> float:
+        """Wall time of all sittings."""
         return self.host.seconds + time.monotonic() - self.started
 
     @property
     def guided(self) -> bool:
+        """Whether the cold start is over and the VLM is asked."""
         return self.vlm is not None and schedule.gate_open(self.host.rounds, self.config.covr.cold_start_rounds)
 
     def _log(self, metrics: dict[str, Any]) -> None:
@@ -159,9 +168,13 @@ class Trainer:
 
     def _chunk(self) -> None:
         learn = int(self.state.progress.transitions) >= self.config.sac.init_steps
-        self.state, metrics = self.programs.chunk(self.state, learn=learn)
+        with chunk_annotation(int(self.state.progress.vec_steps) // self.programs.chunk_steps):
+            self.state, metrics = self.programs.chunk(self.state, learn=learn)
         if self.vlm and self.guided:
             self._query(self.vlm)
+        if learn and not self.told_compiling:
+            self.told_compiling = True
+            self.reporter.message(str(self.compile_log))
         if self.env_steps >= self.host.next_log:
             self._log_training(metrics)
 
@@ -184,6 +197,7 @@ class Trainer:
             "replay/size": float(replay.size(self.state.replay)) * self.config.env.num_envs,
             "mem/device_peak_bytes": runtime.peak_memory_bytes(),
         }
+        row |= self.compile_log.metrics()
         if self.vlm:
             asked = max(self.vlm.counters["frames"], 1)
             row |= {
@@ -237,6 +251,7 @@ class Trainer:
         )
         self._log({"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()})
         self.logger.close()
+        self.compile_log.close()
         if self.config.run.video:
             from covr_jax.video import record_episode
 

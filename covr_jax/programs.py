@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from covr_jax import replay, runtime
+from covr_jax import memory, replay, runtime
 from covr_jax.agents import Augmentation, Learner, LearnerState, make_augmentation, make_learner
 from covr_jax.config import Config, ConfigError
 from covr_jax.envs import EnvState, VecEnv, get_task
 from covr_jax.render import RendererError
 from covr_jax.replay import ReplayState
-from covr_jax.types import Array, Prior, StepType, TimeStep
+from covr_jax.train_state import Progress, TrainState, advance
+from covr_jax.types import Array, Prior, TimeStep
 
 # Purpose streams: a key is fold_in(fold_in(key(seed), stream), counter), so a new consumer never shifts another's.
 INIT, ENV, ACT, UPDATE, EVAL, ENTROPY = range(6)
@@ -34,38 +34,21 @@ def stream(seed: int, purpose: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
-class Progress(flax.struct.PyTreeNode):
-    """Counters and running returns of the training environments."""
-
-    vec_steps: Array  # i32, calls of env.step
-    transitions: Array  # i32, time steps that were not FIRST, over all lanes
-    running_return: Array  # f32[E], of the episode under way
-    last_return: Array  # f32[E], of the last finished episode; NaN before
-
-
-class TrainState(flax.struct.PyTreeNode):
-    """Everything of a run that lives on the device."""
-
-    learner: LearnerState
-    replay: ReplayState
-    env: EnvState
-    timestep: TimeStep
-    progress: Progress
-
-
 class CompiledEnv:
     """``reset`` and ``step`` of a VecEnv in three compiled pieces, so that drawing is compiled once for both."""
 
-    def __init__(self, env: VecEnv):
+    def __init__(self, env: VecEnv, place: Callable[[Any], Any] = lambda x: x):
         self._initial = runtime.jit(env.initial)
         self._advance = runtime.jit(env.advance, donate_argnums=0)
         self._observe = runtime.jit(env.observe, donate_argnums=0)
-        self._no_reward = jnp.zeros((env.num_envs,), jnp.float32)
+        self._no_reward = place(jnp.zeros((env.num_envs,), jnp.float32))
 
     def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
+        """As ``VecEnv.reset``."""
         return self._observe(self._initial(key), self._no_reward)
 
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
+        """As ``VecEnv.step``; the state is donated."""
         return self._observe(*self._advance(state, action))
 
 
@@ -100,16 +83,16 @@ class Programs:
         except RendererError as error:
             raise ConfigError(str(error)) from error
         base = config.base if config.method == "covr" else config.method
-        augmentation = make_augmentation(base, config.augment, env.image_size, task.augmentation)
+        self.augmentation = make_augmentation(base, config.augment, env.image_size, task.augmentation)
         self.learner: Learner = make_learner(
-            self.env.action_dim, sac.learning_rate or task.learning_rate, augmentation, sac
+            self.env.action_dim, sac.learning_rate or task.learning_rate, self.augmentation, sac
         )
         self.slots = replay.capacity_in_slots(config.replay.capacity, env.num_envs, env.frame_stack)
         # A cycle is the fewest agent steps after which "actor every n updates" repeats.
         self.cycle = sac.actor_update_every // math.gcd(sac.actor_update_every, sac.updates_per_step)
         every = math.lcm(config.vlm.every, self.cycle)
         self.chunk_steps = every * math.ceil(10 / every)
-        self._check(augmentation)
+        self._check(self.augmentation)
         self._keys = {purpose: stream(config.seed, purpose) for purpose in (ACT, UPDATE)}
         self._compile()
 
@@ -137,10 +120,10 @@ class Programs:
     def _compile(self) -> None:
         self._act = runtime.jit(self._act_piece)
         self._random = runtime.jit(self._random_piece)
-        self._env = CompiledEnv(self.env)
-        self._eval = self._env if self.eval_env is self.env else CompiledEnv(self.eval_env)
+        self._env = CompiledEnv(self.env, self._placed)
+        self._eval = self._env if self.eval_env is self.env else CompiledEnv(self.eval_env, self._placed)
         self._add = runtime.jit(replay.add, donate_argnums=0)
-        self._progress = runtime.jit(_advance)
+        self._progress = runtime.jit(advance)
         self._learn = {
             with_actor: runtime.jit(partial(self._update_piece, with_actor=with_actor), donate_argnums=0)
             for with_actor in (False, True)
@@ -175,7 +158,8 @@ class Programs:
     def _query_piece(self, store: ReplayState) -> Array:
         every = self.config.vlm.every
         offsets = jnp.arange(self.chunk_steps // every) * every
-        return store.frame[(store.count - self.chunk_steps + offsets) % self.slots]
+        asked = (store.count - self.chunk_steps + offsets)[:, None], jnp.arange(self.env.num_envs)[None]
+        return replay.frames(store, *jnp.broadcast_arrays(*asked))
 
     # ------------------------------------------------------------- composition
 
@@ -218,18 +202,29 @@ class Programs:
 
     # ---------------------------------------------------------------- programs
 
+    @property
+    def replay_bytes(self) -> int:
+        """What the replay takes, predicted."""
+        return replay.nbytes(self.slots, self.env.num_envs, self.config.env.image_size, self.env.action_dim)
+
     def init(self) -> TrainState:
-        """A fresh state: networks, empty replay, environments at FIRST."""
-        env, timestep = self._env.reset(stream(self.config.seed, ENV))
+        """A fresh state: networks, empty replay, environments at FIRST.
+
+        Raises:
+          ConfigError: the replay does not fit into the free memory.
+        """
+        store = self.config.replay
+        memory.check_replay(self.replay_bytes, store.capacity, store.storage)
+        env, timestep = self._env.reset(self._placed(stream(self.config.seed, ENV)))
         observation = timestep.observation[:1]
         action = jnp.zeros((1, self.env.action_dim), jnp.float32)
         # Not compiled as one program: concurrent QR factorisations (orthogonal initialisation) deadlock XLA's CPU
         # thread pool when there are few cores.
         learner = self.learner.init(stream(self.config.seed, INIT), observation, action)
         lanes = self.env.num_envs
-        return TrainState(
+        state = TrainState(
             learner=learner,
-            replay=replay.init(self.slots, lanes, self.config.env.image_size, self.env.action_dim),
+            replay=replay.init(self.slots, lanes, self.config.env.image_size, self.env.action_dim, store.storage),
             env=env,
             timestep=timestep,
             progress=Progress(
@@ -239,6 +234,15 @@ class Programs:
                 last_return=jnp.full((lanes,), jnp.nan, jnp.float32),
             ),
         )
+        return self._placed(state)
+
+    def _placed(self, tree: Any) -> Any:
+        """With frames in host memory, which pins them, everything pinned: programs tell pinned arrays from others."""
+        if self.config.replay.storage == "device":
+            return tree
+        device = jax.local_devices()[0]
+        pin = partial(jax.sharding.SingleDeviceSharding, device)
+        return jax.tree.map(lambda x: jax.device_put(x, pin(memory_kind=x.sharding.memory_kind)), tree)
 
     def chunk(self, state: TrainState, *, learn: bool) -> tuple[TrainState, dict[str, Array]]:
         """``chunk_steps`` agent steps; the state is donated. ``learn=False``: random actions, no updates."""
@@ -278,10 +282,10 @@ class Programs:
         self, policy: Callable[[TimeStep, int], Any], number: int
     ) -> Iterator[tuple[EnvState, TimeStep]]:
         """One episode in every evaluation lane, step by step from FIRST to LAST. A state is gone at the next step."""
-        state, timestep = self._eval.reset(jax.random.fold_in(stream(self.config.seed, EVAL), number))
+        state, timestep = self._eval.reset(self._placed(jax.random.fold_in(stream(self.config.seed, EVAL), number)))
         yield state, timestep
         for step in range(self.eval_env.episode_length):
-            state, timestep = self._eval.step(state, jnp.asarray(policy(timestep, step)))
+            state, timestep = self._eval.step(state, self._placed(jnp.asarray(policy(timestep, step))))
             yield state, timestep
 
     def learned_policy(self, learner: LearnerState) -> Callable[[TimeStep, int], Array]:
@@ -293,14 +297,3 @@ class Programs:
         generator = np.random.default_rng([self.config.seed, number])
         shape = (self.eval_env.num_envs, self.eval_env.action_dim)
         return lambda timestep, _: generator.uniform(-1.0, 1.0, shape).astype(np.float32)
-
-
-def _advance(progress: Progress, timestep: TimeStep) -> Progress:
-    first, last = timestep.step_type == StepType.FIRST, timestep.step_type == StepType.LAST
-    running = jnp.where(first, 0.0, progress.running_return + timestep.reward.astype(jnp.float32))
-    return Progress(
-        vec_steps=progress.vec_steps + 1,
-        transitions=progress.transitions + jnp.sum(~first, dtype=jnp.int32),
-        running_return=running,
-        last_return=jnp.where(last, running, progress.last_return),
-    )

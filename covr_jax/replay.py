@@ -3,6 +3,8 @@
 One ring over time with E parallel lanes. Slot t of a lane holds the time step that arrived there (frame, reward,
 discount, step type) and the action taken from it; a transition is a pair of neighbouring slots of which the first is
 not LAST. All functions are pure; donate the state when compiling them, or every insert copies the ring.
+The frames, nearly all of its bytes, may live in the host's pinned memory: which one is part of their type, and the
+compiled programs then move single frames.
 Letters: T slots, E envs, B batch, H W image, A action.
 """
 
@@ -14,7 +16,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from covr_jax.config import Storage
 from covr_jax.types import Array, Batch, Prior, StepType, TimeStep
 
 _CANDIDATES = 4  # draws per sample; a slot that starts no transition (1 in 126 for cartpole) is drawn again
@@ -23,7 +27,7 @@ _CANDIDATES = 4  # draws per sample; a slot that starts no transition (1 in 126 
 class ReplayState(flax.struct.PyTreeNode):
     """The ring. ``count`` is the number of slots ever written; slot index = count modulo T."""
 
-    frame: Array  # u8[T,E,H,W,3], newest frame of the observation
+    frame: Array  # u8[T,E,H,W,3], newest frame of the observation; in device or in pinned host memory
     step_type: Array  # i8[T,E]
     reward: Array  # f32[T,E], arrived with this slot's time step
     discount: Array  # f32[T,E], likewise
@@ -51,11 +55,14 @@ def nbytes(slots: int, num_envs: int, image_size: int, action_dim: int) -> int:
     return slots * num_envs * (3 * image_size**2 + 8 * action_dim + 10)
 
 
-def init(slots: int, num_envs: int, image_size: int, action_dim: int) -> ReplayState:
-    """An empty ring."""
+def init(
+    slots: int, num_envs: int, image_size: int, action_dim: int, storage: Storage = "device"
+) -> ReplayState:
+    """An empty ring, its frames in the device's memory or in the host's (where the backend has ``pinned_host``)."""
     lanes = (slots, num_envs)
+    shape = (*lanes, image_size, image_size, 3)
     return ReplayState(
-        frame=jnp.zeros((*lanes, image_size, image_size, 3), jnp.uint8),
+        frame=jnp.zeros(shape, jnp.uint8) if storage == "device" else _zeros_on_host(shape),
         step_type=jnp.zeros(lanes, jnp.int8),
         reward=jnp.zeros(lanes, jnp.float32),
         discount=jnp.zeros(lanes, jnp.float32),
@@ -65,11 +72,45 @@ def init(slots: int, num_envs: int, image_size: int, action_dim: int) -> ReplayS
     )
 
 
+def _zeros_on_host(shape: tuple[int, ...]) -> Array:
+    host = jax.sharding.SingleDeviceSharding(jax.local_devices()[0], memory_kind="pinned_host")
+    return jax.device_put(np.zeros(shape, np.uint8), host)
+
+
+def _on_host(frame: Array) -> bool:
+    return jax.typeof(frame).memory_space == jax.memory.Space.Host
+
+
+def _write(frame: Array, slot: Array, newest: Array) -> Array:
+    """The frames u8[T,E,H,W,3] with those of one slot, u8[E,H,W,3], replaced."""
+    if not _on_host(frame):
+        return frame.at[slot].set(newest)
+    # Between the two memories XLA moves slices and nothing else: a scatter would be computed on the host.
+    newest = jax.device_put(newest[None], jax.memory.Space.Host)
+    origin = (slot, *[jnp.zeros_like(slot)] * (frame.ndim - 1))
+    return lax.dynamic_update_slice(frame, newest, origin, allow_negative_indices=False)
+
+
+def frames(state: ReplayState, time: Array, lane: Array) -> Array:
+    """Single frames u8[...,H,W,3] of times i32[...] (counted since the first slot) and lanes, of one shape."""
+    slot = time % state.frame.shape[0]
+    if not _on_host(state.frame):
+        return state.frame[slot, lane]
+
+    def fetch(index: tuple[Array, Array]) -> Array:
+        origin = (*index, *[jnp.zeros_like(index[0])] * 3)
+        taken = lax.dynamic_slice(state.frame, origin, (1, 1, *state.frame.shape[2:]), allow_negative_indices=False)
+        return jax.device_put(taken, jax.memory.Space.Device)[0, 0]
+
+    fetched = lax.map(fetch, (slot.ravel(), lane.ravel()))
+    return fetched.reshape(*slot.shape, *state.frame.shape[2:])
+
+
 def add(state: ReplayState, timestep: TimeStep, action: Array) -> ReplayState:
     """Write one slot: the time step's newest frame, u8[E,H,W,3], and the action f32[E,A] taken from it."""
     slot = state.count % state.reward.shape[0]
     return state.replace(
-        frame=state.frame.at[slot].set(timestep.observation[..., -3:]),
+        frame=_write(state.frame, slot, timestep.observation[..., -3:]),
         step_type=state.step_type.at[slot].set(timestep.step_type.astype(jnp.int8)),
         reward=state.reward.at[slot].set(timestep.reward.astype(jnp.float32)),
         discount=state.discount.at[slot].set(timestep.discount.astype(jnp.float32)),
@@ -137,15 +178,17 @@ def sample(
     time = jnp.where(starts.any(axis=0), drawn, jnp.where(drawn > oldest, drawn - 1, drawn + 1))
     slots_now = time % slots
     end, reward, remaining = _accumulate(state, time, lane, n_step, discount)
-    # One gather for both: XLA's CPU compiler repeats two of them inside each consumer's loops, at twice the time.
-    times = jnp.concatenate([_history(state, at, lane, frame_stack) for at in (time, end)])
-    frames = state.frame[times % slots, lane]  # u8[2*stack,B,H,W,3]
+    # One gather for both: XLA's CPU compiler repeats two of them inside each consumer's loops, at twice the time. One
+    # step on, all frames but the newest are those of the observation.
+    following = end[None] if n_step == 1 else _history(state, end, lane, frame_stack)
+    times = jnp.concatenate([_history(state, time, lane, frame_stack), following])
+    seen = frames(state, times, jnp.broadcast_to(lane, times.shape))  # u8[stack+1 or 2*stack,B,H,W,3]
     return Batch(
-        observation=_stack(frames[:frame_stack]),
+        observation=_stack(seen[:frame_stack]),
         action=state.action[slots_now, lane],
         reward=reward,
         discount=remaining,
-        next_observation=_stack(frames[frame_stack:]),
+        next_observation=_stack(seen[-frame_stack:]),
         prior=Prior(state.prior.action[slots_now, lane], state.prior.valid[slots_now, lane]),
     )
 
@@ -176,16 +219,16 @@ def _history(state: ReplayState, time: Array, lane: Array, frame_stack: int) -> 
     return jnp.stack(times)
 
 
-def _stack(frames: Array) -> Array:
+def _stack(images: Array) -> Array:
     """u8[S,B,H,W,3] -> u8[B,H,W,3*S]."""
-    s, b, h, w, c = frames.shape
-    return frames.transpose(1, 2, 3, 0, 4).reshape(b, h, w, s * c)
+    s, b, h, w, c = images.shape
+    return images.transpose(1, 2, 3, 0, 4).reshape(b, h, w, s * c)
 
 
 def observations(state: ReplayState, time: Array, lane: Array, frame_stack: int) -> Array:
     """Stacked observations u8[B,H,W,3*stack] at stored times i32[B] (counted since the first slot) of lanes i32[B]."""
-    frames = state.frame[_history(state, time, lane, frame_stack) % state.reward.shape[0], lane]
-    return _stack(frames)
+    times = _history(state, time, lane, frame_stack)
+    return _stack(frames(state, times, jnp.broadcast_to(lane, times.shape)))
 
 
 def window(state: ReplayState, start: int) -> Window:

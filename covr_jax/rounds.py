@@ -73,6 +73,7 @@ class Samples(NamedTuple):
     returns: np.ndarray  # f32[N], return-to-go g_t
 
     def take(self, index: np.ndarray) -> Samples:
+        """The samples at some indices."""
         return Samples(*(values[index] for values in self))
 
 
@@ -106,8 +107,7 @@ def _next_start(step_type: np.ndarray, times: np.ndarray, start: list[int]) -> l
 
 def frames_of(state: TrainState, samples: Samples) -> Any:
     """The newest frame of each sample's observation, u8[N,H,W,3] on the device."""
-    slots = state.replay.reward.shape[0]
-    return state.replay.frame[jnp.asarray(samples.time % slots), jnp.asarray(samples.lane)]
+    return replay.frames(state.replay, jnp.asarray(samples.time, jnp.int32), jnp.asarray(samples.lane, jnp.int32))
 
 
 class Coach:

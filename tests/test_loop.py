@@ -25,6 +25,7 @@ from covr_jax.types import Prior
 
 # What depends on the clock or the machine and not on the run.
 TIMING = {"wall_s", "train/env_steps_per_second", "train/updates_per_second", "vlm/latency_s", "mem/device_peak_bytes"}
+TIMING |= {"time/compile_s", "time/compile_cold_s", "compile/programs", "compile/cached"}
 
 
 class FakeVLM:
@@ -338,6 +339,18 @@ def test_metrics_of_a_resumed_run_have_no_gap_and_no_duplicate(covr, resumed, fo
 def test_resuming_compiles_nothing_anew(resumed, covr, tiny_config, make_programs, piece_sizes):
     sizes = piece_sizes(make_programs(tiny_config))
     assert set(sizes.values()) == {1}, sizes
+
+
+def test_nothing_is_compiled_once_every_part_of_a_run_has_run(rad, covr, folder):
+    """JAX's own count of programs, eager ones included, over the rows of whole runs."""
+    for name, settled in (("rad", 0), ("covr", 6000)):  # the VLM's priors come in after the second round
+        rows = read_metrics(folder / name / "metrics.jsonl")
+        evaluated = min(row["env_steps"] for row in rows if "eval/episode_return" in row)
+        learnt = min(row["env_steps"] for row in rows if "losses/critic" in row)
+        since = max(evaluated, learnt, settled) + 2 * 800  # and a chunk of it
+        counts = [row["compile/programs"] for row in rows if "compile/programs" in row and row["env_steps"] > since]
+        assert len(counts) >= 3 and counts[0] > 0
+        assert set(counts) == {counts[0]}, (name, counts)
 
 
 def test_speed_after_a_resume_counts_the_steps_since(resumed, folder):

@@ -97,6 +97,7 @@ class VecEnv:
 
     @property
     def action_dim(self) -> int:
+        """A, numbers of an action."""
         return self.mj_model.nu
 
     @property

@@ -26,6 +26,7 @@ class Round(NamedTuple):
     samples: list[dict[str, Any]]  # as samples.json has them; ``frame`` is a data URI or None
 
     def value(self, name: str) -> float | None:
+        """A number of the round's record; None where it has none."""
         return number(self.record.get(name))
 
 
@@ -52,6 +53,7 @@ class Run(NamedTuple):
         return [x for x, y in points if y is not None], [y for _, y in points if y is not None]
 
     def last(self, name: str) -> float | None:
+        """The newest value of a curve; None where it has none."""
         y = self.curve(name)[1]
         return y[-1] if y else None
 

@@ -142,10 +142,12 @@ class Plot:
         self._body.append(f'<text class="{css}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>')
 
     def px(self, value: float) -> float:
+        """The horizontal place of an x."""
         low, high = self._x
         return self.left + (value - low) / ((high - low) or 1.0) * (self.right - self.left)
 
     def py(self, value: float) -> float:
+        """The vertical place of a y."""
         low, high = self._y
         share = min(max((value - low) / (high - low), -0.02), 1.02)  # out of range is shown at the edge
         return self.bottom - share * (self.bottom - self.top)
@@ -154,6 +156,7 @@ class Plot:
         return " ".join(f"{self.px(a):.1f},{self.py(b):.1f}" for a, b in zip(x, y, strict=True))
 
     def line(self, x: Numbers, y: Numbers, css: str) -> Plot:
+        """A curve."""
         if len(x) < 2:  # no line can be seen
             return self.points(x, y, css)
         x, y = thin(x, y)
@@ -179,6 +182,7 @@ class Plot:
         return self
 
     def level(self, y: float, css: str) -> Plot:
+        """A horizontal line across the plot."""
         h = self.py(y)
         self._add("line", f"level {css}", x1=self.left, x2=self.right, y1=h, y2=h)
         return self
@@ -202,5 +206,6 @@ class Plot:
         return self
 
     def svg(self) -> str:
+        """The whole element."""
         head = f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(self.name)}">'
         return head + "".join(self._body) + "</svg>"

@@ -45,6 +45,7 @@ class ImageSettings(NamedTuple):
 
     @property
     def grid(self) -> tuple[int, int, int]:
+        """Patches in time, height and width."""
         return (1, self.size // self.patch, self.size // self.patch)
 
 
@@ -58,6 +59,8 @@ class Backbone(NamedTuple):
 
 
 class ParameterCount(NamedTuple):
+    """Weights of the VLM."""
+
     trainable: int
     total: int
 

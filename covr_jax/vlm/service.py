@@ -117,6 +117,7 @@ class VLMService:
 
     @property
     def trainable_parameters(self) -> int:
+        """Weights of the LoRA adapter."""
         return self.parameter_count.trainable
 
     @property

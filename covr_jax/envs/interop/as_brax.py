@@ -28,18 +28,22 @@ class BraxEnv(Env):
 
     @property
     def episode_length(self) -> int:
+        """Agent steps of an episode."""
         return self._env.episode_length
 
     @property
     def observation_size(self) -> Any:
+        """Length of the state, or ``{"pixels": shape}``."""
         return self._observation_size
 
     @property
     def action_size(self) -> int:
+        """A, numbers of an action."""
         return self._env.action_dim
 
     @property
     def backend(self) -> str:
+        """Name of the physics, for brax."""
         return "mjx"
 
     def reset(self, rng: Array) -> State:
@@ -49,6 +53,7 @@ class BraxEnv(Env):
         return State(state, self._observed(timestep.observation), jnp.zeros(()), jnp.zeros(()))
 
     def step(self, state: State, action: Array) -> State:
+        """One agent step; action f32[A] in [-1, 1]."""
         physics, reward = self._env.simulate(state.pipeline_state, action[None])
         physics, timestep = self._env.observe(physics, reward)
         return state.replace(

@@ -29,6 +29,7 @@ class DmEnv(dm_env.Environment):
         )
 
     def reset(self) -> dm_env.TimeStep:
+        """A new episode's FIRST."""
         key = jax.random.fold_in(self._key, self._episodes)
         self._episodes += 1
         self._state, timestep = self._compiled_reset(key)
@@ -47,9 +48,11 @@ class DmEnv(dm_env.Environment):
         return dm_env.transition(reward, observation)
 
     def observation_spec(self) -> specs.Array:
+        """u8[H,W,3*stack] pixels or f32[N] state."""
         return self._observation_spec
 
     def action_spec(self) -> specs.BoundedArray:
+        """f32[A] in [-1, 1]."""
         return specs.BoundedArray((self._env.action_dim,), np.float32, -1.0, 1.0, "action")
 
     @staticmethod

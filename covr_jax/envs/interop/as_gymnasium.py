@@ -37,6 +37,7 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        """Observations of new episodes in all lanes; the same ``seed``, the same ones."""
         del options
         if seed is not None:
             self._seed, self._resets = seed, 0

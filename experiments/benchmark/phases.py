@@ -1,0 +1,179 @@
+"""The phases of an agent step, each timed alone on one configuration over a filled replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from covr_jax.types import Prior
+from experiments.benchmark import measure, roofline
+from experiments.benchmark.roofline import Ceilings, Cost
+
+
+class Phase(NamedTuple):
+    """Seconds and work of one call, and calls per agent step."""
+
+    name: str
+    seconds: float
+    calls: float
+    cost: Cost | None = None  # None: the work is not a compiled program's
+
+
+class Bench:
+    """The pieces of one configuration, compiled, with at least two chunks of experience in the replay."""
+
+    def __init__(self, config: Any):
+        import jax
+
+        from covr_jax.profiling import CompileLog
+        from covr_jax.programs import Programs
+
+        self.config, self.jax = config, jax
+        with CompileLog() as self.compile_log:
+            self.programs = Programs(config)
+            self.state = self.programs.init()
+            for learn in (False, False, True):
+                self.state, _ = jax.block_until_ready(self.programs.chunk(self.state, learn=learn))
+
+    def rows(self, ceilings: Ceilings) -> list[dict[str, Any]]:
+        """One per phase, then ``whole``, the run's own chunk, and what compiling took."""
+        steps = self.programs.chunk_steps
+        whole = self._seconds(self.chunk) / steps
+        phases = [*self._device_phases(), *self._host_phases(), Phase("whole", whole, 1.0)]
+        rows = [_row(phase, whole, ceilings) for phase in phases]
+        return [*rows, _row(Phase("compile", self.compile_log.seconds, 0.0), whole, ceilings)]
+
+    def _device_phases(self) -> list[Phase]:
+        programs, config, state = self.programs, self.config, self.state
+        updates = config.sac.updates_per_step
+        with_actor = updates / config.sac.actor_update_every
+        act = (state.learner, state.timestep.observation, state.progress.vec_steps)
+        action = programs._act(*act)
+        add = (state.replay, state.timestep, action)
+        learn, ring = (state.learner, state.replay), Cost(0.0, state.replay.frame.nbytes)
+        cost = roofline.cost_of
+        costs = {
+            "act": cost(programs._act, *act),
+            "env": cost(programs._env._advance, state.env, action),
+            "render": cost(programs._env._observe, state.env, programs._env._no_reward),
+            "add": cost(programs._add, *add),
+            **{f"learn {flag}": cost(programs._learn[flag], *learn) - ring for flag in (False, True)},
+        }
+        sample, augment = self._sample_and_augment()
+        critic, actor = (self._seconds(partial(self._update, flag)) for flag in (False, True))
+        return [
+            Phase("act", self._seconds(lambda: programs._act(self.state.learner, *act[1:])), 1.0, costs["act"]),
+            Phase("env", self._seconds(lambda: self._physics(action)), 1.0, costs["env"]),
+            Phase("render", self._seconds(self._render), 1.0, costs["render"]),
+            Phase("replay, add", self._seconds(lambda: self._add(action)), 1.0, costs["add"]),
+            Phase("replay, sample", sample[0], updates, sample[1]),
+            Phase("augment", augment[0], updates, augment[1]),
+            Phase("critic", critic - sample[0] - augment[0], updates, costs["learn False"] - sample[1] - augment[1]),
+            Phase("actor", actor - critic, with_actor, costs["learn True"] - costs["learn False"]),
+        ]
+
+    def _sample_and_augment(self) -> list[tuple[float, Cost]]:
+        """Seconds and work of both alone; in a run they are part of the update's program."""
+        from covr_jax import replay, runtime
+
+        programs, sac, stack = self.programs, self.config.sac, self.config.env.frame_stack
+        key = self.jax.random.key(0)
+        draw = partial(replay.sample, batch_size=sac.batch_size, frame_stack=stack, n_step=sac.n_step)
+        sample = runtime.jit(partial(draw, discount=sac.discount))
+        batch = sample(self.state.replay, key)
+        augment = runtime.jit(programs.augmentation.augment)
+        images = key, batch.observation, batch.next_observation
+        # XLA counts what a gather may read, the whole ring.
+        drawn = roofline.cost_of(sample, self.state.replay, key) - Cost(0.0, self.state.replay.frame.nbytes)
+        return [
+            (self._seconds(lambda: sample(self.state.replay, key)), drawn),
+            (self._seconds(lambda: augment(*images)), roofline.cost_of(augment, *images)),
+        ]
+
+    def _host_phases(self) -> list[Phase]:
+        """What is not computed on the device: the VLM, what crosses to the host, and dispatching programs."""
+        steps = self.programs.chunk_steps
+        frames = self.programs.query_frames(self.state)
+        vlm = self._vlm(frames.reshape(-1, *frames.shape[2:]))
+        lead, action_dim = frames.shape[:2], self.programs.env.action_dim
+        prior = Prior(np.zeros((*lead, action_dim), np.float32), np.ones(lead, bool))
+
+        def cross() -> None:
+            np.asarray(self.programs.query_frames(self.state))
+            self.state = self.programs.attach(self.state, prior)
+            self.jax.device_get(self.state.progress)
+
+        return [
+            *vlm,
+            Phase("transfer", self._seconds(cross), 1.0 / steps),
+            Phase("host", *self.dispatch()),
+        ]
+
+    def _vlm(self, frames: Any) -> list[Phase]:
+        from covr_jax.config import ConfigError
+        from covr_jax.rounds import make_vlm
+
+        try:
+            vlm = make_vlm(self.config, self.programs)
+        except ConfigError as error:
+            print(f"the VLM is left out: {error}")
+            return []
+        return [Phase("VLM", self._seconds(lambda: vlm.query(frames)), 1.0 / self.programs.chunk_steps)] if vlm else []
+
+    def dispatch(self) -> tuple[float, float]:
+        """Seconds that the host takes to start one program with the learner's arrays, programs per agent step."""
+        from covr_jax import runtime
+
+        nothing = self.jax.jit(lambda learner: learner.updates + 1)
+        seconds = self._seconds(lambda: nothing(self.state.learner))
+        # On CPU act, add, advance, observe, progress and each update; elsewhere a chunk is one program.
+        pieces = 5.0 + self.config.sac.updates_per_step
+        return seconds, pieces if runtime.on_cpu() else 1.0 / self.programs.chunk_steps
+
+    def _seconds(self, work: Callable[[], Any]) -> float:
+        self.jax.block_until_ready(work())
+        return 1.0 / measure.median_rate(lambda: self.jax.block_until_ready(work()), 1.0)
+
+    # Donated parts go back into the state, since the caller's copy is gone after the call.
+
+    def chunk(self) -> Any:
+        """One chunk of the run."""
+        self.state, metrics = self.programs.chunk(self.state, learn=True)
+        return self.state.progress, metrics
+
+    def _physics(self, action: Any) -> Any:
+        env, reward = self.programs._env._advance(self.state.env, action)
+        self.state = self.state.replace(env=env)
+        return reward
+
+    def _render(self) -> Any:
+        env, timestep = self.programs._env._observe(self.state.env, self.programs._env._no_reward)
+        self.state = self.state.replace(env=env)
+        return timestep
+
+    def _add(self, action: Any) -> Any:
+        self.state = self.state.replace(replay=self.programs._add(self.state.replay, self.state.timestep, action))
+        return self.state.replay.count
+
+    def _update(self, with_actor: bool) -> Any:
+        learner, metrics = self.programs._learn[with_actor](self.state.learner, self.state.replay)
+        self.state = self.state.replace(learner=learner)
+        return metrics
+
+
+def _row(phase: Phase, whole: float, ceilings: Ceilings) -> dict[str, Any]:
+    cost = phase.cost
+    known = cost is not None and phase.seconds > 0
+    return {
+        "phase": phase.name,
+        "ms": 1e3 * phase.seconds,
+        "per_step": phase.calls,
+        "share": phase.seconds * phase.calls / whole,
+        "mflop": cost.flops / 1e6 if cost else None,
+        "mbyte": cost.bytes / 1e6 if cost else None,
+        "gflop_per_s": cost.flops / phase.seconds / 1e9 if cost and known else None,
+        "of_roofline": ceilings.seconds(cost) / phase.seconds if cost and known else None,
+    }

@@ -6,11 +6,8 @@ import gc
 import os
 import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
-
-MAPS = 25_000  # mapped pieces of memory after which compiled programs are dropped
 
 os.environ.setdefault("MUJOCO_GL", "disable")  # dm_control looks for a display when it is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -71,13 +68,12 @@ def piece_sizes():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def not_too_many_programs():
+def programs_of_one_file(request):
     """Compiled programs map memory, and those of all files together are more than Linux lets one process map (65,530).
 
-    Neighbouring files share programs, so they are kept as long as there is room.
+    The files of tests/envs share their programs (see pairs.py), which are the dearest ones and stay.
     """
     yield
-    maps = Path("/proc/self/maps")
-    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > MAPS:
+    if "jax" in sys.modules and request.path.parent.name != "envs":
         sys.modules["jax"].clear_caches()
         gc.collect()

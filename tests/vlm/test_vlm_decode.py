@@ -38,13 +38,14 @@ def allowed_pattern(action_dim, signed):
 
 
 @pytest.mark.parametrize(("action_dim", "signed"), TASKS)
-def test_equals_generate_under_the_same_constraint(backbone, frames, action_dim, signed):
+def test_equals_generate_under_the_same_constraint(any_backbone, frames, action_dim, signed):
+    backbone = any_backbone
     prompt, grammar, pixels = setup(backbone, frames, action_dim, signed)
     ours = answer_texts(backbone.tokenizer, grammar, decode_actions(backbone, prompt, grammar, pixels, 6))
 
     tokenizer, following = backbone.tokenizer, allowed_pattern(action_dim, signed)
     start = torch.cat([prompt.ids, torch.tensor(tokenizer.encode("Action: [", add_special_tokens=False))])
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    end = tokenizer.eos_token_id
 
     def allowed(_, ids):
         body = tokenizer.decode(ids[len(start) :])
@@ -67,7 +68,8 @@ def test_equals_generate_under_the_same_constraint(backbone, frames, action_dim,
 
 
 @pytest.mark.parametrize(("action_dim", "signed"), TASKS)
-def test_batch_equals_one_by_one(backbone, frames, action_dim, signed):
+def test_batch_equals_one_by_one(any_backbone, frames, action_dim, signed):
+    backbone = any_backbone
     prompt, grammar, pixels = setup(backbone, frames, action_dim, signed)
     together = decode_actions(backbone, prompt, grammar, pixels, 6)
     alone = [decode_actions(backbone, prompt, grammar, part, 1) for part in torch.chunk(pixels, 6)]
@@ -75,7 +77,8 @@ def test_batch_equals_one_by_one(backbone, frames, action_dim, signed):
 
 
 @pytest.mark.parametrize(("action_dim", "signed"), TASKS)
-def test_every_answer_is_a_valid_action(backbone, frames, action_dim, signed):
+def test_every_answer_is_a_valid_action(any_backbone, frames, action_dim, signed):
+    backbone = any_backbone
     prompt, grammar, pixels = setup(backbone, frames, action_dim, signed)
     texts = answer_texts(backbone.tokenizer, grammar, decode_actions(backbone, prompt, grammar, pixels, 6))
     actions, valid = parse_all(texts, action_dim)
@@ -133,8 +136,34 @@ def byte_tokenizer(merges=()):
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"], "pad_token": "<|pad|>"})
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|pad|>"})
     return tokenizer
+
+
+def sentencepiece_tokenizer():
+    """As Llama's: a space before every text, spaces as ▁, unknown characters as bytes, ▁- in one piece."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *"Action:[],.+-0123456789", "▁", "▁-"]
+    vocabulary = {t: i for i, t in enumerate(vocabulary)}
+    core = Tokenizer(models.BPE(vocabulary, [("▁", "-")], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="</s>")
+
+
+def test_grammar_survives_tokenizers_that_prepend_a_space():
+    tokenizer = sentencepiece_tokenizer()
+    assert len(tokenizer.encode("0")) == 2  # the trap: a digit alone is two tokens
+    grammar = build_grammar(tokenizer, 2, False)
+    ids = grammar.encode("Action: [0.43, -1.00]")
+    assert tokenizer.convert_ids_to_tokens(ids[-7:]) == ["-", "1", ".", "0", "0", "]", "</s>"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Action: [0.43, -1.00]"
+    body = torch.tensor([ids[len(grammar.prefix) : -2]])
+    assert answer_texts(tokenizer, grammar, body) == ["Action: [0.43, -1.00]"]
 
 
 def test_grammar_is_built_from_any_tokenizer():
@@ -156,7 +185,8 @@ def test_tokenizers_that_cannot_write_actions_are_refused():
         build_grammar(PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>"), 1, True)
 
 
-def test_free_generation_equals_generate_token_by_token(backbone, frames):
+def test_free_generation_equals_generate_token_by_token(any_backbone, frames):
+    backbone = any_backbone
     prompt, _, pixels = setup(backbone, frames, 1, True)
     texts = generate_texts(backbone, prompt, pixels, 6, max_new_tokens=5)
     ids = prompt.ids.expand(6, -1)
@@ -165,7 +195,7 @@ def test_free_generation_equals_generate_token_by_token(backbone, frames):
             logits = backbone.model(**model_inputs(backbone, pixels, ids, prompt)).logits[:, -1]
             logits[:, backbone.model.config.image_token_id] = -torch.inf
             ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
-    end = backbone.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    end = backbone.tokenizer.eos_token_id
     for text, row in zip(texts, ids[:, len(prompt.ids) :].tolist(), strict=True):
         row = row[: row.index(end)] if end in row else row
         assert text == backbone.tokenizer.decode(row, skip_special_tokens=True)

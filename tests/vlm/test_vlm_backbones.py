@@ -8,6 +8,7 @@ from adapters import randomize_adapter
 
 from covr_jax.vlm import tiny
 from covr_jax.vlm.backbones import BACKBONES, lora_pattern, released_config
+from covr_jax.vlm.decode import answer_texts, build_grammar, decode_actions, parse_all
 from covr_jax.vlm.model import (
     Backbone,
     VLMLoadError,
@@ -79,6 +80,38 @@ def test_tiny_names_load(name):
     backbone = load_backbone(name)
     assert backbone.is_tiny and backbone.description.family == tiny.FAMILIES[name] == backbone.model.config.model_type
     assert sum(p.numel() for p in backbone.model.parameters()) < 1_000_000
+
+
+@pytest.mark.parametrize("name", ["tiny-qwen2", "tiny-llava"])
+def test_service_runs_on_every_architecture(name, frames):
+    import numpy as np
+
+    from covr_jax.vlm.service import VLMService
+
+    service = VLMService(name, "reacher_easy", 2, rank=8, alpha=32.0, finetune_options={"steps": 30, "batch_size": 6})
+    assert bool(service.query(frames).valid.all())
+    actions = np.array([[0.5, -0.5]] * 6, np.float32)
+    record = service.finetune(frames, actions, np.ones(6))
+    assert record["finetune_loss_last"] < 0.5 * record["finetune_loss_first"]
+    np.testing.assert_allclose(np.asarray(service.query(frames).action), actions, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(tiny.FAMILIES))
+def test_half_precision_answers_nearly_alike(name, frames):
+    logits = []
+    for dtype in ("float32", "bfloat16"):
+        backbone = load_backbone(name, dtype=dtype)
+        assert backbone.model.dtype == getattr(torch, dtype)
+        prompt = tokenize_prompt(backbone, Prompt("", "reacher easy"))
+        grammar = build_grammar(backbone.tokenizer, 2, True)
+        pixels = preprocess(torch.from_numpy(frames), backbone.image)
+        tokens = decode_actions(backbone, prompt, grammar, pixels, 6)
+        assert parse_all(answer_texts(backbone.tokenizer, grammar, tokens), 2)[1].all()
+        with torch.no_grad():
+            out = backbone.model(**model_inputs(backbone, pixels, prompt.ids.expand(6, -1), prompt))
+        logits.append(out.logits[:, -1].float())
+    # bfloat16 has eight bits; the layers add up to a few per cent of the spread.
+    assert (logits[0] - logits[1]).abs().mean() < 0.05 * logits[0].std()
 
 
 def test_ids_come_from_the_tokenizer(any_backbone):

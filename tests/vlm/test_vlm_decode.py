@@ -4,7 +4,8 @@ import torch
 
 from covr_jax.vlm.codec import format_action, parse_action
 from covr_jax.vlm.decode import answer_texts, build_grammar, decode_actions, generate_texts, parse_all
-from covr_jax.vlm.model import model_inputs, preprocess, tokenize_prompt
+from covr_jax.vlm.kv_cache import static_cache
+from covr_jax.vlm.model import model_inputs, positions, preprocess, repeat_positions, tokenize_prompt
 from covr_jax.vlm.prompts import Prompt
 
 TASKS = [(1, True), (2, True), (3, False), (1, False)]
@@ -65,6 +66,52 @@ def test_equals_generate_under_the_same_constraint(any_backbone, frames, action_
     theirs = ["Action: [" + t for t in tokenizer.batch_decode(out[:, len(start) :], skip_special_tokens=True)]
     assert ours == theirs
     assert len(set(ours)) > 1  # noise frames: a decoder that ignores the image would fail here
+
+
+def test_prompt_and_image_run_once(any_backbone, frames):
+    """A forward pass per decision, over the tokens that are new since the last one; the image is looked at once."""
+    backbone = any_backbone
+    prompt, grammar, pixels = setup(backbone, frames, 2, True)
+    lengths, images, caches = [], [], set()
+    model = backbone.model
+
+    def record(module, args, kwargs):
+        lengths.append(kwargs["input_ids"].shape[1])
+        images.append("pixel_values" in kwargs)
+        caches.add(id(kwargs["past_key_values"]))
+
+    with model.register_forward_pre_hook(record, with_kwargs=True):
+        decode_actions(backbone, prompt, grammar, pixels, 6)
+    # +0.43, -0.37: behind the prompt come sign|ones|.tenths|hundredths|, sign|... and the last digit is not run at all.
+    assert lengths == [len(prompt.ids) + 1, 1, 2, 1, 2, 1, 2, 1]
+    assert images == [True] + [False] * 7 and len(caches) == 1
+
+
+def test_static_cache_equals_the_dynamic_one_and_never_moves(any_backbone, frames):
+    backbone = any_backbone
+    prompt, _, pixels = setup(backbone, frames, 2, True)
+    inputs = model_inputs(backbone, pixels, prompt.ids.expand(6, -1), prompt)
+    static, memory, logits = static_cache(backbone.model.config, len(prompt.ids) + 5), [], []
+    for cache in (static, None):
+        given = {"past_key_values": cache} if cache is not None else {}
+        with torch.no_grad():
+            out = backbone.model(**inputs, **given, use_cache=True)
+            parts = [out.logits]
+            for step in (1, 3, 1):
+                done = out.past_key_values.get_seq_length()
+                memory.append([layer.keys.data_ptr() for layer in static.layers])
+                out = backbone.model(
+                    input_ids=torch.full((6, step), 9),
+                    position_ids=repeat_positions(positions(prompt, done + step)[..., done:], 6),
+                    past_key_values=out.past_key_values,
+                    use_cache=True,
+                )
+                parts.append(out.logits)
+        logits.append(torch.cat(parts, 1))
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=0)
+    assert all(pointers == memory[0] for pointers in memory)
+    with pytest.raises(ValueError, match="the cache holds"), torch.no_grad():
+        backbone.model(input_ids=torch.full((6, 1), 9), past_key_values=static, use_cache=True)
 
 
 @pytest.mark.parametrize(("action_dim", "signed"), TASKS)

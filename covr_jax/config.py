@@ -100,14 +100,14 @@ class CovrConfig:
 class VLMConfig:
     """The vision-language model, how it is asked and tuned."""
 
-    name: str = "Qwen/Qwen2.5-VL-3B-Instruct"  # `tiny`, `none`, a local path or a hub id [COVR: Qwen2.5-VL-3B]
+    name: str = "Qwen/Qwen2.5-VL-3B-Instruct"  # `tiny`, `none`, a path or a hub id (@revision) [COVR: Qwen2.5-VL-3B]
     every: int = 10  # agent steps between two queries [COVR: 10 frames]
     hold: bool = True  # store the last answer with the steps until the next query; False: mask those steps
-    image_size: int | None = None  # VLM input height = width; None: 84 for `tiny`, else 224 [ours]
+    image_size: int | None = None  # VLM input height = width; None: 84 for `tiny`, 336 for LLaVA, else 224 [ours]
     lora_rank: int | None = None  # None here and below: the paper's value, or what fits `tiny` [COVR: 128]
     lora_alpha: float | None = None  # [COVR: 16 DMControl, 256 CARLA]
     lora_dropout: float | None = None  # [RL4VLM: 0.05]
-    lora_targets: Literal["all-linear", "language"] = "all-linear"
+    lora_targets: Literal["all-linear", "language", "paper_826"] = "all-linear"  # 8.10%, 6.00%, 8.26% of a 3B model
     learning_rate: float | None = None  # AdamW [ours: 1e-4]
     batch_size: int | None = None  # samples per optimiser step [ours: 16]
     label_smoothing: float | None = None  # [ours: 0.1]

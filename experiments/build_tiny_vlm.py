@@ -24,6 +24,7 @@ from safetensors.torch import save
 from covr_jax.vlm import tiny
 from covr_jax.vlm.codec import format_numbers
 from covr_jax.vlm.decode import answer_texts, build_grammar, decode_actions, parse_all
+from covr_jax.vlm.images import resize
 from covr_jax.vlm.model import backbone_from, model_inputs, preprocess, tokenize_prompt
 from covr_jax.vlm.prompts import Prompt
 from covr_jax.vlm.trainer import IGNORE, ralw_loss
@@ -95,20 +96,14 @@ def scene_drawer(name: str):
         data = mjx.kinematics(model, mjx.make_data(model).replace(qpos=q))
         return mjx.tendon(model, mjx.camlight(model, mjx.com_pos(model, data)))
 
-    image = backbone_from(*tiny.build_tiny(), is_tiny=True).image
-
     def draw(qpos: np.ndarray, size: int, chunk: int = 64) -> np.ndarray:
         batch = jax.jit(Renderer(mj_model, size, size, camera=0).batch)
         out = []
         for start in range(0, len(qpos), chunk):
             part = np.resize(qpos[start : start + chunk], (chunk, qpos.shape[1]))
             frames = np.array(batch(pose(part)))[: len(qpos) - start]
-            x = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
-            if size != image.size:
-                x = torch.nn.functional.interpolate(
-                    x, (image.size, image.size), mode=image.interpolation, align_corners=False, antialias=True
-                )
-            out.append(x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy())
+            x = resize(torch.from_numpy(frames).permute(0, 3, 1, 2).float(), tiny.IMAGE_SIZE)
+            out.append(x.byte().permute(0, 2, 3, 1).contiguous().numpy())
         return np.concatenate(out)
 
     return draw

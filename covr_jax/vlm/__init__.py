@@ -1,7 +1,9 @@
-"""The VLM side of COVR. Only ``codec`` and ``prompts`` may be imported without Torch.
+"""The VLM side of COVR. Only ``codec``, ``prompts`` and ``backbones`` may be imported without Torch.
 
-codec    action <-> text               prompts  what is asked, per task
-model    loading, LoRA, preprocessing  vision   attention over equal images in one call
-decode   answers under a grammar       trainer  RALW fine-tuning (Eq. 6)
-service  what the learner talks to     tiny     a Qwen2.5-VL of a few megabytes
+codec    action <-> text               prompts     what is asked, per task
+model    LoRA, prompt tokens, inputs   backbones   what sets the architectures apart
+images   frames -> patches, on device  pretrained  weights from a directory or the hub
+decode   answers under a grammar       kv_cache    their keys and values, in fixed memory
+vision   attention over equal images   trainer     RALW fine-tuning (Eq. 6)
+service  what the learner talks to     tiny        VLMs of a few megabytes
 """

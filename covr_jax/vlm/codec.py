@@ -16,11 +16,13 @@ SUFFIX = "]"
 # Bounded digit runs keep the match linear and float() cheap; ASCII digits only, so "1_0", "nan" and Arabic digits fail.
 _NUMBER = r"[+-]?(?:[0-9]{1,3}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})(?:[eE][+-]?[0-9]{1,2})?"
 _FULL_NUMBER = re.compile(_NUMBER)
-# A number standing free: no letter, digit, point or sign may touch it, or it is part of something else ("v2", "1.2.3").
-_FREE_NUMBER = re.compile(rf"(?<![\w.+\-]){_NUMBER}(?![\w+\-]|\.[0-9.])")
+# A number standing free: what touches it must not make it part of something else ("v2", "1.2.3", "1/2", "50%").
+_FREE_NUMBER = re.compile(rf"(?<![\w.+\-/^]){_NUMBER}(?![\w+\-/^%]|\.[0-9.]|[ ]%)", re.ASCII)
+_LOOSE_SIGN = re.compile(r"[+\-]\s+[.0-9]", re.ASCII)
 _LIST = re.compile(r"\[([^\[\]]*)\]")
-_MARKER = re.compile(r"\baction", re.IGNORECASE)
-_BRACKETS = str.maketrans({"［": "[", "］": "]", "【": "[", "】": "]", "，": ",", "．": ".", "−": "-"})
+_MARKER = re.compile(r"\baction", re.IGNORECASE | re.ASCII)
+# Punctuation around numbers may be full-width; the numbers themselves are ASCII, sign and point included.
+_PUNCTUATION = str.maketrans({"［": "[", "］": "]", "【": "[", "】": "]", "，": ","})
 _LARGEST = 1000.0  # beyond three digits a number is no clumsy action but another quantity
 
 
@@ -51,10 +53,10 @@ def parse_action(text, action_dim: int) -> tuple[np.ndarray, bool]:
     """Reads an action out of free text; total: it never raises and never invents a number.
 
     Rules, in this order: (1) after the last word "Action" the last bracketed list must hold exactly A numbers;
-    (2) without such a list, the last bracketed list of A numbers anywhere; (3) without any list, the text must hold
-    exactly A free-standing numbers. Nested and truncated lists fail, and so do two different lists of A numbers.
-    Numbers are ASCII decimals of at most three digits before the point; magnitudes above 1 are clipped, magnitudes from
-    1000 on fail. Time is linear in the length of the text.
+    (2) without such a list, the last bracketed list of A numbers anywhere; (3) without any list, ASCII text must hold
+    exactly A free-standing decimals in [-1, 1] and no other digit. Nested and truncated lists fail, and so do two
+    different lists of A numbers. Numbers are ASCII decimals of at most three digits before the point; in a list
+    magnitudes above 1 are clipped, magnitudes from 1000 on fail. Time is linear in the length of the text.
 
     Returns:
       (action f32[A] in [-1, 1], True), or (zeros f32[A], False).
@@ -62,18 +64,19 @@ def parse_action(text, action_dim: int) -> tuple[np.ndarray, bool]:
     failure = np.zeros(max(int(action_dim), 0), np.float32), False
     if not isinstance(text, str) or action_dim < 1:
         return failure
-    text = text.translate(_BRACKETS)
+    text = text.translate(_PUNCTUATION)
     ends = [match.end() for match in _MARKER.finditer(text)]
     after = text[ends[-1] :] if ends else ""
-    values = None
-    if _unbalanced(after if ends else text):
-        pass
-    elif bodies := _LIST.findall(after):
+    if _unbalanced(after):
+        return failure
+    if bodies := _LIST.findall(after):
         values = _last_list(bodies, action_dim, strict=True)
+    elif _unbalanced(text):
+        return failure
     elif bodies := _LIST.findall(text):
         values = _last_list(bodies, action_dim, strict=False)
     else:
-        values = _free_numbers(after if ends else text, action_dim, decimals_only=not ends)
+        values = _free_numbers(after if ends else text, action_dim)
     if values is None:
         return failure
     # Adding 0.0 turns "-0.00" into plain zero.
@@ -110,13 +113,18 @@ def _last_list(bodies: list[str], action_dim: int, strict: bool) -> list[float] 
     return found[-1]
 
 
-def _free_numbers(text: str, action_dim: int, decimals_only: bool) -> list[float] | None:
-    """Exactly A numbers in a text without lists. Without the word "Action" a bare integer ("5 times") is no action."""
+def _free_numbers(text: str, action_dim: int) -> list[float] | None:
+    """Exactly A decimals in a text without lists, all in [-1, 1]: a bare integer ("5 times") or 2.5 is no action.
+
+    Outside ASCII a dash may be a minus sign, and "- 0.2" a negative number or an item of a list: both fail.
+    """
+    if not text.isascii() or _LOOSE_SIGN.search(text):
+        return None
     matches = _FREE_NUMBER.findall(text)
-    if len(matches) != action_dim or (decimals_only and not all("." in m for m in matches)):
+    if len(matches) != action_dim or not all("." in m for m in matches):
         return None
     # Digits that no number accounts for mean that the text was not understood.
     if sum(c.isdigit() for c in text) != sum(c.isdigit() for m in matches for c in m):
         return None
     values = [float(m) for m in matches]
-    return values if all(abs(v) < _LARGEST for v in values) else None
+    return values if all(abs(v) <= 1.0 for v in values) else None

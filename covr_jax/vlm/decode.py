@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from covr_jax.vlm.codec import PREFIX, SEPARATOR, SUFFIX, parse_action
-from covr_jax.vlm.model import Backbone, PromptTokens, frozen_eval, model_inputs, positions
-
-END_OF_TURN = "<|im_end|>"
+from covr_jax.vlm.kv_cache import static_cache
+from covr_jax.vlm.model import Backbone, PromptTokens, frozen_eval, model_inputs, positions, repeat_positions
 
 
 class Grammar(NamedTuple):
@@ -27,7 +26,7 @@ class Grammar(NamedTuple):
     table: np.ndarray  # i64[S,K] next state, -1 where a symbol is not allowed; 0 is the start, the last the end
     forced: tuple[int, ...]  # per position the only possible symbol, or -1 where the model decides
     pieces: dict[str, tuple[int, ...]]  # text piece -> token ids
-    end: int  # token id of <|im_end|>
+    end: int  # token id that ends an answer: <|im_end|> or </s>
 
     def encode(self, answer: str) -> list[int]:
         """Answer text + end of turn as token ids, piece by piece, so that training sees exactly what decoding emits."""
@@ -42,10 +41,12 @@ def build_grammar(tokenizer, action_dim: int, signed: bool) -> Grammar:
     """The automaton of answers with ``action_dim`` numbers of two decimals in [-1, 1].
 
     Raises:
-      ValueError: if the tokenizer does not encode signs and digits as one token each.
+      ValueError: if the tokenizer does not encode signs and digits as one token each, or knows no end of text.
     """
     texts = [PREFIX, SEPARATOR, SUFFIX, ".", "+", "-", *"0123456789"]
-    pieces = {t: tuple(tokenizer.encode(t, add_special_tokens=False)) for t in texts}
+    pieces = {t: continuation(tokenizer, t) for t in texts}
+    if tokenizer.eos_token_id is None:
+        raise ValueError("this tokenizer cannot write actions: it has no token that ends an answer")
     unknown = tokenizer.unk_token_id
     for text, ids in pieces.items():
         single = len(text) == 1 and text not in ".]"  # what the model decides must be one decision
@@ -73,6 +74,17 @@ def build_grammar(tokenizer, action_dim: int, signed: bool) -> Grammar:
     return _compile(edges, state, pieces, tokenizer)
 
 
+def continuation(tokenizer, text: str) -> tuple[int, ...]:
+    """Token ids of a text that goes on from earlier text.
+
+    SentencePiece tokenizers, as LLaVA's, put a space before whatever they are given; behind a line feed, which no
+    tokenizer here merges with what follows, the ids are those of the text itself.
+    """
+    before = tokenizer.encode("\n", add_special_tokens=False)
+    ids = tokenizer.encode("\n" + text, add_special_tokens=False)
+    return tuple(ids[len(before) :]) if ids[: len(before)] == before else ()
+
+
 def _add_number(chain, edges, pieces, state: int, signed: bool) -> int:
     """Adds one number (sign, then 0.dd or 1.00) after ``state``; returns the state behind it."""
     unit = chain(state, "-")
@@ -95,7 +107,7 @@ def _add_number(chain, edges, pieces, state: int, signed: bool) -> int:
 
 def _compile(edges, final: int, pieces, tokenizer) -> Grammar:
     """Numbers the states with the final one last and finds positions where every path forces the same symbol."""
-    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    end = tokenizer.eos_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
     order = [s for s in range(len(edges)) if s != final] + [final]
     index = {s: i for i, s in enumerate(order)}
@@ -121,8 +133,10 @@ def decode_actions(
 ) -> torch.Tensor:
     """Most likely answer token by token under the grammar, for all rows at once.
 
+    Prompt, image and forced prefix run once; their keys and values stay where they are for the rest of the answer.
+
     Args:
-      pixel_values: f32[N*P, D] of ``n`` images.
+      pixel_values: of ``n`` images, from ``preprocess``.
 
     Returns:
       i64[N,T] token ids between the brackets; rows whose answer is shorter end in the padding symbol.
@@ -131,26 +145,21 @@ def decode_actions(
     symbols = torch.as_tensor(grammar.symbols, device=device)
     table = torch.as_tensor(grammar.table, device=device)
     start = torch.cat([prompt.ids, torch.tensor(grammar.prefix, device=device)])
-    where = positions(backbone, prompt, start.numel() + len(grammar.forced))
+    length = start.numel() + len(grammar.forced)
+    where = repeat_positions(positions(prompt, length), n)
     state = torch.zeros(n, dtype=torch.long, device=device)
-    emitted, pending = [], start.expand(n, -1)
+    emitted, waiting, done = [], 0, start.numel()
     with frozen_eval(backbone.model):
-        inputs = model_inputs(backbone, pixel_values, pending, prompt)
-        out = backbone.model(**inputs, use_cache=True, logits_to_keep=1)
-        cached, waiting = start.numel(), 0
+        cache = {"past_key_values": static_cache(backbone.model.config, length), "use_cache": True, "logits_to_keep": 1}
+        out = backbone.model(**model_inputs(backbone, pixel_values, start.expand(n, -1), prompt), **cache)
         for only in grammar.forced:
             if only >= 0:
                 choice = torch.full_like(state, only)
             else:
                 if waiting:
-                    out = backbone.model(
-                        input_ids=torch.stack(emitted[-waiting:], 1),
-                        position_ids=where[:, :, cached : cached + waiting].expand(-1, n, -1),
-                        past_key_values=out.past_key_values,
-                        use_cache=True,
-                        logits_to_keep=1,
-                    )
-                    cached, waiting = cached + waiting, 0
+                    ids, at = torch.stack(emitted[-waiting:], 1), where[..., done : done + waiting]
+                    out = backbone.model(input_ids=ids, position_ids=at, **cache)
+                    waiting, done = 0, done + waiting
                 scores = out.logits[:, -1].index_select(1, symbols).float()
                 choice = scores.masked_fill(table[state] < 0, -torch.inf).argmax(1)
             emitted.append(symbols[choice])
@@ -161,13 +170,9 @@ def decode_actions(
 
 def answer_texts(tokenizer, grammar: Grammar, tokens: torch.Tensor) -> list[str]:
     """Token ids of ``decode_actions`` -> full answer texts, closing bracket included."""
-    by_id = {ids[0]: text for text, ids in grammar.pieces.items() if len(ids) == 1}
-    texts = []
-    for row in tokens.tolist():
-        row = [t for t in row if t != grammar.symbols[-1]]
-        body = "".join(by_id[t] if t in by_id else tokenizer.decode([t]) for t in row)
-        texts.append(PREFIX + body + SUFFIX)
-    return texts
+    rows = [[t for t in row if t != grammar.symbols[-1]] for row in tokens.tolist()]
+    # Decoded with what precedes it: on its own a token may lose its space.
+    return [tokenizer.decode([*grammar.prefix, *row], clean_up_tokenization_spaces=False) + SUFFIX for row in rows]
 
 
 def generate_texts(
@@ -177,12 +182,13 @@ def generate_texts(
     inputs = model_inputs(backbone, pixel_values, prompt.ids.expand(n, -1), prompt)
     inputs.pop("position_ids")  # generate makes its own from the token types
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    end = backbone.tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    end = backbone.tokenizer.eos_token_id
     with frozen_eval(backbone.model):
         out = backbone.model.generate(
             **inputs,
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            repetition_penalty=1.0,  # checkpoints bring 1.05, which punishes the second zero of 0.00
             eos_token_id=end,
             pad_token_id=end,
             # An image placeholder in an answer has no image to stand for.

@@ -1,4 +1,4 @@
-"""A tiny random Qwen2.5-VL per session, and a service whose weights need no shipped asset."""
+"""Tiny random models, and a service whose weights need no shipped asset."""
 
 from __future__ import annotations
 
@@ -15,6 +15,15 @@ def backbone():
     from covr_jax.vlm.model import backbone_from
 
     return backbone_from(*tiny.build_tiny(0), is_tiny=True)
+
+
+@pytest.fixture(params=["qwen2_5_vl", "qwen2_vl", "llava"])
+def any_backbone(request):
+    """One after the other, every architecture."""
+    from covr_jax.vlm import tiny
+    from covr_jax.vlm.model import backbone_from
+
+    return backbone_from(*tiny.build_tiny(2, request.param), is_tiny=True)  # seed 2: answers differ between frames
 
 
 @pytest.fixture

@@ -100,7 +100,16 @@ class CovrConfig:
 class VLMConfig:
     """The vision-language model, how it is asked and tuned."""
 
-    name: str = "Qwen/Qwen2.5-VL-3B-Instruct"  # `tiny`, `none`, a local path or a hub id [COVR: Qwen2.5-VL-3B]
+    # `tiny`, `fake` (no model at all), `none`, a local path or a hub id [COVR: Qwen2.5-VL-3B]
+    name: str = "Qwen/Qwen2.5-VL-3B-Instruct"
+    # sync: the learner waits, errors end the run; async: a thread; process: a child with memory of its own. In the last
+    # two the VLM may be late, hang or die, and learning goes on unguided [ours; the paper's is sync]
+    mode: Literal["sync", "async", "process"] = "sync"
+    deadline_s: float = 0.0  # async, process: longest wait of the learner per chunk; later answers are attached late
+    hang_s: float = 600.0  # async, process: silence after which a VLM with work to do counts as hung
+    restarts: int = 5  # async, process: attempts after failures, with growing pauses, before it is given up
+    record: bool = False  # write every answer to vlm/answers.jsonl in the run directory
+    replay: str | None = None  # such a file, played back instead of any VLM
     every: int = 10  # agent steps between two queries [COVR: 10 frames]
     hold: bool = True  # store the last answer with the steps until the next query; False: mask those steps
     image_size: int | None = None  # VLM input height = width; None: 84 for `tiny`, else 224 [ours]
@@ -197,6 +206,8 @@ def validate(config: Config) -> None:
         "covr.min-keep": config.covr.min_keep,
         "vlm.held-out": config.vlm.held_out,
         "vlm.return-episodes": config.vlm.return_episodes,
+        "vlm.deadline-s": config.vlm.deadline_s,
+        "vlm.restarts": config.vlm.restarts,
         "sac.learning-rate": _given(config.sac.learning_rate, 0),
         "sac.alpha-learning-rate": config.sac.alpha_learning_rate,
     }
@@ -225,6 +236,10 @@ def validate(config: Config) -> None:
     if not kernels or len(kernels) != len(strides) or min(*kernels, *strides) < 1:
         sizes = f"--sac.conv-kernels {kernels} and --sac.conv-strides {strides}"
         raise ConfigError(f"{sizes} must be positive, one per layer")
+    if not config.vlm.hang_s > 0:
+        raise ConfigError(f"--vlm.hang-s must be positive, got {config.vlm.hang_s}")
+    if config.vlm.record and config.vlm.replay is not None:
+        raise ConfigError("--vlm.record and --vlm.replay exclude each other")
     if config.method == "covr" and config.vlm.name == "none":
         raise ConfigError("covr needs a VLM; use --vlm tiny or a model, or --method rad")
 

@@ -119,7 +119,11 @@ class VLMConfig:
     lora_targets: Literal["all-linear", "language"] = "all-linear"
     learning_rate: float | None = None  # AdamW [ours: 1e-4]
     batch_size: int | None = None  # samples per optimiser step [ours: 16]
+    micro_batch: int | None = None  # samples per forward pass of a step, which they do not change; None: all at once
+    warmup: float | None = None  # share of a round's steps with rising learning rate [ours: 0.03]
     label_smoothing: float | None = None  # [ours: 0.1]
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the frozen weights; auto: float32 for `tiny` and on CPU
+    checkpointing: bool = False  # recompute activations when fine-tuning: less memory, more time
     max_samples: int = 4096  # training samples per round after EDDF [ours]
     steps: int | None = None  # optimiser steps per round; None: one epoch [ours]
     held_out: int = 64  # kept samples per round that measure the action error and are not trained on [ours]
@@ -192,6 +196,7 @@ def validate(config: Config) -> None:
         "vlm.every": config.vlm.every,
         "vlm.max-samples": config.vlm.max_samples,
         "vlm.batch-size": _given(config.vlm.batch_size, 1),
+        "vlm.micro-batch": _given(config.vlm.micro_batch, 1),
         "vlm.lora-rank": _given(config.vlm.lora_rank, 1),
         "vlm.steps": _given(config.vlm.steps, 1),
         "eval.every": config.eval.every,
@@ -216,6 +221,7 @@ def validate(config: Config) -> None:
         "sac.critic-tau": config.sac.critic_tau,
         "sac.encoder-tau": config.sac.encoder_tau,
         "covr.return-discount": config.covr.return_discount,
+        "vlm.warmup": _given(config.vlm.warmup, 0),
         "vlm.label-smoothing": _given(config.vlm.label_smoothing, 0),
         "vlm.lora-dropout": _given(config.vlm.lora_dropout, 0),
     }

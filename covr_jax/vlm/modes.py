@@ -120,12 +120,16 @@ def make_vlm(config: Config, action_dim: int, run_dir: Path) -> PriorService | N
     given = {
         "learning_rate": vlm.learning_rate,
         "batch_size": vlm.batch_size,
+        "micro_batch": vlm.micro_batch,
+        "warmup": vlm.warmup,
+        "checkpointing": vlm.checkpointing,
         "label_smoothing": vlm.label_smoothing,
         "steps": vlm.steps,
     }
     options = {
         "seed": config.seed,
         "image_size": vlm.image_size,
+        "dtype": vlm.dtype,
         "rank": vlm.lora_rank,
         "alpha": vlm.lora_alpha,
         "dropout": vlm.lora_dropout,

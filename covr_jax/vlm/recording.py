@@ -106,7 +106,7 @@ class Replay:
 
     def __init__(self, path: Path):
         self.facts, entries = _read(Path(path))
-        self._entries, self._now = entries, 0
+        self._entries, self._now, self._teaching = entries, 0, False
         self._digests: dict[int, int] = {}
         self.counters: dict[str, float] = dict.fromkeys(
             ("queries", "frames", "parse_failures", "latency_s", "query_s", "rounds", "missed"), 0
@@ -123,7 +123,7 @@ class Replay:
     @property
     def ready(self) -> bool:
         """See ``PriorService``."""
-        return self._now not in self._busy
+        return not self._teaching and self._now not in self._busy
 
     def ask(self, time: int, frames: Array) -> None:
         """See ``PriorService``."""
@@ -142,14 +142,17 @@ class Replay:
 
     def teach(self, lesson: Lesson) -> None:
         """See ``PriorService``."""
+        del lesson
+        self._teaching = True
 
     def taught(self, report: Report | None = None, *, wait: bool = False) -> Outcome | None:
         """See ``PriorService``."""
         del report
-        if not self._outcomes and wait:
-            return Outcome({}, "the recording ends before this lesson does")
-        if not self._outcomes or (self._outcomes[0][0] > self._now and not wait):
+        if not self._teaching or not (wait or (self._outcomes and self._outcomes[0][0] <= self._now)):
             return None
+        self._teaching = False
+        if not self._outcomes:
+            return Outcome({}, "the recording ends before this lesson does")
         _, outcome = self._outcomes.popleft()
         self.counters["rounds"] += not outcome["error"]
         return Outcome(**outcome)

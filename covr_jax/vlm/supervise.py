@@ -70,7 +70,8 @@ class Supervised:
         self._teaching, self._outcome, self._report = False, None, None
         self._loading, self._refused = False, ""
         self._stuck = False  # a thread that hangs: it cannot be ended, only waited for
-        self._restart_due, self._pause_until, self._window_end = False, -math.inf, math.inf
+        self._restart_due, self._pause_until = False, -math.inf
+        self._window_end = clock() + limits.deadline_s
         self._error = ""
         self._greeted, self._heard = False, clock()
         self._worker: Worker | None = start(Setup(self._store, State(0, None, {})))
@@ -105,8 +106,9 @@ class Supervised:
 
     def teach(self, lesson: Lesson) -> None:
         """See ``PriorService``."""
-        self._send(lesson)
-        self._teaching = True
+        self._teaching = self._send(lesson)
+        if not self._teaching:
+            self._outcome = Outcome({}, self._error)
 
     def taught(self, report: Report | None = None, *, wait: bool = False) -> Outcome | None:
         """See ``PriorService``."""
@@ -134,9 +136,8 @@ class Supervised:
         del time
         self.counters.update(counters)
         self._generation += 1  # the engine takes the counters over with it
-        self._refused = ""
-        self._send(Load(Path(directory), self._version + 1))
-        self._loading = True
+        self._loading = self._send(Load(Path(directory), self._version + 1))
+        self._refused = "" if self._loading else self._error
         self._pump(lambda: not self._loading, math.inf)
         if self._refused:
             raise PriorError(self._refused)

@@ -122,8 +122,10 @@ def run(make_programs):
                 log.chunks.append(row)
 
             def _round(self, *arguments):
-                super()._round(*arguments)
-                log.rounds.append((self.env_steps, list(self.host.data_start)))
+                ended = super()._round(*arguments)
+                if ended:
+                    log.rounds.append((self.env_steps, list(self.host.data_start)))
+                return ended
 
             def _save(self):
                 super()._save()
@@ -347,8 +349,7 @@ STAGES = {
     "in the lesson": (FakeVLM, "finetune"),
     "after the lesson": (Coach, "finish"),
     "before the checkpoint": (loop.Trainer, "_save"),
-    "while arrays are written": (FakeVLM, "save_adapter"),
-    "while the adapter is written": (json, "dumps"),
+    "between arrays and adapter": (FakeVLM, "save_adapter"),
     "before the checkpoint counts": (Path, "rename"),
     "never": None,
 }
@@ -373,19 +374,22 @@ def test_a_round_is_done_or_not_done_wherever_it_is_killed(run, tiny_config, fol
     directory = folder / f"killed {stage}"
     shutil.copytree(original, directory)
     (directory / ".lock").unlink(missing_ok=True)
+    kills = []
+
+    def kill(*arguments, **options):
+        kills.append(stage)
+        raise Stop
+
     with pytest.MonkeyPatch.context() as patch:
         if STAGES[stage] is not None:
-            patch.setattr(*STAGES[stage], killed)
-        run(tiny_config, directory, 6900)
+            patch.setattr(*STAGES[stage], kill)
+        log = run(tiny_config, directory, 6900)
     found = look(directory)
+    assert log.chunks[-1][0] >= 6000 and kills == [stage] * (stage != "never")
     if stage == "never":
         assert found[0] == 2 and found[1] == covr.rounds[1][1] and found[2] not in (0.0, look(original)[2])
     else:
         assert found == look(original) and found[0] == 1 and found[1] == covr.rounds[0][1]
-
-
-def killed(*arguments, **options):
-    raise Stop
 
 
 def test_metrics_of_a_resumed_run_have_no_gap_and_no_duplicate(covr, resumed, folder):

@@ -245,7 +245,7 @@ def test_a_diverging_loss_rolls_the_round_back(setup):
             generator = torch.Generator().manual_seed(0)
             with torch.no_grad():
                 for p in trainer._adapter(setup.backbone):
-                    p.add_(torch.randn(p.shape, generator=generator))
+                    p.add_(5.0 * torch.randn(p.shape, generator=generator))
 
     record = setup.finetune(steps=30, progress=spoil)
     assert record["rolled_back"] and 8 < record["steps"] < 30 and np.isfinite(record["finetune_losses"]).all()

@@ -35,7 +35,7 @@ class FinetuneOptions(NamedTuple):
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third more time
-    divergence: float | None = 1.0  # nats per token by which the loss may end above where it began; None: any
+    divergence: float | None = 1.0  # nats per token by which the loss may rise above its best; None: any
 
 
 DEFAULT_OPTIONS = FinetuneOptions()
@@ -189,15 +189,17 @@ def _optimise(backbone, prompt, data, batches, options: FinetuneOptions, losses:
 
 
 def diverged(losses: list[float], total: int, allowed: float | None) -> bool:
-    """Whether the mean of the newest tenth of ``total`` losses (three at least) is above that of the first by more.
+    """Whether the mean of the newest tenth of ``total`` losses (three at least) is above the best such mean before it.
 
     Args:
-      losses: so far, nats per token, free of the batches' weights. allowed: nats; None: never.
+      losses: so far, nats per token, free of the batches' weights.
+      allowed: nats that it may be above; None: any.
     """
     window = max(3, total // 10)
     if allowed is None or len(losses) < 2 * window:
         return False
-    return float(np.mean(losses[-window:]) - np.mean(losses[:window])) > allowed
+    means = np.convolve(losses, np.full(window, 1.0 / window), "valid")
+    return bool(means[-1] - means[:-window].min() > allowed)
 
 
 def rate(step: int, total: int, options: FinetuneOptions) -> float:

@@ -254,10 +254,11 @@ def test_a_diverging_loss_rolls_the_round_back(setup):
 
 
 def test_divergence_by_hand():
-    assert not diverged([1.0, 1.0, 1.0, 2.0, 2.0, 2.0], 6, 1.0)
+    assert not diverged([1.0, 1.0, 1.0, 2.0, 2.0, 1.9], 6, 1.0)
     assert diverged([1.0, 1.0, 1.0, 2.0, 2.0, 2.1], 6, 1.0)
     assert not diverged([1.0, 1.0, 1.0, 9.0, 9.0], 6, 1.0)  # too few to say
     assert not diverged([1.0] * 3 + [9.0] * 3, 6, None)
+    assert diverged([4.0] * 3 + [1.0] * 3 + [2.5] * 3, 9, 1.0)  # the best counts, not the first
     assert not diverged([0.0] * 10 + [9.0] * 9, 100, 1.0) and diverged([0.0] * 10 + [9.0] * 10, 100, 1.0)
 
 

@@ -100,7 +100,16 @@ class CovrConfig:
 class VLMConfig:
     """The vision-language model, how it is asked and tuned."""
 
-    name: str = "Qwen/Qwen2.5-VL-3B-Instruct"  # `tiny`, `none`, a path or a hub id (@revision) [COVR: Qwen2.5-VL-3B]
+    # `tiny`, `fake` (no model at all), `none`, a path or a hub id (@revision) [COVR: Qwen2.5-VL-3B]
+    name: str = "Qwen/Qwen2.5-VL-3B-Instruct"
+    # sync: the learner waits, errors end the run; async: a thread; process: a child with memory of its own. In the last
+    # two the VLM may be late, hang or die, and learning goes on unguided [ours; the paper's is sync]
+    mode: Literal["sync", "async", "process"] = "sync"
+    deadline_s: float = 0.0  # async, process: longest wait of the learner per chunk; later answers are attached late
+    hang_s: float = 600.0  # async, process: silence after which a VLM with work to do counts as hung
+    restarts: int = 5  # async, process: attempts after failures, with growing pauses, before it is given up
+    record: bool = False  # write every answer to vlm/answers.jsonl in the run directory
+    replay: str | None = None  # such a file, played back instead of any VLM
     every: int = 10  # agent steps between two queries [COVR: 10 frames]
     hold: bool = True  # store the last answer with the steps until the next query; False: mask those steps
     image_size: int | None = None  # VLM input height = width; None: 84 for `tiny`, 336 for LLaVA, else 224 [ours]
@@ -110,7 +119,11 @@ class VLMConfig:
     lora_targets: Literal["all-linear", "language", "paper_826"] = "all-linear"  # 8.10%, 6.00%, 8.26% of a 3B model
     learning_rate: float | None = None  # AdamW [ours: 1e-4]
     batch_size: int | None = None  # samples per optimiser step [ours: 16]
+    micro_batch: int | None = None  # samples per forward pass of a step, which they do not change; None: all at once
+    warmup: float | None = None  # share of a round's steps with rising learning rate [ours: 0.03]
     label_smoothing: float | None = None  # [ours: 0.1]
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the frozen weights; auto: float32 for `tiny` and on CPU
+    checkpointing: bool = False  # recompute activations when fine-tuning: less memory, more time
     max_samples: int = 4096  # training samples per round after EDDF [ours]
     steps: int | None = None  # optimiser steps per round; None: one epoch [ours]
     held_out: int = 64  # kept samples per round that measure the action error and are not trained on [ours]
@@ -183,6 +196,7 @@ def validate(config: Config) -> None:
         "vlm.every": config.vlm.every,
         "vlm.max-samples": config.vlm.max_samples,
         "vlm.batch-size": _given(config.vlm.batch_size, 1),
+        "vlm.micro-batch": _given(config.vlm.micro_batch, 1),
         "vlm.lora-rank": _given(config.vlm.lora_rank, 1),
         "vlm.steps": _given(config.vlm.steps, 1),
         "eval.every": config.eval.every,
@@ -197,6 +211,8 @@ def validate(config: Config) -> None:
         "covr.min-keep": config.covr.min_keep,
         "vlm.held-out": config.vlm.held_out,
         "vlm.return-episodes": config.vlm.return_episodes,
+        "vlm.deadline-s": config.vlm.deadline_s,
+        "vlm.restarts": config.vlm.restarts,
         "sac.learning-rate": _given(config.sac.learning_rate, 0),
         "sac.alpha-learning-rate": config.sac.alpha_learning_rate,
     }
@@ -205,6 +221,7 @@ def validate(config: Config) -> None:
         "sac.critic-tau": config.sac.critic_tau,
         "sac.encoder-tau": config.sac.encoder_tau,
         "covr.return-discount": config.covr.return_discount,
+        "vlm.warmup": _given(config.vlm.warmup, 0),
         "vlm.label-smoothing": _given(config.vlm.label_smoothing, 0),
         "vlm.lora-dropout": _given(config.vlm.lora_dropout, 0),
     }
@@ -225,6 +242,10 @@ def validate(config: Config) -> None:
     if not kernels or len(kernels) != len(strides) or min(*kernels, *strides) < 1:
         sizes = f"--sac.conv-kernels {kernels} and --sac.conv-strides {strides}"
         raise ConfigError(f"{sizes} must be positive, one per layer")
+    if not config.vlm.hang_s > 0:
+        raise ConfigError(f"--vlm.hang-s must be positive, got {config.vlm.hang_s}")
+    if config.vlm.record and config.vlm.replay is not None:
+        raise ConfigError("--vlm.record and --vlm.replay exclude each other")
     if config.method == "covr" and config.vlm.name == "none":
         raise ConfigError("covr needs a VLM; use --vlm tiny or a model, or --method rad")
 

@@ -11,7 +11,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,26 +23,12 @@ from covr_jax.covr import schedule
 from covr_jax.metrics import MetricsLogger
 from covr_jax.profiling import CompileLog, chunk_annotation
 from covr_jax.programs import Programs, TrainState
-from covr_jax.rounds import Coach, make_vlm
+from covr_jax.rounds import Coach, Reporter
 from covr_jax.types import Prior
-
-if TYPE_CHECKING:
-    from covr_jax.vlm.service import VLMService
+from covr_jax.vlm.modes import make_vlm
+from covr_jax.vlm.protocol import PriorService
 
 _FINAL_EVALUATION = 1_000_000  # number of the start states of the last evaluation; earlier ones count from 1
-
-
-class Reporter(Protocol):
-    """What a front end shows; see ``experiments/console.py``."""
-
-    def message(self, text: str) -> None:
-        """One line of text."""
-
-    def update(self, env_steps: int, shown: dict[str, float]) -> None:
-        """Progress and a row of metrics."""
-
-    def finetune(self, step: int, steps: int, loss: float) -> None:
-        """A step of the VLM's fine-tuning."""
 
 
 @dataclass
@@ -77,7 +63,7 @@ class Trainer:
         self.config, self.run_dir, self.reporter = config, run_dir, reporter
         self.compile_log = CompileLog()
         self.programs = Programs(config)
-        self.vlm = make_vlm(config, self.programs)
+        self.vlm = make_vlm(config, self.programs.env.action_dim, run_dir)
         self.coach = Coach(config, self.programs, self.vlm, run_dir) if self.vlm else None
         self.rounds = (
             schedule.round_steps(config.covr.psi_0, config.total_steps, config.covr.schedule) if self.vlm else []
@@ -104,11 +90,10 @@ class Trainer:
         host = Host(**values)
         if self.vlm:
             try:
-                self.vlm.load_adapter(directory / "adapter")
+                self.vlm.restore(directory / "adapter", host.vlm_counters, int(state.replay.count))
             except RuntimeError as error:  # VLMLoadError, without importing Torch
                 message = f"cannot read checkpoint {directory}: {error}; delete it to use an older one"
                 raise checkpoint.CheckpointError(message) from error
-            self.vlm.counters.update(host.vlm_counters)
         self.reporter.message(f"resuming from {directory}")
         return state, host, True
 
@@ -145,13 +130,12 @@ class Trainer:
             self._before()
         while self.env_steps < self.config.total_steps:
             self._chunk()
-            due = [step for step in self.rounds[self.host.rounds :] if step <= self.env_steps]
-            if self.coach:
-                for _ in due:
-                    self._round(self.coach)
+            before = self.host.rounds
+            while self.coach and self._round_due() and self._round(self.coach):
+                pass
             if self.env_steps >= self.host.next_eval and self.env_steps < self.config.total_steps:
                 self._evaluate()
-            if self.env_steps >= self.host.next_checkpoint or due:
+            if self.env_steps >= self.host.next_checkpoint or self.host.rounds > before:
                 self._save()
         self._save()
         return self._finish()
@@ -161,7 +145,7 @@ class Trainer:
         self.host.random_return = float(values.mean())
         row = {"eval/random_return": self.host.random_return}
         if self.vlm and self.coach:
-            self.reporter.message(f"VLM: {self.vlm.name}, {self.vlm.parameter_count}")
+            self.reporter.message(f"VLM: {self.vlm.facts.name}, {self.vlm.facts.parameters}")
             baseline = self.coach.baseline()
             row |= {"vlm/prior_return": baseline["vlm_return"]} if "vlm_return" in baseline else {}
         self._log(row)
@@ -170,7 +154,7 @@ class Trainer:
         learn = int(self.state.progress.transitions) >= self.config.sac.init_steps
         with chunk_annotation(int(self.state.progress.vec_steps) // self.programs.chunk_steps):
             self.state, metrics = self.programs.chunk(self.state, learn=learn)
-        if self.vlm and self.guided:
+        if self.vlm:
             self._query(self.vlm)
         if learn and not self.told_compiling:
             self.told_compiling = True
@@ -178,12 +162,15 @@ class Trainer:
         if self.env_steps >= self.host.next_log:
             self._log_training(metrics)
 
-    def _query(self, vlm: VLMService) -> None:
-        frames = self.programs.query_frames(self.state)
-        lead, shape = frames.shape[:2], frames.shape[2:]
-        prior = vlm.query(frames.reshape(-1, *shape))
-        prior = Prior(prior.action.reshape(*lead, -1), prior.valid.reshape(lead))
-        self.state = self.programs.attach(self.state, prior)
+    def _query(self, vlm: PriorService) -> None:
+        """Hand the chunk's frames over, and store what has been answered by now with the frames it belongs to."""
+        now, lanes = int(self.state.replay.count), self.config.env.num_envs
+        if self.guided:
+            frames = self.programs.query_frames(self.state)
+            vlm.ask(now, frames.reshape(-1, *frames.shape[2:]))
+        for asked, (action, valid), _ in vlm.answers(now):
+            prior = Prior(action.reshape(-1, lanes, action.shape[-1]), valid.reshape(-1, lanes))
+            self.state = self.programs.attach(self.state, prior, asked)
 
     def _log_training(self, metrics: dict[str, Any]) -> None:
         now, updates = time.monotonic(), int(self.state.learner.updates)
@@ -199,22 +186,23 @@ class Trainer:
         }
         row |= self.compile_log.metrics()
         if self.vlm:
-            asked = max(self.vlm.counters["frames"], 1)
-            row |= {
-                "vlm/queries": self.vlm.counters["queries"],
-                "vlm/latency_s": self.vlm.counters["latency_s"],
-                "vlm/parse_fail_rate": self.vlm.counters["parse_failures"] / asked,
-            }
+            row |= self.vlm.metrics()
         self._log(row)
         self.time_since, self.steps_since, self.updates_since = now, self.env_steps, updates
         self.host.next_log = self.env_steps + self.config.run.log_every
         self.reporter.update(self.env_steps, row | {"covr/round": self.host.rounds})
 
-    def _round(self, coach: Coach) -> None:
-        number = self.host.rounds + 1
-        record, self.host.data_start = coach.round(
-            self.state, number, self.env_steps, self.host.data_start, self.reporter.finetune
-        )
+    def _round_due(self) -> bool:
+        return self.host.rounds < len(self.rounds) and self.rounds[self.host.rounds] <= self.env_steps
+
+    def _round(self, coach: Coach) -> bool:
+        """Begin or go on with the next round; whether it has ended."""
+        number, start = self.host.rounds + 1, self.host.data_start
+        finished = self.env_steps >= self.config.total_steps  # no learner is kept waiting any more
+        ended = coach.advance(self.state, number, self.env_steps, start, self.reporter, wait=finished)
+        if ended is None:
+            return False
+        record, self.host.data_start = ended
         self.host.rounds = number
         weight = self.config.covr.guidance_weight if self.guided else 0.0
         learner = self.state.learner.replace(guidance_weight=jnp.asarray(weight, jnp.float32))
@@ -228,6 +216,7 @@ class Trainer:
         self._log(row | {"covr/round": number})
         shown = ", ".join(f"{name} {record[name]:.3g}" for name in names if record.get(name) is not None)
         self.reporter.message(f"round {number} at {self.env_steps:,} env steps: {shown}")
+        return True
 
     def _evaluate(self) -> None:
         self.host.evaluations += 1
@@ -284,6 +273,10 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
         # Only now: options that turn out to be unusable do not claim the directory.
         if not (run_dir / "config.json").exists():
             (run_dir / "config.json").write_text(json.dumps(configuration.to_dict(config), indent=2))
-        result = trainer.run()
+        try:
+            result = trainer.run()
+        finally:
+            if trainer.vlm:
+                trainer.vlm.close()
         finished.write_text(json.dumps(result._asdict() | {"renderer": config.renderer, "command": command}, indent=1))
     return result

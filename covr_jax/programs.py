@@ -252,12 +252,13 @@ class Programs:
         """Frames of the newest chunk that the VLM is asked about, u8[Q,E,H,W,3]."""
         return self._query(state.replay)
 
-    def attach(self, state: TrainState, prior: Prior) -> TrainState:
-        """Store the VLM's answers (action f32[Q,E,A], valid bool[Q,E]) with the newest chunk; the state is donated."""
+    def attach(self, state: TrainState, prior: Prior, end: int | None = None) -> TrainState:
+        """Store answers (action f32[Q,E,A], valid bool[Q,E]) with the newest chunk, or the one before slot ``end``."""
         # Through the host: arrays that came over DLPack are pinned to their device, the replay would be too, and
         # every piece that reads it would be compiled once more.
         prior = jax.tree.map(np.asarray, prior)
-        return state.replace(replay=self._attach(state.replay, prior))
+        end = int(state.replay.count) if end is None else end
+        return state.replace(replay=self._attach(state.replay, prior, np.asarray(end, np.int32)))
 
     def entropy(self, state: TrainState, time: np.ndarray, lane: np.ndarray, round_number: int) -> float:
         """H(pi), nats: mean of -log pi(a|s), one sample per stored observation (times i64[N], lanes i64[N])."""

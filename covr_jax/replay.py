@@ -120,18 +120,24 @@ def add(state: ReplayState, timestep: TimeStep, action: Array) -> ReplayState:
     )
 
 
-def attach_prior(state: ReplayState, prior: Prior, *, every: int, hold: bool) -> ReplayState:
-    """Store the VLM's answers with the newest slots.
+def attach_prior(
+    state: ReplayState, prior: Prior, end: Array | None = None, *, every: int, hold: bool
+) -> ReplayState:
+    """Store the VLM's answers with the slots that they belong to.
 
     Args:
-      prior: action f32[Q,E,A], valid bool[Q,E]: answers to the frames of slots 0, every, 2*every, ... of the newest
-        Q*every slots.
+      prior: action f32[Q,E,A], valid bool[Q,E]: answers to the frames of slots 0, every, 2*every, ... of the Q*every
+        slots before ``end``. Answers to frames that the ring has overwritten meanwhile are dropped.
+      end: i32, a time counted since the first slot; None: now.
       every: slots per answer. hold: the slots between two questions keep the last answer (zero-order hold, but never
         across an episode's end); else they stay without a prior.
     """
     slots, _ = state.reward.shape
     queries = prior.valid.shape[0]
-    newest = (state.count - queries * every + jnp.arange(queries * every)) % slots
+    end = state.count if end is None else end
+    times = end - queries * every + jnp.arange(queries * every)
+    stored = jnp.repeat(times[::every] >= state.count - slots, every)
+    newest = times % slots
     action = jnp.repeat(prior.action, every, axis=0)
     valid = jnp.repeat(prior.valid, every, axis=0)
     offset = jnp.arange(queries * every) % every
@@ -143,8 +149,11 @@ def attach_prior(state: ReplayState, prior: Prior, *, every: int, hold: bool) ->
     else:
         valid &= (offset == 0)[:, None]
     action = jnp.where(valid[..., None], action, 0.0)
+    target = jnp.where(stored, newest, slots)  # beyond the ring: written nowhere
     return state.replace(
-        prior=Prior(state.prior.action.at[newest].set(action), state.prior.valid.at[newest].set(valid))
+        prior=Prior(
+            state.prior.action.at[target].set(action, mode="drop"), state.prior.valid.at[target].set(valid, mode="drop")
+        )
     )
 
 

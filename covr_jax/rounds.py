@@ -7,61 +7,21 @@ its own and is cleared by moving its start; the running episodes wait for the ne
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
 
 from covr_jax import replay
-from covr_jax.config import Config, ConfigError
+from covr_jax.config import Config
 from covr_jax.covr import eddf, ralw, returns, schedule
 from covr_jax.programs import Programs, TrainState
 from covr_jax.types import StepType
-
-if TYPE_CHECKING:  # Torch loads only when there is a VLM
-    from covr_jax.vlm.service import VLMService
+from covr_jax.vlm.protocol import Lesson, PriorError, PriorService
 
 _GALLERY = 6  # samples per round that the report shows
 _HISTOGRAM_BINS = 20
-
-Report = Callable[[int, int, float], None]  # (step, steps, loss) of the fine-tuning
-
-
-def make_vlm(config: Config, programs: Programs) -> VLMService | None:
-    """The VLM of a COVR run; None for methods without one.
-
-    Raises:
-      ConfigError: a VLM that cannot be loaded, or options that do not fit it.
-    """
-    if config.method != "covr":
-        return None
-    from covr_jax.vlm.model import VLMLoadError
-    from covr_jax.vlm.service import VLMService
-
-    vlm = config.vlm
-    given = {
-        "learning_rate": vlm.learning_rate,
-        "batch_size": vlm.batch_size,
-        "label_smoothing": vlm.label_smoothing,
-        "steps": vlm.steps,
-    }
-    try:
-        return VLMService(
-            vlm.name,
-            config.task,
-            programs.env.action_dim,
-            seed=config.seed,
-            image_size=vlm.image_size,
-            rank=vlm.lora_rank,
-            alpha=vlm.lora_alpha,
-            dropout=vlm.lora_dropout,
-            targets=vlm.lora_targets,
-            finetune_options={name: value for name, value in given.items() if value is not None},
-        )
-    except (VLMLoadError, ValueError) as error:
-        raise ConfigError(str(error)) from error
 
 
 class Samples(NamedTuple):
@@ -110,14 +70,39 @@ def frames_of(state: TrainState, samples: Samples) -> Any:
     return replay.frames(state.replay, jnp.asarray(samples.time, jnp.int32), jnp.asarray(samples.lane, jnp.int32))
 
 
-class Coach:
-    """Runs the rounds of one training run and keeps their records under ``run_dir/vlm``."""
+class Reporter(Protocol):
+    """What a front end shows; see ``experiments/console.py``."""
 
-    def __init__(self, config: Config, programs: Programs, vlm: VLMService, run_dir: Path):
+    def message(self, text: str) -> None:
+        """One line of text."""
+
+    def update(self, env_steps: int, shown: dict[str, float]) -> None:
+        """Progress and a row of metrics."""
+
+    def finetune(self, step: int, steps: int, loss: float) -> None:
+        """A step of the VLM's fine-tuning."""
+
+
+class Round(NamedTuple):
+    """A round under way: D_f has been read, and starts later once it is over."""
+
+    number: int
+    record: dict[str, Any]  # so far
+    start: list[int]  # of D_f, per lane
+    following: list[int]  # of the next one
+    lesson: Lesson | None = None  # None: there is nothing to teach
+    shown: Samples | None = None  # held-out samples for the report
+
+
+class Coach:
+    """Prepares and ends the rounds of one training run and keeps their records under ``run_dir/vlm``."""
+
+    def __init__(self, config: Config, programs: Programs, vlm: PriorService, run_dir: Path):
         self._config = config
         self._programs = programs
         self._vlm = vlm
         self._directory = run_dir / "vlm"
+        self._under_way: Round | None = None
 
     def baseline(self) -> dict[str, Any]:
         """Round 0: the VLM before any tuning."""
@@ -125,10 +110,34 @@ class Coach:
         self._write(0, record)
         return record
 
-    def round(
-        self, state: TrainState, number: int, env_steps: int, start: list[int], report: Report | None = None
-    ) -> tuple[dict[str, Any], list[int]]:
-        """Round ``number`` (from 1): returns its record and the start of the next D_f.
+    def advance(
+        self, state: TrainState, number: int, env_steps: int, start: list[int], reporter: Reporter, *, wait: bool
+    ) -> tuple[dict[str, Any], list[int]] | None:
+        """Begin round ``number``, or go on with it: its record and the start of the next D_f once it has ended.
+
+        Until then, and after a round that failed and will be begun again, the adapter and D_f are those of before.
+        """
+        if self._under_way is None:
+            if not self._vlm.ready:
+                return None
+            self._under_way = self.prepare(state, number, env_steps, start)
+            if self._under_way.lesson is not None:
+                self._vlm.teach(self._under_way.lesson)
+        taught = None
+        if self._under_way.lesson is not None:
+            outcome = self._vlm.taught(reporter.finetune, wait=wait)
+            if outcome is None:
+                return None
+            if outcome.error:
+                reporter.message(f"round {number} failed: {outcome.error}")
+                self._under_way = None
+                return None
+            taught = outcome.record
+        under_way, self._under_way = self._under_way, None
+        return self.finish(under_way, taught)
+
+    def prepare(self, state: TrainState, number: int, env_steps: int, start: list[int]) -> Round:
+        """Round ``number`` (from 1), up to what the VLM has to do; changes nothing.
 
         With no finished episode, or with equal returns throughout, nothing is taught; D_f is cleared all the same.
         """
@@ -141,15 +150,29 @@ class Coach:
             "interval": schedule.interval(number - 1, covr.psi_0, covr.schedule),
             "guidance": schedule.gate_open(number, covr.cold_start_rounds),
         }
+        under_way = Round(number, record, start, following)
         if len(samples.time):
             kept, selection = self._select(state, samples, number, env_steps)
             record |= selection
             if len(kept.time):
-                record |= self._teach(state, kept, number, report)
-                self._complete_baseline(record["action_error_untuned"])
+                return self._with_lesson(under_way, state, kept)
+        return under_way
+
+    def finish(self, under_way: Round, taught: dict[str, Any] | None) -> tuple[dict[str, Any], list[int]]:
+        """The round's record, and the start of the D_f that follows.
+
+        Args:
+          taught: of ``lesson.teach``; None where there was no lesson. If it was rolled back the adapter is the one of
+            before, and D_f stays: the next round learns from it too.
+        """
+        record = dict(under_way.record)
+        if taught is not None:
+            record |= {name: value for name, value in taught.items() if name != "answers"}
+            self._gallery(under_way, taught["answers"])
+            self._complete_baseline(record["action_error_untuned"])
         record |= self._vlm_return()
-        self._write(number, record)
-        return record, following
+        self._write(under_way.number, record)
+        return record, under_way.start if record.get("rolled_back") else under_way.following
 
     def _complete_baseline(self, action_error: float | None) -> None:
         """Round 0's action error: before the first lesson there are no kept samples to measure it on."""
@@ -180,37 +203,22 @@ class Coach:
             "return_mean": float(samples.returns.mean()),
         }
 
-    def _teach(self, state: TrainState, kept: Samples, number: int, report: Report | None) -> dict[str, Any]:
+    def _with_lesson(self, under_way: Round, state: TrainState, kept: Samples) -> Round:
         """RALW (Eq. 6) on the kept samples but the held-out ones, which measure the action error."""
         options = self._config.vlm
-        order = self._generator(number).permutation(len(kept.time))
+        order = self._generator(under_way.number).permutation(len(kept.time))
         held = min(options.held_out, len(order) // 4)
         held_out, training = kept.take(order[:held]), kept.take(np.sort(order[held:][: options.max_samples]))
         weights = np.array(ralw.loss_weights(training.returns, self._config.covr.weight_norm))  # writable: Torch asks
-        held_frames = frames_of(state, held_out)
-        before = self._action_error(held_frames, held_out.action)
-        with self._vlm.disable_adapter():
-            untuned = self._action_error(held_frames, held_out.action)
-        losses = self._vlm.finetune(frames_of(state, training), training.action, weights, report)
         counts, edges = np.histogram(weights, bins=_HISTOGRAM_BINS, range=(0.0, 1.0))
-        self._gallery(state, held_out, number)
-        return {
-            "trained": len(training.time),
+        weighting = {
             "weight_mean": float(weights.mean()),
             "weight_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
-            "finetune_loss": losses["finetune_losses"],
-            "finetune_seconds": losses["seconds"],
-            "rolled_back": losses["rolled_back"],
-            "action_error": self._action_error(held_frames, held_out.action),
-            "action_error_before": before,
-            "action_error_untuned": untuned,
         }
-
-    def _action_error(self, frames: Any, action: np.ndarray) -> float | None:
-        """Mean |a_v - a_r| over samples and dimensions; None without a valid answer."""
-        prior = self._vlm.query(frames)
-        valid = np.asarray(prior.valid)
-        return float(np.abs(np.asarray(prior.action) - action)[valid].mean()) if valid.any() else None
+        shown = held_out.take(np.arange(min(_GALLERY, held)))
+        taught, held_frames = frames_of(state, training), frames_of(state, held_out)
+        lesson = Lesson(taught, training.action, weights, held_frames, held_out.action, len(shown.time))
+        return under_way._replace(record=under_way.record | weighting, lesson=lesson, shown=shown)
 
     def _vlm_return(self) -> dict[str, float]:
         """Mean and deviation of the return with the VLM alone at the controls; empty when not asked for."""
@@ -225,24 +233,29 @@ class Coach:
             action[:episodes] = np.asarray(self._vlm.query(timestep.observation[:episodes, ..., -3:]).action)
             return action
 
-        values = self._programs.evaluate(policy, episodes, number=0)
+        try:
+            values = self._programs.evaluate(policy, episodes, number=0)
+        except PriorError:  # a measurement is not worth a run
+            return {}
         return {"vlm_return": float(values.mean()), "vlm_return_std": float(values.std())}
 
-    def _gallery(self, state: TrainState, samples: Samples, number: int) -> None:
+    def _gallery(self, under_way: Round, answers: list[str]) -> None:
         """Frames, prompts, answers and the agent's actions for the report."""
         from PIL import Image
 
-        shown = samples.take(np.arange(min(_GALLERY, len(samples.time))))
-        frames = frames_of(state, shown)
-        directory = self._directory / f"round_{number}"
+        lesson, shown = under_way.lesson, under_way.shown
+        if lesson is None or shown is None:
+            return
+        directory = self._directory / f"round_{under_way.number}"
         directory.mkdir(parents=True, exist_ok=True)
         rows = []
-        for index, (frame, answer) in enumerate(zip(np.asarray(frames), self._vlm.answer(frames), strict=True)):
+        frames = np.asarray(lesson.held_frames)[: lesson.shown]
+        for index, (frame, answer) in enumerate(zip(frames, answers, strict=True)):
             Image.fromarray(frame).save(directory / f"sample_{index}.png")
             rows.append(
                 {
                     "frame": f"sample_{index}.png",
-                    "prompt": self._vlm.prompt.user,
+                    "prompt": self._vlm.facts.prompt,
                     "answer": answer,
                     "agent_action": shown.action[index].round(3).tolist(),
                     "return": float(shown.returns[index]),

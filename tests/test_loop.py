@@ -7,8 +7,8 @@ import dataclasses
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,60 +21,30 @@ from covr_jax.config import ConfigError
 from covr_jax.covr import schedule
 from covr_jax.metrics import read_metrics
 from covr_jax.programs import Programs
-from covr_jax.types import Prior
+from covr_jax.rounds import Coach
+from covr_jax.vlm import modes
+from covr_jax.vlm.fake import FakeVLM
 
 # What depends on the clock or the machine and not on the run.
 TIMING = {"wall_s", "train/env_steps_per_second", "train/updates_per_second", "vlm/latency_s", "mem/device_peak_bytes"}
 TIMING |= {"time/compile_s", "time/compile_cold_s", "compile/programs", "compile/cached"}
 
 
-class FakeVLM:
-    """Answers from the frames' brightness and a bias that fine-tuning moves; saved and loaded like an adapter."""
-
-    name, parameter_count, prompt = "fake", "1 of 1", SimpleNamespace(user="Which way?")
+class WatchedVLM(FakeVLM):
+    """The fake, telling when it was asked."""
 
     def __init__(self, log):
-        self.bias, self.enabled, self.log = 0.0, True, log
-        self.counters = {"queries": 0, "frames": 0, "parse_failures": 0, "latency_s": 0.0, "query_s": 0.0, "rounds": 0}
+        super().__init__()
+        self.log = log
 
     def query(self, frames):
-        frames = np.asarray(frames)
         assert frames.dtype == np.uint8 and frames.shape[1:] == (20, 20, 3)
-        level = frames.mean((1, 2, 3))
-        action = np.sin(level + self.bias * self.enabled)[:, None].astype(np.float32)
-        valid = frames.sum((1, 2, 3), dtype=int) % 5 > 0
-        self.counters["queries"] += 1
-        self.counters["frames"] += len(frames)
-        self.counters["parse_failures"] += int((~valid).sum())
         self.log.asked.append(self.log.phase)
-        return Prior(jnp.asarray(np.where(valid[:, None], action, 0)), jnp.asarray(valid))
+        return super().query(frames)
 
     def finetune(self, frames, actions, weights, progress=None):
-        actions, weights = np.asarray(actions), np.asarray(weights)
-        assert len(frames) == len(actions) == len(weights) and weights.min() >= 0 and abs(weights.max() - 1) < 1e-6
-        self.bias += float((actions[:, 0] * weights).sum())
-        self.counters["rounds"] += 1
-        progress(1, 1, 0.5)
-        return {"finetune_losses": [0.5], "seconds": 0.0, "rolled_back": False}
-
-    def answer(self, frames):
-        return ["Action: [0.00]"] * len(frames)
-
-    @contextlib.contextmanager
-    def disable_adapter(self):
-        self.enabled = False
-        yield self
-        self.enabled = True
-
-    def save_adapter(self, directory):
-        Path(directory).mkdir(parents=True)
-        (Path(directory) / "bias.json").write_text(json.dumps(self.bias))
-
-    def load_adapter(self, directory):
-        try:
-            self.bias = json.loads((Path(directory) / "bias.json").read_text())
-        except OSError as error:
-            raise RuntimeError(f"cannot read the adapter {directory}") from error
+        assert np.min(weights) >= 0 and abs(np.max(weights) - 1) < 1e-6
+        return super().finetune(frames, actions, weights, progress)
 
 
 class Stop(Exception):
@@ -152,8 +122,10 @@ def run(make_programs):
                 log.chunks.append(row)
 
             def _round(self, *arguments):
-                super()._round(*arguments)
-                log.rounds.append((self.env_steps, list(self.host.data_start)))
+                ended = super()._round(*arguments)
+                if ended:
+                    log.rounds.append((self.env_steps, list(self.host.data_start)))
+                return ended
 
             def _save(self):
                 super()._save()
@@ -172,14 +144,14 @@ def run(make_programs):
 
             return method
 
-        def make_vlm(config, programs):
-            log.vlm = FakeVLM(log) if config.method == "covr" else None
+        def build_engine(*arguments):
+            log.vlm = WatchedVLM(log)
             return log.vlm
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "Programs", make_programs)
             patch.setattr(loop, "Trainer", Watched)
-            patch.setattr(loop, "make_vlm", make_vlm)
+            patch.setattr(modes, "build_engine", build_engine)
             for name in ("chunk", "evaluate"):
                 patch.setattr(Programs, name, phased(name))
             with contextlib.suppress(Stop):
@@ -300,6 +272,50 @@ def test_rows_of_metrics(covr, rad, folder):
     assert result["final_return"] == rows[-1]["eval/episode_return"]
 
 
+# ----------------------------------------------------------------------- modes
+
+
+def with_vlm(config, **options):
+    return dataclasses.replace(config, vlm=dataclasses.replace(config.vlm, **options))
+
+
+def rows_of(directory):
+    rows = read_metrics(directory / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMING and not k.startswith("vlm/")} for row in rows]
+
+
+def test_a_thread_that_is_waited_for_is_sync_bit_for_bit(run, tiny_config, folder, covr):
+    log = run(with_vlm(tiny_config, mode="async", deadline_s=300.0), folder / "async")
+    assert_equal(host_copy(log.ended), host_copy(covr.ended))
+    assert rows_of(folder / "async") == rows_of(folder / "covr") and log.vlm.bias == covr.vlm.bias
+    last = [row for row in read_metrics(folder / "async/metrics.jsonl") if "vlm/queries" in row][-1]
+    assert [last[f"vlm/{name}"] for name in ("failures", "hangs", "dropped", "lost", "stale", "down")] == [0] * 6
+
+
+def test_an_asynchronous_run_is_repeated_from_its_recording(run, tiny_config, folder):
+    recorded = run(with_vlm(tiny_config, mode="async", deadline_s=0.0, record=True), folder / "recorded")
+    path = str(folder / "recorded/vlm/answers.jsonl")
+    again = run(with_vlm(tiny_config, name="never/loaded", replay=path), folder / "replayed")
+    assert again.vlm is None
+    assert_equal(host_copy(again.ended), host_copy(recorded.ended))
+    assert rows_of(folder / "replayed") == rows_of(folder / "recorded")
+    assert int(again.ended.replay.prior.valid.sum()) > 0
+    assert read_metrics(folder / "replayed/metrics.jsonl")[-1]["env_steps"] >= 12_000
+
+
+def test_a_vlm_that_never_answers_leaves_the_base_method(run, tiny_config, folder, rad, monkeypatch):
+    monkeypatch.setattr(FakeVLM, "query", broken)
+    config = with_vlm(tiny_config, mode="async", deadline_s=300.0, restarts=2)
+    log = run(config, folder / "broken")
+    assert_equal(host_copy(log.ended).learner.params, host_copy(rad.ended).learner.params)
+    last = [row for row in read_metrics(folder / "broken/metrics.jsonl") if "vlm/queries" in row][-1]
+    assert last["vlm/failures"] >= 1 and log.rounds == []
+
+
+def broken(self, frames):
+    raise MemoryError
+
+
 # -------------------------------------------------------------------- resuming
 
 
@@ -326,6 +342,54 @@ def test_straight_and_resumed_runs_are_bitwise_equal(covr, resumed):
     timing = {"latency_s", "query_s"}
     counts = [{k: v for k, v in log.vlm.counters.items() if k not in timing} for log in (resumed[-1], covr)]
     assert counts[0] == counts[1]
+
+
+STAGES = {
+    "while samples are chosen": (Coach, "_select"),
+    "in the lesson": (FakeVLM, "finetune"),
+    "after the lesson": (Coach, "finish"),
+    "before the checkpoint": (loop.Trainer, "_save"),
+    "between arrays and adapter": (FakeVLM, "save_adapter"),
+    "before the checkpoint counts": (Path, "rename"),
+    "never": None,
+}
+
+
+@pytest.fixture(scope="module")
+def before_round_2(run, tiny_config, folder):
+    """A run killed shortly before its second round, and what a checkpoint holds of the transaction."""
+    run(tiny_config, folder / "round_2", 5300)
+
+    def look(directory):
+        newest = directory / "checkpoints" / str(Checkpointer(directory).steps()[-1])
+        host = json.loads((newest / "host.json").read_text())
+        return host["rounds"], host["data_start"], json.loads((newest / "adapter/bias.json").read_text())
+
+    return folder / "round_2", look
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_round_is_done_or_not_done_wherever_it_is_killed(run, tiny_config, folder, before_round_2, covr, stage):
+    original, look = before_round_2
+    directory = folder / f"killed {stage}"
+    shutil.copytree(original, directory)
+    (directory / ".lock").unlink(missing_ok=True)
+    kills = []
+
+    def kill(*arguments, **options):
+        kills.append(stage)
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        if STAGES[stage] is not None:
+            patch.setattr(*STAGES[stage], kill)
+        log = run(tiny_config, directory, 6900)
+    found = look(directory)
+    assert log.chunks[-1][0] >= 6000 and kills == [stage] * (stage != "never")
+    if stage == "never":
+        assert found[0] == 2 and found[1] == covr.rounds[1][1] and found[2] not in (0.0, look(original)[2])
+    else:
+        assert found == look(original) and found[0] == 1 and found[1] == covr.rounds[0][1]
 
 
 def test_metrics_of_a_resumed_run_have_no_gap_and_no_duplicate(covr, resumed, folder):

@@ -6,7 +6,6 @@ Synchronous: a call returns when it is done. Letters: N samples, H W C image, A 
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
 import time
@@ -26,6 +25,7 @@ from covr_jax.vlm.model import (
     add_lora,
     base_model,
     load_backbone,
+    merged_copy,
     preprocess,
     tokenize_prompt,
 )
@@ -174,9 +174,7 @@ class VLMService:
         if not self.merge or not self._adapter_enabled:
             return self._backbone
         if self._merged is None:
-            self._merged = copy.deepcopy(self._backbone.model).merge_and_unload()
-            # Nothing trains the copy; dropping the flag lets its forward pass skip gradient bookkeeping.
-            self._merged.requires_grad_(False).eval()
+            self._merged = merged_copy(self._backbone)
         return self._backbone._replace(model=self._merged)
 
     def finetune(self, frames, actions, weights, progress: Callable[[int, int, float], None] | None = None) -> dict:

@@ -5,16 +5,17 @@ Letters: N samples, L tokens, T label tokens, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from covr_jax.vlm.decode import Grammar
-from covr_jax.vlm.model import Backbone, PromptTokens, model_inputs, preprocess
+from covr_jax.vlm.model import Backbone, PromptTokens, base_model, model_inputs, preprocess
 
 IGNORE = -100  # label of a position that carries no loss
 
@@ -33,6 +34,8 @@ class FinetuneOptions(NamedTuple):
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
+    checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third more time
+    divergence: float | None = 1.0  # nats per token by which the loss may rise above its best; None: any
 
 
 DEFAULT_OPTIONS = FinetuneOptions()
@@ -102,8 +105,9 @@ def finetune(
 
     Returns:
       finetune_loss (mean of the last tenth of the steps), finetune_loss_first, finetune_loss_last, finetune_losses
-      (list), steps, seconds, skipped (batches without any weight), rolled_back. A non-finite loss or gradient restores
-      the adapter of the start of the round and ends it; losses then hold what was measured before.
+      (list), steps, seconds, skipped (batches without any weight), rolled_back. A loss or gradient that is not finite,
+      or a loss that diverges, restores the adapter of the start of the round and ends it; losses then hold what was
+      measured. An exception, from ``progress`` too, restores it as well.
 
     Raises:
       ValueError: on differing lengths, or weights that are negative or not finite.
@@ -114,41 +118,88 @@ def finetune(
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError("weights must be finite and not negative")
     started = time.perf_counter()
-    model, device = backbone.model, prompt.ids.device
+    device = prompt.ids.device
     batches, skipped = _plan(weights, options, seed)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    before = [p.detach().clone() for p in parameters]
+    before = [p.detach().clone() for p in _adapter(backbone)]
     labels = encode_answers(grammar, answers, device) if answers else None
-    weight_tensor = torch.from_numpy(weights).to(device)
+    data = (frames, labels, torch.from_numpy(weights).to(device))
+    losses: list[float] = []
+    kept = False
+    try:
+        with _training(backbone.model, options.checkpointing), _own_randomness(seed, device):
+            kept = _optimise(backbone, prompt, data, batches, options, losses, progress)
+    finally:
+        if not kept:
+            with torch.no_grad():
+                for parameter, old in zip(_adapter(backbone), before, strict=True):
+                    parameter.copy_(old)
+    return _report(losses, skipped, not kept, time.perf_counter() - started)
+
+
+def _adapter(backbone: Backbone) -> list[torch.nn.Parameter]:
+    return [p for p in backbone.model.parameters() if p.requires_grad]
+
+
+@contextlib.contextmanager
+def _training(model, checkpointing: bool) -> Iterator[None]:
+    """Training mode, and the previous one without gradients afterwards."""
+    was_training, base = model.training, base_model(model)
+    model.train()
+    if checkpointing:
+        base.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        if checkpointing:
+            base.activation_checkpointing_disable()
+        model.zero_grad(set_to_none=True)
+        model.train(was_training)
+
+
+@contextlib.contextmanager
+def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _optimise(backbone, prompt, data, batches, options: FinetuneOptions, losses: list[float], progress) -> bool:
+    """All steps of a round, their losses into ``losses``; False as soon as it has gone wrong."""
+    parameters, (frames, labels, weights) = _adapter(backbone), data
     optimizer = torch.optim.AdamW(
         parameters, lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay
     )
-    losses, rolled_back = [], False
-    was_training = model.training
-    model.train()
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        for step, batch in enumerate(batches):
-            for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * rate(step, len(batches), options)
-            loss = _accumulate(backbone, prompt, frames, labels, weight_tensor, batch, options)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm)
-            if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
-                rolled_back = True
-                break
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(loss)
-            if progress is not None:
-                progress(step + 1, len(batches), loss)
-    optimizer.zero_grad(set_to_none=True)
-    if rolled_back:
-        with torch.no_grad():
-            for parameter, old in zip(parameters, before, strict=True):
-                parameter.copy_(old)
-    model.train(was_training)
-    return _report(losses, skipped, rolled_back, time.perf_counter() - started)
+    per_token: list[float] = []
+    for step, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * rate(step, len(batches), options)
+        loss = _accumulate(backbone, prompt, frames, labels, weights, batch, options)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm)
+        if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
+            return False
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss)
+        per_token.append(loss / float(weights[torch.as_tensor(batch, device=weights.device)].mean()))
+        if progress is not None:
+            progress(step + 1, len(batches), loss)
+        if diverged(per_token, len(batches), options.divergence):
+            return False
+    return True
+
+
+def diverged(losses: list[float], total: int, allowed: float | None) -> bool:
+    """Whether the mean of the newest tenth of ``total`` losses (three at least) is above the best such mean before it.
+
+    Args:
+      losses: so far, nats per token, free of the batches' weights.
+      allowed: nats that it may be above; None: any.
+    """
+    window = max(3, total // 10)
+    if allowed is None or len(losses) < 2 * window:
+        return False
+    means = np.convolve(losses, np.full(window, 1.0 / window), "valid")
+    return bool(means[-1] - means[:-window].min() > allowed)
 
 
 def rate(step: int, total: int, options: FinetuneOptions) -> float:

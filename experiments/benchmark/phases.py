@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,14 +116,19 @@ class Bench:
 
     def _vlm(self, frames: Any) -> list[Phase]:
         from covr_jax.config import ConfigError
-        from covr_jax.rounds import make_vlm
+        from covr_jax.vlm.modes import make_vlm
 
-        try:
-            vlm = make_vlm(self.config, self.programs)
-        except ConfigError as error:
-            print(f"the VLM is left out: {error}")
-            return []
-        return [Phase("VLM", self._seconds(lambda: vlm.query(frames)), 1.0 / self.programs.chunk_steps)] if vlm else []
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                vlm = make_vlm(self.config, self.programs.env.action_dim, Path(directory))
+            except ConfigError as error:
+                print(f"the VLM is left out: {error}")
+                return []
+            if vlm is None:
+                return []
+            seconds = self._seconds(lambda: vlm.query(frames))
+            vlm.close()
+        return [Phase("VLM", seconds, 1.0 / self.programs.chunk_steps)]
 
     def dispatch(self) -> tuple[float, float]:
         """Seconds that the host takes to start one program with the learner's arrays, programs per agent step."""

@@ -3,14 +3,16 @@ import pytest
 import torch
 from adapters import randomize_adapter
 
+from covr_jax.vlm import trainer
 from covr_jax.vlm.codec import format_action
 from covr_jax.vlm.decode import build_grammar
-from covr_jax.vlm.model import add_lora, tokenize_prompt
+from covr_jax.vlm.model import add_lora, base_model, tokenize_prompt
 from covr_jax.vlm.prompts import Prompt
 from covr_jax.vlm.trainer import (
     IGNORE,
     FinetuneOptions,
     answer_logits,
+    diverged,
     encode_answers,
     finetune,
     ralw_loss,
@@ -126,19 +128,62 @@ def test_padding_behind_short_answers_changes_nothing(backbone, frames):
     torch.testing.assert_close(long, alone, atol=1e-5, rtol=0)
 
 
-def test_micro_batches_give_the_same_step(setup):
-    start = setup.state()
-    setup.finetune(steps=1, clip_norm=1e9)
-    whole = setup.state()
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_accumulation_changes_neither_loss_nor_gradient(setup, micro_batch):
+    """Against one pass over the whole batch; 4 does not divide 6, and the answers differ in length and weight."""
+    setup.grammar = build_grammar(setup.backbone.tokenizer, 2, False)
+    answers = [[0.1, 0.2], [-0.1, -0.2], [0.3, 0.4], [0.5, 0.6], [-0.7, 0.8], [-0.9, -1.0]]
+    setup.answers = [format_action(a) for a in answers]
+    labels = encode_answers(setup.grammar, setup.answers, "cpu")
+    data = (setup.frames, labels, torch.from_numpy(setup.weights), np.arange(6))
+    found = []
+    for size in (None, micro_batch):
+        setup.backbone.model.zero_grad()
+        options = FinetuneOptions(micro_batch=size)
+        loss = trainer._accumulate(setup.backbone, setup.prompt, *data, options)
+        found.append((loss, [p.grad.clone() for p in trainer._adapter(setup.backbone)]))
+    (whole, gradients), (parts, summed) = found
+    assert parts == pytest.approx(whole, rel=1e-6)
+    for one, two in zip(gradients, summed, strict=True):
+        assert float((one - two).abs().max()) <= 1e-5 * float(one.abs().max())
+    # The mean of the parts' own losses, the usual mistake, is something else.
+    means = []
     with torch.no_grad():
-        for n, p in setup.backbone.model.named_parameters():
-            p.copy_(start[n])
-    losses = setup.finetune(steps=1, clip_norm=1e9, micro_batch=2)["finetune_losses"]
-    parts = setup.state()
-    moved = max(float((whole[n] - start[n]).abs().max()) for n in start)
-    # Adam's first step is lr * sign(gradient): where the gradient is near zero the sign is rounding noise.
-    differing = [float(((whole[n] - parts[n]).abs() > 1e-4).float().mean()) for n in start]
-    assert moved > 5e-3 and np.mean(differing) < 5e-3 and len(losses) == 1
+        for part in torch.split(torch.arange(6), micro_batch):
+            logits = answer_logits(setup.backbone, setup.prompt, setup.frames[part], labels[part])
+            means.append(float(ralw_loss(logits, labels[part], data[2][part], 0.1)))
+    assert abs(np.mean(means) - whole) > 1e-2 * whole
+
+
+def test_checkpointing_changes_no_number_and_does_recompute(setup):
+    start, results = setup.state(), []
+    layer = base_model(setup.backbone.model).model.language_model.layers[0].mlp
+    calls = []
+    layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    for checkpointing in (False, True):
+        restore(setup, start)
+        calls.clear()
+        losses = setup.finetune(steps=3, checkpointing=checkpointing)["finetune_losses"]
+        results.append((losses, setup.state(), len(calls)))
+    (plain, one, once), (recomputed, two, twice) = results
+    assert (once, twice) == (3, 6) and recomputed == pytest.approx(plain, rel=1e-6)
+    moved = max(float((one[n] - start[n]).abs().max()) for n in start)
+    assert max(float((one[n] - two[n]).abs().max()) for n in start) < 1e-3 * moved
+
+
+def test_bfloat16_weights_keep_a_float32_adapter_and_learn(backbone, frames):
+    half = backbone._replace(model=backbone.model.to(torch.bfloat16))
+    setup = Setup(half, frames)
+    assert {p.dtype for p in trainer._adapter(setup.backbone)} == {torch.float32}
+    assert sum(p.dtype == torch.bfloat16 for p in setup.backbone.model.parameters()) > 20
+    record = setup.finetune(steps=30, weights=np.ones(6, np.float32), label_smoothing=0.0)
+    assert not record["rolled_back"] and record["finetune_loss_last"] < 0.5 * record["finetune_loss_first"]
+
+
+def restore(setup, state):
+    with torch.no_grad():
+        for name, parameter in setup.backbone.model.named_parameters():
+            parameter.copy_(state[name])
 
 
 def test_only_the_adapter_changes(setup):
@@ -190,6 +235,44 @@ def test_nan_rolls_the_round_back(setup):
     assert all(torch.equal(before[n], p) for n, p in setup.state().items())
     assert all(p.grad is None for p in setup.backbone.model.parameters())
     assert not setup.finetune(steps=1)["rolled_back"]
+
+
+def test_a_diverging_loss_rolls_the_round_back(setup):
+    before = setup.state()
+
+    def spoil(step, total, loss):
+        if step == 8:
+            generator = torch.Generator().manual_seed(0)
+            with torch.no_grad():
+                for p in trainer._adapter(setup.backbone):
+                    p.add_(5.0 * torch.randn(p.shape, generator=generator))
+
+    record = setup.finetune(steps=30, progress=spoil)
+    assert record["rolled_back"] and 8 < record["steps"] < 30 and np.isfinite(record["finetune_losses"]).all()
+    assert all(torch.equal(before[n], p) for n, p in setup.state().items())
+    assert setup.finetune(steps=30, progress=spoil, divergence=None)["steps"] == 30
+
+
+def test_divergence_by_hand():
+    assert not diverged([1.0, 1.0, 1.0, 2.0, 2.0, 1.9], 6, 1.0)
+    assert diverged([1.0, 1.0, 1.0, 2.0, 2.0, 2.1], 6, 1.0)
+    assert not diverged([1.0, 1.0, 1.0, 9.0, 9.0], 6, 1.0)  # too few to say
+    assert not diverged([1.0] * 3 + [9.0] * 3, 6, None)
+    assert diverged([4.0] * 3 + [1.0] * 3 + [2.5] * 3, 9, 1.0)  # the best counts, not the first
+    assert not diverged([0.0] * 10 + [9.0] * 9, 100, 1.0) and diverged([0.0] * 10 + [9.0] * 10, 100, 1.0)
+
+
+def test_an_exception_in_a_round_restores_the_adapter(setup):
+    before = setup.state()
+
+    def stop(step, total, loss):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        setup.finetune(steps=5, progress=stop)
+    assert all(torch.equal(before[n], p) for n, p in setup.state().items())
+    assert not setup.backbone.model.training and all(p.grad is None for p in setup.backbone.model.parameters())
 
 
 def test_same_seed_same_adapter_and_global_generator_untouched(backbone, frames):

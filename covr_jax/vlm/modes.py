@@ -1,0 +1,149 @@
+"""The service modes: ``sync`` (here), ``async`` and ``process`` (``supervise``), a recording and its replay."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from covr_jax.config import Config, ConfigError
+from covr_jax.types import Array
+from covr_jax.vlm import lesson as lessons
+from covr_jax.vlm.protocol import Answer, Engine, Lesson, Outcome, PriorService, Report, facts_of, query_metrics
+from covr_jax.vlm.recording import Recorder, Replay
+from covr_jax.vlm.server import Build
+from covr_jax.vlm.supervise import Limits, Supervised
+from covr_jax.vlm.worker import ProcessWorker, ThreadWorker
+
+Mode = Literal["sync", "async", "process"]
+
+
+class SyncPrior:
+    """The reference: every call returns when it is done, and an error is the caller's."""
+
+    def __init__(self, engine: Engine):
+        self.engine, self.facts, self.counters = engine, facts_of(engine), engine.counters
+        self.query, self.save_adapter = engine.query, engine.save_adapter
+        self._answers: list[Answer] = []
+        self._lesson: Lesson | None = None
+        self._version = 0
+
+    @property
+    def ready(self) -> bool:
+        """See ``PriorService``."""
+        return self._lesson is None
+
+    def ask(self, time: int, frames: Array) -> None:
+        """See ``PriorService``."""
+        self._answers.append(Answer(time, self.engine.query(frames), self._version))
+
+    def answers(self, time: int) -> list[Answer]:
+        """See ``PriorService``."""
+        del time
+        found, self._answers = self._answers, []
+        return [answer for answer in found if answer.version == self._version]
+
+    def teach(self, lesson: Lesson) -> None:
+        """See ``PriorService``."""
+        self._lesson = lesson
+
+    def taught(self, report: Report | None = None, *, wait: bool = False) -> Outcome | None:
+        """See ``PriorService``."""
+        del wait
+        lesson, self._lesson = self._lesson, None
+        if lesson is None:
+            return None
+        record = lessons.teach(self.engine, lesson, report)
+        self._version += 1
+        return Outcome(record)
+
+    def restore(self, directory: Path, counters: dict[str, float], time: int) -> None:
+        """See ``PriorService``."""
+        del time
+        self.engine.load_adapter(directory)
+        self.counters.update(counters)
+
+    def metrics(self) -> dict[str, float]:
+        """See ``PriorService``."""
+        return query_metrics(self.counters)
+
+    def close(self) -> None:
+        """See ``PriorService``."""
+
+
+def build_engine(name: str, task: str, action_dim: int, options: dict[str, Any]) -> Engine:
+    """The engine of a name: 'fake', or what ``VLMService`` knows. Torch is imported here and not before.
+
+    Raises:
+      RuntimeError, ValueError: as ``VLMService``.
+    """
+    if name == "fake":
+        from covr_jax.vlm.fake import FakeVLM
+
+        return FakeVLM(action_dim)
+    from covr_jax.vlm.service import VLMService
+
+    return VLMService(name, task, action_dim, **options)
+
+
+def make_service(
+    build: Build, mode: Mode, store: Path, limits: Limits, *, record: Path | None = None, replay: Path | None = None
+) -> PriorService:
+    """The service of a mode.
+
+    Args:
+      build: makes the engine; for 'process' it must be picklable.
+      store: directory of the worker's adapters.
+      record: file to write every answer to. replay: such a file, played back instead of any engine.
+
+    Raises:
+      PriorError: the recording cannot be read, or the worker cannot start. RuntimeError, ValueError: from ``build``.
+    """
+    if replay is not None:
+        return Replay(replay)
+    if mode == "sync":
+        service: PriorService = SyncPrior(build())
+    else:
+        service = Supervised(partial(ThreadWorker if mode == "async" else ProcessWorker, build), store, limits)
+    return service if record is None else Recorder(service, record)
+
+
+def make_vlm(config: Config, action_dim: int, run_dir: Path) -> PriorService | None:
+    """The VLM of a COVR run; None for methods without one.
+
+    Raises:
+      ConfigError: a VLM that cannot be loaded, or options that do not fit it.
+    """
+    if config.method != "covr":
+        return None
+    vlm = config.vlm
+    given = {
+        "learning_rate": vlm.learning_rate,
+        "batch_size": vlm.batch_size,
+        "micro_batch": vlm.micro_batch,
+        "warmup": vlm.warmup,
+        "checkpointing": vlm.checkpointing,
+        "label_smoothing": vlm.label_smoothing,
+        "steps": vlm.steps,
+    }
+    options = {
+        "seed": config.seed,
+        "image_size": vlm.image_size,
+        "dtype": vlm.dtype,
+        "rank": vlm.lora_rank,
+        "alpha": vlm.lora_alpha,
+        "dropout": vlm.lora_dropout,
+        "targets": vlm.lora_targets,
+        "finetune_options": {name: value for name, value in given.items() if value is not None},
+    }
+    try:
+        return make_service(
+            partial(build_engine, vlm.name, config.task, action_dim, options),
+            vlm.mode,
+            run_dir / "vlm" / "adapters",
+            Limits(vlm.deadline_s, vlm.hang_s, vlm.restarts),
+            record=run_dir / "vlm" / "answers.jsonl" if vlm.record else None,
+            replay=None if vlm.replay is None else Path(vlm.replay),
+        )
+    except (RuntimeError, ValueError) as error:  # VLMLoadError among them, without importing Torch
+        raise ConfigError(str(error)) from error

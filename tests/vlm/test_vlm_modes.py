@@ -1,0 +1,249 @@
+"""The contract that every service mode keeps: the same numbers as the engine asked directly, whatever carries them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faults import expected, some_frames, some_lesson
+
+from covr_jax import config
+from covr_jax.config import ConfigError
+from covr_jax.vlm import modes
+from covr_jax.vlm.fake import FakeVLM
+from covr_jax.vlm.protocol import PriorError
+from covr_jax.vlm.recording import Recorder, Replay
+from covr_jax.vlm.supervise import Limits
+
+PATIENT = Limits(deadline_s=60.0, hang_s=60.0)
+
+
+def make(mode, folder):
+    """A service of a mode around the fake; 'replay' plays what ``story`` left behind in sync mode."""
+    if mode == "replay":
+        recorder = Recorder(modes.SyncPrior(FakeVLM()), folder / "answers.jsonl")
+        story(recorder, folder / "recorded")
+        return Replay(folder / "answers.jsonl")
+    return modes.make_service(partial(modes.build_engine, "fake", "any", 1, {}), mode, folder / "store", PATIENT)
+
+
+def plain(answers):
+    return [(a.time, a.version, np.asarray(a.prior.action).tolist(), a.prior.valid.tolist()) for a in answers]
+
+
+def story(service, folder):
+    """Two chunks, a lesson, a chunk, a measurement, a lesson, a chunk: all that came out of it."""
+    told, steps = [], []
+    told.append(plain(service.answers(5)))
+    for time in (10, 20):
+        service.ask(time, some_frames(time))
+        told.append(plain(service.answers(time)))
+    for number, time in ((1, 30), (2, 40)):
+        told.append((service.ready, service.taught()))
+        service.teach(some_lesson(number))
+        outcome = service.taught(lambda *step: steps.append(step))
+        told.append((outcome, service.taught(), service.ready))
+        service.ask(time, some_frames(time))
+        told.append(plain(service.answers(time)))
+        told.append(service.query(some_frames(number)).action.tolist())
+    service.save_adapter(folder)
+    return told, steps
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return story(modes.SyncPrior(FakeVLM()), tmp_path_factory.mktemp("straight"))
+
+
+@pytest.fixture(params=["sync", "async", "process", "replay"])
+def service(request, tmp_path):
+    service = make(request.param, tmp_path)
+    yield service
+    service.close()
+
+
+def test_sync_gives_the_engines_own_answers(straight):
+    told, steps = straight
+    for index, (time, version, bias) in {1: (10, 0, 0.0), 2: (20, 0, 0.0), 5: (30, 1, 1.5), 9: (40, 2, 3.0)}.items():
+        prior = expected(some_frames(time), bias)
+        assert told[index] == [(time, version, prior.action.tolist(), prior.valid.tolist())]
+    assert told[0] == [] and told[3] == (True, None) and told[4][1:] == (None, True)
+    error = {name: told[4][0].record[name] for name in ("action_error_before", "action_error_untuned", "action_error")}
+    held = some_lesson(1).held_frames
+    before, after = (np.abs(p.action[p.valid]).mean() for p in (expected(held), expected(held, 1.5)))
+    assert list(error.values()) == pytest.approx([before, before, after], rel=1e-6) and before != after
+    assert told[4][0].error == "" and len(told[4][0].record["answers"]) == 2
+    assert steps == [(1, 1, 0.5)] * 2
+
+
+def test_every_mode_tells_the_same_story(service, straight, tmp_path):
+    told, steps = story(service, tmp_path / "saved")
+    assert told == straight[0]
+    assert steps == ([] if isinstance(service, Replay) else straight[1])  # a recording has no steps to report
+    assert service.facts.name == "fake" and service.facts.prompt == "Which way?" and service.facts.memory_bytes == 8
+    assert service.counters["rounds"] == 2 and service.metrics()["vlm/parse_fail_rate"] > 0
+
+
+def test_a_checkpoints_adapter_and_counters_come_back(service, tmp_path):
+    story(service, tmp_path / "saved")
+    counters = dict(service.counters)
+    again = make("sync" if isinstance(service, modes.SyncPrior) else "async", tmp_path / "again")
+    if isinstance(service, Replay):
+        again = Replay(tmp_path / "answers.jsonl")
+    again.restore(tmp_path / "saved", counters, 40)
+    assert {k: again.counters[k] for k in counters} == counters
+    again.ask(50, some_frames(50))
+    found = again.answers(50)
+    if isinstance(service, Replay):
+        assert found == []  # the recording ends there
+    else:
+        np.testing.assert_array_equal(found[0].prior.action, expected(some_frames(50), 3.0).action)
+    with pytest.raises(RuntimeError):
+        again.restore(tmp_path / "nowhere", {}, 40)
+    again.close()
+
+
+def test_what_was_saved_is_not_touched_by_later_lessons(tmp_path):
+    for mode in ("async", "process"):
+        service = make(mode, tmp_path / mode)
+        for number in (1, 2):
+            service.teach(some_lesson(number))
+            assert service.taught().error == ""
+            service.save_adapter(tmp_path / mode / str(number))
+        service.close()
+        biases = [json.loads((tmp_path / mode / n / "bias.json").read_text()) for n in ("1", "2")]
+        assert biases == [1.5, 3.0]
+
+
+# ------------------------------------------------------------------ recordings
+
+
+def test_a_replay_gives_no_answer_to_other_frames(tmp_path):
+    service = make("replay", tmp_path)
+    service.ask(10, some_frames(11))
+    assert service.answers(10) == [] and service.counters["missed"] == 1
+    service.ask(20, some_frames(20))
+    assert len(service.answers(20)) == 1
+
+
+def test_late_answers_are_replayed_as_late(tmp_path):
+    class Late(modes.SyncPrior):
+        def answers(self, time):
+            return super().answers(time) if time >= 30 else []
+
+    path = tmp_path / "late.jsonl"
+
+    def walk(service):
+        taken = []
+        for time in (10, 20, 30, 40):
+            service.ask(time, some_frames(time))
+            taken.append([answer.time for answer in service.answers(time)])
+        return taken
+
+    taken = walk(Recorder(Late(FakeVLM()), path))
+    assert taken == [[], [], [10, 20, 30], [40]] == walk(Replay(path))
+
+
+def test_a_resumed_recording_holds_every_answer_once(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    first = Recorder(modes.SyncPrior(FakeVLM()), path)
+    for time in (10, 20, 30):
+        first.ask(time, some_frames(time))
+        first.answers(time)
+        if time == 20:
+            first.save_adapter(tmp_path / "saved")
+    with path.open("a") as file:
+        file.write('{"taken": 30, "ans')  # killed here
+    second = Recorder(modes.SyncPrior(FakeVLM()), path)
+    second.restore(tmp_path / "saved", {}, 20)
+    second.ask(30, some_frames(31))
+    second.answers(30)
+    replay = Replay(path)
+    for time, seed in ((10, 10), (20, 20), (30, 31)):
+        replay.ask(time, some_frames(seed))
+        assert [answer.time for answer in replay.answers(time)] == [time]
+    assert replay.counters["missed"] == 0
+    Recorder(modes.SyncPrior(FakeVLM()), path).query(some_frames(1))  # the run begins anew, without a checkpoint
+    assert len(Replay(path)._entries) == 1
+
+
+@pytest.mark.parametrize("content", [None, "", "{}\n", '{"facts": 1}\n', '{"facts": {"name": "x"}}\n'])
+def test_what_is_no_recording_is_refused(tmp_path, content):
+    path = tmp_path / "answers.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(PriorError, match="cannot read the recording"):
+        Replay(path)
+
+
+# --------------------------------------------------------------------- options
+
+
+def covr_config(**options):
+    return config.Config(vlm=config.VLMConfig(**{"name": "fake", **options}))
+
+
+@pytest.mark.parametrize("mode", ["sync", "async", "process"])
+def test_a_vlm_that_cannot_be_loaded_is_one_line_in_every_mode(tmp_path, mode):
+    with pytest.raises(ConfigError) as caught:
+        modes.make_vlm(covr_config(name=str(tmp_path / "nothing"), mode=mode), 1, tmp_path)
+    assert "\n" not in str(caught.value) and "cannot load the VLM" in str(caught.value)
+
+
+def test_modes_by_configuration(tmp_path):
+    for mode, kind in (("sync", modes.SyncPrior), ("async", modes.Supervised)):
+        service = modes.make_vlm(covr_config(mode=mode), 1, tmp_path)
+        assert type(service) is kind
+        service.close()
+    recorder = modes.make_vlm(covr_config(record=True), 1, tmp_path)
+    recorder.query(some_frames(0))
+    played = covr_config(name="never/loaded", replay=str(tmp_path / "vlm" / "answers.jsonl"))
+    replay = modes.make_vlm(played, 1, tmp_path)
+    assert type(replay) is Replay
+    np.testing.assert_array_equal(replay.query(some_frames(0)).action, expected(some_frames(0)).action)
+    assert modes.make_vlm(config.Config(method="rad"), 1, tmp_path) is None
+    with pytest.raises(ConfigError, match="exclude"):
+        config.validate(covr_config(record=True, replay="x"))
+    with pytest.raises(ConfigError, match="hang-s"):
+        config.validate(covr_config(hang_s=0.0))
+
+
+TINY = """
+import sys
+from functools import partial
+from pathlib import Path
+import numpy as np
+from covr_jax.vlm import modes
+from covr_jax.vlm.supervise import Limits
+
+def main():
+    folder = Path(sys.argv[1])
+    build = partial(modes.build_engine, "tiny", "reacher_easy", 2, {"rank": 4})
+    frames = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+    service = modes.make_service(build, "process", folder / "store", Limits(300.0, 300.0))
+    priors = [np.asarray(service.query(frames).action).tolist()]
+    assert "torch" not in sys.modules and "jax" not in sys.modules
+    service.close()
+    priors.append(np.asarray(modes.make_service(build, "sync", folder, Limits()).query(frames).action).tolist())
+    assert priors[0] == priors[1] and np.abs(priors[0]).max() > 0
+    print("equal")
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_the_tiny_model_in_a_child_and_no_torch_in_the_parent(tmp_path):
+    script = tmp_path / "tiny.py"
+    script.write_text(TINY)
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root, env=environment)
+    assert done.stdout.strip() == "equal", done.stderr[-2000:]

@@ -45,9 +45,9 @@ def tiny_config():
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def make_programs():
-    """Programs by config; one object per config, since tracing the renderer takes seconds."""
+    """Programs by config; one object per config and file, since tracing the renderer takes seconds."""
     from covr_jax.programs import Programs
 
     return cache(Programs)

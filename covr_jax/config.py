@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 
 class ConfigError(ValueError):
@@ -22,6 +22,10 @@ Distractors = Literal[
 
 
 Storage = Literal["device", "host"]
+
+Agent = Literal["sac", "rad", "drq", "drqv2", "deepmdp", "curl", "svea", "resact", "taco"]
+Guided = Literal["covr", "dpl", "apl"]
+GUIDED = ("covr", "dpl", "apl")  # a VLM's actions regularise the actor of ``base``
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,21 @@ class SACConfig:
 
     batch_size: int = 128  # transitions per update [RAD]
     updates_per_step: int = 1  # gradient updates per agent step of the whole env batch [SAC-AE: 1 at num_envs=1]
+    steps_per_update: int = 1  # updates only at every such agent step [DrQ-v2: 2]
     init_steps: int = 1000  # random transitions before the first update [SAC-AE]
     discount: float = 0.99
     n_step: int = 1  # rewards summed before the target bootstraps [SAC-AE: 1]
     learning_rate: float | None = None  # actor, critic and encoder; None: the task's [PlaNet table]
+    auxiliary_learning_rate: float | None = None  # of losses beside SAC's; None: learning_rate [DeepMDP, CURL: 1e-3]
     alpha_learning_rate: float = 1e-4
     alpha_beta1: float = 0.5  # Adam beta1 of the temperature [SAC-AE]
     init_temperature: float = 0.1
     critic_tau: float = 0.01  # target EMA of the Q heads
     encoder_tau: float = 0.05  # target EMA of the encoder
+    torso_tau: float | None = None  # target EMA of the convolutions; None: encoder_tau [DrQ-v2: 1, no target]
+    noise_start: float = 1.0  # exploration noise of deterministic policies, standard deviation [DrQ-v2]
+    noise_end: float = 0.1  # [DrQ-v2]
+    noise_steps: int = 100_000  # env steps from the first to the last, linearly [DrQ-v2: 100K, 500K, 2M by difficulty]
     actor_update_every: int = 2  # critic updates per actor, alpha and target update [SAC-AE]
     hidden_dim: int = 1024
     feature_dim: int = 50
@@ -88,6 +98,7 @@ class CovrConfig:
     guidance_weight: float = 1.0  # lambda of Eq. 4 [COVR: 1.0 DMControl, 2.0 CARLA]
     psi_0: int = 5000  # first fine-tune interval, env steps [COVR]
     schedule: Literal["linear", "recursive"] = "linear"  # reading of the interval rule
+    anneal_steps: int = 100_000  # env steps until the guidance of `apl` is gone [ours]
     cold_start_rounds: int = 4  # guidance opens after this many rounds [COVR: 4 DMControl, 2 CARLA]
     exploration: Literal["neg_entropy", "literal", "normalised", "progress"] = "neg_entropy"  # eps of Eq. 5
     entropy_samples: int = 1024  # observations of D_f for the entropy estimate [ours]
@@ -151,11 +162,12 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run. ``method`` names what is trained, ``base`` the agent that `covr` is plugged into."""
+    """One run. ``method`` names what is trained, ``base`` the agent that a guided method is plugged into."""
 
     task: str = "cartpole_swingup"
-    method: Literal["covr", "rad", "sac"] = "covr"
-    base: Literal["rad", "sac"] = "rad"
+    # covr: as in the paper; dpl: the VLM stays as it is, constant weight; apl: likewise, weight annealed to 0
+    method: Guided | Agent = "covr"
+    base: Agent = "rad"
     seed: int = 1
     total_steps: int = 100_000  # env steps [COVR]
     preset: str = "paper"
@@ -184,6 +196,8 @@ def validate(config: Config) -> None:
         "env.image-size": config.env.image_size,
         "sac.batch-size": config.sac.batch_size,
         "sac.updates-per-step": config.sac.updates_per_step,
+        "sac.steps-per-update": config.sac.steps_per_update,
+        "sac.noise-steps": config.sac.noise_steps,
         "sac.n-step": config.sac.n_step,
         "sac.init-steps": config.sac.init_steps,
         "sac.actor-update-every": config.sac.actor_update_every,
@@ -192,6 +206,7 @@ def validate(config: Config) -> None:
         "sac.num-filters": config.sac.num_filters,
         "replay.capacity": config.replay.capacity,
         "covr.psi-0": config.covr.psi_0,
+        "covr.anneal-steps": config.covr.anneal_steps,
         "covr.entropy-samples": config.covr.entropy_samples,
         "vlm.every": config.vlm.every,
         "vlm.max-samples": config.vlm.max_samples,
@@ -214,12 +229,16 @@ def validate(config: Config) -> None:
         "vlm.deadline-s": config.vlm.deadline_s,
         "vlm.restarts": config.vlm.restarts,
         "sac.learning-rate": _given(config.sac.learning_rate, 0),
+        "sac.auxiliary-learning-rate": _given(config.sac.auxiliary_learning_rate, 0),
+        "sac.noise-start": config.sac.noise_start,
+        "sac.noise-end": config.sac.noise_end,
         "sac.alpha-learning-rate": config.sac.alpha_learning_rate,
     }
     unit_interval = {
         "sac.discount": config.sac.discount,
         "sac.critic-tau": config.sac.critic_tau,
         "sac.encoder-tau": config.sac.encoder_tau,
+        "sac.torso-tau": _given(config.sac.torso_tau, 0),
         "covr.return-discount": config.covr.return_discount,
         "vlm.warmup": _given(config.vlm.warmup, 0),
         "vlm.label-smoothing": _given(config.vlm.label_smoothing, 0),
@@ -246,8 +265,13 @@ def validate(config: Config) -> None:
         raise ConfigError(f"--vlm.hang-s must be positive, got {config.vlm.hang_s}")
     if config.vlm.record and config.vlm.replay is not None:
         raise ConfigError("--vlm.record and --vlm.replay exclude each other")
-    if config.method == "covr" and config.vlm.name == "none":
-        raise ConfigError("covr needs a VLM; use --vlm tiny or a model, or --method rad")
+    if config.method in GUIDED and config.vlm.name == "none":
+        raise ConfigError(f"{config.method} needs a VLM; use --vlm tiny or a model, or --method rad")
+
+
+def agent(config: Config) -> Agent:
+    """The agent that acts and learns: ``base`` where a VLM guides it, else the method itself."""
+    return config.base if config.method in GUIDED else cast(Agent, config.method)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -13,13 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from covr_jax import checkpoint, replay, run_directory, runtime
 from covr_jax import config as configuration
 from covr_jax.config import Config
-from covr_jax.covr import schedule
+from covr_jax.covr import guidance, schedule
 from covr_jax.metrics import MetricsLogger
 from covr_jax.profiling import CompileLog, chunk_annotation
 from covr_jax.programs import Programs, TrainState
@@ -65,9 +64,9 @@ class Trainer:
         self.programs = Programs(config)
         self.vlm = make_vlm(config, self.programs.env.action_dim, run_dir)
         self.coach = Coach(config, self.programs, self.vlm, run_dir) if self.vlm else None
-        self.rounds = (
-            schedule.round_steps(config.covr.psi_0, config.total_steps, config.covr.schedule) if self.vlm else []
-        )
+        covr = config.covr
+        tuned = config.method == "covr"  # the other guided methods leave their VLM as it is
+        self.rounds = schedule.round_steps(covr.psi_0, config.total_steps, covr.schedule) if tuned else []
         self.checkpointer = checkpoint.Checkpointer(run_dir)
         self.started = time.monotonic()
         self.told_compiling = False
@@ -111,8 +110,23 @@ class Trainer:
 
     @property
     def guided(self) -> bool:
-        """Whether the cold start is over and the VLM is asked."""
-        return self.vlm is not None and schedule.gate_open(self.host.rounds, self.config.covr.cold_start_rounds)
+        """Whether the VLM is asked: with `covr` once the cold start is over, with the other guided methods always."""
+        if self.vlm is None or self.config.method != "covr":
+            return self.vlm is not None
+        return schedule.gate_open(self.host.rounds, self.config.covr.cold_start_rounds)
+
+    def _scheduled(self) -> dict[str, float]:
+        """The learner's numbers that change over a run: lambda of Eq. 4, the noise of deterministic policies."""
+        covr, sac = self.config.covr, self.config.sac
+        values = {}
+        if self.vlm:
+            kind = "annealed" if self.config.method == "apl" else "constant"
+            base = covr.guidance_weight if self.guided else 0.0
+            values["guidance_weight"] = float(guidance.weight(kind, base, self.env_steps, covr.anneal_steps))
+        if not self.programs.method.policy.entropy_regularised:
+            share = min(self.env_steps / sac.noise_steps, 1.0)
+            values["exploration_noise"] = sac.noise_start + share * (sac.noise_end - sac.noise_start)
+        return values
 
     def _log(self, metrics: dict[str, Any]) -> None:
         self.logger.write(
@@ -152,6 +166,7 @@ class Trainer:
 
     def _chunk(self) -> None:
         learn = int(self.state.progress.transitions) >= self.config.sac.init_steps
+        self.state = self.programs.scheduled(self.state, **self._scheduled())
         with chunk_annotation(int(self.state.progress.vec_steps) // self.programs.chunk_steps):
             self.state, metrics = self.programs.chunk(self.state, learn=learn)
         if self.vlm:
@@ -204,9 +219,6 @@ class Trainer:
             return False
         record, self.host.data_start = ended
         self.host.rounds = number
-        weight = self.config.covr.guidance_weight if self.guided else 0.0
-        learner = self.state.learner.replace(guidance_weight=jnp.asarray(weight, jnp.float32))
-        self.state = self.state.replace(learner=learner)
         names = ("tau", "exploration", "kept_fraction", "weight_mean", "interval", "action_error", "vlm_return")
         row = {f"covr/{name}": record[name] for name in names if record.get(name) is not None}
         if "vlm_return" in record:

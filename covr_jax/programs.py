@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from covr_jax import config as configuration
 from covr_jax import memory, replay, runtime
-from covr_jax.agents import Augmentation, Learner, LearnerState, make_augmentation, make_learner
+from covr_jax.agents import Augmentation, Learner, LearnerState, make_learner, make_method
 from covr_jax.config import Config, ConfigError
 from covr_jax.envs import EnvState, VecEnv, get_task
 from covr_jax.render import RendererError
@@ -66,12 +67,16 @@ class Programs:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         env, sac = config.env, config.sac
+        agent = configuration.agent(config)
+        self.method = make_method(agent, config.augment, env.image_size, task.augmentation)
+        self.augmentation = self.method.augmentation
+        self.frame_stack = env.frame_stack + self.method.history
         make = partial(
             VecEnv,
             task,
             action_repeat=env.action_repeat,
             image_size=env.image_size,
-            frame_stack=env.frame_stack,
+            frame_stack=self.frame_stack,
             samples=env.samples,
             renderer=config.renderer,
         )
@@ -82,14 +87,13 @@ class Programs:
             self.eval_env = self.env if same else make(lanes, distractors=distractors)
         except RendererError as error:
             raise ConfigError(str(error)) from error
-        base = config.base if config.method == "covr" else config.method
-        self.augmentation = make_augmentation(base, config.augment, env.image_size, task.augmentation)
         self.learner: Learner = make_learner(
-            self.env.action_dim, sac.learning_rate or task.learning_rate, self.augmentation, sac
+            self.env.action_dim, sac.learning_rate or task.learning_rate, self.method, sac
         )
-        self.slots = replay.capacity_in_slots(config.replay.capacity, env.num_envs, env.frame_stack)
+        self.slots = replay.capacity_in_slots(config.replay.capacity, env.num_envs, self.frame_stack)
         # A cycle is the fewest agent steps after which "actor every n updates" repeats.
-        self.cycle = sac.actor_update_every // math.gcd(sac.actor_update_every, sac.updates_per_step)
+        rounds = sac.actor_update_every // math.gcd(sac.actor_update_every, sac.updates_per_step)
+        self.cycle = rounds * sac.steps_per_update
         every = math.lcm(config.vlm.every, self.cycle)
         self.chunk_steps = every * math.ceil(10 / every)
         self._check(self.augmentation)
@@ -108,7 +112,7 @@ class Programs:
                     f"--sac.conv-kernels {config.sac.conv_kernels} and --sac.conv-strides {config.sac.conv_strides}"
                     f" leave nothing of {size} pixels; use fewer of them or a larger --env.image-size"
                 )
-        least = self.chunk_steps + config.env.frame_stack
+        least = self.chunk_steps + self.frame_stack + self.method.horizon
         if self.slots < least:
             raise ConfigError(
                 f"--replay.capacity must be at least {least * config.env.num_envs} for these options,"
@@ -128,7 +132,10 @@ class Programs:
             with_actor: runtime.jit(partial(self._update_piece, with_actor=with_actor), donate_argnums=0)
             for with_actor in (False, True)
         }
-        self._mean_action = runtime.jit(lambda learner, observation: self.learner.act(learner, observation))
+        self._last_action = runtime.jit(replay.last_action)
+        self._mean_action = runtime.jit(
+            lambda learner, observation, previous: self.learner.act(learner, observation, None, previous)
+        )
         self._entropy = runtime.jit(self.learner.entropy)
         vlm = self.config.vlm
         self._attach = runtime.jit(
@@ -140,8 +147,10 @@ class Programs:
         else:
             self._run_cycles = runtime.jit(self.rolled, static_argnums=(1, 2), donate_argnums=0)
 
-    def _act_piece(self, learner: LearnerState, observation: Array, vec_steps: Array) -> Array:
-        return self.learner.act(learner, observation, jax.random.fold_in(self._keys[ACT], vec_steps))
+    def _act_piece(
+        self, learner: LearnerState, observation: Array, vec_steps: Array, previous: Array | None
+    ) -> Array:
+        return self.learner.act(learner, observation, jax.random.fold_in(self._keys[ACT], vec_steps), previous)
 
     def _random_piece(self, vec_steps: Array) -> Array:
         shape = (self.env.num_envs, self.env.action_dim)
@@ -151,9 +160,20 @@ class Programs:
         self, learner: LearnerState, store: ReplayState, *, with_actor: bool
     ) -> tuple[LearnerState, dict[str, Array]]:
         sample_key, update_key = jax.random.split(jax.random.fold_in(self._keys[UPDATE], learner.updates))
-        sac, stack = self.config.sac, self.config.env.frame_stack
-        batch = replay.sample(store, sample_key, sac.batch_size, stack, sac.n_step, sac.discount)
-        return self.learner.update(learner, batch, update_key, with_actor=with_actor)
+        sac, method = self.config.sac, self.method
+        batch = replay.sample(
+            store,
+            sample_key,
+            sac.batch_size,
+            self.frame_stack,
+            sac.n_step,
+            sac.discount,
+            previous=method.residual,
+            horizon=method.horizon,
+        )
+        learner, metrics = self.learner.update(learner, batch, update_key, with_actor=with_actor)
+        del metrics["td_error"]
+        return learner, metrics
 
     def _query_piece(self, store: ReplayState) -> Array:
         every = self.config.vlm.every
@@ -168,7 +188,11 @@ class Programs:
     ) -> tuple[TrainState, dict[str, Array]]:
         """act -> store -> step and draw -> learn; one update per entry of ``actor_pattern``."""
         vec_steps = state.progress.vec_steps
-        action = self._random(vec_steps) if random else self._act(state.learner, state.timestep.observation, vec_steps)
+        if random:
+            action = self._random(vec_steps)
+        else:
+            previous = self._last_action(state.replay, state.timestep) if self.method.residual else None
+            action = self._act(state.learner, state.timestep.observation, vec_steps, previous)
         store = self._add(state.replay, state.timestep, action)
         env, timestep = self._env.step(state.env, action)
         learner, metrics = state.learner, {}
@@ -182,8 +206,9 @@ class Programs:
         sac = self.config.sac
         metrics: dict[str, Array] = {}
         for step in range(self.cycle):
-            first = step * sac.updates_per_step
-            numbers = range(first, first + sac.updates_per_step) if learn else range(0)
+            first = step // sac.steps_per_update * sac.updates_per_step
+            due = learn and step % sac.steps_per_update == 0
+            numbers = range(first, first + sac.updates_per_step) if due else range(0)
             pattern = tuple(number % sac.actor_update_every == 0 for number in numbers)
             state, latest = self._agent_step(state, random=not learn, actor_pattern=pattern)
             metrics |= latest
@@ -260,13 +285,18 @@ class Programs:
         end = int(state.replay.count) if end is None else end
         return state.replace(replay=self._attach(state.replay, prior, np.asarray(end, np.int32)))
 
+    def scheduled(self, state: TrainState, **values: float) -> TrainState:
+        """The state with scalars of the learner set: ``guidance_weight``, ``exploration_noise``."""
+        leaves = {name: self._placed(jnp.asarray(value, jnp.float32)) for name, value in values.items()}
+        return state.replace(learner=state.learner.replace(**leaves))
+
     def entropy(self, state: TrainState, time: np.ndarray, lane: np.ndarray, round_number: int) -> float:
         """H(pi), nats: mean of -log pi(a|s), one sample per stored observation (times i64[N], lanes i64[N])."""
-        observation = replay.observations(
-            state.replay, jnp.asarray(time, jnp.int32), jnp.asarray(lane, jnp.int32), self.config.env.frame_stack
-        )
+        index = jnp.asarray(time, jnp.int32), jnp.asarray(lane, jnp.int32)
+        observation = replay.observations(state.replay, *index, self.frame_stack)
+        previous = replay.previous_actions(state.replay, *index) if self.method.residual else None
         key = jax.random.fold_in(stream(self.config.seed, ENTROPY), round_number)
-        return float(self._entropy(state.learner, observation, key).mean())
+        return float(self._entropy(state.learner, observation, key, previous).mean())
 
     def evaluate(self, policy: Callable[[TimeStep, int], Any], episodes: int, number: int) -> np.ndarray:
         """Returns f64[episodes] of a policy (time step, agent step) -> action f32[E,A] on fresh environments.
@@ -291,7 +321,17 @@ class Programs:
 
     def learned_policy(self, learner: LearnerState) -> Callable[[TimeStep, int], Array]:
         """The mean action of the actor; the VLM has no part in it."""
-        return lambda timestep, _: self._mean_action(learner, timestep.observation)
+        if not self.method.residual:
+            return lambda timestep, _: self._mean_action(learner, timestep.observation, None)
+        action = jnp.zeros((self.eval_env.num_envs, self.eval_env.action_dim), jnp.float32)
+
+        def policy(timestep: TimeStep, step: int) -> Array:
+            nonlocal action
+            previous = action if step else jnp.zeros_like(action)
+            action = self._mean_action(learner, timestep.observation, previous)
+            return action
+
+        return policy
 
     def random_policy(self, number: int) -> Callable[[TimeStep, int], np.ndarray]:
         """Uniform actions."""

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from covr_jax.config import Storage
-from covr_jax.types import Array, Batch, Prior, StepType, TimeStep
+from covr_jax.types import Array, Batch, Future, Prior, StepType, TimeStep
 
 _CANDIDATES = 4  # draws per sample; a slot that starts no transition (1 in 126 for cartpole) is drawn again
 
@@ -163,7 +163,15 @@ def size(state: ReplayState) -> Array:
 
 
 def sample(
-    state: ReplayState, key: Array, batch_size: int, frame_stack: int, n_step: int = 1, discount: float = 1.0
+    state: ReplayState,
+    key: Array,
+    batch_size: int,
+    frame_stack: int,
+    n_step: int = 1,
+    discount: float = 1.0,
+    *,
+    previous: bool = False,
+    horizon: int = 0,
 ) -> Batch:
     """B transitions, uniformly over those whose whole history is stored. The ring must hold ``frame_stack`` + 1 slots.
 
@@ -172,6 +180,7 @@ def sample(
       n_step: rewards that a transition sums, fewer where the episode, or what is stored of it, ends before.
       discount: gamma in R = sum_{k<m} gamma^k r_{t+k+1}; the batch's ``discount`` is gamma^(m-1) times those of the m
         steps, so that the target R + gamma * discount * V(s_{t+m}) is the same formula for every m.
+      previous: whether the batch holds the actions before. horizon: steps of its ``future``; 0: none.
     """
     slots, num_envs = state.reward.shape
     lane_key, time_key = jax.random.split(key)
@@ -199,6 +208,37 @@ def sample(
         discount=remaining,
         next_observation=_stack(seen[-frame_stack:]),
         prior=Prior(state.prior.action[slots_now, lane], state.prior.valid[slots_now, lane]),
+        previous_action=previous_actions(state, time, lane) if previous else None,
+        future=_future(state, time, lane, frame_stack, horizon) if horizon else None,
+    )
+
+
+def previous_actions(state: ReplayState, time: Array, lane: Array) -> Array:
+    """The actions f32[B,A] that led to stored times i32[B] of lanes; 0 at FIRST and before the oldest stored slot."""
+    slots = state.reward.shape[0]
+    known = (state.step_type[time % slots, lane] != StepType.FIRST) & (time > jnp.maximum(state.count - slots, 0))
+    return jnp.where(known[:, None], state.action[(time - 1) % slots, lane], 0.0)
+
+
+def last_action(state: ReplayState, timestep: TimeStep) -> Array:
+    """The actions f32[E,A] that led to a time step not yet stored; 0 where it is FIRST."""
+    newest = state.action[(state.count - 1) % state.reward.shape[0]]
+    return jnp.where((timestep.step_type == StepType.FIRST)[:, None], 0.0, newest)
+
+
+def _future(state: ReplayState, time: Array, lane: Array, frame_stack: int, horizon: int) -> Future:
+    slots, newest = state.reward.shape[0], state.count - 1
+    steps = jnp.arange(horizon)[:, None]
+    now, after = ((time[None] + steps + shift).clip(max=newest) for shift in (0, 1))
+    lanes = jnp.broadcast_to(lane[None], now.shape)
+    going_on = (state.step_type[now % slots, lanes] != StepType.LAST).all(axis=0)
+    flat = after.reshape(-1), lanes.reshape(-1)
+    seen = observations(state, *flat, frame_stack)
+    return Future(
+        action=state.action[now % slots, lanes],
+        reward=state.reward[after % slots, lanes],
+        observation=seen.reshape(*after.shape, *seen.shape[1:]),
+        valid=going_on & (time + horizon <= newest),
     )
 
 

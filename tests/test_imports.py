@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "covr_jax"
 FLOORS = {
     "types": 0,
     "config": 0,
-    "presets": 1,
+    "presets": 4,
     "covr": 1,
     "replay": 1,
     "augment": 1,
@@ -48,7 +48,7 @@ FENCES = {
     "brax": ("envs/",),
     "gymnasium": ("envs/",),
     "carla": ("carla/client",),
-    "flax.linen": ("agents/networks.py",),
+    "flax.linen": ("agents/networks/",),
     "orbax": ("checkpoint",),
     "tensorboardX": ("metrics.py",),
     "matplotlib": ("report/",),
@@ -143,7 +143,7 @@ def test_a_breach_is_seen(where, source):
     [
         ("covr/__init__.py", "from . import eddf"),
         ("covr/eddf.py", "import jax.numpy as jnp\nimport numpy as np"),
-        ("agents/networks.py", "from flax import linen as nn"),
+        ("agents/networks/sac.py", "from flax import linen as nn"),
         ("agents/learner.py", "from flax import struct\nfrom covr_jax.agents.networks import Networks"),
         ("agents/methods/rad.py", "from ..networks import Networks\nfrom covr_jax.covr import guidance"),
         ("vlm/trainer.py", "def f():\n    import torch"),

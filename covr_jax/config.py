@@ -88,6 +88,14 @@ class ReplayConfig:
     """The experience that is kept."""
 
     capacity: int = 100_000  # transitions over all environments [SAC-AE family]
+    # prioritised: PER; recent: ERE; elite: a share from what EDDF selects in each round, no VLM [COVR, Table 5]
+    sampling: Literal["uniform", "prioritised", "recent", "elite"] = "uniform"
+    priority_alpha: float = 0.6  # [PER]
+    priority_beta: float = 0.4  # [PER: rises to 1]
+    recent_eta: float = 0.996  # [ERE: rises to 1]
+    recent_least: int = 5000  # transitions [ERE]
+    recent_phase: int = 1000  # updates after which the window is wide again [ERE: an episode's]
+    elite_share: float = 0.8  # of the batch [COVR: 0.8 and 0.5]
     storage: Storage = "device"  # where frames stay; host: its pinned memory, for devices with little of their own
 
 
@@ -105,6 +113,12 @@ class CovrConfig:
     min_keep: int = 64  # EDDF keeps at least this many samples [ours]
     return_discount: float = 0.99  # gamma of the return-to-go g_t [ours: the agent's]
     weight_norm: Literal["minmax", "maxabs"] = "minmax"  # RALW's normalisation to [-1, 1]
+    # The ablations of Table 5 [COVR]
+    filter: Literal["eddf", "random", "top", "none"] = "eddf"  # random: as many as EDDF keeps (M1); top: M2 to M4
+    top_percentile: float = 80.0  # `top` keeps scores from this percentile on [COVR: 80, 90, 95]
+    z_score: bool = True  # False: Eq. 5 on returns as they are (M5)
+    score: Literal["return", "reward", "q_value"] = "return"  # what filter and weights go by (M6, M7)
+    weights: Literal["ralw", "uniform", "random"] = "ralw"  # of the token losses (M8, M9)
 
 
 @dataclass(frozen=True)
@@ -205,6 +219,8 @@ def validate(config: Config) -> None:
         "sac.feature-dim": config.sac.feature_dim,
         "sac.num-filters": config.sac.num_filters,
         "replay.capacity": config.replay.capacity,
+        "replay.recent-least": config.replay.recent_least,
+        "replay.recent-phase": config.replay.recent_phase,
         "covr.psi-0": config.covr.psi_0,
         "covr.anneal-steps": config.covr.anneal_steps,
         "covr.entropy-samples": config.covr.entropy_samples,
@@ -228,6 +244,8 @@ def validate(config: Config) -> None:
         "vlm.return-episodes": config.vlm.return_episodes,
         "vlm.deadline-s": config.vlm.deadline_s,
         "vlm.restarts": config.vlm.restarts,
+        "replay.priority-alpha": config.replay.priority_alpha,
+        "replay.priority-beta": config.replay.priority_beta,
         "sac.learning-rate": _given(config.sac.learning_rate, 0),
         "sac.auxiliary-learning-rate": _given(config.sac.auxiliary_learning_rate, 0),
         "sac.noise-start": config.sac.noise_start,
@@ -240,6 +258,8 @@ def validate(config: Config) -> None:
         "sac.encoder-tau": config.sac.encoder_tau,
         "sac.torso-tau": _given(config.sac.torso_tau, 0),
         "covr.return-discount": config.covr.return_discount,
+        "replay.elite-share": config.replay.elite_share,
+        "replay.recent-eta": config.replay.recent_eta,
         "vlm.warmup": _given(config.vlm.warmup, 0),
         "vlm.label-smoothing": _given(config.vlm.label_smoothing, 0),
         "vlm.lora-dropout": _given(config.vlm.lora_dropout, 0),
@@ -265,6 +285,8 @@ def validate(config: Config) -> None:
         raise ConfigError(f"--vlm.hang-s must be positive, got {config.vlm.hang_s}")
     if config.vlm.record and config.vlm.replay is not None:
         raise ConfigError("--vlm.record and --vlm.replay exclude each other")
+    if config.method in GUIDED and config.replay.sampling == "elite":
+        raise ConfigError(f"--replay.sampling elite is for runs without a VLM; drop it or {config.method}")
     if config.method in GUIDED and config.vlm.name == "none":
         raise ConfigError(f"{config.method} needs a VLM; use --vlm tiny or a model, or --method rad")
 

@@ -23,6 +23,7 @@ from covr_jax.metrics import MetricsLogger
 from covr_jax.profiling import CompileLog, chunk_annotation
 from covr_jax.programs import Programs, TrainState
 from covr_jax.rounds import Coach, Reporter
+from covr_jax.selection import Selector
 from covr_jax.types import Prior
 from covr_jax.vlm.modes import make_vlm
 from covr_jax.vlm.protocol import PriorService
@@ -65,7 +66,8 @@ class Trainer:
         self.vlm = make_vlm(config, self.programs.env.action_dim, run_dir)
         self.coach = Coach(config, self.programs, self.vlm, run_dir) if self.vlm else None
         covr = config.covr
-        tuned = config.method == "covr"  # the other guided methods leave their VLM as it is
+        self.elite = Selector(config, self.programs) if config.replay.sampling == "elite" and not self.vlm else None
+        tuned = config.method == "covr" or self.elite  # the other guided methods leave their VLM as it is
         self.rounds = schedule.round_steps(covr.psi_0, config.total_steps, covr.schedule) if tuned else []
         self.checkpointer = checkpoint.Checkpointer(run_dir)
         self.started = time.monotonic()
@@ -145,7 +147,7 @@ class Trainer:
         while self.env_steps < self.config.total_steps:
             self._chunk()
             before = self.host.rounds
-            while self.coach and self._round_due() and self._round(self.coach):
+            while self._round_due() and (self._round(self.coach) if self.coach else self._mark_elite(self.elite)):
                 pass
             if self.env_steps >= self.host.next_eval and self.env_steps < self.config.total_steps:
                 self._evaluate()
@@ -201,7 +203,7 @@ class Trainer:
         }
         row |= self.compile_log.metrics()
         if self.vlm:
-            row |= self.vlm.metrics()
+            row |= self.vlm.metrics() | {"covr/guidance_weight": float(self.state.learner.guidance_weight)}
         self._log(row)
         self.time_since, self.steps_since, self.updates_since = now, self.env_steps, updates
         self.host.next_log = self.env_steps + self.config.run.log_every
@@ -228,6 +230,20 @@ class Trainer:
         self._log(row | {"covr/round": number})
         shown = ", ".join(f"{name} {record[name]:.3g}" for name in names if record.get(name) is not None)
         self.reporter.message(f"round {number} at {self.env_steps:,} env steps: {shown}")
+        return True
+
+    def _mark_elite(self, selector: Selector | None) -> bool:
+        """A round without a VLM: what EDDF selects is drawn more often (M10 and M11 of Table 5)."""
+        if selector is None:
+            return False
+        self.host.rounds += 1
+        kept, record, self.host.data_start = selector.select(
+            self.state, self.host.rounds, self.env_steps, self.host.data_start
+        )
+        if len(kept.time):
+            self.state = self.programs.mark(self.state, kept.time, kept.lane)
+        names = ("tau", "exploration", "kept_fraction", "interval")
+        self._log({f"covr/{name}": record[name] for name in names if name in record} | {"covr/round": self.host.rounds})
         return True
 
     def _evaluate(self) -> None:

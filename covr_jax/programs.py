@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from covr_jax import config as configuration
-from covr_jax import memory, replay, runtime
+from covr_jax import draws, memory, replay, runtime
 from covr_jax.agents import Augmentation, Learner, LearnerState, make_learner, make_method
 from covr_jax.config import Config, ConfigError
 from covr_jax.envs import EnvState, VecEnv, get_task
@@ -97,6 +97,7 @@ class Programs:
         every = math.lcm(config.vlm.every, self.cycle)
         self.chunk_steps = every * math.ceil(10 / every)
         self._check(self.augmentation)
+        self._draw = draws.make_draw(config.replay)
         self._keys = {purpose: stream(config.seed, purpose) for purpose in (ACT, UPDATE)}
         self._compile()
 
@@ -127,6 +128,8 @@ class Programs:
         self._env = CompiledEnv(self.env, self._placed)
         self._eval = self._env if self.eval_env is self.env else CompiledEnv(self.eval_env, self._placed)
         self._add = runtime.jit(replay.add, donate_argnums=0)
+        self._prioritise = runtime.jit(draws.prioritise, donate_argnums=0)
+        self._mark = runtime.jit(draws.mark, donate_argnums=0)
         self._progress = runtime.jit(advance)
         self._learn = {
             with_actor: runtime.jit(partial(self._update_piece, with_actor=with_actor), donate_argnums=0)
@@ -137,6 +140,7 @@ class Programs:
             lambda learner, observation, previous: self.learner.act(learner, observation, None, previous)
         )
         self._entropy = runtime.jit(self.learner.entropy)
+        self._value = runtime.jit(self.learner.value)
         vlm = self.config.vlm
         self._attach = runtime.jit(
             partial(replay.attach_prior, every=vlm.every, hold=vlm.hold), donate_argnums=0
@@ -158,7 +162,7 @@ class Programs:
 
     def _update_piece(
         self, learner: LearnerState, store: ReplayState, *, with_actor: bool
-    ) -> tuple[LearnerState, dict[str, Array]]:
+    ) -> tuple[LearnerState, dict[str, Array], tuple[Any, Array]]:
         sample_key, update_key = jax.random.split(jax.random.fold_in(self._keys[UPDATE], learner.updates))
         sac, method = self.config.sac, self.method
         batch = replay.sample(
@@ -170,10 +174,11 @@ class Programs:
             sac.discount,
             previous=method.residual,
             horizon=method.horizon,
+            draw=self._draw,
+            updates=learner.updates,
         )
         learner, metrics = self.learner.update(learner, batch, update_key, with_actor=with_actor)
-        del metrics["td_error"]
-        return learner, metrics
+        return learner, metrics, (batch.place, metrics.pop("td_error"))
 
     def _query_piece(self, store: ReplayState) -> Array:
         every = self.config.vlm.every
@@ -197,8 +202,10 @@ class Programs:
         env, timestep = self._env.step(state.env, action)
         learner, metrics = state.learner, {}
         for with_actor in actor_pattern:
-            learner, latest = self._learn[with_actor](learner, store)
+            learner, latest, seen = self._learn[with_actor](learner, store)
             metrics |= latest
+            if self.config.replay.sampling == "prioritised":
+                store = self._prioritise(store, *seen)
         progress = self._progress(state.progress, timestep)
         return TrainState(learner, store, env, timestep, progress), metrics
 
@@ -297,6 +304,22 @@ class Programs:
         previous = replay.previous_actions(state.replay, *index) if self.method.residual else None
         key = jax.random.fold_in(stream(self.config.seed, ENTROPY), round_number)
         return float(self._entropy(state.learner, observation, key, previous).mean())
+
+    def q_values(self, state: TrainState, time: np.ndarray, lane: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """min_i Q_i(o, a), f32[N], of stored observations (times and lanes i64[N]) and actions f32[N,A]."""
+        size, values = 256, []
+        for start in range(0, len(time), size):
+            # The last batch is filled up, so that all have one shape.
+            index = np.minimum(np.arange(start, start + size), len(time) - 1)
+            place = jnp.asarray(time[index], jnp.int32), jnp.asarray(lane[index], jnp.int32)
+            observation = replay.observations(state.replay, *place, self.frame_stack)
+            values.append(np.asarray(self._value(state.learner, observation, jnp.asarray(action[index]))))
+        return np.concatenate(values)[: len(time)]
+
+    def mark(self, state: TrainState, time: np.ndarray, lane: np.ndarray) -> TrainState:
+        """Mark stored transitions (times and lanes i64[N]) as elite for the replay's ``elite`` sampling."""
+        place = jnp.asarray(time, jnp.int32), jnp.asarray(lane, jnp.int32)
+        return state.replace(replay=self._mark(state.replay, *place))
 
     def evaluate(self, policy: Callable[[TimeStep, int], Any], episodes: int, number: int) -> np.ndarray:
         """Returns f64[episodes] of a policy (time step, agent step) -> action f32[E,A] on fresh environments.

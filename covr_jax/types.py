@@ -47,7 +47,7 @@ class Future(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Transitions sampled from the replay. The last three fields are there for the methods that read them."""
+    """Transitions sampled from the replay. The last four fields are there for those who read them."""
 
     observation: Array  # u8[B,H,W,3*stack]
     action: Array  # f32[B,A] in [-1, 1]
@@ -56,5 +56,6 @@ class Batch(NamedTuple):
     next_observation: Array  # u8[B,H,W,3*stack]
     prior: Prior  # action f32[B,A], valid bool[B]
     weight: Array | None = None  # f32[B], of the critic loss; None: 1
+    place: tuple[Array, Array] | None = None  # i32[B] each, time and lane in the replay
     previous_action: Array | None = None  # f32[B,A], the action that led to the observation; 0 where it is FIRST
     future: Future | None = None

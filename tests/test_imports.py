@@ -15,7 +15,9 @@ FLOORS = {
     "config": 0,
     "presets": 4,
     "covr": 1,
-    "replay": 1,
+    "replay_state": 1,
+    "draws": 2,
+    "replay": 3,
     "augment": 1,
     "runtime": 1,
     "memory": 1,
@@ -31,10 +33,11 @@ FLOORS = {
     "train_state": 4,
     "report": 5,
     "programs": 5,
-    "rounds": 6,
+    "selection": 6,
+    "rounds": 7,
     "run_directory": 6,
     "video": 6,
-    "loop": 7,
+    "loop": 8,
 }
 
 # Foreign packages and the only places that may import them (prefixes of paths within the package).

@@ -196,6 +196,11 @@ class Host:
         return self._child.pid if self._child else None
 
     @property
+    def server_pid(self) -> int | None:
+        """That of a server of our own, while it runs."""
+        return self._server.group if isinstance(self._server, OwnServer) else None
+
+    @property
     def address(self) -> Address:
         """Where the server is, or was last."""
         return self._server.address if isinstance(self._server, OwnServer) else self._server
@@ -211,11 +216,10 @@ class Host:
         self.counters["restarts"] += bool(self.counters["faults"])
         left = max(1.0, end - self._clock())
         connect_s = min(self._limits.connect_s, left)
-        group = self._server.group if isinstance(self._server, OwnServer) else None
         host, port = self.address
         setup = self._setup._replace(
             host=host, port=port, connect_s=connect_s, load_s=self._limits.load_s, call_s=self._limits.call_s,
-            server_group=group,
+            server_group=self.server_pid,
         )  # fmt: skip
         self._child, self._late = Child(), dict.fromkeys(self._late, 0)
         self.facts = self._ask(Connect(setup), connect_s + self._limits.call_s + _MARGIN_S)

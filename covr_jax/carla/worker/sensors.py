@@ -29,8 +29,8 @@ class Camera:
         self._pictures: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.actor.listen(self._pictures.put)
 
-    def picture(self, frame: int, timeout_s: float) -> Array:
-        """u8[H,W,3] of that frame. Raises Fault where it does not come."""
+    def picture(self, frame: int, timeout_s: float, fresh: bool) -> Array:
+        """u8[H,W,3] of that frame; with ``fresh``, earlier ones are no surprise. Raises Fault where it does not come."""
         end = time.monotonic() + timeout_s
         while True:
             try:
@@ -42,7 +42,7 @@ class Camera:
                 return bgra[..., 2::-1]
             if picture.frame > frame:
                 raise Fault("picture", f"picture of frame {picture.frame} while waiting for {frame}")
-            self.late += 1
+            self.late += not fresh
 
 
 class Collisions:

@@ -26,6 +26,7 @@ _PAUSE_S = 0.2  # between two attempts to reach the server
 _SETTLING_TICKS, _WARM_UP_TICKS = 2, 5
 _LOOK_AHEAD = 5.0  # m of lane that must follow
 _GRACE_S, _TOUCH = 0.02, 0.3  # s that a collision may come late where something is so near, m
+_CONTROL_ERROR = 0.01
 _OURS = ("vehicle.*", "walker.*", "sensor.*", "controller.*")
 
 
@@ -53,6 +54,8 @@ class Session:
         self._cameras: list[Camera] = []
         self._ego: Any = None
         self._frame = 0
+        self._snapshot: Any = None
+        self._ego_state: Any = None
         self._progress = Progress()
 
     def _find_server(self) -> str:
@@ -115,7 +118,7 @@ class Session:
             self._advance()
         self._collisions.clear()
         self._progress = Progress()
-        return self._picture()
+        return self._picture(fresh=True)
 
     def _place_ego(self, drawn: scenarios.Episode) -> None:
         place = lane_place(self._map, self._scenario.road, drawn.lane, drawn.s).transform
@@ -143,6 +146,7 @@ class Session:
             if self._setup.weather == scenarios.CHANGING:
                 self._weather(self._progress.ticks)
             self._advance()
+            self._obeyed(throttle, steer, brake)
             image = self._picture()
             ticks.append(self._tick(steer, brake))
             self._progress = self._progress.after(ticks[-1])
@@ -163,12 +167,16 @@ class Session:
         if self._snapshot.frame != frame or self._ego_state is None:
             raise Fault("actors", f"the ego vehicle is not in frame {frame}")
 
-    _snapshot: Any = None
-    _ego_state: Any = None
+    def _obeyed(self, *wanted: float) -> None:
+        """The client does not wait for what becomes of a control; a lost one shows in the state alone."""
+        control = self._ego.get_control()
+        used = (control.throttle, control.steer, control.brake)
+        if max(abs(a - b) for a, b in zip(wanted, used, strict=True)) > _CONTROL_ERROR:
+            raise Fault("control", f"throttle, steer, brake were {used} in frame {self._frame}, not {wanted}")
 
-    def _picture(self) -> Array:
-        """u8[H,W*cameras,3] of the current frame."""
-        pictures = [camera.picture(self._frame, self._setup.call_s) for camera in self._cameras]
+    def _picture(self, fresh: bool = False) -> Array:
+        """u8[H,W*cameras,3] of the current frame; ``fresh``: nobody has looked at the last ones."""
+        pictures = [camera.picture(self._frame, self._setup.call_s, fresh) for camera in self._cameras]
         return np.ascontiguousarray(np.concatenate(pictures, axis=1))
 
     def _tick(self, steer: float, brake: float) -> Tick:
@@ -194,13 +202,15 @@ class Session:
         self._world.set_weather(carla.WeatherParameters(**fields))
 
     def close(self) -> None:
-        """See ``channel.Close``. Sensors go before the vehicle that carries them."""
-        for sensor in [*self._cameras, self._collisions] if self._ego else []:
-            sensor.actor.stop()
-            sensor.actor.destroy()
-        self._company.close()
+        """See ``channel.Close``. Sensors go before the vehicle that carries them; a tick lets the client see it all."""
+        self._company.clear()
         if self._ego is not None:
+            for sensor in [*self._cameras, self._collisions]:
+                sensor.actor.stop()
+                sensor.actor.destroy()
             self._ego.destroy()
+        self._world.tick(self._setup.call_s)
+        self._company.close()
         self._world.apply_settings(self._found)
 
 

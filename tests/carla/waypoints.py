@@ -16,13 +16,12 @@ from pathlib import Path
 def main() -> None:
     import carla
 
-    from covr_jax.carla.worker.session import lane_direction
+    from covr_jax.carla.worker.session import lane_at, lane_direction
 
     world_map = carla.Map("road", Path(sys.argv[1]).read_text(encoding="utf-8"))
     rows = []
     for x, y in json.load(sys.stdin):
-        place = carla.Location(x, y, 0.0)
-        found = world_map.get_waypoint(place, project_to_road=False, lane_type=carla.LaneType.Driving)
+        found = lane_at(world_map, carla.Location(x, y, 0.0))
         if found is None:
             rows.append(None)
             continue

@@ -27,6 +27,7 @@ _SETTLING_TICKS, _WARM_UP_TICKS = 2, 5
 _LOOK_AHEAD = 5.0  # m of lane that must follow
 _GRACE_S, _TOUCH = 0.02, 0.3  # s that a collision may come late where something is so near, m
 _CONTROL_ERROR = 0.01
+_LANE_ERROR = 0.01  # m, of the client's geometry in single precision
 _OURS = ("vehicle.*", "walker.*", "sensor.*", "controller.*")
 
 
@@ -184,7 +185,7 @@ class Session:
         place = pose.location
         box = Box(place.x, place.y, math.radians(pose.rotation.yaw), *self._half)
         expected = self._company.touching(self._snapshot, box, _TOUCH)
-        waypoint = self._map.get_waypoint(place, project_to_road=False, lane_type=carla.LaneType.Driving)
+        waypoint = lane_at(self._map, place)
         ahead = waypoint.next(_LOOK_AHEAD) if waypoint else []
         return Tick(
             velocity=(velocity.x, velocity.y, velocity.z),
@@ -212,6 +213,33 @@ class Session:
         self._world.tick(self._setup.call_s)
         self._company.close()
         self._world.apply_settings(self._found)
+
+
+def lane_at(world_map: Any, place: Any) -> Any:
+    """The waypoint of the driving lane at a location, None beside the road.
+
+    Near the edge of a lane the client's own answer may be the next lane, or none without projection, although the
+    location is a decimetre within: its waypoints can be most of a metre too far back or ahead. So the distance from the
+    lane's middle is measured across the lane, and the neighbour is asked.
+    """
+    waypoint = world_map.get_waypoint(place, project_to_road=True, lane_type=carla.LaneType.Driving)
+    if waypoint is None:
+        return None
+    beyond = _beyond(waypoint, place)
+    if beyond == 0.0:
+        return waypoint
+    neighbour = waypoint.get_right_lane() if beyond > 0.0 else waypoint.get_left_lane()
+    if neighbour is None or neighbour.lane_type != carla.LaneType.Driving or _beyond(neighbour, place):
+        return None
+    return neighbour
+
+
+def _beyond(waypoint: Any, place: Any) -> float:
+    """How far right of its lane's right edge a location is, m; negative left of the left edge, 0 between them."""
+    middle, right = waypoint.transform.location, waypoint.transform.get_right_vector()
+    aside = (place.x - middle.x) * right.x + (place.y - middle.y) * right.y
+    half = waypoint.lane_width / 2 + _LANE_ERROR
+    return aside - max(-half, min(half, aside))
 
 
 def lane_direction(waypoint: Any, ahead: list[Any], look_ahead: float) -> tuple[float, float]:

@@ -36,6 +36,7 @@ from covr_jax.types import Array
 
 _MARGIN_S = 2.0  # by which the parent waits longer than the child's own limits
 _CLOSE_S = 5.0
+_COUNTERS = ("faults", "restarts", "server_restarts", "late_pictures", "late_collisions")
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0  # between attempts; doubles
 
 
@@ -125,7 +126,7 @@ class Host:
     """A simulator that is always there: see the module.
 
     Args:
-      make_setup: the child's instructions but for where the server is, see ``channel.Setup``.
+      setup: the child's instructions, see ``channel.Setup``; where the server is and the times are filled in here.
       server: a server of our own, or the address of somebody else's. clock: seconds; tests turn it by hand.
 
     Attributes:
@@ -146,7 +147,7 @@ class Host:
         self._faults: deque[float] = deque()  # when
         self._episodes = 0  # of the server of our own
         self._late = {"pictures": 0, "collisions": 0}  # of this child
-        self.counters = dict.fromkeys(("faults", "restarts", "server_restarts", "late_pictures", "late_collisions"), 0)
+        self.counters: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         self.last_fault = ""
         self.town, self.facts = "", Facts("", "")
 
@@ -154,6 +155,10 @@ class Host:
         """The first picture u8[H,W,3] of an episode. Raises ServerGone or ServerRefused; nothing is left running."""
         end, pause, failed = self._clock() + self._limits.patience_s, _PAUSE_S, False
         while True:
+            if self._exhausted():
+                self.close()
+                times, window = len(self._faults), self._limits.window_s
+                raise ServerGone(f"the simulator failed {times} times within {window:g} s; last: {self.last_fault}")
             try:
                 self._ready(end, fresh_server=failed)
                 image = self._ask(Reset(seed, episode), self._limits.reset_s)
@@ -163,7 +168,7 @@ class Host:
                 if mishap.final:
                     self.close()
                     raise ServerRefused(str(mishap)) from None
-            if self._exhausted() or self._clock() + pause > end:
+            if self._clock() + pause > end:
                 self.close()
                 raise ServerGone(f"the simulator does not come back: {self.last_fault}") from None
             failed = True

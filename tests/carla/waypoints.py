@@ -1,7 +1,7 @@
 """Ask the real client's own map about poses; a process of its own, since no other may import the client.
 
-``python waypoints.py road.xodr`` reads JSON ``[[x, y], ...]`` and writes ``[[lane, offset, yaw, ahead] or null, ...]``:
-the driving lane there, metres aside of its middle, its direction in radians, and the direction that ``dbc`` looks along.
+``python waypoints.py road.xodr`` reads JSON ``[[x, y], ...]`` and writes one row or null for each: the driving lane
+there, metres aside of its middle, its direction in radians, the one that ``dbc`` looks along, whether the road goes on.
 """
 
 from __future__ import annotations

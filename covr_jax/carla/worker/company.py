@@ -6,11 +6,10 @@ import math
 import socket
 from typing import Any, NamedTuple
 
-import carla
-
 from covr_jax.carla.boxes import Box, overlap
 from covr_jax.carla.scenarios import Driver, Episode, Ghost, Ghosts, Scenario
 from covr_jax.carla.worker.failures import Fault
+from covr_jax.carla.worker.library import carla
 
 LIFT = 0.3  # m; vehicles are spawned above the road and drop
 _WALKER_LIFT = 1.0

@@ -10,7 +10,6 @@ import math
 import time
 from typing import Any
 
-import carla
 import numpy as np
 
 from covr_jax.carla import scenarios
@@ -19,6 +18,7 @@ from covr_jax.carla.channel import Facts, Setup, Stepped
 from covr_jax.carla.reward import DT, Progress, Tick, ended
 from covr_jax.carla.worker.company import LIFT, Company, lane_place
 from covr_jax.carla.worker.failures import Fault, Refusal
+from covr_jax.carla.worker.library import carla
 from covr_jax.carla.worker.sensors import Camera, Collisions
 from covr_jax.types import Array
 

@@ -7,6 +7,7 @@ cannot talk to, is started anew as well.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -186,10 +187,8 @@ class Host:
     def close(self) -> None:
         """Take our things out of the world and end what we started; may be called twice."""
         if self._child is not None:
-            try:
+            with contextlib.suppress(Mishap):  # it is about to be ended anyway
                 self._child.ask(Close(), _CLOSE_S)
-            except Mishap:
-                pass  # it is about to be ended anyway
             self._child.kill()
             self._child = None
         if isinstance(self._server, OwnServer):

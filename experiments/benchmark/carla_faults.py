@@ -1,6 +1,6 @@
 """Every kind of fault, many times at random moments, against the real client and the loopback server; then leaks.
 
-``python experiments/benchmark/carla_faults.py --trials 10 --episodes 500``
+``python experiments/benchmark/carla_faults.py --trials 10 --episodes 500 --output FILE``
 
 A trial drives a known episode, orders one fault for a random moment and checks that
 
@@ -20,7 +20,9 @@ import sys
 import time
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -191,14 +193,15 @@ def main() -> int:
         prog="carla_faults.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trials", type=int, default=10, help="of each kind")
+    parser.add_argument("--jobs", type=int, default=2, help="trials at a time")
     parser.add_argument("--episodes", type=int, default=500, help="of the leak test; 0 for none")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     deadline, checks = Limits().step_s, []
-    for kind in KINDS:
-        for number in range(arguments.trials):
-            checks.append(trial(kind, number))
-            print(checks[-1], "" if checks[-1].passed(deadline) else "FAILED", flush=True)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for check in pool.map(trial, *zip(*product(KINDS, range(arguments.trials)), strict=True)):
+            checks.append(check)
+            print(check, "" if check.passed(deadline) else "FAILED", flush=True)
     rows, found = summary(checks, deadline), leaks(arguments.episodes) if arguments.episodes else []
     if arguments.output:
         more = {"simulator": "loopback", "deadline_s": deadline, "grace_s": GRACE_S, "leaks": found}

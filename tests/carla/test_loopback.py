@@ -64,7 +64,7 @@ def test_a_car_speeds_up_and_brakes(world):
     seconds = math.atan(20.0 * math.sqrt(DRAG / BRAKE)) / math.sqrt(DRAG * BRAKE)  # of dv/dt = -(BRAKE + DRAG v^2)
     metres = math.log(1 + DRAG * 20.0**2 / BRAKE) / (2 * DRAG)
     assert steps * 0.05 == pytest.approx(seconds, abs=0.06)
-    assert car.transform[0][0] - start == pytest.approx(metres - 20.0 * 0.05 / 2, abs=0.05)  # steps end at their end
+    assert car.transform[0][0] - start == pytest.approx(metres - 20.0 * 0.05 / 2, abs=0.1)  # first order in the step
 
 
 @pytest.mark.parametrize(("speed", "steer"), [(3.0, 0.5), (25.0, 0.5), (3.0, -1.0)])

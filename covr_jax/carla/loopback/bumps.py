@@ -20,7 +20,7 @@ class Bump(NamedTuple):
 
 
 def collide(a: Actor, b: Actor, dt: float) -> list[Bump]:
-    """Keep two bodies apart after a step of ``dt`` seconds. Returns what either feels; nothing where they only touch."""
+    """Keep two bodies apart after a step of ``dt`` s. Returns what either feels; nothing where they just touch."""
     if math.dist(a.transform[0][:2], b.transform[0][:2]) > _REACH or overlap(a.box, b.box).depth <= 0.0:
         return []
     if a.is_walker and b.is_walker:

@@ -26,7 +26,7 @@ _PAUSE_S = 0.2  # between two attempts to reach the server
 _SETTLING_TICKS, _WARM_UP_TICKS = 2, 5
 _LOOK_AHEAD = 5.0  # m of lane that must follow
 _GRACE_S, _TOUCH = 0.02, 0.3  # s that a collision may come late where something is so near, m
-_CONTROL_ERROR = 0.01
+_CONTROL_ERROR = 1e-5  # of numbers that cross twice in single precision
 _LANE_ERROR = 0.01  # m, of the client's geometry in single precision
 _OURS = ("vehicle.*", "walker.*", "sensor.*", "controller.*")
 

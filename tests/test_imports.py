@@ -50,7 +50,7 @@ FENCES = {
     "dm_control": ("envs/", "render/"),
     "brax": ("envs/",),
     "gymnasium": ("envs/",),
-    "carla": ("carla/client",),
+    "carla": ("carla/worker/",),
     "flax.linen": ("agents/networks/",),
     "orbax": ("checkpoint",),
     "tensorboardX": ("metrics.py",),

@@ -24,7 +24,7 @@ from covr_jax.metrics import MetricsLogger
 from covr_jax.profiling import CompileLog, chunk_annotation
 from covr_jax.programs import Programs, TrainState
 from covr_jax.rounds import Coach, Reporter
-from covr_jax.types import Prior
+from covr_jax.types import EnvironmentLost, Prior
 from covr_jax.vlm.modes import make_vlm
 from covr_jax.vlm.protocol import PriorService
 
@@ -82,11 +82,10 @@ class Trainer:
         self.reporter.message(
             f"replay: {predicted / 1e6:.0f} MB of {store.storage} memory for {store.capacity:,} transitions"
         )
-        state = self.programs.init()
         if not self.checkpointer.steps():
             host = Host(data_start=[0] * config.env.num_envs, next_checkpoint=config.run.checkpoint_every)
-            return state, host, False
-        state, values, directory = self.checkpointer.restore(state)
+            return self.programs.init(), host, False
+        state, values, directory = self.checkpointer.restore(self.programs.init(begin=False))
         host = Host(**values)
         if self.vlm:
             try:
@@ -112,7 +111,7 @@ class Trainer:
     @property
     def guided(self) -> bool:
         """Whether the cold start is over and the VLM is asked."""
-        return self.vlm is not None and schedule.gate_open(self.host.rounds, self.config.covr.cold_start_rounds)
+        return self.vlm is not None and schedule.gate_open(self.host.rounds, self.config.cold_start_rounds)
 
     def _log(self, metrics: dict[str, Any]) -> None:
         self.logger.write(
@@ -125,7 +124,22 @@ class Trainer:
     # ------------------------------------------------------------------- verbs
 
     def run(self) -> Result:
-        """Train to ``total_steps``, evaluate, record a video, write result.json."""
+        """Train to ``total_steps``, evaluate, record a video, write result.json.
+
+        Raises:
+          EnvironmentLost: a world on the host does not come back; a checkpoint has been written.
+        """
+        try:
+            return self._run()
+        except EnvironmentLost as lost:
+            if lost.state is not None:  # else the chunk's buffers are still these
+                self.state = lost.state
+            self._save()
+            raise
+        finally:
+            self.programs.close()
+
+    def _run(self) -> Result:
         if self.env_steps == 0:
             self._before()
         while self.env_steps < self.config.total_steps:
@@ -204,7 +218,7 @@ class Trainer:
             return False
         record, self.host.data_start = ended
         self.host.rounds = number
-        weight = self.config.covr.guidance_weight if self.guided else 0.0
+        weight = self.config.guidance_weight if self.guided else 0.0
         learner = self.state.learner.replace(guidance_weight=jnp.asarray(weight, jnp.float32))
         self.state = self.state.replace(learner=learner)
         names = ("tau", "exploration", "kept_fraction", "weight_mean", "interval", "action_error", "vlm_return")
@@ -222,9 +236,18 @@ class Trainer:
         self.host.evaluations += 1
         policy = self.programs.learned_policy(self.state.learner)
         values = self.programs.evaluate(policy, self.config.eval.episodes, self.host.evaluations)
-        self._log({"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()})
+        measured = self._log_evaluation(values)
         self.host.next_eval = self.env_steps + self.config.eval.every
-        self.reporter.message(f"evaluation at {self.env_steps:,} env steps: {values.mean():.0f} ± {values.std():.0f}")
+        shown = "".join(f", {name} {value:.3g}" for name, value in measured.items())
+        text = f"evaluation at {self.env_steps:,} env steps: {values.mean():.0f} ± {values.std():.0f}{shown}"
+        self.reporter.message(text)
+
+    def _log_evaluation(self, values: np.ndarray) -> dict[str, float]:
+        """The row of an evaluation that gave these returns; what the environment measured besides them."""
+        measured = self.programs.episode_metrics()
+        row = {"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()}
+        self._log(row | {f"eval/{name}": value for name, value in measured.items()})
+        return measured
 
     def _save(self) -> None:
         self.host.next_checkpoint = self.env_steps + self.config.run.checkpoint_every
@@ -238,7 +261,7 @@ class Trainer:
         values = self.programs.evaluate(
             self.programs.learned_policy(self.state.learner), self.config.eval.episodes, _FINAL_EVALUATION
         )
-        self._log({"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()})
+        self._log_evaluation(values)
         self.logger.close()
         self.compile_log.close()
         if self.config.run.video:
@@ -260,6 +283,7 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
     Raises:
       ConfigError: options that cannot be used together, or a directory of another run.
       CheckpointError: the run's checkpoint cannot be read or written.
+      EnvironmentLost: a world on the host does not come back; a checkpoint has been written.
     """
     configuration.validate(config)
     with run_directory.claim(run_dir):

@@ -2,7 +2,7 @@
 
 One ring over time with E parallel lanes. Slot t of a lane holds the time step that arrived there (frame, reward,
 discount, step type) and the action taken from it; a transition is a pair of neighbouring slots of which the first is
-not LAST. All functions are pure; donate the state when compiling them, or every insert copies the ring.
+neither LAST nor CUT. All functions are pure; donate the state when compiling them, or every insert copies the ring.
 The frames, nearly all of its bytes, may live in the host's pinned memory: which one is part of their type, and the
 compiled programs then move single frames.
 Letters: T slots, E envs, B batch, H W image, A action.
@@ -120,6 +120,16 @@ def add(state: ReplayState, timestep: TimeStep, action: Array) -> ReplayState:
     )
 
 
+def cut(state: ReplayState, lanes: Array) -> ReplayState:
+    """Mark the newest slot of the lanes bool[E]: what its action led to is not known, and no transition starts there.
+
+    The one before it keeps its discount, as at a time limit, and the episode has no return (``covr.returns``).
+    """
+    slot = (state.count - 1) % state.reward.shape[0]
+    newest = state.step_type[slot]
+    return state.replace(step_type=state.step_type.at[slot].set(jnp.where(lanes, jnp.int8(StepType.CUT), newest)))
+
+
 def attach_prior(
     state: ReplayState, prior: Prior, end: Array | None = None, *, every: int, hold: bool
 ) -> ReplayState:
@@ -179,12 +189,13 @@ def sample(
     # Once the ring is full its oldest slots have lost their history; a stack must not reach over the seam.
     oldest = jnp.maximum(state.count - slots, 0) + jnp.where(state.count > slots, frame_stack - 1, 0)
     draws = jax.random.randint(time_key, (_CANDIDATES, batch_size), oldest, state.count - 1)
-    starts = state.step_type[draws % slots, lanes] != StepType.LAST
+    starts = state.step_type[draws % slots, lanes] < StepType.LAST
     chosen = jnp.argmax(starts, axis=0)[None]
     lane = jnp.take_along_axis(lanes, chosen, axis=0)[0]
     drawn = jnp.take_along_axis(draws, chosen, axis=0)[0]
-    # Every candidate was LAST: its neighbours are not.
-    time = jnp.where(starts.any(axis=0), drawn, jnp.where(drawn > oldest, drawn - 1, drawn + 1))
+    # Every candidate was an end: its neighbours are none, but where an episode was cut at its beginning.
+    before = (drawn > oldest) & (state.step_type[(drawn - 1) % slots, lane] < StepType.LAST)
+    time = jnp.where(starts.any(axis=0), drawn, jnp.where(before, drawn - 1, drawn + 1))
     slots_now = time % slots
     end, reward, remaining = _accumulate(state, time, lane, n_step, discount)
     # One gather for both: XLA's CPU compiler repeats two of them inside each consumer's loops, at twice the time. One
@@ -210,7 +221,7 @@ def _accumulate(
     end = time + 1
     reward, discount = state.reward[end % slots, lane], state.discount[end % slots, lane]
     for _ in range(n_step - 1):
-        onward = (state.step_type[end % slots, lane] != StepType.LAST) & (end + 1 < state.count)
+        onward = (state.step_type[end % slots, lane] < StepType.LAST) & (end + 1 < state.count)
         end = jnp.where(onward, end + 1, end)
         weight = jnp.where(onward, gamma * discount, 0.0)
         reward += weight * state.reward[end % slots, lane]

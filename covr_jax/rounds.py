@@ -148,7 +148,7 @@ class Coach:
             "env_steps": env_steps,
             "samples": len(samples.time),
             "interval": schedule.interval(number - 1, covr.psi_0, covr.schedule),
-            "guidance": schedule.gate_open(number, covr.cold_start_rounds),
+            "guidance": schedule.gate_open(number, self._config.cold_start_rounds),
         }
         under_way = Round(number, record, start, following)
         if len(samples.time):

@@ -1,0 +1,158 @@
+"""What stands and moves in the loopback world, and how. Lengths in m, speeds in m/s, angles in degrees."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from covr_jax.carla.boxes import Box
+from covr_jax.carla.loopback.wire import BOOL, COLOR, FLOAT, INT, STRING, Transform, blueprint
+
+WHEEL_BASE, MAX_STEER = 2.875, 35.0
+THROTTLE, BRAKE, DRAG, GRIP = 5.0, 8.0, 0.004, 8.0  # m/s^2; drag per (m/s)^2
+SLIDING = 4.0  # m/s^2, a walker that was hit slows down by it
+
+# length, width, height and mass (kg) by blueprint
+_VEHICLES = {
+    "vehicle.tesla.model3": (4.8, 1.9, 1.5, 1800.0),
+    "vehicle.audi.a2": (3.7, 1.8, 1.55, 1200.0),
+    "vehicle.audi.tt": (4.2, 2.0, 1.4, 1400.0),
+    "vehicle.nissan.micra": (3.6, 1.8, 1.5, 1100.0),
+    "vehicle.mercedes.sprinter": (5.9, 2.0, 2.6, 2500.0),
+    "vehicle.carlamotors.carlacola": (5.2, 2.6, 2.5, 5500.0),
+}
+_WALKER = (0.4, 0.4, 1.8, 75.0)
+_CAMERA = [
+    ("image_size_x", INT, "84"),
+    ("image_size_y", INT, "84"),
+    ("fov", FLOAT, "90.0"),
+    ("sensor_tick", FLOAT, "0.0"),
+]
+
+BLUEPRINTS = [
+    *(
+        blueprint(
+            number,
+            name,
+            [
+                ("number_of_wheels", INT, "4"),
+                ("role_name", STRING, "autopilot"),
+                ("color", COLOR, "60,60,160"),
+                ("base_type", STRING, "car"),
+            ],
+        )
+        for number, name in enumerate(_VEHICLES, 1)
+    ),
+    blueprint(20, "walker.pedestrian.0001", [("is_invincible", BOOL, "true"), ("role_name", STRING, "")]),
+    blueprint(30, "sensor.camera.rgb", _CAMERA),
+    blueprint(31, "sensor.other.collision", [("role_name", STRING, "")]),
+    blueprint(32, "sensor.other.lane_invasion", [("role_name", STRING, "")]),
+]
+
+
+@dataclass
+class Actor:
+    """One actor; ``description`` is the client's own ``[blueprint number, name, attributes]``."""
+
+    number: int
+    description: list[Any]
+    transform: Transform
+    parent: int = 0
+    speed: float = 0.0  # along the heading, of a vehicle
+    velocity: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    control: list[Any] = field(default_factory=lambda: [0.0, 0.0, 0.0, False, False, False, 0])
+    walk: list[Any] = field(default_factory=lambda: [[1.0, 0.0, 0.0], 0.0, False])
+    frozen: bool = False  # physics switched off: it moves nothing and is moved by nothing
+    pushed: list[float] = field(default_factory=lambda: [0.0, 0.0])  # a walker's velocity after a collision
+
+    @property
+    def name(self) -> str:
+        """The blueprint's name."""
+        return self.description[1]
+
+    @property
+    def is_vehicle(self) -> bool:
+        """Whether it drives."""
+        return self.name.startswith("vehicle.")
+
+    @property
+    def is_walker(self) -> bool:
+        """Whether it walks."""
+        return self.name.startswith("walker.")
+
+    @property
+    def is_body(self) -> bool:
+        """Whether it can be bumped into."""
+        return self.is_vehicle or self.is_walker
+
+    @property
+    def size(self) -> tuple[float, float, float, float]:
+        """Length, width, height and mass."""
+        return _VEHICLES.get(self.name, _WALKER)
+
+    @property
+    def mass(self) -> float:
+        """kg; infinite where nothing moves it."""
+        return math.inf if self.frozen else self.size[3]
+
+    @property
+    def box(self) -> Box:
+        """Its outline from above."""
+        length, width, _, _ = self.size
+        return Box(*self.transform[0][:2], math.radians(self.transform[1][1]), length / 2, width / 2)
+
+    def attribute(self, name: str, default: str) -> str:
+        """An attribute of the blueprint that it was made from."""
+        return next((text for key, _, text in self.description[2] if key == name), default)
+
+    def move(self, dt: float) -> None:
+        """One step of ``dt`` seconds; whatever was spawned above the ground stands on it afterwards."""
+        if self.frozen or not self.is_body:
+            return
+        self.transform[0][2] = 0.0 if self.is_vehicle else self.size[2] / 2
+        if self.is_vehicle:
+            self._drive(dt)
+        else:
+            self._step(dt)
+        self.transform[0][0] += self.velocity[0] * dt
+        self.transform[0][1] += self.velocity[1] * dt
+
+    def _drive(self, dt: float) -> None:
+        """A kinematic bicycle whose sideways acceleration is limited by the grip of its tyres."""
+        throttle, steer, brake, hand_brake, reverse = self.control[:5]
+        throttle, steer, brake = _within(throttle, 0.0), _within(steer, -1.0), _within(brake, 0.0)
+        speed = self.speed + THROTTLE * throttle * (-1.0 if reverse else 1.0) * dt
+        slowing = (BRAKE * (1.0 if hand_brake else brake) + DRAG * speed * speed) * dt
+        self.speed = math.copysign(max(0.0, abs(speed) - slowing), speed)
+        rate = self.speed / WHEEL_BASE * math.tan(math.radians(MAX_STEER) * steer)
+        limit = GRIP / max(abs(self.speed), 0.1)
+        heading = math.radians(self.transform[1][1]) + max(-limit, min(limit, rate)) * dt
+        self.transform[1][1] = math.degrees(heading)
+        self.velocity = [self.speed * math.cos(heading), self.speed * math.sin(heading), 0.0]
+
+    def _step(self, dt: float) -> None:
+        """Walk as told, or slide on after a collision until that has passed."""
+        sliding = math.hypot(*self.pushed)
+        if sliding > 0.0:
+            left = max(0.0, sliding - SLIDING * dt) / sliding
+            self.pushed = [part * left for part in self.pushed]
+            self.velocity = [*self.pushed, 0.0]
+        else:
+            direction, speed, _ = self.walk
+            self.velocity = [direction[0] * speed, direction[1] * speed, 0.0]
+
+    def strike(self, x: float, y: float) -> None:
+        """A collision changes the velocity by (x, y); a vehicle keeps its heading."""
+        if self.is_walker:
+            self.pushed = [self.velocity[0] + x, self.velocity[1] + y]
+            self.velocity = [*self.pushed, 0.0]
+            return
+        yaw = math.radians(self.transform[1][1])
+        self.speed += x * math.cos(yaw) + y * math.sin(yaw)
+        self.velocity = [self.speed * math.cos(yaw), self.speed * math.sin(yaw), 0.0]
+
+
+def _within(number: float, low: float) -> float:
+    """The number in [low, 1]; what is not a number counts as 0."""
+    return max(low, min(1.0, number)) if number == number else 0.0

@@ -1,0 +1,92 @@
+"""Bytes as the 0.9.16 client expects them. Lengths in m, angles in degrees, CARLA's left-handed axes (y to the right).
+
+Remote calls are msgpack-rpc: request ``[0, id, name, [[asynchronous], *arguments]]``, reply ``[1, id, error, result]``.
+Sensor data comes over a second port: the client sends a u32 stream number and then reads ``u32 size, payload`` for ever.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+CLIENT_VERSION = "0.9.16"
+
+# Positions in the client's table of sensors.
+COLLISION, CAMERA, WORLD = 0, 13, 17
+WORLD_STREAM = 1
+# Positions in the client's table of batch commands.
+SPAWN, DESTROY, VEHICLE_CONTROL, WALKER_CONTROL, AUTOPILOT = 0, 1, 2, 4, 16
+# Types of blueprint attributes.
+BOOL, INT, FLOAT, STRING, COLOR = range(1, 6)
+
+_ACTOR_STATE_BYTES = 119
+_TCP, _IPV4 = 1, 1
+
+Transform = list[list[float]]  # [[x, y, z], [pitch, yaw, roll]]
+
+
+def value(result: Any) -> list[Any]:
+    """A reply that carries something."""
+    return [[1, result]]
+
+
+def refusal(message: str) -> list[Any]:
+    """The failure of a call that would have carried something; the client raises RuntimeError."""
+    return [[0, [message]]]
+
+
+def done() -> list[Any]:
+    """A reply that carries nothing."""
+    return [[False]]
+
+
+def undone(message: str) -> list[Any]:
+    """The failure of a call that carries nothing."""
+    return [[True, [message]]]
+
+
+def blueprint(number: int, name: str, attributes: list[tuple[str, int, str]]) -> list[Any]:
+    """What can be spawned; every attribute may be changed and has no recommended values."""
+    rows = [[key, kind, text, [], True, False] for key, kind, text in attributes]
+    return [number, name, name.replace(".", ","), rows]
+
+
+def token(stream: int, port: int) -> bytes:
+    """Where to subscribe: u32 stream, u16 port, u8 protocol, u8 address kind, 16 bytes of address."""
+    return struct.pack("<IHBB", stream, port, _TCP, _IPV4) + bytes((127, 0, 0, 1)) + bytes(12)
+
+
+def header(sensor: int, frame: int, elapsed: float, transform: Transform) -> bytes:
+    """What every payload begins with."""
+    return struct.pack("<QQd6f", sensor, frame, elapsed, *transform[0], *transform[1])
+
+
+def packet(payload: bytes) -> bytes:
+    """A payload on its stream."""
+    return struct.pack("<I", len(payload)) + payload
+
+
+def world_body(episode: int, wall: float, delta: float, actors: list[bytes]) -> bytes:
+    """The state of all actors: u64 episode, f64 wall clock, f32 step, i32[3] origin, u32 flags, then the records."""
+    return struct.pack("<Qdf3iI", episode, wall, delta, 0, 0, 0, 0) + b"".join(actors)
+
+
+def actor_state(number: int, transform: Transform, velocity: list[float], extra: bytes) -> bytes:
+    """One record: u32 id, u8 active, pose, velocity, 24 bytes of rates that stay 0, then what its kind adds."""
+    state = struct.pack("<IB9f", number, 1, *transform[0], *transform[1], *velocity) + bytes(24) + extra
+    return state.ljust(_ACTOR_STATE_BYTES, b"\0")
+
+
+def vehicle_extra(control: list[Any], speed_limit: float) -> bytes:
+    """A vehicle's part of its record: throttle, steer, brake, three switches, gear; limit in km/h."""
+    return struct.pack("<3f3?if", *control[:7], speed_limit)
+
+
+def walker_extra(control: list[Any]) -> bytes:
+    """A walker's part of its record: direction, speed in m/s, jump."""
+    return struct.pack("<4f?", *control[0], control[1], control[2])
+
+
+def camera_body(width: int, height: int, fov: float, bgra: bytes) -> bytes:
+    """A picture: u32 width, u32 height, f32 field of view, u8[H,W,4]."""
+    return struct.pack("<IIf", width, height, fov) + bgra

@@ -131,6 +131,16 @@ class VLMConfig:
 
 
 @dataclass(frozen=True)
+class CarlaConfig:
+    """The CARLA tasks' simulator and rules."""
+
+    # `loopback`: servers of our own for each environment, our roads and pictures; host:port: a real server that runs
+    # already, those of further environments on port + 3, + 6, ...
+    endpoint: str = "loopback"
+    profile: Literal["dmr", "dbc"] = "dmr"  # reward, cameras, rules: of DMR (frame skip 1) or DBC and ResAct (4)
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Evaluations during training."""
 
@@ -166,6 +176,7 @@ class Config:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     covr: CovrConfig = field(default_factory=CovrConfig)
     vlm: VLMConfig = field(default_factory=VLMConfig)
+    carla: CarlaConfig = field(default_factory=CarlaConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     run: RunConfig = field(default_factory=RunConfig)
 

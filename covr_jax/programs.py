@@ -64,15 +64,8 @@ def _host_envs(config: Config, task: HostTask) -> tuple[HostVecEnv, HostVecEnv]:
     env = config.env
     if (env.distractors, config.eval.distractors or "none", config.renderer) != ("none", "none", "jax"):
         raise ConfigError(f"{task.name} draws its own pictures: leave --renderer and the distractors out")
-    options = dataclasses.asdict(getattr(config, task.section)) if task.section else {}
-    envs = HostVecEnv(
-        task,
-        env.num_envs,
-        action_repeat=env.action_repeat,
-        image_size=env.image_size,
-        frame_stack=env.frame_stack,
-        **options,
-    )
+    options = {"action_repeat": env.action_repeat, "image_size": env.image_size, "frame_stack": env.frame_stack}
+    envs = HostVecEnv(task, env.num_envs, **options)
     return envs, envs
 
 
@@ -86,7 +79,7 @@ class Programs:
     def __init__(self, config: Config):
         self.config = config
         try:
-            task = find_task(config.task)
+            task = find_task(config.task, **dataclasses.asdict(config.carla))
         except ValueError as error:
             raise ConfigError(str(error)) from error
         env, sac = config.env, config.sac
@@ -150,7 +143,7 @@ class Programs:
             self._run_cycles = runtime.jit(self.rolled, static_argnums=(1, 2), donate_argnums=0)
 
     def _lanes(self, env: VecEnv | HostVecEnv) -> CompiledEnv | HostedEnv:
-        return (HostedEnv if isinstance(env, HostVecEnv) else CompiledEnv)(env, self._placed)
+        return HostedEnv(env, self._placed) if isinstance(env, HostVecEnv) else CompiledEnv(env, self._placed)
 
     def _act_piece(self, learner: LearnerState, observation: Array, vec_steps: Array) -> Array:
         return self.learner.act(learner, observation, jax.random.fold_in(self._keys[ACT], vec_steps))

@@ -9,16 +9,10 @@ import dm_env
 import numpy as np
 from dm_env import specs
 
+from covr_jax.envs.pictures import fit
+
 TIME_LIMIT = 1000  # simulation steps, as gymnasium registers it
 FPS = 50  # simulation steps per second
-
-
-def area_weights(source: int, target: int) -> np.ndarray:
-    """f32[target,source]: which share of a target pixel each source pixel covers, in one dimension; rows sum to 1."""
-    edges = np.linspace(0.0, source, target + 1)
-    pixels = np.arange(source)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (np.maximum(overlap, 0.0) * target / source).astype(np.float32)
 
 
 def _make_simulator() -> Any:
@@ -52,7 +46,7 @@ class CarRacing(dm_env.Environment):
         self._simulator = _make_simulator()
         self._repeat = action_repeat
         self._low, self._high = self._simulator.action_space.low, self._simulator.action_space.high
-        self._weights = area_weights(self._simulator.observation_space.shape[0], image_size)
+        self._size = image_size
         self._generator = np.random.default_rng(seed)
         self._steps, self._ended, self._lap = 0, True, False
 
@@ -65,7 +59,7 @@ class CarRacing(dm_env.Environment):
         self._simulator.drawing = True
         frame, _ = self._simulator.reset(seed=int(self._generator.integers(2**31)))
         self._steps, self._ended, self._lap = 0, False, False
-        return dm_env.restart(self._resized(frame))
+        return dm_env.restart(fit(frame, self._size))
 
     def step(self, action: Any) -> dm_env.TimeStep:
         """See ``dm_env.Environment``; the action is clipped to [-1, 1]."""
@@ -80,17 +74,12 @@ class CarRacing(dm_env.Environment):
             reward += float(gained)
             self._steps += 1
             if terminated or self._steps == TIME_LIMIT:
+                self._ended, self._lap = True, bool(info.get("lap_finished", False))
                 break
-        else:
-            return dm_env.transition(reward, self._resized(self._simulator.state))
-        self._ended, self._lap = True, bool(info.get("lap_finished", False))
-        frame = self._resized(self._simulator.state if self._simulator.drawing else self._simulator.draw())
+        frame = fit(self._simulator.state if self._simulator.drawing else self._simulator.draw(), self._size)
+        if not self._ended:
+            return dm_env.transition(reward, frame)
         return dm_env.termination(reward, frame) if terminated else dm_env.truncation(reward, frame)
-
-    def _resized(self, frame: np.ndarray) -> np.ndarray:
-        """Area interpolation of u8[96,96,3]."""
-        rows = np.einsum("oi,ijc->ojc", self._weights, frame.astype(np.float32), optimize=True)
-        return np.rint(np.einsum("oj,ijc->ioc", self._weights, rows, optimize=True)).astype(np.uint8)
 
     def metrics(self) -> dict[str, float]:
         """Of the episode under way or just over: the share of the track's tiles visited, and 1 for a finished lap."""
@@ -99,8 +88,7 @@ class CarRacing(dm_env.Environment):
 
     def observation_spec(self) -> specs.BoundedArray:
         """See ``dm_env.Environment``."""
-        size = len(self._weights)
-        return specs.BoundedArray((size, size, 3), np.uint8, 0, 255, name="pixels")
+        return specs.BoundedArray((self._size, self._size, 3), np.uint8, 0, 255, name="pixels")
 
     def action_spec(self) -> specs.BoundedArray:
         """See ``dm_env.Environment``."""

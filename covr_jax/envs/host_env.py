@@ -52,14 +52,13 @@ class HostTask:
     """What a name stands for: how to open lane ``index``, and the numbers that a run needs before it is open."""
 
     name: str
-    open: Callable[..., HostEnv]  # (index, *, image_size, action_repeat, **options)
+    open: Callable[..., HostEnv]  # (index, *, image_size, action_repeat)
     action_dim: int
     action_repeat: int  # simulation steps per agent step
     time_limit: int  # simulation steps of an episode at most
     fps: float  # simulation steps per second of the world's time
     learning_rate: float  # actor, critic, encoder
     augmentation: str  # RAD's for the task
-    section: str | None = None  # the part of a run's config that is handed to ``open``
 
 
 class HostState(flax.struct.PyTreeNode):
@@ -90,14 +89,12 @@ class HostVecEnv:
         action_repeat: int | None = None,
         image_size: int = 84,
         frame_stack: int = 3,
-        **options: Any,
     ):
         if min(num_envs, frame_stack, image_size, action_repeat or 1) < 1:
             raise ValueError("num_envs, frame_stack, image_size and action_repeat must be at least 1")
         self.task, self.num_envs = task, num_envs
         self.frame_stack, self.image_size = frame_stack, image_size
         self.action_repeat = action_repeat or task.action_repeat
-        self._options = options
         self._envs: list[HostEnv] = []  # opened when first needed
         self._pool = ThreadPoolExecutor(num_envs, thread_name_prefix=task.name)
         self._serial = int.from_bytes(np.random.default_rng().bytes(3))  # unlike that of any other process
@@ -158,7 +155,7 @@ class HostVecEnv:
         return self._collect(list(self._pool.map(self._start, lanes)))
 
     def _open(self, lane: int) -> HostEnv:
-        return self.task.open(lane, image_size=self.image_size, action_repeat=self.action_repeat, **self._options)
+        return self.task.open(lane, image_size=self.image_size, action_repeat=self.action_repeat)
 
     def _start(self, lane: int) -> dm_env.TimeStep:
         entropy = [*self._key.tolist(), lane, int(self._episode[lane])]

@@ -69,6 +69,11 @@ def _host_envs(config: Config, task: HostTask) -> tuple[HostVecEnv, HostVecEnv]:
     return envs, envs
 
 
+def _in_turn(lanes: list[list[Any]]) -> list[Any]:
+    """The lanes' first items, then their second ones, and so on for as long as every lane has one."""
+    return [item for row in zip(*lanes, strict=False) for item in row]
+
+
 class Programs:
     """Builds the parts of a run from its config and compiles them.
 
@@ -95,6 +100,7 @@ class Programs:
         every = math.lcm(config.vlm.every, self.cycle)
         self.chunk_steps = every * math.ceil(10 / every)
         self._check(self.augmentation)
+        self._measured: list[dict[str, float]] = []
         self._keys = {purpose: stream(config.seed, purpose) for purpose in (ACT, UPDATE)}
         self._compile()
 
@@ -185,8 +191,9 @@ class Programs:
         try:
             env, timestep = self._env.step(state.env, action)
         except EnvironmentLost as lost:
-            # The step that was to follow ``store``'s newest is not known; a resumed run begins episodes anew.
-            lost.state = state.replace(learner=learner, replay=store)
+            # A resumed run adds this time step once more, before it begins episodes anew.
+            unknown = state.timestep._replace(step_type=jnp.zeros_like(state.timestep.step_type))
+            lost.state = state.replace(learner=learner, replay=self._env.cut(store, state.timestep, unknown))
             raise
         store = self._env.cut(store, state.timestep, timestep)
         progress = self._progress(state.progress, timestep)
@@ -306,12 +313,13 @@ class Programs:
                 finished[lane].append(total[lane])
             if min(map(len, finished)) * lanes >= episodes:
                 break
-        rounds = zip(*finished, strict=False)  # a lane's first episode, then its second: as long as all have one
-        return np.array([value for one in rounds for value in one])[:episodes]
+        self._measured = _in_turn(self._eval.finished())[:episodes]
+        return np.array(_in_turn(finished)[:episodes])
 
     def episode_metrics(self) -> dict[str, float]:
         """What the environment itself measured, by name: means over the episodes of the latest evaluation."""
-        return self._eval.metrics()
+        names = self._measured[0] if self._measured else {}
+        return {name: float(np.mean([episode[name] for episode in self._measured])) for name in names}
 
     def episode(
         self, policy: Callable[[TimeStep, int], Any], number: int

@@ -102,7 +102,7 @@ class HostVecEnv:
         self._episode = np.zeros(num_envs, np.int32)
         self._ended = np.ones(num_envs, bool)
         self._stack = np.zeros((num_envs, image_size, image_size, 3 * frame_stack), np.uint8)
-        self._finished: list[dict[str, float]] = []
+        self._finished: list[list[dict[str, float]]] = [[] for _ in range(num_envs)]
 
     @property
     def action_dim(self) -> int:
@@ -132,11 +132,9 @@ class HostVecEnv:
         lanes, actions = range(self.num_envs), np.asarray(action, np.float32)
         return self._collect(list(self._pool.map(self._step_lane, lanes, actions)))
 
-    def metrics(self) -> dict[str, float]:
-        """Means of the environments' own metrics over the episodes that ended since the last call of this."""
-        finished, self._finished = self._finished, []
-        names = finished[0] if finished else {}
-        return {name: float(np.mean([episode[name] for episode in finished])) for name in names}
+    def finished(self) -> list[list[dict[str, float]]]:
+        """Per lane the environment's own metrics of each episode that has ended since all lanes last began anew."""
+        return [list(episodes) for episodes in self._finished]
 
     def close(self) -> None:
         """Close every world; ``reset`` and ``step`` open new ones."""
@@ -151,7 +149,7 @@ class HostVecEnv:
         if not self._envs:
             self._envs = list(self._pool.map(self._open, lanes))
         self._key, self._episode = key, episode
-        self._finished.clear()
+        self._finished = [[] for _ in lanes]
         return self._collect(list(self._pool.map(self._start, lanes)))
 
     def _open(self, lane: int) -> HostEnv:
@@ -171,7 +169,8 @@ class HostVecEnv:
     def _collect(self, steps: list[dm_env.TimeStep]) -> tuple[HostState, TimeStep]:
         """The lanes' time steps as one; dm_env has no reward and no discount at FIRST."""
         self._ended = np.array([step.last() for step in steps])
-        self._finished += [env.metrics() for env, step in zip(self._envs, steps, strict=True) if step.last()]
+        for lane in np.nonzero(self._ended)[0]:
+            self._finished[lane].append(self._envs[lane].metrics())
         self._serial = (self._serial + 1) % 2**31
         frames = np.stack([step.observation for step in steps])
         first = np.array([step.first() for step in steps])

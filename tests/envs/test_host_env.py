@@ -19,7 +19,7 @@ NOTHING = np.zeros((2, 2), np.float32)
 
 
 def make(**options):
-    task, opened = toy_task(**options)
+    task, opened = toy_task(options)
     return HostVecEnv(task, 2, image_size=4, frame_stack=3), opened
 
 
@@ -51,14 +51,15 @@ def test_stacks_rewards_ends_and_restarts():
     assert timestep.observation.shape == (2, 4, 4, 9)
 
 
-def test_metrics_are_means_over_the_episodes_that_ended_since():
+def test_metrics_are_those_of_the_episodes_that_ended_since_the_reset():
     env, _ = make()
     state, _ = env.reset(KEY)
-    assert env.metrics() == {}
+    assert env.finished() == [[], []]
     for _ in range(7):
         state, _ = env.step(state, NOTHING)
-    assert env.metrics() == {"length": pytest.approx((3 + 5 + 3) / 3), "lane": pytest.approx(1 / 3)}
-    assert env.metrics() == {}
+    assert env.finished() == [[{"length": 3.0, "lane": 0.0}] * 2, [{"length": 5.0, "lane": 1.0}]]
+    env.reset(KEY)
+    assert env.finished() == [[], []]
 
 
 def test_episodes_are_decided_by_key_lane_and_number():
@@ -182,7 +183,7 @@ def test_names_lead_to_their_kind():
     lanes = envs.make("car_racing", 2, image_size=20)
     assert (lanes.action_dim, lanes.action_repeat, lanes.episode_length) == (3, 4, 250)
     for name in ("cartpole_swingdown", "carla_lowway"):
-        with pytest.raises(ValueError, match="cartpole_swingup, .*, car_racing, carla_highway"):
+        with pytest.raises(ValueError, match=r"cartpole_swingup, .*, car_racing, carla_highway"):
             envs.find_task(name)
     with pytest.raises(ValueError, match="'nowhere' is no endpoint"):
         envs.find_task("carla_highway", endpoint="nowhere")

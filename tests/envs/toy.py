@@ -56,8 +56,8 @@ class Toy(dm_env.Environment):
         self.closed = True
 
 
-def toy_task(**options):
-    """The task, and the list of the environments that it opens."""
+def toy_task(options):
+    """The task, and the list of the environments that it opens; ``options`` may change before it opens more."""
     opened = []
 
     def start(index, **sizes):

@@ -9,6 +9,7 @@ Rooms, from the ground up (imports run strictly downward, see ``tests/test_impor
 * ``render``                       MuJoCo scenes drawn in pure ``jax.numpy``
 * ``agents``                       networks, losses and the jit-able learner
 * ``envs``                         vectorised DMControl tasks on MJX; ``envs.interop`` for brax, dm_env, gymnasium
+* ``carla``                        driving, in a simulator outside of this process
 * ``bridge``, ``vlm``              JAX <-> Torch, the Qwen2.5-VL LoRA service
 * ``checkpoint``, ``metrics``, ``profiling``, ``report``, ``runtime``
 * ``train_state``, ``programs``    what a run carries on the device; the compiled pieces of a run

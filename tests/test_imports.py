@@ -48,7 +48,7 @@ FENCES = {
     "dm_control": ("envs/", "render/"),
     "brax": ("envs/",),
     "gymnasium": ("envs/",),
-    "carla": ("carla/client",),
+    "carla": ("carla/worker/",),
     "flax.linen": ("agents/networks.py",),
     "orbax": ("checkpoint",),
     "tensorboardX": ("metrics.py",),

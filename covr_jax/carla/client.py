@@ -7,6 +7,7 @@ cannot talk to, is started anew as well.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -36,6 +37,7 @@ from covr_jax.types import Array, EnvironmentLost
 
 _MARGIN_S = 2.0  # by which the parent waits longer than the child's own limits
 _CLOSE_S = 5.0
+_COUNTERS = ("faults", "restarts", "server_restarts", "late_pictures", "late_collisions")
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0  # between attempts; doubles
 
 
@@ -125,7 +127,7 @@ class Host:
     """A simulator that is always there: see the module.
 
     Args:
-      make_setup: the child's instructions but for where the server is, see ``channel.Setup``.
+      setup: the child's instructions, see ``channel.Setup``; where the server is and the times are filled in here.
       server: a server of our own, or the address of somebody else's. clock: seconds; tests turn it by hand.
 
     Attributes:
@@ -146,7 +148,7 @@ class Host:
         self._faults: deque[float] = deque()  # when
         self._episodes = 0  # of the server of our own
         self._late = {"pictures": 0, "collisions": 0}  # of this child
-        self.counters = dict.fromkeys(("faults", "restarts", "server_restarts", "late_pictures", "late_collisions"), 0)
+        self.counters: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         self.last_fault = ""
         self.town, self.facts = "", Facts("", "")
 
@@ -154,6 +156,10 @@ class Host:
         """The first picture u8[H,W,3] of an episode. Raises ServerGone or ServerRefused; nothing is left running."""
         end, pause, failed = self._clock() + self._limits.patience_s, _PAUSE_S, False
         while True:
+            if self._exhausted():
+                self.close()
+                times, window = len(self._faults), self._limits.window_s
+                raise ServerGone(f"the simulator failed {times} times within {window:g} s; last: {self.last_fault}")
             try:
                 self._ready(end, fresh_server=failed)
                 image = self._ask(Reset(seed, episode), self._limits.reset_s)
@@ -163,7 +169,7 @@ class Host:
                 if mishap.final:
                     self.close()
                     raise ServerRefused(str(mishap)) from None
-            if self._exhausted() or self._clock() + pause > end:
+            if self._clock() + pause > end:
                 self.close()
                 raise ServerGone(f"the simulator does not come back: {self.last_fault}") from None
             failed = True
@@ -181,10 +187,8 @@ class Host:
     def close(self) -> None:
         """Take our things out of the world and end what we started; may be called twice."""
         if self._child is not None:
-            try:
+            with contextlib.suppress(Mishap):  # it is about to be ended anyway
                 self._child.ask(Close(), _CLOSE_S)
-            except Mishap:
-                pass  # it is about to be ended anyway
             self._child.kill()
             self._child = None
         if isinstance(self._server, OwnServer):
@@ -194,6 +198,11 @@ class Host:
     def pid(self) -> int | None:
         """The child's, while there is one."""
         return self._child.pid if self._child else None
+
+    @property
+    def server_pid(self) -> int | None:
+        """That of a server of our own, while it runs."""
+        return self._server.group if isinstance(self._server, OwnServer) else None
 
     @property
     def address(self) -> Address:
@@ -211,11 +220,10 @@ class Host:
         self.counters["restarts"] += bool(self.counters["faults"])
         left = max(1.0, end - self._clock())
         connect_s = min(self._limits.connect_s, left)
-        group = self._server.group if isinstance(self._server, OwnServer) else None
         host, port = self.address
         setup = self._setup._replace(
             host=host, port=port, connect_s=connect_s, load_s=self._limits.load_s, call_s=self._limits.call_s,
-            server_group=group,
+            server_group=self.server_pid,
         )  # fmt: skip
         self._child, self._late = Child(), dict.fromkeys(self._late, 0)
         self.facts = self._ask(Connect(setup), connect_s + self._limits.call_s + _MARGIN_S)

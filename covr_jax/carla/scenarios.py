@@ -1,8 +1,8 @@
 """Scenarios, camera rigs and weathers as data, and the draw of one episode from a seed. Lengths in m, speeds in m/s.
 
-``highway`` is the paper's #HW after the public environment of its line of work: Town04, road 45, traffic ahead. Nothing
-public says what #GP is; ``ghost_pedestrian`` is this project's reading: parked vans on a straight street, behind each of
-which somebody steps out when the car is near. On the loopback server both run on roads of this project.
+``highway`` is the paper's #HW after the public environment of its line of work: Town04, road 45, traffic ahead.
+Nothing public says what #GP is; ``ghost_pedestrian`` is this project's reading: vans parked along a street, behind each
+of which somebody steps out when the car is near. On the loopback server both run on roads of this project.
 """
 
 from __future__ import annotations
@@ -209,13 +209,12 @@ def _drivers(traffic: Traffic, ego: tuple[int, float], random: np.random.Generat
 
 
 def _ghosts(ghosts: Ghosts, random: np.random.Generator) -> tuple[Ghost, ...]:
-    return tuple(
-        Ghost(
-            s, str(random.choice(ghosts.blueprints)), _colour(random), int(random.integers(1000)),
-            float(random.uniform(*ghosts.trigger)), float(random.uniform(*ghosts.speed)),
-        )  # fmt: skip
-        for s in ghosts.s
-    )
+    drawn = []
+    for s in ghosts.s:
+        blueprint, colour, walker = str(random.choice(ghosts.blueprints)), _colour(random), int(random.integers(1000))
+        trigger, speed = float(random.uniform(*ghosts.trigger)), float(random.uniform(*ghosts.speed))
+        drawn.append(Ghost(s, blueprint, colour, walker, trigger, speed))
+    return tuple(drawn)
 
 
 def _colour(random: np.random.Generator) -> str:

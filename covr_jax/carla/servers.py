@@ -78,7 +78,7 @@ class OwnServer:
             self._process = subprocess.Popen(
                 command,
                 env=child_environment(),
-                start_new_session=True,
+                process_group=0,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=child_output(),

@@ -17,6 +17,7 @@ from typing import Any
 
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "warp-lang", "dm_control", "torch", "transformers",
+    "carla",
 )
 
 

@@ -11,7 +11,6 @@ from covr_jax.carla.loopback.wire import BOOL, COLOR, FLOAT, INT, STRING, Transf
 
 WHEEL_BASE, MAX_STEER = 2.875, 35.0
 THROTTLE, BRAKE, DRAG, GRIP = 5.0, 8.0, 0.004, 8.0  # m/s^2; drag per (m/s)^2
-SLIDING = 4.0  # m/s^2, a walker that was hit slows down by it
 
 # length, width, height and mass (kg) by blueprint
 _VEHICLES = {
@@ -64,7 +63,6 @@ class Actor:
     control: list[Any] = field(default_factory=lambda: [0.0, 0.0, 0.0, False, False, False, 0])
     walk: list[Any] = field(default_factory=lambda: [[1.0, 0.0, 0.0], 0.0, False])
     frozen: bool = False  # physics switched off: it moves nothing and is moved by nothing
-    pushed: list[float] = field(default_factory=lambda: [0.0, 0.0])  # a walker's velocity after a collision
 
     @property
     def name(self) -> str:
@@ -100,7 +98,8 @@ class Actor:
     def box(self) -> Box:
         """Its outline from above."""
         length, width, _, _ = self.size
-        return Box(*self.transform[0][:2], math.radians(self.transform[1][1]), length / 2, width / 2)
+        (x, y, _), (_, yaw, _) = self.transform
+        return Box(x, y, math.radians(yaw), length / 2, width / 2)
 
     def attribute(self, name: str, default: str) -> str:
         """An attribute of the blueprint that it was made from."""
@@ -114,7 +113,8 @@ class Actor:
         if self.is_vehicle:
             self._drive(dt)
         else:
-            self._step(dt)
+            direction, speed, _ = self.walk
+            self.velocity = [direction[0] * speed, direction[1] * speed, 0.0]
         self.transform[0][0] += self.velocity[0] * dt
         self.transform[0][1] += self.velocity[1] * dt
 
@@ -131,23 +131,8 @@ class Actor:
         self.transform[1][1] = math.degrees(heading)
         self.velocity = [self.speed * math.cos(heading), self.speed * math.sin(heading), 0.0]
 
-    def _step(self, dt: float) -> None:
-        """Walk as told, or slide on after a collision until that has passed."""
-        sliding = math.hypot(*self.pushed)
-        if sliding > 0.0:
-            left = max(0.0, sliding - SLIDING * dt) / sliding
-            self.pushed = [part * left for part in self.pushed]
-            self.velocity = [*self.pushed, 0.0]
-        else:
-            direction, speed, _ = self.walk
-            self.velocity = [direction[0] * speed, direction[1] * speed, 0.0]
-
     def strike(self, x: float, y: float) -> None:
-        """A collision changes the velocity by (x, y); a vehicle keeps its heading."""
-        if self.is_walker:
-            self.pushed = [self.velocity[0] + x, self.velocity[1] + y]
-            self.velocity = [*self.pushed, 0.0]
-            return
+        """A collision changes a vehicle's velocity by (x, y); its heading stays."""
         yaw = math.radians(self.transform[1][1])
         self.speed += x * math.cos(yaw) + y * math.sin(yaw)
         self.velocity = [self.speed * math.cos(yaw), self.speed * math.sin(yaw), 0.0]

@@ -26,19 +26,21 @@ class Ground:
         self._origin = np.array([x.min() - _MARGIN, y.min() - _MARGIN])
         shape = np.ceil((np.array([x.max(), y.max()]) + _MARGIN - self._origin) / _CELL).astype(int)
         self._cells = np.full(shape, GRASS, np.uint8)
+        line = np.stack(road.place(s, np.zeros_like(s)))
         for lane in road.lanes:
-            for t in np.arange(min(lane.near, lane.far), max(lane.near, lane.far), _STEP):
-                self._paint(road, s, t, _SURFACE[lane.kind])
-        marks = [(lane.far, lane.mark) for lane in road.lanes] + [(0.0, road.centre_mark)]
-        for edge, mark in marks:
+            self._paint(line, (min(lane.near, lane.far), max(lane.near, lane.far)), _SURFACE[lane.kind])
+        dashes = s % (_DASH + _GAP) < _DASH
+        for edge, mark in [(lane.far, lane.mark) for lane in road.lanes] + [(0.0, road.centre_mark)]:
             if mark != "none":
-                painted = s[s % (_DASH + _GAP) < _DASH] if mark == "broken" else s
-                for t in np.arange(edge - _MARK_WIDTH / 2, edge + _MARK_WIDTH / 2, _STEP):
-                    self._paint(road, painted, t, PAINT)
+                painted = line[:, dashes] if mark == "broken" else line
+                self._paint(painted, (edge - _MARK_WIDTH / 2, edge + _MARK_WIDTH / 2), PAINT)
 
-    def _paint(self, road: Road, s: Array, t: float, surface: int) -> None:
-        x, y, _ = road.place(s, np.full_like(s, t))
-        self._cells[self._index(x, 0), self._index(y, 1)] = surface
+    def _paint(self, line: Array, strip: tuple[float, float], surface: int) -> None:
+        """A strip (from, to in m to the left) along points of the reference line, f64[3,N]: x, y, yaw."""
+        x, y, yaw = line
+        right, ahead = np.sin(yaw), np.cos(yaw)
+        for t in np.arange(*strip, _STEP):
+            self._cells[self._index(x + t * right, 0), self._index(y - t * ahead, 1)] = surface
 
     def _index(self, coordinate: Array, axis: int) -> Array:
         index = ((coordinate - self._origin[axis]) / _CELL).astype(np.int32)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -74,13 +75,13 @@ class Painter:
         self._ground = ground
 
     def picture(
-        self, pose: Transform, width: int, height: int, fov: float, weather: list[float], bodies: list[Actor], seed: int
+        self, pose: Transform, width: int, height: int, fov: float, weather: list[float], bodies: list[Actor]
     ) -> Array:
         """u8[H,W,4], blue first as CARLA sends it.
 
         Args:
-          pose: the camera's; its roll is ignored. bodies: vehicles and walkers but the one that carries the camera.
-          seed: of the raindrops.
+          pose: the camera's; its roll is ignored, and it is the seed of the raindrops.
+          bodies: vehicles and walkers but the one that carries the camera.
         """
         light = light_of(weather)
         (x, y, z), (pitch, yaw, _) = pose
@@ -97,6 +98,7 @@ class Painter:
         self._draw_bodies(ImageDraw.Draw(image), pose, rays.focal, (width, height), light, bodies)
         rgb = np.asarray(image)
         if light.rain > 0.0:
+            seed = zlib.crc32(np.array(pose).tobytes())
             drops = np.random.default_rng(seed).random((height, width)) < light.rain
             rgb = np.where(drops[..., None], np.uint8(200 * light.brightness), rgb)
         bgra = np.full((height, width, 4), 255, np.uint8)

@@ -85,7 +85,8 @@ def _piece(geometry: ElementTree.Element) -> Piece:
     if shape.tag not in ("line", "arc"):
         raise ValueError(f"the loopback server does not draw a {shape.tag}")
     curvature = _number(shape, "curvature") if shape.tag == "arc" else 0.0
-    return Piece(*(_number(geometry, name) for name in ("s", "x", "y", "hdg", "length")), curvature)
+    s, x, y, heading, length = (_number(geometry, name) for name in ("s", "x", "y", "hdg", "length"))
+    return Piece(s, x, y, heading, length, curvature)
 
 
 def _side(elements: list[ElementTree.Element], sign: float) -> list[Lane]:

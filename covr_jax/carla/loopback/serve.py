@@ -82,7 +82,7 @@ class LoopbackServer:
         width, height = (int(sensor.attribute(f"image_size_{axis}", "84")) for axis in "xy")
         fov = float(sensor.attribute("fov", "90"))
         bodies = [actor for actor in world.actors.values() if actor.is_body and actor.number != sensor.parent]
-        bgra = world.painter.picture(pose, width, height, fov, world.weather, bodies, world.frame)
+        bgra = world.painter.picture(pose, width, height, fov, world.weather, bodies)
         payload = self._header(wire.CAMERA, pose) + wire.camera_body(width, height, fov, bgra.tobytes())
         fault = self._script.strike(PICTURE)
         kind = fault.kind if fault else ""

@@ -1,7 +1,7 @@
 """Bytes as the 0.9.16 client expects them. Lengths in m, angles in degrees, CARLA's left-handed axes (y to the right).
 
 Remote calls are msgpack-rpc: request ``[0, id, name, [[asynchronous], *arguments]]``, reply ``[1, id, error, result]``.
-Sensor data comes over a second port: the client sends a u32 stream number and then reads ``u32 size, payload`` for ever.
+Sensor data has a port of its own: the client sends a u32 stream number and then reads ``u32 size, payload`` for ever.
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from covr_jax.carla.boxes import overlap
 from covr_jax.carla.loopback.actors import Actor
+from covr_jax.carla.loopback.bumps import Bump, collide
 from covr_jax.carla.loopback.ground import Ground
 from covr_jax.carla.loopback.picture import Painter
 from covr_jax.carla.loopback.road import parse
@@ -19,14 +20,6 @@ _NOON = [10.0, 0.0, 0.0, 10.0, 0.0, 75.0, 0.0, 0.0, 0.0, 0.2, 1.0, 0.03, 0.0331,
 # synchronous, no rendering, [fixed step], substepping, largest substep, substeps, view distance, deterministic
 # ragdolls, stream distance, activation distance, spectator as ego
 _SETTINGS = [False, False, [False], True, 0.01, 10, 0.0, False, 3000.0, 2000.0, True]
-
-
-class Bump(NamedTuple):
-    """A collision as one of the two feels it; the impulse in N s."""
-
-    me: Actor
-    other: Actor
-    impulse: list[float]
 
 
 class World:
@@ -108,26 +101,5 @@ class World:
             bump
             for index, one in enumerate(bodies)
             for other in bodies[index + 1 :]
-            for bump in _collide(one, other)
+            for bump in collide(one, other, self.delta)
         ]
-
-
-def _collide(a: Actor, b: Actor) -> list[Bump]:
-    """An inelastic collision along the direction of least overlap, after which the two just touch."""
-    if math.dist(a.transform[0][:2], b.transform[0][:2]) > 10.0 or (a.frozen and b.frozen):
-        return []
-    depth, x, y = overlap(a.box, b.box)
-    if depth <= 0.0:
-        return []
-    closing = (a.velocity[0] - b.velocity[0]) * x + (a.velocity[1] - b.velocity[1]) * y
-    light_a, light_b = 1.0 / a.mass, 1.0 / b.mass
-    impulse = max(closing, 0.0) / (light_a + light_b)
-    for body, light, sign in ((a, light_a, -1.0), (b, light_b, 1.0)):
-        body.strike(sign * impulse * light * x, sign * impulse * light * y)
-        share = sign * depth * light / (light_a + light_b)
-        body.transform[0][0] += share * x
-        body.transform[0][1] += share * y
-    return [
-        Bump(a, b, [-impulse * x, -impulse * y, 0.0]),
-        Bump(b, a, [impulse * x, impulse * y, 0.0]),
-    ]

@@ -6,11 +6,10 @@ import math
 import socket
 from typing import Any, NamedTuple
 
-import carla
-
 from covr_jax.carla.boxes import Box, overlap
 from covr_jax.carla.scenarios import Driver, Episode, Ghost, Ghosts, Scenario
 from covr_jax.carla.worker.failures import Fault
+from covr_jax.carla.worker.library import carla
 
 LIFT = 0.3  # m; vehicles are spawned above the road and drop
 _WALKER_LIFT = 1.0
@@ -33,7 +32,6 @@ class Company:
     def __init__(self, client: Any, world: Any, scenario: Scenario):
         self._client, self._world, self._map, self._scenario = client, world, world.get_map(), scenario
         self._boxes: dict[int, tuple[float, float]] = {}  # half length and half width of everybody
-        self._drivers: list[Any] = []
         self._waiting: list[Walker] = []
         self._crossing: list[Walker] = []
         self._manager: Any = None
@@ -44,17 +42,13 @@ class Company:
 
     def clear(self) -> None:
         """Remove everybody; whoever is gone already does not matter."""
-        for driver in self._drivers:
-            driver.set_autopilot(False, self._port)
         if self._boxes:
             self._client.apply_batch_sync([carla.command.DestroyActor(number) for number in self._boxes], False)
-        self._boxes, self._drivers, self._waiting, self._crossing = {}, [], [], []
+        self._boxes, self._waiting, self._crossing = {}, [], []
 
     def close(self) -> None:
-        """Remove everybody and the Traffic Manager."""
-        self.clear()
+        """End the Traffic Manager. It stays synchronous: on its own clock it would ask for vehicles that are gone."""
         if self._manager is not None:
-            self._manager.set_synchronous_mode(False)
             self._manager.shut_down()
 
     def spawn(self, episode: Episode) -> None:
@@ -76,7 +70,6 @@ class Company:
         settled = {reply.actor_id: driver for reply, driver in zip(replies, drivers, strict=True) if not reply.error}
         for vehicle in self._world.get_actors(list(settled)):
             self._add(vehicle)
-            self._drivers.append(vehicle)
             vehicle.set_autopilot(True, self._port)
             driver = settled[vehicle.id]
             self._manager.vehicle_percentage_speed_difference(vehicle, driver.speed_difference)

@@ -6,11 +6,11 @@ import queue
 import time
 from typing import Any
 
-import carla
 import numpy as np
 
 from covr_jax.carla.scenarios import Rig
 from covr_jax.carla.worker.failures import Fault
+from covr_jax.carla.worker.library import carla
 from covr_jax.types import Array
 
 
@@ -19,8 +19,8 @@ class Camera:
 
     def __init__(self, world: Any, ego: Any, rig: Rig, yaw: float, size: int):
         blueprint = world.get_blueprint_library().find("sensor.camera.rgb")
-        wanted = {"image_size_x": size, "image_size_y": size, "fov": rig.fov, "sensor_tick": 0.0, **dict(rig.attributes)}
-        for name, value in wanted.items():
+        wanted = {"image_size_x": size, "image_size_y": size, "fov": rig.fov, "sensor_tick": 0.0}
+        for name, value in [*wanted.items(), *rig.attributes]:
             if blueprint.has_attribute(name):
                 blueprint.set_attribute(name, str(value))
         place = carla.Transform(carla.Location(x=rig.forward, z=rig.up), carla.Rotation(yaw=yaw))
@@ -29,8 +29,8 @@ class Camera:
         self._pictures: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.actor.listen(self._pictures.put)
 
-    def picture(self, frame: int, timeout_s: float) -> Array:
-        """u8[H,W,3] of that frame. Raises Fault where it does not come."""
+    def picture(self, frame: int, timeout_s: float, fresh: bool) -> Array:
+        """u8[H,W,3] of that frame; with ``fresh``, earlier ones are no surprise. Raises Fault where none comes."""
         end = time.monotonic() + timeout_s
         while True:
             try:
@@ -42,7 +42,7 @@ class Camera:
                 return bgra[..., 2::-1]
             if picture.frame > frame:
                 raise Fault("picture", f"picture of frame {picture.frame} while waiting for {frame}")
-            self.late += 1
+            self.late += not fresh
 
 
 class Collisions:

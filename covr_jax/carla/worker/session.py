@@ -10,7 +10,6 @@ import math
 import time
 from typing import Any
 
-import carla
 import numpy as np
 
 from covr_jax.carla import scenarios
@@ -19,6 +18,7 @@ from covr_jax.carla.channel import Facts, Setup, Stepped
 from covr_jax.carla.reward import DT, Progress, Tick, ended
 from covr_jax.carla.worker.company import LIFT, Company, lane_place
 from covr_jax.carla.worker.failures import Fault, Refusal
+from covr_jax.carla.worker.library import carla
 from covr_jax.carla.worker.sensors import Camera, Collisions
 from covr_jax.types import Array
 
@@ -26,6 +26,8 @@ _PAUSE_S = 0.2  # between two attempts to reach the server
 _SETTLING_TICKS, _WARM_UP_TICKS = 2, 5
 _LOOK_AHEAD = 5.0  # m of lane that must follow
 _GRACE_S, _TOUCH = 0.02, 0.3  # s that a collision may come late where something is so near, m
+_CONTROL_ERROR = 1e-5  # of numbers that cross twice in single precision
+_LANE_ERROR = 0.01  # m, of the client's geometry in single precision
 _OURS = ("vehicle.*", "walker.*", "sensor.*", "controller.*")
 
 
@@ -53,6 +55,8 @@ class Session:
         self._cameras: list[Camera] = []
         self._ego: Any = None
         self._frame = 0
+        self._snapshot: Any = None
+        self._ego_state: Any = None
         self._progress = Progress()
 
     def _find_server(self) -> str:
@@ -115,7 +119,7 @@ class Session:
             self._advance()
         self._collisions.clear()
         self._progress = Progress()
-        return self._picture()
+        return self._picture(fresh=True)
 
     def _place_ego(self, drawn: scenarios.Episode) -> None:
         place = lane_place(self._map, self._scenario.road, drawn.lane, drawn.s).transform
@@ -143,6 +147,7 @@ class Session:
             if self._setup.weather == scenarios.CHANGING:
                 self._weather(self._progress.ticks)
             self._advance()
+            self._obeyed(throttle, steer, brake)
             image = self._picture()
             ticks.append(self._tick(steer, brake))
             self._progress = self._progress.after(ticks[-1])
@@ -163,12 +168,16 @@ class Session:
         if self._snapshot.frame != frame or self._ego_state is None:
             raise Fault("actors", f"the ego vehicle is not in frame {frame}")
 
-    _snapshot: Any = None
-    _ego_state: Any = None
+    def _obeyed(self, *wanted: float) -> None:
+        """The client does not wait for what becomes of a control; a lost one shows in the state alone."""
+        control = self._ego.get_control()
+        used = (control.throttle, control.steer, control.brake)
+        if max(abs(a - b) for a, b in zip(wanted, used, strict=True)) > _CONTROL_ERROR:
+            raise Fault("control", f"throttle, steer, brake were {used} in frame {self._frame}, not {wanted}")
 
-    def _picture(self) -> Array:
-        """u8[H,W*cameras,3] of the current frame."""
-        pictures = [camera.picture(self._frame, self._setup.call_s) for camera in self._cameras]
+    def _picture(self, fresh: bool = False) -> Array:
+        """u8[H,W*cameras,3] of the current frame; ``fresh``: nobody has looked at the last ones."""
+        pictures = [camera.picture(self._frame, self._setup.call_s, fresh) for camera in self._cameras]
         return np.ascontiguousarray(np.concatenate(pictures, axis=1))
 
     def _tick(self, steer: float, brake: float) -> Tick:
@@ -176,7 +185,7 @@ class Session:
         place = pose.location
         box = Box(place.x, place.y, math.radians(pose.rotation.yaw), *self._half)
         expected = self._company.touching(self._snapshot, box, _TOUCH)
-        waypoint = self._map.get_waypoint(place, project_to_road=False, lane_type=carla.LaneType.Driving)
+        waypoint = lane_at(self._map, place)
         ahead = waypoint.next(_LOOK_AHEAD) if waypoint else []
         return Tick(
             velocity=(velocity.x, velocity.y, velocity.z),
@@ -194,14 +203,43 @@ class Session:
         self._world.set_weather(carla.WeatherParameters(**fields))
 
     def close(self) -> None:
-        """See ``channel.Close``. Sensors go before the vehicle that carries them."""
-        for sensor in [*self._cameras, self._collisions] if self._ego else []:
-            sensor.actor.stop()
-            sensor.actor.destroy()
-        self._company.close()
+        """See ``channel.Close``. Sensors go before the vehicle that carries them; a tick lets the client see it all."""
+        self._company.clear()
         if self._ego is not None:
+            for sensor in [*self._cameras, self._collisions]:
+                sensor.actor.stop()
+                sensor.actor.destroy()
             self._ego.destroy()
+        self._world.tick(self._setup.call_s)
+        self._company.close()
         self._world.apply_settings(self._found)
+
+
+def lane_at(world_map: Any, place: Any) -> Any:
+    """The waypoint of the driving lane at a location, None beside the road.
+
+    Near the edge of a lane the client's own answer may be the next lane, or none without projection, although the
+    location is a decimetre within: its waypoints can be most of a metre too far back or ahead. So the distance from the
+    lane's middle is measured across the lane, and the neighbour is asked.
+    """
+    waypoint = world_map.get_waypoint(place, project_to_road=True, lane_type=carla.LaneType.Driving)
+    if waypoint is None:
+        return None
+    beyond = _beyond(waypoint, place)
+    if beyond == 0.0:
+        return waypoint
+    neighbour = waypoint.get_right_lane() if beyond > 0.0 else waypoint.get_left_lane()
+    if neighbour is None or neighbour.lane_type != carla.LaneType.Driving or _beyond(neighbour, place):
+        return None
+    return neighbour
+
+
+def _beyond(waypoint: Any, place: Any) -> float:
+    """How far right of its lane's right edge a location is, m; negative left of the left edge, 0 between them."""
+    middle, right = waypoint.transform.location, waypoint.transform.get_right_vector()
+    aside = (place.x - middle.x) * right.x + (place.y - middle.y) * right.y
+    half = waypoint.lane_width / 2 + _LANE_ERROR
+    return aside - max(-half, min(half, aside))
 
 
 def lane_direction(waypoint: Any, ahead: list[Any], look_ahead: float) -> tuple[float, float]:

@@ -1,0 +1,134 @@
+"""Ticks per second on the loopback server, with and without the child process. Nothing here is about Unreal.
+
+``python experiments/benchmark/carla.py --image-sizes 84 128 --num-envs 1 2 4``
+
+A tick is 0.05 s of simulated time. Columns, for one agent that drives gently:
+
+* ``client_ticks_per_s``: the adapter's session, client and all, called within one process.
+* ``env_ticks_per_s``: ``CarlaEnv``, that is the same session in a child process.
+* ``together_ticks_per_s``: the sum over ``num_envs`` environments, each with its own child and server, one thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from covr_jax.carla.channel import Setup
+from covr_jax.carla.env import CarlaEnv, Limits
+from covr_jax.carla.scenarios import PROFILES, SCENARIOS
+from covr_jax.carla.servers import OwnServer, child_environment, loopback_command
+from experiments import cli
+from experiments.benchmark import measure
+
+GENTLE = np.array([0.0, 0.1], np.float32)
+MAX_TICKS = 10**6
+
+
+def client_rate(scenario: str, profile: str, size: int, seconds: float) -> float:
+    """Ticks per second without a child, measured in a process that is thrown away: the client may abort at its end."""
+    server = OwnServer(loopback_command(SCENARIOS[scenario].towns[0]), 30.0)
+    server.start()
+    setup = Setup(
+        "127.0.0.1", server.address.port, scenario, profile, size, MAX_TICKS, "clear_noon", False, 10.0, 60.0, 5.0, None
+    )
+    command = [sys.executable, str(Path(__file__)), "--session", json.dumps(setup), str(seconds)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=child_environment())
+    finally:
+        server.stop()
+    return float(done.stdout)
+
+
+def session_rate(setup: Setup, seconds: float) -> float:
+    """Ticks per second of a session in this process."""
+    from covr_jax.carla.worker.session import Session
+
+    session = Session(setup)
+    session.load()
+    session.reset(0, 0)
+    ticks, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        stepped = session.step(0.0, 0.1, 0.0)
+        ticks += len(stepped.ticks)
+        if stepped.end:
+            session.reset(0, 0)
+    return ticks / (time.perf_counter() - started)
+
+
+def env_rate(env: CarlaEnv, frame_skip: int, seconds: float) -> float:
+    """Ticks per second of an environment that has been reset."""
+    ticks, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        ticks += frame_skip * (not env.step(GENTLE).first())
+    return ticks / (time.perf_counter() - started)
+
+
+def together(scenario: str, profile: str, size: int, count: int, seconds: float) -> float:
+    """The sum over environments that step at the same time."""
+    limits, skip = Limits(step_s=60.0, call_s=30.0), PROFILES[profile].rules.frame_skip
+    envs = [
+        CarlaEnv(scenario, profile=profile, seed=seed, image_size=size, weather="clear_noon", max_ticks=MAX_TICKS,
+                 limits=limits)
+        for seed in range(count)
+    ]  # fmt: skip
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(CarlaEnv.reset, envs))
+            return sum(pool.map(lambda env: env_rate(env, skip, seconds), envs))
+    finally:
+        for env in envs:
+            env.close()
+
+
+def rows_of(scenario: str, profile: str, size: int, counts: list[int], seconds: float) -> list[dict[str, Any]]:
+    """One row per number of environments."""
+    client, alone = client_rate(scenario, profile, size, seconds), together(scenario, profile, size, 1, seconds)
+    rows = []
+    for count in counts:
+        row: dict[str, Any] = {"scenario": scenario, "profile": profile, "image_size": size, "num_envs": count}
+        row |= {"client_ticks_per_s": client, "env_ticks_per_s": alone}
+        row["together_ticks_per_s"] = together(scenario, profile, size, count, seconds) if count > 1 else alone
+        rows.append(row)
+        print(measure.table([row]), flush=True)
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="carla.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=SCENARIOS)
+    parser.add_argument("--profile", default="dmr", choices=PROFILES)
+    parser.add_argument("--image-sizes", nargs="+", type=int, default=[84])
+    parser.add_argument("--num-envs", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--session", nargs=2, metavar=("SETUP", "SECONDS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.session:
+        print(session_rate(Setup(*json.loads(arguments.session[0])), float(arguments.session[1])), flush=True)
+        os._exit(0)
+    rows = []
+    for scenario in arguments.scenarios:
+        for size in arguments.image_sizes:
+            rows += rows_of(scenario, arguments.profile, size, arguments.num_envs, arguments.seconds)
+    if arguments.output:
+        measure.write(arguments.output, rows, simulator="loopback", seconds=arguments.seconds)
+    print("\n" + measure.table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.guarded(main)

@@ -1,0 +1,129 @@
+"""What the environment makes of a simulator that fails: every kind of fault once, and processes that die or hang."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from covr_jax.carla.channel import Failure
+from covr_jax.carla.client import Host, Limits, Mishap, ServerGone
+from covr_jax.carla.env import CarlaEnv
+from covr_jax.carla.loopback.faults import KINDS
+from covr_jax.carla.servers import child_environment, parse_address
+from experiments.benchmark.carla_faults import alive, trial
+
+pytest.importorskip("carla", reason="the client is not installed")
+
+GO = np.array([0.0, 0.4], np.float32)
+SEEN = {
+    "rpc-hang": ("timeout",), "rpc-close": ("timeout",), "server-exit": ("timeout",), "rpc-error": ("protocol",),
+    "rpc-garbage": ("protocol",), "picture-lost": ("picture",), "picture-late": ("picture",), "picture-twice": ("",),
+    "picture-cut": ("crash",), "picture-unknown": ("crash",), "stream-close": ("picture",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_costs_one_step_and_nothing_wrong_is_returned(kind):
+    """On the street, whose trials all have the odd number 1 and thus one reference."""
+    checks = trial(kind, 1, image_size=16, call_s=0.5, calls=("tick_cue",))
+    assert checks.passed(Limits().step_s), checks
+    assert checks.seen in SEEN[kind] and checks.transitions >= 3
+
+
+def test_a_lost_control_is_noticed():
+    """The client does not wait for the answer; without a look at the state the old control would go on unseen."""
+    checks = trial("rpc-error", 1, image_size=16, calls=("apply_control_to_vehicle",))
+    assert checks.passed(Limits().step_s) and checks.seen == "control", checks
+
+
+@pytest.fixture
+def env():
+    made = CarlaEnv("ghost_pedestrian", image_size=16, limits=Limits(step_s=1.0, call_s=0.5, connect_s=2.0))
+    yield made
+    made.close()
+
+
+def failed_step(env):
+    """The TimeStep of a fault."""
+    for _ in range(3):
+        step = env.step(GO)
+        if env.fault:
+            return step
+    raise AssertionError("no fault was noticed")
+
+
+@pytest.mark.parametrize(("sent", "kind"), [(signal.SIGKILL, "crash"), (signal.SIGSTOP, "silence")])
+def test_a_child_that_dies_or_hangs(env, sent, kind):
+    env.reset()
+    env.step(GO)
+    child = env.host.pid
+    os.kill(child, sent)
+    step = failed_step(env)
+    assert (env.fault, step.last(), step.discount, step.reward) == (kind, True, 1.0, 0.0)
+    assert env.metrics()["faulted"] == 1.0 and not alive(child)
+    assert env.step(GO).first() and env.fault is None
+    assert env.step(GO).mid() and env.host_metrics()["host/restarts"] == 1
+
+
+def test_a_server_that_hangs_is_replaced(env):
+    """A new child cannot talk to it either, which is what tells a hung server from a hung child."""
+    env.reset()
+    server = env.host.server_pid
+    os.kill(server, signal.SIGSTOP)
+    failed_step(env)
+    assert env.reset().first() and env.step(GO).mid()
+    assert not alive(server) and env.host_metrics()["host/server_restarts"] == 1
+
+
+def test_too_many_faults_end_it():
+    limits = Limits(restarts=2, step_s=1.0)
+    env = CarlaEnv("ghost_pedestrian", image_size=16, limits=limits)
+    for _ in range(2):
+        env.reset()
+        os.kill(env.host.pid, signal.SIGKILL)
+        failed_step(env)
+    env.reset()
+    os.kill(env.host.pid, signal.SIGKILL)
+    failed_step(env)
+    pids = [pid for pid in (env.host.pid, env.host.server_pid) if pid]
+    with pytest.raises(ServerGone, match=r"^the simulator failed 3 times within 600 s; last: crash: .*SIGKILL$"):
+        env.reset()
+    assert pids and not any(alive(pid) for pid in pids)
+
+
+def test_nothing_is_left_when_the_parent_is_killed():
+    code = (
+        "import time; from covr_jax.carla.env import CarlaEnv\n"
+        "env = CarlaEnv('ghost_pedestrian', image_size=16); env.reset()\n"
+        "print(env.host.pid, env.host.server_pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=child_environment()) as parent:
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        assert len(pids) == 2 and all(map(alive, pids))
+        parent.kill()
+    end = time.monotonic() + 10.0
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(alive, pids))
+
+
+def test_faults_of_long_ago_do_not_count():
+    """By a clock turned by hand: five faults within ten minutes are one too many, spread over more they are not."""
+    now = [0.0]
+    host = Host(None, parse_address("127.0.0.1:1"), Limits(restarts=4), clock=lambda: now[0])
+    for _ in range(20):
+        host._note(Failure("crash", "x"))
+        assert not host._exhausted()
+        now[0] += 151.0
+    for _ in range(4):
+        host._note(Failure("crash", "x"))
+    assert host._exhausted()
+    with pytest.raises(RuntimeError, match="reset comes first"):
+        host.step(0.0, 0.0, 0.0)
+    assert issubclass(ServerGone, RuntimeError) and not issubclass(Mishap, RuntimeError)

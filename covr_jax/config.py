@@ -103,11 +103,11 @@ class ReplayConfig:
 class CovrConfig:
     """The paper's own rounds, filter, weights and guidance."""
 
-    guidance_weight: float = 1.0  # lambda of Eq. 4 [COVR: 1.0 DMControl, 2.0 CARLA]
+    guidance_weight: float | None = None  # lambda of Eq. 4; None: the task's [COVR: 1.0, CARLA 2.0]
     psi_0: int = 5000  # first fine-tune interval, env steps [COVR]
     schedule: Literal["linear", "recursive"] = "linear"  # reading of the interval rule
     anneal_steps: int = 100_000  # env steps until the guidance of `apl` is gone [ours]
-    cold_start_rounds: int = 4  # guidance opens after this many rounds [COVR: 4 DMControl, 2 CARLA]
+    cold_start_rounds: int | None = None  # guidance opens after so many rounds; None: the task's [COVR: 4, CARLA 2]
     exploration: Literal["neg_entropy", "literal", "normalised", "progress"] = "neg_entropy"  # eps of Eq. 5
     entropy_samples: int = 1024  # observations of D_f for the entropy estimate [ours]
     min_keep: int = 64  # EDDF keeps at least this many samples [ours]
@@ -156,6 +156,16 @@ class VLMConfig:
 
 
 @dataclass(frozen=True)
+class CarlaConfig:
+    """The CARLA tasks' simulator and rules."""
+
+    # `loopback`: servers of our own for each environment, our roads and pictures; host:port: a real server that runs
+    # already, those of further environments on port + 3, + 6, ...
+    endpoint: str = "loopback"
+    profile: Literal["dmr", "dbc"] = "dmr"  # reward, cameras, rules: of DMR (frame skip 1) or DBC and ResAct (4)
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Evaluations during training."""
 
@@ -192,8 +202,19 @@ class Config:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     covr: CovrConfig = field(default_factory=CovrConfig)
     vlm: VLMConfig = field(default_factory=VLMConfig)
+    carla: CarlaConfig = field(default_factory=CarlaConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    @property
+    def guidance_weight(self) -> float:
+        """lambda of Eq. 4: as given, or the paper's for the task."""
+        return _given(self.covr.guidance_weight, 2.0 if self.task.startswith("carla_") else 1.0)
+
+    @property
+    def cold_start_rounds(self) -> int:
+        """Rounds before the guidance opens: as given, or the paper's for the task."""
+        return int(_given(self.covr.cold_start_rounds, 2 if self.task.startswith("carla_") else 4))
 
 
 def _given(value: float | None, default: float) -> float:
@@ -237,8 +258,8 @@ def validate(config: Config) -> None:
     }
     not_negative = {
         "seed": config.seed,
-        "covr.guidance-weight": config.covr.guidance_weight,
-        "covr.cold-start-rounds": config.covr.cold_start_rounds,
+        "covr.guidance-weight": config.guidance_weight,
+        "covr.cold-start-rounds": config.cold_start_rounds,
         "covr.min-keep": config.covr.min_keep,
         "vlm.held-out": config.vlm.held_out,
         "vlm.return-episodes": config.vlm.return_episodes,

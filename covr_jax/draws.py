@@ -1,7 +1,7 @@
 """Which transitions an update learns from: uniform, prioritised, recent or elite ones.
 
 A transition is named by the time of its first slot, counted since the first slot ever written, and its lane. It must
-not start at LAST, must have its successor stored, and once the ring is full its whole history.
+not start at LAST or CUT, must have its successor stored, and once the ring is full its whole history.
 Letters: T slots, E envs, B batch.
 """
 
@@ -45,12 +45,13 @@ def _between(state: ReplayState, key: Array, batch_size: int, oldest: Array) -> 
     lane_key, time_key = jax.random.split(key)
     lanes = jax.random.randint(lane_key, (_CANDIDATES, batch_size), 0, num_envs)
     draws = jax.random.randint(time_key, (_CANDIDATES, batch_size), oldest, state.count - 1)
-    starts = state.step_type[draws % slots, lanes] != StepType.LAST
+    starts = state.step_type[draws % slots, lanes] < StepType.LAST
     chosen = jnp.argmax(starts, axis=0)[None]
     lane = jnp.take_along_axis(lanes, chosen, axis=0)[0]
     drawn = jnp.take_along_axis(draws, chosen, axis=0)[0]
-    # Every candidate was LAST: its neighbours are not.
-    return Drawn(jnp.where(starts.any(axis=0), drawn, jnp.where(drawn > oldest, drawn - 1, drawn + 1)), lane)
+    # Every candidate was an end: its neighbours are none, but where an episode was cut at its beginning.
+    before = (drawn > oldest) & (state.step_type[(drawn - 1) % slots, lane] < StepType.LAST)
+    return Drawn(jnp.where(starts.any(axis=0), drawn, jnp.where(before, drawn - 1, drawn + 1)), lane)
 
 
 def uniform(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> Drawn:
@@ -71,7 +72,7 @@ def _mass(state: ReplayState, frame_stack: int, value: Array) -> Array:
     """``value`` f32[T,E] of the slots that start a transition, 0 elsewhere."""
     times = _times(state)
     inside = (times >= _oldest(state, frame_stack)) & (times < state.count - 1)
-    return jnp.where(inside[:, None] & (state.step_type != StepType.LAST), value, 0.0)
+    return jnp.where(inside[:, None] & (state.step_type < StepType.LAST), value, 0.0)
 
 
 def _by_mass(state: ReplayState, key: Array, batch_size: int, mass: Array) -> tuple[Array, Array, Array]:

@@ -24,7 +24,7 @@ from covr_jax.profiling import CompileLog, chunk_annotation
 from covr_jax.programs import Programs, TrainState
 from covr_jax.rounds import Coach, Reporter
 from covr_jax.selection import Selector
-from covr_jax.types import Prior
+from covr_jax.types import EnvironmentLost, Prior
 from covr_jax.vlm.modes import make_vlm
 from covr_jax.vlm.protocol import PriorService
 
@@ -83,11 +83,10 @@ class Trainer:
         self.reporter.message(
             f"replay: {predicted / 1e6:.0f} MB of {store.storage} memory for {store.capacity:,} transitions"
         )
-        state = self.programs.init()
         if not self.checkpointer.steps():
             host = Host(data_start=[0] * config.env.num_envs, next_checkpoint=config.run.checkpoint_every)
-            return state, host, False
-        state, values, directory = self.checkpointer.restore(state)
+            return self.programs.init(), host, False
+        state, values, directory = self.checkpointer.restore(self.programs.init(begin=False))
         host = Host(**values)
         if self.vlm:
             try:
@@ -115,7 +114,7 @@ class Trainer:
         """Whether the VLM is asked: with `covr` once the cold start is over, with the other guided methods always."""
         if self.vlm is None or self.config.method != "covr":
             return self.vlm is not None
-        return schedule.gate_open(self.host.rounds, self.config.covr.cold_start_rounds)
+        return schedule.gate_open(self.host.rounds, self.config.cold_start_rounds)
 
     def _scheduled(self) -> dict[str, float]:
         """The learner's numbers that change over a run: lambda of Eq. 4, the noise of deterministic policies."""
@@ -123,7 +122,7 @@ class Trainer:
         values = {}
         if self.vlm:
             kind = "annealed" if self.config.method == "apl" else "constant"
-            base = covr.guidance_weight if self.guided else 0.0
+            base = self.config.guidance_weight if self.guided else 0.0
             values["guidance_weight"] = float(guidance.weight(kind, base, self.env_steps, covr.anneal_steps))
         if not self.programs.method.policy.entropy_regularised:
             share = min(self.env_steps / sac.noise_steps, 1.0)
@@ -141,7 +140,22 @@ class Trainer:
     # ------------------------------------------------------------------- verbs
 
     def run(self) -> Result:
-        """Train to ``total_steps``, evaluate, record a video, write result.json."""
+        """Train to ``total_steps``, evaluate, record a video, write result.json.
+
+        Raises:
+          EnvironmentLost: a world on the host does not come back; a checkpoint has been written.
+        """
+        try:
+            return self._run()
+        except EnvironmentLost as lost:
+            if lost.state is not None:  # else the chunk's buffers are still these
+                self.state = lost.state
+            self._save()
+            raise
+        finally:
+            self.programs.close()
+
+    def _run(self) -> Result:
         if self.env_steps == 0:
             self._before()
         while self.env_steps < self.config.total_steps:
@@ -250,9 +264,18 @@ class Trainer:
         self.host.evaluations += 1
         policy = self.programs.learned_policy(self.state.learner)
         values = self.programs.evaluate(policy, self.config.eval.episodes, self.host.evaluations)
-        self._log({"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()})
+        measured = self._log_evaluation(values)
         self.host.next_eval = self.env_steps + self.config.eval.every
-        self.reporter.message(f"evaluation at {self.env_steps:,} env steps: {values.mean():.0f} ± {values.std():.0f}")
+        shown = "".join(f", {name} {value:.3g}" for name, value in measured.items())
+        text = f"evaluation at {self.env_steps:,} env steps: {values.mean():.0f} ± {values.std():.0f}{shown}"
+        self.reporter.message(text)
+
+    def _log_evaluation(self, values: np.ndarray) -> dict[str, float]:
+        """The row of an evaluation that gave these returns; what the environment measured besides them."""
+        measured = self.programs.episode_metrics()
+        row = {"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()}
+        self._log(row | {f"eval/{name}": value for name, value in measured.items()})
+        return measured
 
     def _save(self) -> None:
         self.host.next_checkpoint = self.env_steps + self.config.run.checkpoint_every
@@ -266,7 +289,7 @@ class Trainer:
         values = self.programs.evaluate(
             self.programs.learned_policy(self.state.learner), self.config.eval.episodes, _FINAL_EVALUATION
         )
-        self._log({"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()})
+        self._log_evaluation(values)
         self.logger.close()
         self.compile_log.close()
         if self.config.run.video:
@@ -288,6 +311,7 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
     Raises:
       ConfigError: options that cannot be used together, or a directory of another run.
       CheckpointError: the run's checkpoint cannot be read or written.
+      EnvironmentLost: a world on the host does not come back; a checkpoint has been written.
     """
     configuration.validate(config)
     with run_directory.claim(run_dir):

@@ -7,6 +7,8 @@ slower, the same composition is dispatched piece by piece. Letters: E envs, K ag
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,11 +22,13 @@ from covr_jax import config as configuration
 from covr_jax import draws, memory, replay, runtime
 from covr_jax.agents import Augmentation, Learner, LearnerState, make_learner, make_method
 from covr_jax.config import Config, ConfigError
-from covr_jax.envs import EnvState, VecEnv, get_task
+from covr_jax.envs import EnvState, HostState, HostTask, HostVecEnv, VecEnv, find_task
+from covr_jax.envs.task import Task
+from covr_jax.lanes import CompiledEnv, HostedEnv
 from covr_jax.render import RendererError
 from covr_jax.replay import ReplayState
 from covr_jax.train_state import Progress, TrainState, advance
-from covr_jax.types import Array, Prior, TimeStep
+from covr_jax.types import Array, EnvironmentLost, Prior, StepType, TimeStep
 
 # Purpose streams: a key is fold_in(fold_in(key(seed), stream), counter), so a new consumer never shifts another's.
 INIT, ENV, ACT, UPDATE, EVAL, ENTROPY = range(6)
@@ -35,22 +39,40 @@ def stream(seed: int, purpose: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
-class CompiledEnv:
-    """``reset`` and ``step`` of a VecEnv in three compiled pieces, so that drawing is compiled once for both."""
+def _mjx_envs(config: Config, task: Task, frame_stack: int) -> tuple[VecEnv, VecEnv]:
+    """For training, and for evaluation, which has a lane for each of its episodes."""
+    env = config.env
+    make = partial(
+        VecEnv,
+        task,
+        action_repeat=env.action_repeat,
+        image_size=env.image_size,
+        frame_stack=frame_stack,
+        samples=env.samples,
+        renderer=config.renderer,
+    )
+    lanes, distractors = max(env.num_envs, config.eval.episodes), config.eval.distractors or env.distractors
+    same = (lanes, distractors) == (env.num_envs, env.distractors)
+    try:
+        training = make(env.num_envs, distractors=env.distractors)
+        return training, training if same else make(lanes, distractors=distractors)
+    except RendererError as error:
+        raise ConfigError(str(error)) from error
 
-    def __init__(self, env: VecEnv, place: Callable[[Any], Any] = lambda x: x):
-        self._initial = runtime.jit(env.initial)
-        self._advance = runtime.jit(env.advance, donate_argnums=0)
-        self._observe = runtime.jit(env.observe, donate_argnums=0)
-        self._no_reward = place(jnp.zeros((env.num_envs,), jnp.float32))
 
-    def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
-        """As ``VecEnv.reset``."""
-        return self._observe(self._initial(key), self._no_reward)
+def _host_envs(config: Config, task: HostTask, frame_stack: int) -> tuple[HostVecEnv, HostVecEnv]:
+    """One for both: simulators are dear, so an evaluation breaks off the training episodes under way."""
+    env = config.env
+    if (env.distractors, config.eval.distractors or "none", config.renderer) != ("none", "none", "jax"):
+        raise ConfigError(f"{task.name} draws its own pictures: leave --renderer and the distractors out")
+    options = {"action_repeat": env.action_repeat, "image_size": env.image_size, "frame_stack": frame_stack}
+    envs = HostVecEnv(task, env.num_envs, **options)
+    return envs, envs
 
-    def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
-        """As ``VecEnv.step``; the state is donated."""
-        return self._observe(*self._advance(state, action))
+
+def _in_turn(lanes: list[list[Any]]) -> list[Any]:
+    """The lanes' first items, then their second ones, and so on for as long as every lane has one."""
+    return [item for row in zip(*lanes, strict=False) for item in row]
 
 
 class Programs:
@@ -63,7 +85,7 @@ class Programs:
     def __init__(self, config: Config):
         self.config = config
         try:
-            task = get_task(config.task)
+            task = find_task(config.task, **dataclasses.asdict(config.carla))
         except ValueError as error:
             raise ConfigError(str(error)) from error
         env, sac = config.env, config.sac
@@ -71,22 +93,11 @@ class Programs:
         self.method = make_method(agent, config.augment, env.image_size, task.augmentation)
         self.augmentation = self.method.augmentation
         self.frame_stack = env.frame_stack + self.method.history
-        make = partial(
-            VecEnv,
-            task,
-            action_repeat=env.action_repeat,
-            image_size=env.image_size,
-            frame_stack=self.frame_stack,
-            samples=env.samples,
-            renderer=config.renderer,
+        self.env, self.eval_env = (
+            _host_envs(config, task, self.frame_stack)
+            if isinstance(task, HostTask)
+            else _mjx_envs(config, task, self.frame_stack)
         )
-        lanes, distractors = max(env.num_envs, config.eval.episodes), config.eval.distractors or env.distractors
-        same = (lanes, distractors) == (env.num_envs, env.distractors)
-        try:
-            self.env = make(env.num_envs, distractors=env.distractors)
-            self.eval_env = self.env if same else make(lanes, distractors=distractors)
-        except RendererError as error:
-            raise ConfigError(str(error)) from error
         self.learner: Learner = make_learner(
             self.env.action_dim, sac.learning_rate or task.learning_rate, self.method, sac
         )
@@ -98,6 +109,7 @@ class Programs:
         self.chunk_steps = every * math.ceil(10 / every)
         self._check(self.augmentation)
         self._draw = draws.make_draw(config.replay)
+        self._measured: list[dict[str, float]] = []
         self._keys = {purpose: stream(config.seed, purpose) for purpose in (ACT, UPDATE)}
         self._compile()
 
@@ -125,8 +137,8 @@ class Programs:
     def _compile(self) -> None:
         self._act = runtime.jit(self._act_piece)
         self._random = runtime.jit(self._random_piece)
-        self._env = CompiledEnv(self.env, self._placed)
-        self._eval = self._env if self.eval_env is self.env else CompiledEnv(self.eval_env, self._placed)
+        self._env = self._lanes(self.env)
+        self._eval = self._env if self.eval_env is self.env else self._lanes(self.eval_env)
         self._add = runtime.jit(replay.add, donate_argnums=0)
         self._prioritise = runtime.jit(draws.prioritise, donate_argnums=0)
         self._mark = runtime.jit(draws.mark, donate_argnums=0)
@@ -146,10 +158,13 @@ class Programs:
             partial(replay.attach_prior, every=vlm.every, hold=vlm.hold), donate_argnums=0
         )
         self._query = runtime.jit(self._query_piece)
-        if runtime.on_cpu():
+        if runtime.on_cpu() or self.hosted:
             self._run_cycles = self._dispatch_cycles
         else:
             self._run_cycles = runtime.jit(self.rolled, static_argnums=(1, 2), donate_argnums=0)
+
+    def _lanes(self, env: VecEnv | HostVecEnv) -> CompiledEnv | HostedEnv:
+        return HostedEnv(env, self._placed) if isinstance(env, HostVecEnv) else CompiledEnv(env, self._placed)
 
     def _act_piece(
         self, learner: LearnerState, observation: Array, vec_steps: Array, previous: Array | None
@@ -191,7 +206,10 @@ class Programs:
     def _agent_step(
         self, state: TrainState, *, random: bool, actor_pattern: tuple[bool, ...]
     ) -> tuple[TrainState, dict[str, Array]]:
-        """act -> store -> step and draw -> learn; one update per entry of ``actor_pattern``."""
+        """act -> store -> learn -> step and draw; one update per entry of ``actor_pattern``.
+
+        The update needs nothing of the step that follows, so on the host the two run side by side.
+        """
         vec_steps = state.progress.vec_steps
         if random:
             action = self._random(vec_steps)
@@ -199,13 +217,20 @@ class Programs:
             previous = self._last_action(state.replay, state.timestep) if self.method.residual else None
             action = self._act(state.learner, state.timestep.observation, vec_steps, previous)
         store = self._add(state.replay, state.timestep, action)
-        env, timestep = self._env.step(state.env, action)
         learner, metrics = state.learner, {}
         for with_actor in actor_pattern:
             learner, latest, seen = self._learn[with_actor](learner, store)
             metrics |= latest
             if self.config.replay.sampling == "prioritised":
                 store = self._prioritise(store, *seen)
+        try:
+            env, timestep = self._env.step(state.env, action)
+        except EnvironmentLost as lost:
+            # A resumed run adds this time step once more, before it begins episodes anew.
+            unknown = state.timestep._replace(step_type=jnp.zeros_like(state.timestep.step_type))
+            lost.state = state.replace(learner=learner, replay=self._env.cut(store, state.timestep, unknown))
+            raise
+        store = self._env.cut(store, state.timestep, timestep)
         progress = self._progress(state.progress, timestep)
         return TrainState(learner, store, env, timestep, progress), metrics
 
@@ -235,19 +260,28 @@ class Programs:
     # ---------------------------------------------------------------- programs
 
     @property
+    def hosted(self) -> bool:
+        """Whether the environments run on the host."""
+        return isinstance(self.env, HostVecEnv)
+
+    @property
     def replay_bytes(self) -> int:
         """What the replay takes, predicted."""
         return replay.nbytes(self.slots, self.env.num_envs, self.config.env.image_size, self.env.action_dim)
 
-    def init(self) -> TrainState:
+    def init(self, *, begin: bool = True) -> TrainState:
         """A fresh state: networks, empty replay, environments at FIRST.
+
+        Args:
+          begin: False for a state to restore a checkpoint into: no world on the host is opened for it.
 
         Raises:
           ConfigError: the replay does not fit into the free memory.
+          EnvironmentLost: a world on the host cannot be opened.
         """
         store = self.config.replay
         memory.check_replay(self.replay_bytes, store.capacity, store.storage)
-        env, timestep = self._env.reset(self._placed(stream(self.config.seed, ENV)))
+        env, timestep = (self._env.reset if begin else self._env.blank)(self._placed(stream(self.config.seed, ENV)))
         observation = timestep.observation[:1]
         action = jnp.zeros((1, self.env.action_dim), jnp.float32)
         # Not compiled as one program: concurrent QR factorisations (orthogonal initialisation) deadlock XLA's CPU
@@ -327,20 +361,45 @@ class Programs:
         Args:
           number: which evaluation this is; equal numbers start from equal states.
         """
-        total = np.zeros(self.eval_env.num_envs)
-        for _, timestep in self.episode(policy, number):
-            total += np.asarray(timestep.reward, np.float64)
-        return total[:episodes]
+        lanes = self.eval_env.num_envs
+        total, finished = np.zeros(lanes), [[] for _ in range(lanes)]
+        for _, timestep in self.rollout(policy, number):
+            step_type = np.asarray(timestep.step_type)
+            total = np.where(step_type == StepType.FIRST, 0.0, total + np.asarray(timestep.reward, np.float64))
+            for lane in np.nonzero(step_type == StepType.LAST)[0]:
+                finished[lane].append(total[lane])
+            if min(map(len, finished)) * lanes >= episodes:
+                break
+        self._measured = _in_turn(self._eval.finished())[:episodes]
+        return np.array(_in_turn(finished)[:episodes])
+
+    def episode_metrics(self) -> dict[str, float]:
+        """What the environment itself measured, by name: means over the episodes of the latest evaluation."""
+        names = self._measured[0] if self._measured else {}
+        return {name: float(np.mean([episode[name] for episode in self._measured])) for name in names}
 
     def episode(
         self, policy: Callable[[TimeStep, int], Any], number: int
-    ) -> Iterator[tuple[EnvState, TimeStep]]:
-        """One episode in every evaluation lane, step by step from FIRST to LAST. A state is gone at the next step."""
+    ) -> Iterator[tuple[EnvState | HostState, TimeStep]]:
+        """The first evaluation lane's episode in ``rollout``, from FIRST to LAST."""
+        for state, timestep in self.rollout(policy, number):
+            yield state, timestep
+            if timestep.step_type[0] == StepType.LAST:
+                return
+
+    def rollout(
+        self, policy: Callable[[TimeStep, int], Any], number: int
+    ) -> Iterator[tuple[EnvState | HostState, TimeStep]]:
+        """Every evaluation lane, step by step from FIRST without end. A state is gone at the next step."""
         state, timestep = self._eval.reset(self._placed(jax.random.fold_in(stream(self.config.seed, EVAL), number)))
         yield state, timestep
-        for step in range(self.eval_env.episode_length):
+        for step in itertools.count():
             state, timestep = self._eval.step(state, self._placed(jnp.asarray(policy(timestep, step))))
             yield state, timestep
+
+    def close(self) -> None:
+        """Close the worlds on the host."""
+        self._env.close()
 
     def learned_policy(self, learner: LearnerState) -> Callable[[TimeStep, int], Array]:
         """The mean action of the actor; the VLM has no part in it."""

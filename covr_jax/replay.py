@@ -2,7 +2,7 @@
 
 One ring over time with E parallel lanes. Slot t of a lane holds the time step that arrived there (frame, reward,
 discount, step type) and the action taken from it; a transition is a pair of neighbouring slots of which the first is
-not LAST. All functions are pure; donate the state when compiling them, or every insert copies the ring.
+neither LAST nor CUT. All functions are pure; donate the state when compiling them, or every insert copies the ring.
 The frames, nearly all of its bytes, may live in the host's pinned memory: which one is part of their type, and the
 compiled programs then move single frames.
 Letters: T slots, E envs, B batch, H W image, A action.
@@ -108,6 +108,16 @@ def add(state: ReplayState, timestep: TimeStep, action: Array) -> ReplayState:
         priority=state.priority.at[slot].set(state.top_priority),
         count=state.count + 1,
     )
+
+
+def cut(state: ReplayState, lanes: Array) -> ReplayState:
+    """Mark the newest slot of the lanes bool[E]: what its action led to is not known, and no transition starts there.
+
+    The one before it keeps its discount, as at a time limit, and the episode has no return (``covr.returns``).
+    """
+    slot = (state.count - 1) % state.reward.shape[0]
+    newest = state.step_type[slot]
+    return state.replace(step_type=state.step_type.at[slot].set(jnp.where(lanes, jnp.int8(StepType.CUT), newest)))
 
 
 def attach_prior(
@@ -217,7 +227,7 @@ def _future(state: ReplayState, time: Array, lane: Array, frame_stack: int, hori
     steps = jnp.arange(horizon)[:, None]
     now, after = ((time[None] + steps + shift).clip(max=newest) for shift in (0, 1))
     lanes = jnp.broadcast_to(lane[None], now.shape)
-    going_on = (state.step_type[now % slots, lanes] != StepType.LAST).all(axis=0)
+    going_on = (state.step_type[now % slots, lanes] < StepType.LAST).all(axis=0)
     flat = after.reshape(-1), lanes.reshape(-1)
     seen = observations(state, *flat, frame_stack)
     return Future(
@@ -236,7 +246,7 @@ def _accumulate(
     end = time + 1
     reward, discount = state.reward[end % slots, lane], state.discount[end % slots, lane]
     for _ in range(n_step - 1):
-        onward = (state.step_type[end % slots, lane] != StepType.LAST) & (end + 1 < state.count)
+        onward = (state.step_type[end % slots, lane] < StepType.LAST) & (end + 1 < state.count)
         end = jnp.where(onward, end + 1, end)
         weight = jnp.where(onward, gamma * discount, 0.0)
         reward += weight * state.reward[end % slots, lane]

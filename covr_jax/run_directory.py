@@ -61,5 +61,5 @@ def load(
     if distractors:
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, distractors=distractors))
     programs = Programs(config)
-    state, _, _ = checkpoint.Checkpointer(run_dir).restore(programs.init(), env_steps)
+    state, _, _ = checkpoint.Checkpointer(run_dir).restore(programs.init(begin=False), env_steps)
     return config, programs, state

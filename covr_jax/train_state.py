@@ -6,7 +6,7 @@ import flax.struct
 import jax.numpy as jnp
 
 from covr_jax.agents import LearnerState
-from covr_jax.envs import EnvState
+from covr_jax.envs import EnvState, HostState
 from covr_jax.replay import ReplayState
 from covr_jax.types import Array, StepType, TimeStep
 
@@ -25,7 +25,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     learner: LearnerState
     replay: ReplayState
-    env: EnvState
+    env: EnvState | HostState
     timestep: TimeStep
     progress: Progress
 

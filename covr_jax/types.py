@@ -8,12 +8,19 @@ from typing import Any, NamedTuple
 Array = Any  # a jax.Array or numpy.ndarray; shapes and dtypes stand beside each field
 
 
+class EnvironmentLost(RuntimeError):
+    """A world outside this process is gone and does not come back; the message is one line."""
+
+    state: Any = None  # what a run carries, from where it broke off: to be saved
+
+
 class StepType(enum.IntEnum):
     """Position of a time step in its episode, as in ``dm_env``."""
 
     FIRST = 0
     MID = 1
     LAST = 2
+    CUT = 3  # in the replay only: the last one known of an episode that was broken off, whose return is not known
 
 
 class TimeStep(NamedTuple):

@@ -1,4 +1,4 @@
-"""Videos of policies, drawn by the project's own renderer."""
+"""Videos of policies: drawn by the project's own renderer, or of what a world on the host showed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mujoco import mjx
 
 from covr_jax import runtime
 from covr_jax.agents import LearnerState
+from covr_jax.envs import HostVecEnv, VecEnv
 from covr_jax.programs import Programs
 from covr_jax.render import Renderer
 
@@ -22,6 +23,34 @@ def record_episode(programs: Programs, learner: LearnerState, path: Path) -> Pat
     import imageio_ffmpeg
 
     env = programs.eval_env
+    if isinstance(env, HostVecEnv):
+        frames, fps = _seen(programs, learner), env.task.fps / env.action_repeat
+    else:
+        frames, fps = _drawn(programs, env, learner), 1.0 / (env.task.control_timestep * env.action_repeat)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = frames[0].shape[1], frames[0].shape[0]
+    with warnings.catch_warnings():
+        # JAX warns of any fork; this child only runs the encoder.
+        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+        writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=4)
+        writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+    return path
+
+
+def _seen(programs: Programs, learner: LearnerState) -> list[np.ndarray]:
+    """The pictures that the actor was given, enlarged by whole pixels."""
+    newest = [
+        np.asarray(timestep.observation[0, ..., -3:])
+        for _, timestep in programs.episode(programs.learned_policy(learner), number=0)
+    ]
+    factor = 4 * max(_SIZE // (4 * newest[0].shape[0]), 1)  # the encoder wants multiples of 4
+    return [frame.repeat(factor, 0).repeat(factor, 1) for frame in newest]
+
+
+def _drawn(programs: Programs, env: VecEnv, learner: LearnerState) -> list[np.ndarray]:
     renderer = Renderer(env.mj_model, _SIZE, _SIZE)
     model = mjx.put_model(env.mj_model)
 
@@ -30,17 +59,5 @@ def record_episode(programs: Programs, learner: LearnerState, path: Path) -> Pat
         return renderer(mjx.camlight(model, mjx.com_pos(model, data)))
 
     draw = runtime.jit(draw)
-    policy = programs.learned_policy(learner)
-    episode = programs.episode(policy, number=0)
-    frames = [np.asarray(draw(state.qpos[0])) for state, _ in episode]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fps = 1.0 / (env.task.control_timestep * env.action_repeat)
-    with warnings.catch_warnings():
-        # JAX warns of any fork; this child only runs the encoder.
-        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
-        writer = imageio_ffmpeg.write_frames(str(path), (_SIZE, _SIZE), fps=fps, macro_block_size=8)
-        writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
-    return path
+    episode = programs.episode(programs.learned_policy(learner), number=0)
+    return [np.asarray(draw(state.qpos[0])) for state, _ in episode]

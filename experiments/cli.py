@@ -13,14 +13,16 @@ import tyro
 
 from covr_jax import presets
 from covr_jax.config import Config, ConfigError
+from covr_jax.types import EnvironmentLost
 
 USAGE_ERROR = 2
+UNAVAILABLE = 69  # sysexits.h: a service that the run needs is gone
 
 
-def fail(message: object) -> NoReturn:
-    """Print one line to standard error and leave with exit code 2."""
+def fail(message: object, code: int = USAGE_ERROR) -> NoReturn:
+    """Print one line to standard error and leave with the exit code."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
-    raise SystemExit(USAGE_ERROR)
+    raise SystemExit(code)
 
 
 def split_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
@@ -86,11 +88,13 @@ def import_quietly() -> None:
 
 
 def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> NoReturn:
-    """Run ``main``; errors a user can act on become one line and exit code 2."""
+    """Run ``main``; errors a user can act on become one line and exit code 2, a lost world outside exit code 69."""
     try:
         raise SystemExit(main() or 0)
     except expected as error:
         fail(error)
+    except EnvironmentLost as error:
+        fail(f"{error}; the same command goes on from the last checkpoint", UNAVAILABLE)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None

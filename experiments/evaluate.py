@@ -34,14 +34,16 @@ def main() -> int:
 
     config, programs, state = run_directory.load(arguments.run_dir, arguments.checkpoint, arguments.distractors)
     lanes = programs.eval_env.num_envs
-    if not 1 <= arguments.episodes <= lanes:
+    if arguments.episodes < 1 or (arguments.episodes > lanes and not programs.hosted):
         cli.fail(f"--episodes must be between 1 and {lanes}, the run's evaluation lanes")
     policy = programs.learned_policy(state.learner)
     values = programs.evaluate(policy, arguments.episodes, arguments.number)
+    measured = programs.episode_metrics()
     if arguments.video:
         from covr_jax.video import record_episode
 
         record_episode(programs, state.learner, arguments.video)
+    programs.close()
     row = {
         "task": config.task,
         "method": config.method,
@@ -52,6 +54,7 @@ def main() -> int:
         "return_std": float(values.std()),
         "renderer": config.renderer,
         "distractors": config.eval.distractors or config.env.distractors,
+        **measured,
     }
     if arguments.json:
         print(json.dumps(row))
@@ -59,7 +62,7 @@ def main() -> int:
         print(
             f"{row['task']} {row['method']} seed {row['seed']} at {row['env_steps']:,} env steps:"
             f" return {row['return']:.1f} ± {row['return_std']:.1f} over {row['episodes']} episodes"
-            f" (renderer {row['renderer']})"
+            f" (renderer {row['renderer']})" + "".join(f", {name} {value:.3g}" for name, value in measured.items())
         )
     return 0
 

@@ -43,5 +43,4 @@ if __name__ == "__main__":
     from covr_jax.checkpoint import CheckpointError
     from covr_jax.config import ConfigError
 
-    errors: tuple[type[BaseException], ...] = (ConfigError, CheckpointError)
-    cli.guarded(main, *errors)
+    cli.guarded(main, ConfigError, CheckpointError)

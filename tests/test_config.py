@@ -27,8 +27,8 @@ def test_presets_are_valid_and_know_their_name(name):
 
 def test_the_paper_preset_is_the_papers_table():
     config = presets.make("paper")
-    assert (config.total_steps, config.covr.psi_0, config.covr.cold_start_rounds) == (100_000, 5000, 4)
-    assert (config.covr.guidance_weight, config.vlm.every, config.eval.episodes) == (1.0, 10, 10)
+    assert (config.total_steps, config.covr.psi_0, config.cold_start_rounds) == (100_000, 5000, 4)
+    assert (config.guidance_weight, config.vlm.every, config.eval.episodes) == (1.0, 10, 10)
     assert (config.sac.batch_size, config.sac.actor_update_every, config.sac.init_temperature) == (128, 2, 0.1)
     assert (config.sac.critic_tau, config.sac.encoder_tau, config.replay.capacity) == (0.01, 0.05, 100_000)
 

@@ -33,7 +33,7 @@ from covr_jax.carla.channel import (
     Stepped,
 )
 from covr_jax.carla.servers import Address, OwnServer, child_environment, child_output
-from covr_jax.types import Array
+from covr_jax.types import Array, EnvironmentLost
 
 _MARGIN_S = 2.0  # by which the parent waits longer than the child's own limits
 _CLOSE_S = 5.0
@@ -55,7 +55,7 @@ class Limits(NamedTuple):
     recycle: int = 200  # episodes after which a server of our own is replaced: real ones grow
 
 
-class CarlaError(RuntimeError):
+class CarlaError(EnvironmentLost):
     """What no new attempt will cure."""
 
 

@@ -57,7 +57,36 @@ _TASKS = {
     "hopper_hop": _Task("a planar one-legged hopper", "hop forward", ("waist", "hip", "knee", "ankle")),
     "pendulum_swingup": _Task("a pendulum on a weak motor", "swing the pendulum up and hold it upright", ("torque",)),
 }
-TASKS = tuple(_TASKS)
+SUITE = tuple(_TASKS)  # DMControl's
+
+
+class _Drive(NamedTuple):
+    """A task of the driving kind; the system text opens as in the paper's Figure 2."""
+
+    scene: str
+    goal: str
+    controls: tuple[str, ...]
+
+
+_CAR = ("steer, negative is left and positive is right", "throttle, negative brakes and positive accelerates")
+_DRIVES = {
+    "carla_highway": _Drive(
+        "The ego vehicle is in a high-speed highway scene with other vehicles ahead.",
+        "drive as far as possible, keep to the road and avoid collisions",
+        _CAR,
+    ),
+    "carla_ghost_pedestrian": _Drive(
+        "The ego vehicle is on an urban road with parked vehicles; pedestrians may suddenly step out behind them.",
+        "drive as far as possible, keep to the road and hit nobody",
+        _CAR,
+    ),
+    "car_racing": _Drive(
+        "The image shows a race car and its track from above; the car points upwards.",
+        "drive along the grey track as fast as possible without leaving it",
+        (_CAR[0], "gas, -1 is none and 1 is full", "brake, -1 is none and 1 is full"),
+    ),
+}
+TASKS = (*SUITE, *_DRIVES)
 
 
 def prompt_for(task: str, action_dim: int) -> Prompt:
@@ -67,26 +96,29 @@ def prompt_for(task: str, action_dim: int) -> Prompt:
       ValueError: for an unknown task, or an action size that does not fit the task.
     """
     entry = _lookup(task)
-    if action_dim != len(entry.joints):
-        raise ValueError(f"{task} has {len(entry.joints)} action components, not {action_dim}")
+    parts = entry.controls if isinstance(entry, _Drive) else entry.joints
+    if action_dim != len(parts):
+        raise ValueError(f"{task} has {len(parts)} action components, not {action_dim}")
     slots = ", ".join(f"a{i + 1}" for i in range(action_dim))
-    joints = "; ".join(f"a{i + 1} = {joint}" for i, joint in enumerate(entry.joints))
-    system = (
-        "You are an AI assistant that controls a simulated body from camera images. "
-        f"Answer with one line only: Action: [{slots}], every value a decimal between -1 and 1."
-    )
-    user = f"The image shows {entry.body}. Goal: {entry.goal}. Action components: {joints}. What is the next action?"
+    components = "; ".join(f"a{i + 1} = {part}" for i, part in enumerate(parts))
+    if isinstance(entry, _Drive):
+        role, scene = "You are an AI assistant in an autonomous driving car and see what its camera sees.", entry.scene
+    else:
+        role = "You are an AI assistant that controls a simulated body from camera images."
+        scene = f"The image shows {entry.body}."
+    system = f"{role} Answer with one line only: Action: [{slots}], every value a decimal between -1 and 1."
+    user = f"{scene} Goal: {entry.goal}. Action components: {components}. What is the next action?"
     return Prompt(system, user)
 
 
 def short_prompt_for(task: str, action_dim: int) -> Prompt:
-    """The same question in the few words of the tiny model's vocabulary: domain and verb.
+    """The same question in the few words of the tiny model's vocabulary: domain and verb, of the suite's tasks.
 
     Raises:
       ValueError: as ``prompt_for``.
     """
     prompt_for(task, action_dim)
-    return Prompt("", " ".join(split_task(task)))
+    return Prompt("", " ".join(split_task(task)) if task in SUITE else "question")
 
 
 def split_task(task: str) -> tuple[str, str]:
@@ -95,7 +127,7 @@ def split_task(task: str) -> tuple[str, str]:
     return domain, verb
 
 
-def _lookup(task: str) -> _Task:
-    if task not in _TASKS:
+def _lookup(task: str) -> _Task | _Drive:
+    if task not in TASKS:
         raise ValueError(f"no prompt for task {task!r}; known: {', '.join(TASKS)}")
-    return _TASKS[task]
+    return _TASKS[task] if task in SUITE else _DRIVES[task]

@@ -11,7 +11,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from covr_jax.vlm.prompts import TASKS, split_task
+from covr_jax.vlm.prompts import SUITE, split_task
 
 ASSET = Path(__file__).parent / "assets" / "tiny_qwen2_5_vl.safetensors"
 IMAGE_SIZE = 84  # 6 x 6 patches of 14 pixels, merged 2 x 2: nine image tokens
@@ -37,7 +37,7 @@ class TinyAssetError(RuntimeError):
 
 def vocabulary(family: str = "qwen2_5_vl") -> dict[str, int]:
     """Token -> id: specials, answer pieces, signs, digits, and the words of the nine tasks."""
-    words = dict.fromkeys(word for task in TASKS for word in split_task(task))
+    words = dict.fromkeys(word for task in SUITE for word in split_task(task))
     specials, roles = (LLAVA_SPECIALS, ("USER", "ASSISTANT", ":")) if family == "llava" else (QWEN_SPECIALS, ())
     tokens = [*specials, *PIECES, "+", "-", ".", *"0123456789", "pose", "question", *words, *roles]
     return {token: i for i, token in enumerate(tokens)}

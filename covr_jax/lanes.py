@@ -1,0 +1,81 @@
+"""The lanes of environments as ``Programs`` steps them: in compiled pieces, or on the host. The verbs are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from covr_jax import replay, runtime
+from covr_jax.envs import EnvState, HostState, HostVecEnv, VecEnv
+from covr_jax.replay import ReplayState
+from covr_jax.types import Array, StepType, TimeStep
+
+
+class CompiledEnv:
+    """``reset`` and ``step`` of a VecEnv in three compiled pieces, so that drawing is compiled once for both."""
+
+    def __init__(self, env: VecEnv, place: Callable[[Any], Any] = lambda x: x):
+        self._initial = runtime.jit(env.initial)
+        self._advance = runtime.jit(env.advance, donate_argnums=0)
+        self._observe = runtime.jit(env.observe, donate_argnums=0)
+        self._no_reward = place(jnp.zeros((env.num_envs,), jnp.float32))
+
+    def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
+        """As ``VecEnv.reset``."""
+        return self._observe(self._initial(key), self._no_reward)
+
+    blank = reset  # a state to restore a checkpoint into
+
+    def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
+        """As ``VecEnv.step``; the state is donated."""
+        return self._observe(*self._advance(state, action))
+
+    def cut(self, store: ReplayState, before: TimeStep, after: TimeStep) -> ReplayState:
+        """Nothing: compiled episodes always end with LAST."""
+        del before, after
+        return store
+
+    def finished(self) -> list[list[dict[str, float]]]:
+        """Nothing: the suite measures the return alone."""
+        return []
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class HostedEnv:
+    """``reset`` and ``step`` of a HostVecEnv with their results on the device."""
+
+    def __init__(self, env: HostVecEnv, place: Callable[[Any], Any] = lambda x: x):
+        self._env = env
+        self._place = place
+        self._cut = runtime.jit(replay.cut, donate_argnums=0)
+        self.finished, self.close = env.finished, env.close
+
+    def _on_device(self, tree: Any) -> Any:
+        return self._place(jax.tree.map(jnp.asarray, tree))
+
+    def reset(self, key: Array) -> tuple[HostState, TimeStep]:
+        """As ``HostVecEnv.reset``, from a typed key."""
+        return self._on_device(self._env.reset(np.asarray(jax.random.key_data(key))))
+
+    def blank(self, key: Array) -> tuple[HostState, TimeStep]:
+        """As ``HostVecEnv.blank``, from a typed key."""
+        return self._on_device(self._env.blank(np.asarray(jax.random.key_data(key))))
+
+    def step(self, state: HostState, action: Array) -> tuple[HostState, TimeStep]:
+        """As ``HostVecEnv.step``."""
+        return self._on_device(self._env.step(state, action))
+
+    def cut(self, store: ReplayState, before: TimeStep, after: TimeStep) -> ReplayState:
+        """Where ``after`` is FIRST without ``before``, the newest in the replay, having been LAST: see ``replay.cut``.
+
+        The replay is donated.
+        """
+        lanes = np.asarray(after.step_type) == StepType.FIRST
+        lanes &= np.asarray(before.step_type) != StepType.LAST
+        return self._cut(store, lanes) if lanes.any() else store

@@ -1,0 +1,77 @@
+"""A host task with known numbers: its pictures tell seed, lane and time, its rewards count."""
+
+from __future__ import annotations
+
+import dm_env
+import numpy as np
+from dm_env import specs
+
+from covr_jax.envs import HostTask
+from covr_jax.types import EnvironmentLost
+
+LENGTHS = (3, 5)  # agent steps of an episode, by lane; lane 0 terminates, lane 1 is truncated
+
+
+class Toy(dm_env.Environment):
+    """``faults``: numbers of calls of ``step``, counted from 1 over all episodes, that lose the episode."""
+
+    def __init__(self, index, *, image_size, action_repeat, lengths=LENGTHS, faults=(), gone_at=None):
+        self.index, self.size, self.repeat = index, image_size, action_repeat
+        self.length, self.faults, self.gone_at = lengths[index], faults, gone_at
+        self.seeds, self.actions, self.calls, self.time, self.closed = [], [], 0, 0, False
+
+    def seed(self, seed):
+        self.seeds.append(seed)
+
+    def picture(self):
+        return np.full((self.size, self.size, 3), (self.seeds[-1] % 251, self.index, self.time), np.uint8)
+
+    def reset(self):
+        self.time = 0
+        return dm_env.restart(self.picture())
+
+    def step(self, action):
+        self.calls += 1
+        if self.calls == self.gone_at:
+            raise EnvironmentLost("the toy does not come back")
+        if self.calls in self.faults:
+            return self.reset()
+        self.actions.append(np.asarray(action).tolist())
+        self.time += 1
+        reward = self.time + 10.0 * self.index
+        if self.time < self.length:
+            return dm_env.transition(reward, self.picture())
+        return (dm_env.truncation if self.index else dm_env.termination)(reward, self.picture())
+
+    def metrics(self):
+        return {"length": float(self.time), "lane": float(self.index)}
+
+    def observation_spec(self):
+        return specs.BoundedArray((self.size, self.size, 3), np.uint8, 0, 255)
+
+    def action_spec(self):
+        return specs.BoundedArray((2,), np.float32, -1.0, 1.0)
+
+    def close(self):
+        self.closed = True
+
+
+def toy_task(options):
+    """The task, and the list of the environments that it opens; ``options`` may change before it opens more."""
+    opened = []
+
+    def start(index, **sizes):
+        opened.append(Toy(index, **sizes, **options))
+        return opened[-1]
+
+    task = HostTask(
+        name="toy",
+        open=start,
+        action_dim=2,
+        action_repeat=4,
+        time_limit=4 * max(options.get("lengths", LENGTHS)),
+        fps=20.0,
+        learning_rate=1e-3,
+        augmentation="translate",
+    )
+    return task, opened

@@ -9,7 +9,8 @@ frame, batched, batched with the answer's fixed beginning in the prompt and noth
 with the LoRA adapter beside the weights instead of in them. All give the same words, or the run fails (in bfloat16 the
 share that is equal is reported). The learner's speed is that of the run's own chunks, in two settings, each in a
 process of its own: a processor for the VLM alone, or all processors for both; ``of_off`` is the share of the speed
-without a VLM that is left. Contestants take turns; numbers are medians over rounds.
+without a VLM that is left, and ``off_spinning`` has no VLM but an empty loop on the VLM's processor: what any neighbour
+costs. Contestants take turns; numbers are medians over rounds.
 """
 
 from __future__ import annotations

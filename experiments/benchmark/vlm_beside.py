@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from functools import partial
@@ -25,11 +27,21 @@ from covr_jax.vlm.supervise import Limits
 from experiments.benchmark.vlm_contest import ACTION_DIM, make_vlm, random_frames
 
 
-class Beside:
-    """The run's compiled chunks with a VLM that is asked after each one and, if told so, taught meanwhile."""
+# Keeps one processor busy with next to no memory: what any neighbour costs the learner on this machine.
+SPIN = "import os, sys; os.sched_setaffinity(0, [int(sys.argv[1])])\nwhile True: pass"
 
-    def __init__(self, programs: Any, service: PriorService | None, lesson: Lesson | None = None):
-        self._programs, self._service, self._lesson = programs, service, lesson
+
+class Beside:
+    """The run's compiled chunks with a VLM that is asked after each one and, if told so, taught meanwhile.
+
+    Args:
+      spinning: a processor to keep busy during a turn, instead of a VLM.
+    """
+
+    def __init__(
+        self, programs: Any, service: PriorService | None, lesson: Lesson | None = None, spinning: int | None = None
+    ):
+        self._programs, self._service, self._lesson, self._spinning = programs, service, lesson, spinning
         self._state = programs.init()
         for _ in range(2):
             self._state, _ = programs.chunk(self._state, learn=False)
@@ -52,12 +64,19 @@ class Beside:
         """Seconds of some chunks; a lesson begins before and is waited for afterwards, off the clock."""
         if self._service is not None and self._lesson is not None:
             self._service.teach(self._lesson)
+        neighbour = None
+        if self._spinning is not None:
+            neighbour = subprocess.Popen([sys.executable, "-S", "-c", SPIN, str(self._spinning)])
+            time.sleep(0.2)
         jax.block_until_ready(self._state)
         started = time.perf_counter()
         for _ in range(chunks):
             self._chunk()
         jax.block_until_ready(self._state)
         seconds = time.perf_counter() - started
+        if neighbour is not None:
+            neighbour.kill()
+            neighbour.wait()
         if self._service is not None and self._lesson is not None:
             early = self._service.taught()
             self.outlasted &= early is None
@@ -113,7 +132,7 @@ def learner_rows(
             return make_service(build, mode, Path(folder) / mode, Limits())
 
         services = {mode: service(mode) for mode in ("async", "process", "sync")}
-        entries = {"off": Beside(programs, None)}
+        entries = {"off": Beside(programs, None), "off_spinning": Beside(programs, None, spinning=vlms[-1])}
         entries |= {f"{mode}_asked": Beside(programs, services[mode]) for mode in ("sync", "async", "process")}
         entries |= {f"{mode}_taught": Beside(programs, services[mode], lesson) for mode in ("async", "process")}
         for entry in entries.values():

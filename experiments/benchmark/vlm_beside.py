@@ -26,7 +26,6 @@ from covr_jax.vlm.service import VLMService
 from covr_jax.vlm.supervise import Limits
 from experiments.benchmark.vlm_contest import ACTION_DIM, make_vlm, random_frames
 
-
 # Keeps one processor busy with next to no memory: what any neighbour costs the learner on this machine.
 SPIN = "import os, sys; os.sched_setaffinity(0, [int(sys.argv[1])])\nwhile True: pass"
 

@@ -22,6 +22,8 @@ Distractors = Literal[
 
 
 Storage = Literal["device", "host"]
+WITH_VLM = ("covr", "vbe", "vpf")  # methods that load one
+VLM_ACTS = ("vbe", "vpf")  # methods without a visual agent
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,27 @@ class VLMConfig:
 
 
 @dataclass(frozen=True)
+class VPFConfig:
+    """Method vpf: the VLM itself acts and is trained by PPO on its answers' log-probabilities."""
+
+    steps: int = 512  # agent steps per iteration, over all environments [RL4VLM]
+    epochs: int = 4  # passes over them [RL4VLM]
+    minibatch: int = 128  # agent steps per optimiser step [RL4VLM: gradient accumulation 128]
+    forward_batch: int = 32  # frames per forward pass, which changes memory only [ours]
+    clip: float = 0.1  # of the probability ratio and of the value's change [RL4VLM]
+    discount: float = 0.9  # [RL4VLM]
+    gae_decay: float = 0.95  # lambda [RL4VLM]
+    value_weight: float = 0.5  # [RL4VLM]
+    entropy_weight: float = 0.01  # [RL4VLM]
+    max_grad_norm: float = 0.01  # [RL4VLM]
+    temperature: float = 0.2  # of sampling, in [0.01, 10]; evaluations are greedy [RL4VLM]
+    learning_rate: float = 1e-5  # at first, of adapter and value head [RL4VLM]
+    final_learning_rate: float = 1e-9  # after a cosine [RL4VLM]
+    anneal_iterations: int = 25  # length of the cosine [RL4VLM]
+    value_hidden: tuple[int, ...] = (1024, 512)  # layers of the value head on the last hidden state [RL4VLM]
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Evaluations during training."""
 
@@ -151,10 +174,13 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run. ``method`` names what is trained, ``base`` the agent that `covr` is plugged into."""
+    """One run. ``method`` names what is trained, ``base`` the agent that `covr` is plugged into.
+
+    In `vbe` the untuned VLM acts and nothing is trained, in `vpf` it acts and is trained by PPO.
+    """
 
     task: str = "cartpole_swingup"
-    method: Literal["covr", "rad", "sac"] = "covr"
+    method: Literal["covr", "rad", "sac", "vbe", "vpf"] = "covr"
     base: Literal["rad", "sac"] = "rad"
     seed: int = 1
     total_steps: int = 100_000  # env steps [COVR]
@@ -166,6 +192,7 @@ class Config:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     covr: CovrConfig = field(default_factory=CovrConfig)
     vlm: VLMConfig = field(default_factory=VLMConfig)
+    vpf: VPFConfig = field(default_factory=VPFConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -199,6 +226,11 @@ def validate(config: Config) -> None:
         "vlm.micro-batch": _given(config.vlm.micro_batch, 1),
         "vlm.lora-rank": _given(config.vlm.lora_rank, 1),
         "vlm.steps": _given(config.vlm.steps, 1),
+        "vpf.steps": config.vpf.steps,
+        "vpf.epochs": config.vpf.epochs,
+        "vpf.minibatch": config.vpf.minibatch,
+        "vpf.forward-batch": config.vpf.forward_batch,
+        "vpf.anneal-iterations": config.vpf.anneal_iterations,
         "eval.every": config.eval.every,
         "eval.episodes": config.eval.episodes,
         "run.checkpoint-every": config.run.checkpoint_every,
@@ -213,6 +245,11 @@ def validate(config: Config) -> None:
         "vlm.return-episodes": config.vlm.return_episodes,
         "vlm.deadline-s": config.vlm.deadline_s,
         "vlm.restarts": config.vlm.restarts,
+        "vpf.value-weight": config.vpf.value_weight,
+        "vpf.entropy-weight": config.vpf.entropy_weight,
+        "vpf.max-grad-norm": config.vpf.max_grad_norm,
+        "vpf.learning-rate": config.vpf.learning_rate,
+        "vpf.final-learning-rate": config.vpf.final_learning_rate,
         "sac.learning-rate": _given(config.sac.learning_rate, 0),
         "sac.alpha-learning-rate": config.sac.alpha_learning_rate,
     }
@@ -221,6 +258,9 @@ def validate(config: Config) -> None:
         "sac.critic-tau": config.sac.critic_tau,
         "sac.encoder-tau": config.sac.encoder_tau,
         "covr.return-discount": config.covr.return_discount,
+        "vpf.clip": config.vpf.clip,
+        "vpf.discount": config.vpf.discount,
+        "vpf.gae-decay": config.vpf.gae_decay,
         "vlm.warmup": _given(config.vlm.warmup, 0),
         "vlm.label-smoothing": _given(config.vlm.label_smoothing, 0),
         "vlm.lora-dropout": _given(config.vlm.lora_dropout, 0),
@@ -246,8 +286,13 @@ def validate(config: Config) -> None:
         raise ConfigError(f"--vlm.hang-s must be positive, got {config.vlm.hang_s}")
     if config.vlm.record and config.vlm.replay is not None:
         raise ConfigError("--vlm.record and --vlm.replay exclude each other")
-    if config.method == "covr" and config.vlm.name == "none":
-        raise ConfigError("covr needs a VLM; use --vlm tiny or a model, or --method rad")
+    if not 0.01 <= config.vpf.temperature <= 10:
+        raise ConfigError(f"--vpf.temperature must be between 0.01 and 10, got {config.vpf.temperature}")
+    if config.method in WITH_VLM and config.vlm.name == "none":
+        raise ConfigError(f"{config.method} needs a VLM; use --vlm tiny or a model, or --method rad")
+    vlm = config.vlm
+    if config.method == "vpf" and (vlm.name == "fake" or vlm.mode != "sync" or vlm.record or vlm.replay):
+        raise ConfigError("vpf trains the VLM itself: a model, not fake, --vlm.mode sync, no recording or replay")
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from covr_jax import memory, replay, runtime
 from covr_jax.agents import Augmentation, Learner, LearnerState, make_augmentation, make_learner
-from covr_jax.config import Config, ConfigError
+from covr_jax.config import WITH_VLM, Config, ConfigError
 from covr_jax.envs import EnvState, VecEnv, get_task
 from covr_jax.render import RendererError
 from covr_jax.replay import ReplayState
@@ -82,7 +82,7 @@ class Programs:
             self.eval_env = self.env if same else make(lanes, distractors=distractors)
         except RendererError as error:
             raise ConfigError(str(error)) from error
-        base = config.base if config.method == "covr" else config.method
+        base = config.base if config.method in WITH_VLM else config.method
         self.augmentation = make_augmentation(base, config.augment, env.image_size, task.augmentation)
         self.learner: Learner = make_learner(
             self.env.action_dim, sac.learning_rate or task.learning_rate, self.augmentation, sac

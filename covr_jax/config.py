@@ -112,6 +112,10 @@ class VLMConfig:
     restarts: int = 5  # async, process: attempts after failures, with growing pauses, before it is given up
     record: bool = False  # write every answer to vlm/answers.jsonl in the run directory
     replay: str | None = None  # such a file, played back instead of any VLM
+    # The answer follows the action grammar and always parses, or it is free text that is parsed where possible [ours]
+    decoding: Literal["constrained", "free"] = "constrained"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # Torch's; auto: the GPU where Torch has one
+    gpu_share: float = 0.5  # of a GPU's memory that Torch may take; JAX gets the rest [ours]
     every: int = 10  # agent steps between two queries [COVR: 10 frames]
     hold: bool = True  # store the last answer with the steps until the next query; False: mask those steps
     image_size: int | None = None  # VLM input height = width; None: 84 for `tiny`, 336 for LLaVA, else 224 [ours]
@@ -282,6 +286,8 @@ def validate(config: Config) -> None:
     if not kernels or len(kernels) != len(strides) or min(*kernels, *strides) < 1:
         sizes = f"--sac.conv-kernels {kernels} and --sac.conv-strides {strides}"
         raise ConfigError(f"{sizes} must be positive, one per layer")
+    if not 0 < config.vlm.gpu_share < 1:
+        raise ConfigError(f"--vlm.gpu-share must be between 0 and 1, both excluded, got {config.vlm.gpu_share}")
     if not config.vlm.hang_s > 0:
         raise ConfigError(f"--vlm.hang-s must be positive, got {config.vlm.hang_s}")
     if config.vlm.record and config.vlm.replay is not None:

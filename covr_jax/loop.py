@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from covr_jax import checkpoint, replay, run_directory, runtime
+from covr_jax import budget, checkpoint, replay, run_directory, runtime
 from covr_jax import config as configuration
 from covr_jax.config import VLM_ACTS, Config
 from covr_jax.covr import schedule
@@ -238,7 +238,9 @@ class Trainer:
         values = self.programs.evaluate(
             self.programs.learned_policy(self.state.learner), self.config.eval.episodes, FINAL_EVALUATION
         )
-        self._log({"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()})
+        row = {"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()}
+        row |= budget.policy_budget(self.programs, self.state.learner)
+        self._log(row | (budget.vlm_budget(self.vlm) if self.vlm else {}))
         self.logger.close()
         self.compile_log.close()
         if self.config.run.video:

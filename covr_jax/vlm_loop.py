@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import jax.numpy as jnp
 import numpy as np
 
-from covr_jax import runtime
+from covr_jax import budget, runtime
 from covr_jax.config import Config
 from covr_jax.loop import FINAL_EVALUATION, Result
 from covr_jax.metrics import MetricsLogger
@@ -71,7 +71,7 @@ class VLMTrainer:
             self.programs.random_policy(0), self.config.eval.episodes, FINAL_EVALUATION
         ).mean()
         self.reporter.message(f"VLM: {self.vlm.facts.name}, {self.vlm.facts.parameters}")
-        self._log({"eval/random_return": random, "vlm/memory_bytes": self.vlm.facts.memory_bytes})
+        self._log({"eval/random_return": random})
         if self.config.method == "vpf":
             self._train()
         values = self._evaluate(FINAL_EVALUATION)
@@ -89,7 +89,8 @@ class VLMTrainer:
     def _evaluate(self, number: int) -> np.ndarray:
         values = self.programs.evaluate(self._policy, self.config.eval.episodes, number)
         row = {"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()}
-        self._log(row | self.vlm.metrics() | {"mem/device_peak_bytes": runtime.peak_memory_bytes()})
+        row |= self.vlm.metrics() | budget.vlm_budget(self.vlm)
+        self._log(row | {"mem/device_peak_bytes": runtime.peak_memory_bytes()})
         self.reporter.message(f"evaluation at {self.env_steps:,} env steps: {values.mean():.0f} ± {values.std():.0f}")
         return values
 

@@ -68,6 +68,7 @@ class VLMService:
         None: only for 'tiny'.
       backbone: a model that is in memory already, instead of what ``name`` would load.
       finetune_options: fields of ``FinetuneOptions`` that differ from the defaults.
+      gpu_share: of a GPU's memory that Torch may take in this process; None: all.
 
     Attributes:
       counters: {'queries', 'frames', 'parse_failures', 'latency_s' (of the last query), 'query_s' (sum), 'rounds'}.
@@ -97,6 +98,7 @@ class VLMService:
         query_batch: int = 64,
         merge: bool | None = None,
         finetune_options: dict | None = None,
+        gpu_share: float | None = None,
         backbone: Backbone | None = None,
     ):
         if decoding not in ("constrained", "free"):
@@ -104,6 +106,8 @@ class VLMService:
         self.name, self.task, self.action_dim, self.seed = name, task, action_dim, seed
         self.decoding, self.query_batch = decoding, query_batch
         prompt = prompt_for(task, action_dim)  # before the weights: a wrong task should fail at once
+        if gpu_share is not None and torch.cuda.is_available() and device != "cpu":
+            torch.cuda.set_per_process_memory_fraction(gpu_share)  # beyond it Torch runs out, instead of JAX
         if backbone is None:
             backbone = load_backbone(name, image_size=image_size, dtype=dtype, device=device)
         tiny = backbone.is_tiny

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from covr_jax import checkpoint, replay, run_directory, runtime
+from covr_jax import budget, checkpoint, replay, run_directory, runtime
 from covr_jax import config as configuration
-from covr_jax.config import Config
+from covr_jax.config import VLM_ACTS, Config
 from covr_jax.covr import guidance, schedule
 from covr_jax.metrics import MetricsLogger
 from covr_jax.profiling import CompileLog, chunk_annotation
@@ -28,7 +28,7 @@ from covr_jax.types import EnvironmentLost, Prior
 from covr_jax.vlm.modes import make_vlm
 from covr_jax.vlm.protocol import PriorService
 
-_FINAL_EVALUATION = 1_000_000  # number of the start states of the last evaluation; earlier ones count from 1
+FINAL_EVALUATION = 1_000_000  # number of the start states of the last evaluation; earlier ones count from 1
 
 
 @dataclass
@@ -171,7 +171,7 @@ class Trainer:
         return self._finish()
 
     def _before(self) -> None:
-        values = self.programs.evaluate(self.programs.random_policy(0), self.config.eval.episodes, _FINAL_EVALUATION)
+        values = self.programs.evaluate(self.programs.random_policy(0), self.config.eval.episodes, FINAL_EVALUATION)
         self.host.random_return = float(values.mean())
         row = {"eval/random_return": self.host.random_return}
         if self.vlm and self.coach:
@@ -287,9 +287,11 @@ class Trainer:
 
     def _finish(self) -> Result:
         values = self.programs.evaluate(
-            self.programs.learned_policy(self.state.learner), self.config.eval.episodes, _FINAL_EVALUATION
+            self.programs.learned_policy(self.state.learner), self.config.eval.episodes, FINAL_EVALUATION
         )
         self._log_evaluation(values)
+        costs = budget.policy_budget(self.programs, self.state.learner)
+        self._log(costs | (budget.vlm_budget(self.vlm) if self.vlm else {}))
         self.logger.close()
         self.compile_log.close()
         if self.config.run.video:
@@ -303,6 +305,14 @@ class Trainer:
             env_steps=self.env_steps,
             seconds=self.seconds,
         )
+
+
+def _trainer(config: Config, run_dir: Path, reporter: Reporter) -> Any:
+    if config.method not in VLM_ACTS:
+        return Trainer(config, run_dir, reporter)
+    from covr_jax.vlm_loop import VLMTrainer  # which imports this file
+
+    return VLMTrainer(config, run_dir, reporter)
 
 
 def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") -> Result:
@@ -321,7 +331,7 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
             reporter.message(f"{run_dir} holds a finished run; nothing to do")
             values = json.loads(finished.read_text())
             return Result(*(values[name] for name in Result._fields))
-        trainer = Trainer(config, run_dir, reporter)
+        trainer = _trainer(config, run_dir, reporter)
         # Only now: options that turn out to be unusable do not claim the directory.
         if not (run_dir / "config.json").exists():
             (run_dir / "config.json").write_text(json.dumps(configuration.to_dict(config), indent=2))

@@ -137,8 +137,8 @@ class Programs:
     def _compile(self) -> None:
         self._act = runtime.jit(self._act_piece)
         self._random = runtime.jit(self._random_piece)
-        self._env = self._lanes(self.env)
-        self._eval = self._env if self.eval_env is self.env else self._lanes(self.eval_env)
+        self._env = self.lanes(self.env)
+        self._eval = self._env if self.eval_env is self.env else self.lanes(self.eval_env)
         self._add = runtime.jit(replay.add, donate_argnums=0)
         self._prioritise = runtime.jit(draws.prioritise, donate_argnums=0)
         self._mark = runtime.jit(draws.mark, donate_argnums=0)
@@ -163,7 +163,8 @@ class Programs:
         else:
             self._run_cycles = runtime.jit(self.rolled, static_argnums=(1, 2), donate_argnums=0)
 
-    def _lanes(self, env: VecEnv | HostVecEnv) -> CompiledEnv | HostedEnv:
+    def lanes(self, env: VecEnv | HostVecEnv) -> CompiledEnv | HostedEnv:
+        """The environments as a run steps them."""
         return HostedEnv(env, self._placed) if isinstance(env, HostVecEnv) else CompiledEnv(env, self._placed)
 
     def _act_piece(

@@ -11,7 +11,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,14 +21,14 @@ from covr_jax.config import VLM_ACTS, Config
 from covr_jax.covr import guidance, schedule
 from covr_jax.metrics import MetricsLogger
 from covr_jax.profiling import CompileLog, chunk_annotation
-from covr_jax.programs import Programs, TrainState
+from covr_jax.programs import FINAL_EVALUATION, Programs, TrainState
 from covr_jax.rounds import Coach, Reporter
+from covr_jax.run_directory import Result
 from covr_jax.selection import Selector
 from covr_jax.types import EnvironmentLost, Prior
 from covr_jax.vlm.modes import make_vlm
 from covr_jax.vlm.protocol import PriorService
-
-FINAL_EVALUATION = 1_000_000  # number of the start states of the last evaluation; earlier ones count from 1
+from covr_jax.vlm_loop import VLMTrainer
 
 
 @dataclass
@@ -44,16 +44,6 @@ class Host:
     seconds: float = 0.0  # spent in earlier sittings
     random_return: float = math.nan
     vlm_counters: dict[str, float] = field(default_factory=dict)
-
-
-class Result(NamedTuple):
-    """Of a finished run; also in ``result.json``."""
-
-    final_return: float
-    final_return_std: float
-    random_return: float
-    env_steps: int
-    seconds: float
 
 
 class Trainer:
@@ -308,11 +298,7 @@ class Trainer:
 
 
 def _trainer(config: Config, run_dir: Path, reporter: Reporter) -> Any:
-    if config.method not in VLM_ACTS:
-        return Trainer(config, run_dir, reporter)
-    from covr_jax.vlm_loop import VLMTrainer  # which imports this file
-
-    return VLMTrainer(config, run_dir, reporter)
+    return (VLMTrainer if config.method in VLM_ACTS else Trainer)(config, run_dir, reporter)
 
 
 def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") -> Result:

@@ -17,10 +17,10 @@ import numpy as np
 from covr_jax import budget, runtime
 from covr_jax.config import Config
 from covr_jax.lanes import CompiledEnv, HostedEnv
-from covr_jax.loop import FINAL_EVALUATION, Result
 from covr_jax.metrics import MetricsLogger
-from covr_jax.programs import ENV, Programs, stream
+from covr_jax.programs import ENV, FINAL_EVALUATION, Programs, stream
 from covr_jax.rounds import Reporter
+from covr_jax.run_directory import Result
 from covr_jax.types import Array, StepType, TimeStep
 from covr_jax.vlm.advantages import gae
 from covr_jax.vlm.modes import SyncPrior, make_vlm
@@ -132,7 +132,13 @@ class VLMTrainer:
 
 
 def collect(
-    policy: Any, env: CompiledEnv | HostedEnv, state: Any, timestep: TimeStep, length: int, running: np.ndarray, last: np.ndarray
+    policy: Any,
+    env: CompiledEnv | HostedEnv,
+    state: Any,
+    timestep: TimeStep,
+    length: int,
+    running: np.ndarray,
+    last: np.ndarray,
 ) -> tuple[Rollout, Any, TimeStep]:
     """``length`` agent steps with sampled answers, and where they lead.
 

@@ -43,7 +43,8 @@ def client_rate(scenario: str, profile: str, size: int, seconds: float) -> float
     setup = Setup(
         "127.0.0.1", server.address.port, scenario, profile, size, MAX_TICKS, "clear_noon", False, 10.0, 60.0, 5.0, None
     )
-    command = [sys.executable, str(Path(__file__)), "--session", json.dumps(setup), str(seconds)]
+    # As a module: a script's own folder comes first in the path, and there this file is what `carla` means.
+    command = [sys.executable, "-P", "-m", "experiments.benchmark.carla", "--session", json.dumps(setup), str(seconds)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=child_environment())
     finally:

@@ -43,3 +43,43 @@ def crop(images: Array, offsets: Array, size: int) -> Array:
         return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), (size, size, image.shape[-1]))
 
     return jax.vmap(cut)(images, offsets)
+
+
+def shift(images: Array, offsets: Array, margin: int) -> Array:
+    """Move each image by up to ``margin`` pixels, its border repeated (DrQ; Kostrikov et al. 2020).
+
+    DrQ-v2's bilinear version samples at pixel centres, which is the same picture.
+
+    Args:
+      images: u8[B,H,W,C]. offsets: i32[B,2] in 0..2*margin; ``margin`` leaves an image where it is.
+
+    Returns:
+      u8[B,H,W,C].
+    """
+    padded = jnp.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
+    return crop(padded, offsets, images.shape[1])
+
+
+def random_conv(key: Array, images: Array) -> Array:
+    """sigmoid(k * x) per image, with k a 3x3 kernel of N(0, 1) over colours and x in [0, 1] (Lee et al. 2019).
+
+    The frames of a stack share the kernel. The border is repeated, and the result rounded to bytes.
+
+    Args:
+      key: consumed. images: u8[B,H,W,3*stack].
+
+    Returns:
+      u8[B,H,W,3*stack].
+    """
+    batch, height, width, channels = images.shape
+    stack = channels // 3
+    kernels = jax.random.normal(key, (batch, 3, 3, 3, 3))
+    x = images.reshape(batch, height, width, stack, 3).transpose(0, 3, 1, 2, 4).astype(jnp.float32) / 255.0
+    x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+
+    def convolve(frames: Array, kernel: Array) -> Array:
+        order = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(frames, kernel, (1, 1), "VALID", dimension_numbers=order)
+
+    y = jnp.round(255.0 * jax.nn.sigmoid(jax.vmap(convolve)(x, kernels))).astype(jnp.uint8)
+    return y.transpose(0, 2, 3, 1, 4).reshape(images.shape)

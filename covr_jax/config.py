@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 
 class ConfigError(ValueError):
@@ -22,6 +22,10 @@ Distractors = Literal[
 
 
 Storage = Literal["device", "host"]
+
+Agent = Literal["sac", "rad", "drq", "drqv2", "deepmdp", "curl", "svea", "resact", "taco"]
+Guided = Literal["covr", "dpl", "apl"]
+GUIDED = ("covr", "dpl", "apl")  # a VLM's actions regularise the actor of ``base``
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,21 @@ class SACConfig:
 
     batch_size: int = 128  # transitions per update [RAD]
     updates_per_step: int = 1  # gradient updates per agent step of the whole env batch [SAC-AE: 1 at num_envs=1]
+    steps_per_update: int = 1  # updates only at every such agent step [DrQ-v2: 2]
     init_steps: int = 1000  # random transitions before the first update [SAC-AE]
     discount: float = 0.99
     n_step: int = 1  # rewards summed before the target bootstraps [SAC-AE: 1]
     learning_rate: float | None = None  # actor, critic and encoder; None: the task's [PlaNet table]
+    auxiliary_learning_rate: float | None = None  # of losses beside SAC's; None: learning_rate [DeepMDP, CURL: 1e-3]
     alpha_learning_rate: float = 1e-4
     alpha_beta1: float = 0.5  # Adam beta1 of the temperature [SAC-AE]
     init_temperature: float = 0.1
     critic_tau: float = 0.01  # target EMA of the Q heads
     encoder_tau: float = 0.05  # target EMA of the encoder
+    torso_tau: float | None = None  # target EMA of the convolutions; None: encoder_tau [DrQ-v2: 1, no target]
+    noise_start: float = 1.0  # exploration noise of deterministic policies, standard deviation [DrQ-v2]
+    noise_end: float = 0.1  # [DrQ-v2]
+    noise_steps: int = 100_000  # env steps from the first to the last, linearly [DrQ-v2: 100K, 500K, 2M by difficulty]
     actor_update_every: int = 2  # critic updates per actor, alpha and target update [SAC-AE]
     hidden_dim: int = 1024
     feature_dim: int = 50
@@ -78,6 +88,14 @@ class ReplayConfig:
     """The experience that is kept."""
 
     capacity: int = 100_000  # transitions over all environments [SAC-AE family]
+    # prioritised: PER; recent: ERE; elite: a share from what EDDF selects in each round, no VLM [COVR, Table 5]
+    sampling: Literal["uniform", "prioritised", "recent", "elite"] = "uniform"
+    priority_alpha: float = 0.6  # [PER]
+    priority_beta: float = 0.4  # [PER: rises to 1]
+    recent_eta: float = 0.996  # [ERE: rises to 1]
+    recent_least: int = 5000  # transitions [ERE]
+    recent_phase: int = 1000  # updates after which the window is wide again [ERE: an episode's]
+    elite_share: float = 0.8  # of the batch [COVR: 0.8 and 0.5]
     storage: Storage = "device"  # where frames stay; host: its pinned memory, for devices with little of their own
 
 
@@ -88,12 +106,19 @@ class CovrConfig:
     guidance_weight: float | None = None  # lambda of Eq. 4; None: the task's [COVR: 1.0, CARLA 2.0]
     psi_0: int = 5000  # first fine-tune interval, env steps [COVR]
     schedule: Literal["linear", "recursive"] = "linear"  # reading of the interval rule
+    anneal_steps: int = 100_000  # env steps until the guidance of `apl` is gone [ours]
     cold_start_rounds: int | None = None  # guidance opens after so many rounds; None: the task's [COVR: 4, CARLA 2]
     exploration: Literal["neg_entropy", "literal", "normalised", "progress"] = "neg_entropy"  # eps of Eq. 5
     entropy_samples: int = 1024  # observations of D_f for the entropy estimate [ours]
     min_keep: int = 64  # EDDF keeps at least this many samples [ours]
     return_discount: float = 0.99  # gamma of the return-to-go g_t [ours: the agent's]
     weight_norm: Literal["minmax", "maxabs"] = "minmax"  # RALW's normalisation to [-1, 1]
+    # The ablations of Table 5 [COVR]
+    filter: Literal["eddf", "random", "top", "none"] = "eddf"  # random: as many as EDDF keeps (M1); top: M2 to M4
+    top_percentile: float = 80.0  # `top` keeps scores from this percentile on [COVR: 80, 90, 95]
+    z_score: bool = True  # False: Eq. 5 on returns as they are (M5)
+    score: Literal["return", "reward", "q_value"] = "return"  # what filter and weights go by (M6, M7)
+    weights: Literal["ralw", "uniform", "random"] = "ralw"  # of the token losses (M8, M9)
 
 
 @dataclass(frozen=True)
@@ -161,11 +186,12 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run. ``method`` names what is trained, ``base`` the agent that `covr` is plugged into."""
+    """One run. ``method`` names what is trained, ``base`` the agent that a guided method is plugged into."""
 
     task: str = "cartpole_swingup"
-    method: Literal["covr", "rad", "sac"] = "covr"
-    base: Literal["rad", "sac"] = "rad"
+    # covr: as in the paper; dpl: the VLM stays as it is, constant weight; apl: likewise, weight annealed to 0
+    method: Guided | Agent = "covr"
+    base: Agent = "rad"
     seed: int = 1
     total_steps: int = 100_000  # env steps [COVR]
     preset: str = "paper"
@@ -205,6 +231,8 @@ def validate(config: Config) -> None:
         "env.image-size": config.env.image_size,
         "sac.batch-size": config.sac.batch_size,
         "sac.updates-per-step": config.sac.updates_per_step,
+        "sac.steps-per-update": config.sac.steps_per_update,
+        "sac.noise-steps": config.sac.noise_steps,
         "sac.n-step": config.sac.n_step,
         "sac.init-steps": config.sac.init_steps,
         "sac.actor-update-every": config.sac.actor_update_every,
@@ -212,7 +240,10 @@ def validate(config: Config) -> None:
         "sac.feature-dim": config.sac.feature_dim,
         "sac.num-filters": config.sac.num_filters,
         "replay.capacity": config.replay.capacity,
+        "replay.recent-least": config.replay.recent_least,
+        "replay.recent-phase": config.replay.recent_phase,
         "covr.psi-0": config.covr.psi_0,
+        "covr.anneal-steps": config.covr.anneal_steps,
         "covr.entropy-samples": config.covr.entropy_samples,
         "vlm.every": config.vlm.every,
         "vlm.max-samples": config.vlm.max_samples,
@@ -234,14 +265,22 @@ def validate(config: Config) -> None:
         "vlm.return-episodes": config.vlm.return_episodes,
         "vlm.deadline-s": config.vlm.deadline_s,
         "vlm.restarts": config.vlm.restarts,
+        "replay.priority-alpha": config.replay.priority_alpha,
+        "replay.priority-beta": config.replay.priority_beta,
         "sac.learning-rate": _given(config.sac.learning_rate, 0),
+        "sac.auxiliary-learning-rate": _given(config.sac.auxiliary_learning_rate, 0),
+        "sac.noise-start": config.sac.noise_start,
+        "sac.noise-end": config.sac.noise_end,
         "sac.alpha-learning-rate": config.sac.alpha_learning_rate,
     }
     unit_interval = {
         "sac.discount": config.sac.discount,
         "sac.critic-tau": config.sac.critic_tau,
         "sac.encoder-tau": config.sac.encoder_tau,
+        "sac.torso-tau": _given(config.sac.torso_tau, 0),
         "covr.return-discount": config.covr.return_discount,
+        "replay.elite-share": config.replay.elite_share,
+        "replay.recent-eta": config.replay.recent_eta,
         "vlm.warmup": _given(config.vlm.warmup, 0),
         "vlm.label-smoothing": _given(config.vlm.label_smoothing, 0),
         "vlm.lora-dropout": _given(config.vlm.lora_dropout, 0),
@@ -267,8 +306,15 @@ def validate(config: Config) -> None:
         raise ConfigError(f"--vlm.hang-s must be positive, got {config.vlm.hang_s}")
     if config.vlm.record and config.vlm.replay is not None:
         raise ConfigError("--vlm.record and --vlm.replay exclude each other")
-    if config.method == "covr" and config.vlm.name == "none":
-        raise ConfigError("covr needs a VLM; use --vlm tiny or a model, or --method rad")
+    if config.method in GUIDED and config.replay.sampling == "elite":
+        raise ConfigError(f"--replay.sampling elite is for runs without a VLM; drop it or {config.method}")
+    if config.method in GUIDED and config.vlm.name == "none":
+        raise ConfigError(f"{config.method} needs a VLM; use --vlm tiny or a model, or --method rad")
+
+
+def agent(config: Config) -> Agent:
+    """The agent that acts and learns: ``base`` where a VLM guides it, else the method itself."""
+    return config.base if config.method in GUIDED else cast(Agent, config.method)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

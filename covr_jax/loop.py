@@ -13,17 +13,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from covr_jax import checkpoint, replay, run_directory, runtime
 from covr_jax import config as configuration
 from covr_jax.config import Config
-from covr_jax.covr import schedule
+from covr_jax.covr import guidance, schedule
 from covr_jax.metrics import MetricsLogger
 from covr_jax.profiling import CompileLog, chunk_annotation
 from covr_jax.programs import Programs, TrainState
 from covr_jax.rounds import Coach, Reporter
+from covr_jax.selection import Selector
 from covr_jax.types import EnvironmentLost, Prior
 from covr_jax.vlm.modes import make_vlm
 from covr_jax.vlm.protocol import PriorService
@@ -65,9 +65,10 @@ class Trainer:
         self.programs = Programs(config)
         self.vlm = make_vlm(config, self.programs.env.action_dim, run_dir)
         self.coach = Coach(config, self.programs, self.vlm, run_dir) if self.vlm else None
-        self.rounds = (
-            schedule.round_steps(config.covr.psi_0, config.total_steps, config.covr.schedule) if self.vlm else []
-        )
+        covr = config.covr
+        self.elite = Selector(config, self.programs) if config.replay.sampling == "elite" and not self.vlm else None
+        tuned = config.method == "covr" or self.elite  # the other guided methods leave their VLM as it is
+        self.rounds = schedule.round_steps(covr.psi_0, config.total_steps, covr.schedule) if tuned else []
         self.checkpointer = checkpoint.Checkpointer(run_dir)
         self.started = time.monotonic()
         self.told_compiling = False
@@ -110,8 +111,23 @@ class Trainer:
 
     @property
     def guided(self) -> bool:
-        """Whether the cold start is over and the VLM is asked."""
-        return self.vlm is not None and schedule.gate_open(self.host.rounds, self.config.cold_start_rounds)
+        """Whether the VLM is asked: with `covr` once the cold start is over, with the other guided methods always."""
+        if self.vlm is None or self.config.method != "covr":
+            return self.vlm is not None
+        return schedule.gate_open(self.host.rounds, self.config.cold_start_rounds)
+
+    def _scheduled(self) -> dict[str, float]:
+        """The learner's numbers that change over a run: lambda of Eq. 4, the noise of deterministic policies."""
+        covr, sac = self.config.covr, self.config.sac
+        values = {}
+        if self.vlm:
+            kind = "annealed" if self.config.method == "apl" else "constant"
+            base = self.config.guidance_weight if self.guided else 0.0
+            values["guidance_weight"] = float(guidance.weight(kind, base, self.env_steps, covr.anneal_steps))
+        if not self.programs.method.policy.entropy_regularised:
+            share = min(self.env_steps / sac.noise_steps, 1.0)
+            values["exploration_noise"] = sac.noise_start + share * (sac.noise_end - sac.noise_start)
+        return values
 
     def _log(self, metrics: dict[str, Any]) -> None:
         self.logger.write(
@@ -145,7 +161,7 @@ class Trainer:
         while self.env_steps < self.config.total_steps:
             self._chunk()
             before = self.host.rounds
-            while self.coach and self._round_due() and self._round(self.coach):
+            while self._round_due() and (self._round(self.coach) if self.coach else self._mark_elite(self.elite)):
                 pass
             if self.env_steps >= self.host.next_eval and self.env_steps < self.config.total_steps:
                 self._evaluate()
@@ -166,6 +182,7 @@ class Trainer:
 
     def _chunk(self) -> None:
         learn = int(self.state.progress.transitions) >= self.config.sac.init_steps
+        self.state = self.programs.scheduled(self.state, **self._scheduled())
         with chunk_annotation(int(self.state.progress.vec_steps) // self.programs.chunk_steps):
             self.state, metrics = self.programs.chunk(self.state, learn=learn)
         if self.vlm:
@@ -200,7 +217,7 @@ class Trainer:
         }
         row |= self.compile_log.metrics()
         if self.vlm:
-            row |= self.vlm.metrics()
+            row |= self.vlm.metrics() | {"covr/guidance_weight": float(self.state.learner.guidance_weight)}
         self._log(row)
         self.time_since, self.steps_since, self.updates_since = now, self.env_steps, updates
         self.host.next_log = self.env_steps + self.config.run.log_every
@@ -218,9 +235,6 @@ class Trainer:
             return False
         record, self.host.data_start = ended
         self.host.rounds = number
-        weight = self.config.guidance_weight if self.guided else 0.0
-        learner = self.state.learner.replace(guidance_weight=jnp.asarray(weight, jnp.float32))
-        self.state = self.state.replace(learner=learner)
         names = ("tau", "exploration", "kept_fraction", "weight_mean", "interval", "action_error", "vlm_return")
         row = {f"covr/{name}": record[name] for name in names if record.get(name) is not None}
         if "vlm_return" in record:
@@ -230,6 +244,20 @@ class Trainer:
         self._log(row | {"covr/round": number})
         shown = ", ".join(f"{name} {record[name]:.3g}" for name in names if record.get(name) is not None)
         self.reporter.message(f"round {number} at {self.env_steps:,} env steps: {shown}")
+        return True
+
+    def _mark_elite(self, selector: Selector | None) -> bool:
+        """A round without a VLM: what EDDF selects is drawn more often (M10 and M11 of Table 5)."""
+        if selector is None:
+            return False
+        self.host.rounds += 1
+        kept, record, self.host.data_start = selector.select(
+            self.state, self.host.rounds, self.env_steps, self.host.data_start
+        )
+        if len(kept.time):
+            self.state = self.programs.mark(self.state, kept.time, kept.lane)
+        names = ("tau", "exploration", "kept_fraction", "interval")
+        self._log({f"covr/{name}": record[name] for name in names if name in record} | {"covr/round": self.host.rounds})
         return True
 
     def _evaluate(self) -> None:

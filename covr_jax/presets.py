@@ -1,11 +1,14 @@
-"""Named starting points: ``paper`` as published, ``demo`` for a few minutes of two CPU cores."""
+"""Named starting points, per method: ``paper`` as published, ``throughput`` for accelerators, ``cpu`` for laptops,
+``demo`` for all stages of COVR in minutes."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 
+from covr_jax.agents.methods import METHODS, settings
 from covr_jax.config import (
+    GUIDED,
     AugmentConfig,
     Config,
     ConfigError,
@@ -22,6 +25,27 @@ from covr_jax.config import (
 def paper() -> Config:
     """Every default as published: 100K env steps, batch 128, 100x100 pixels, Qwen2.5-VL-3B."""
     return Config()
+
+
+def throughput() -> Config:
+    """The paper's numbers with 256 environments in parallel, at the same updates per transition."""
+    return Config(
+        env=EnvConfig(num_envs=256),
+        sac=SACConfig(updates_per_step=256, precision="tf32"),
+        eval=EvalConfig(every=20_000),
+        run=RunConfig(log_every=10_000),
+    )
+
+
+def cpu() -> Config:
+    """Minutes on two CPU cores: 48x48 pixels, a small encoder, sixteen environments, an update per two transitions."""
+    return dataclasses.replace(
+        demo(),
+        total_steps=100_000,
+        covr=CovrConfig(guidance_weight=0.1, psi_0=5_000, min_keep=256),
+        eval=EvalConfig(every=20_000),
+        run=RunConfig(checkpoint_every=50_000, log_every=2_500, video=False),
+    )
 
 
 def demo() -> Config:
@@ -52,11 +76,31 @@ def demo() -> Config:
     )
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"paper": paper, "demo": demo}
+PRESETS: dict[str, Callable[[], Config]] = {"paper": paper, "throughput": throughput, "cpu": cpu, "demo": demo}
+_FULL_SIZE = ("paper", "throughput")  # presets in which a method has its published sizes and speeds
 
 
-def make(name: str) -> Config:
-    """The preset of that name. Raises ConfigError, listing the known ones."""
+def make(name: str, method: str = "covr", base: str = "rad") -> Config:
+    """The preset of that name for a method, or for a guided one on ``base``.
+
+    Raises:
+      ConfigError: an unknown name, with the known ones.
+    """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; choose from {', '.join(PRESETS)}")
-    return dataclasses.replace(PRESETS[name](), preset=name)
+    if method not in (*GUIDED, *METHODS):
+        raise ConfigError(f"unknown method {method!r}; choose from {', '.join((*GUIDED, *METHODS))}")
+    config = PRESETS[name]()
+    published = settings(base if method in GUIDED else method)
+    sac = dict(published.always)
+    if name in _FULL_SIZE:
+        sac |= published.sac
+        config = dataclasses.replace(config, env=dataclasses.replace(config.env, **published.env))
+    return dataclasses.replace(
+        config,
+        preset=name,
+        method=method,
+        base=base,
+        sac=dataclasses.replace(config.sac, **sac),
+        augment=dataclasses.replace(config.augment, **published.augment),
+    )

@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from covr_jax import memory, replay, runtime
-from covr_jax.agents import Augmentation, Learner, LearnerState, make_augmentation, make_learner
+from covr_jax import config as configuration
+from covr_jax import draws, memory, replay, runtime
+from covr_jax.agents import Augmentation, Learner, LearnerState, make_learner, make_method
 from covr_jax.config import Config, ConfigError
-from covr_jax.envs import EnvState, HostState, HostTask, HostVecEnv, VecEnv, find_task
-from covr_jax.envs.task import Task
-from covr_jax.lanes import CompiledEnv, HostedEnv
-from covr_jax.render import RendererError
+from covr_jax.envs import EnvState, HostState, HostVecEnv, find_task
+from covr_jax.lanes import CompiledEnv as CompiledEnv
+from covr_jax.lanes import driven, in_turn, make_envs
 from covr_jax.replay import ReplayState
 from covr_jax.train_state import Progress, TrainState, advance
 from covr_jax.types import Array, EnvironmentLost, Prior, StepType, TimeStep
@@ -36,42 +36,6 @@ INIT, ENV, ACT, UPDATE, EVAL, ENTROPY = range(6)
 def stream(seed: int, purpose: int) -> Array:
     """The root key of a purpose; fold a counter in before use."""
     return jax.random.fold_in(jax.random.key(seed), purpose)
-
-
-def _mjx_envs(config: Config, task: Task) -> tuple[VecEnv, VecEnv]:
-    """For training, and for evaluation, which has a lane for each of its episodes."""
-    env = config.env
-    make = partial(
-        VecEnv,
-        task,
-        action_repeat=env.action_repeat,
-        image_size=env.image_size,
-        frame_stack=env.frame_stack,
-        samples=env.samples,
-        renderer=config.renderer,
-    )
-    lanes, distractors = max(env.num_envs, config.eval.episodes), config.eval.distractors or env.distractors
-    same = (lanes, distractors) == (env.num_envs, env.distractors)
-    try:
-        training = make(env.num_envs, distractors=env.distractors)
-        return training, training if same else make(lanes, distractors=distractors)
-    except RendererError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _host_envs(config: Config, task: HostTask) -> tuple[HostVecEnv, HostVecEnv]:
-    """One for both: simulators are dear, so an evaluation breaks off the training episodes under way."""
-    env = config.env
-    if (env.distractors, config.eval.distractors or "none", config.renderer) != ("none", "none", "jax"):
-        raise ConfigError(f"{task.name} draws its own pictures: leave --renderer and the distractors out")
-    options = {"action_repeat": env.action_repeat, "image_size": env.image_size, "frame_stack": env.frame_stack}
-    envs = HostVecEnv(task, env.num_envs, **options)
-    return envs, envs
-
-
-def _in_turn(lanes: list[list[Any]]) -> list[Any]:
-    """The lanes' first items, then their second ones, and so on for as long as every lane has one."""
-    return [item for row in zip(*lanes, strict=False) for item in row]
 
 
 class Programs:
@@ -88,19 +52,23 @@ class Programs:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         env, sac = config.env, config.sac
-        self.env, self.eval_env = _host_envs(config, task) if isinstance(task, HostTask) else _mjx_envs(config, task)
-        base = config.base if config.method == "covr" else config.method
-        self.augmentation = make_augmentation(base, config.augment, env.image_size, task.augmentation)
+        agent = configuration.agent(config)
+        self.method = make_method(agent, config.augment, env.image_size, task.augmentation)
+        self.augmentation = self.method.augmentation
+        self.frame_stack = env.frame_stack + self.method.history
+        self.env, self.eval_env = make_envs(config, task, self.frame_stack)
         self.learner: Learner = make_learner(
-            self.env.action_dim, sac.learning_rate or task.learning_rate, self.augmentation, sac
+            self.env.action_dim, sac.learning_rate or task.learning_rate, self.method, sac
         )
-        self.slots = replay.capacity_in_slots(config.replay.capacity, env.num_envs, env.frame_stack)
+        self.slots = replay.capacity_in_slots(config.replay.capacity, env.num_envs, self.frame_stack)
         # A cycle is the fewest agent steps after which "actor every n updates" repeats.
-        self.cycle = sac.actor_update_every // math.gcd(sac.actor_update_every, sac.updates_per_step)
+        rounds = sac.actor_update_every // math.gcd(sac.actor_update_every, sac.updates_per_step)
+        self.cycle = rounds * sac.steps_per_update
         every = math.lcm(config.vlm.every, self.cycle)
         self.chunk_steps = every * math.ceil(10 / every)
         self._check(self.augmentation)
         self._measured: list[dict[str, float]] = []
+        self._draw = draws.make_draw(config.replay)
         self._keys = {purpose: stream(config.seed, purpose) for purpose in (ACT, UPDATE)}
         self._compile()
 
@@ -116,7 +84,7 @@ class Programs:
                     f"--sac.conv-kernels {config.sac.conv_kernels} and --sac.conv-strides {config.sac.conv_strides}"
                     f" leave nothing of {size} pixels; use fewer of them or a larger --env.image-size"
                 )
-        least = self.chunk_steps + config.env.frame_stack
+        least = self.chunk_steps + self.frame_stack + self.method.horizon
         if self.slots < least:
             raise ConfigError(
                 f"--replay.capacity must be at least {least * config.env.num_envs} for these options,"
@@ -128,16 +96,22 @@ class Programs:
     def _compile(self) -> None:
         self._act = runtime.jit(self._act_piece)
         self._random = runtime.jit(self._random_piece)
-        self._env = self._lanes(self.env)
-        self._eval = self._env if self.eval_env is self.env else self._lanes(self.eval_env)
+        self._env = driven(self.env, self._placed)
+        self._eval = self._env if self.eval_env is self.env else driven(self.eval_env, self._placed)
         self._add = runtime.jit(replay.add, donate_argnums=0)
+        self._prioritise = runtime.jit(draws.prioritise, donate_argnums=0)
+        self._mark = runtime.jit(draws.mark, donate_argnums=0)
         self._progress = runtime.jit(advance)
         self._learn = {
             with_actor: runtime.jit(partial(self._update_piece, with_actor=with_actor), donate_argnums=0)
             for with_actor in (False, True)
         }
-        self._mean_action = runtime.jit(lambda learner, observation: self.learner.act(learner, observation))
+        self._last_action = runtime.jit(replay.last_action)
+        self._mean_action = runtime.jit(
+            lambda learner, observation, previous: self.learner.act(learner, observation, None, previous)
+        )
         self._entropy = runtime.jit(self.learner.entropy)
+        self._value = runtime.jit(self.learner.value)
         vlm = self.config.vlm
         self._attach = runtime.jit(
             partial(replay.attach_prior, every=vlm.every, hold=vlm.hold), donate_argnums=0
@@ -148,11 +122,10 @@ class Programs:
         else:
             self._run_cycles = runtime.jit(self.rolled, static_argnums=(1, 2), donate_argnums=0)
 
-    def _lanes(self, env: VecEnv | HostVecEnv) -> CompiledEnv | HostedEnv:
-        return HostedEnv(env, self._placed) if isinstance(env, HostVecEnv) else CompiledEnv(env, self._placed)
-
-    def _act_piece(self, learner: LearnerState, observation: Array, vec_steps: Array) -> Array:
-        return self.learner.act(learner, observation, jax.random.fold_in(self._keys[ACT], vec_steps))
+    def _act_piece(
+        self, learner: LearnerState, observation: Array, vec_steps: Array, previous: Array | None
+    ) -> Array:
+        return self.learner.act(learner, observation, jax.random.fold_in(self._keys[ACT], vec_steps), previous)
 
     def _random_piece(self, vec_steps: Array) -> Array:
         shape = (self.env.num_envs, self.env.action_dim)
@@ -160,11 +133,23 @@ class Programs:
 
     def _update_piece(
         self, learner: LearnerState, store: ReplayState, *, with_actor: bool
-    ) -> tuple[LearnerState, dict[str, Array]]:
+    ) -> tuple[LearnerState, dict[str, Array], tuple[Any, Array]]:
         sample_key, update_key = jax.random.split(jax.random.fold_in(self._keys[UPDATE], learner.updates))
-        sac, stack = self.config.sac, self.config.env.frame_stack
-        batch = replay.sample(store, sample_key, sac.batch_size, stack, sac.n_step, sac.discount)
-        return self.learner.update(learner, batch, update_key, with_actor=with_actor)
+        sac, method = self.config.sac, self.method
+        batch = replay.sample(
+            store,
+            sample_key,
+            sac.batch_size,
+            self.frame_stack,
+            sac.n_step,
+            sac.discount,
+            previous=method.residual,
+            horizon=method.horizon,
+            draw=self._draw,
+            updates=learner.updates,
+        )
+        learner, metrics = self.learner.update(learner, batch, update_key, with_actor=with_actor)
+        return learner, metrics, (batch.place, metrics.pop("td_error"))
 
     def _query_piece(self, store: ReplayState) -> Array:
         every = self.config.vlm.every
@@ -182,12 +167,18 @@ class Programs:
         The update needs nothing of the step that follows, so on the host the two run side by side.
         """
         vec_steps = state.progress.vec_steps
-        action = self._random(vec_steps) if random else self._act(state.learner, state.timestep.observation, vec_steps)
+        if random:
+            action = self._random(vec_steps)
+        else:
+            previous = self._last_action(state.replay, state.timestep) if self.method.residual else None
+            action = self._act(state.learner, state.timestep.observation, vec_steps, previous)
         store = self._add(state.replay, state.timestep, action)
         learner, metrics = state.learner, {}
         for with_actor in actor_pattern:
-            learner, latest = self._learn[with_actor](learner, store)
+            learner, latest, seen = self._learn[with_actor](learner, store)
             metrics |= latest
+            if self.config.replay.sampling == "prioritised":
+                store = self._prioritise(store, *seen)
         try:
             env, timestep = self._env.step(state.env, action)
         except EnvironmentLost as lost:
@@ -203,8 +194,9 @@ class Programs:
         sac = self.config.sac
         metrics: dict[str, Array] = {}
         for step in range(self.cycle):
-            first = step * sac.updates_per_step
-            numbers = range(first, first + sac.updates_per_step) if learn else range(0)
+            first = step // sac.steps_per_update * sac.updates_per_step
+            due = learn and step % sac.steps_per_update == 0
+            numbers = range(first, first + sac.updates_per_step) if due else range(0)
             pattern = tuple(number % sac.actor_update_every == 0 for number in numbers)
             state, latest = self._agent_step(state, random=not learn, actor_pattern=pattern)
             metrics |= latest
@@ -290,13 +282,34 @@ class Programs:
         end = int(state.replay.count) if end is None else end
         return state.replace(replay=self._attach(state.replay, prior, np.asarray(end, np.int32)))
 
+    def scheduled(self, state: TrainState, **values: float) -> TrainState:
+        """The state with scalars of the learner set: ``guidance_weight``, ``exploration_noise``."""
+        leaves = {name: self._placed(jnp.asarray(value, jnp.float32)) for name, value in values.items()}
+        return state.replace(learner=state.learner.replace(**leaves))
+
     def entropy(self, state: TrainState, time: np.ndarray, lane: np.ndarray, round_number: int) -> float:
         """H(pi), nats: mean of -log pi(a|s), one sample per stored observation (times i64[N], lanes i64[N])."""
-        observation = replay.observations(
-            state.replay, jnp.asarray(time, jnp.int32), jnp.asarray(lane, jnp.int32), self.config.env.frame_stack
-        )
+        index = jnp.asarray(time, jnp.int32), jnp.asarray(lane, jnp.int32)
+        observation = replay.observations(state.replay, *index, self.frame_stack)
+        previous = replay.previous_actions(state.replay, *index) if self.method.residual else None
         key = jax.random.fold_in(stream(self.config.seed, ENTROPY), round_number)
-        return float(self._entropy(state.learner, observation, key).mean())
+        return float(self._entropy(state.learner, observation, key, previous).mean())
+
+    def q_values(self, state: TrainState, time: np.ndarray, lane: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """min_i Q_i(o, a), f32[N], of stored observations (times and lanes i64[N]) and actions f32[N,A]."""
+        size, values = 256, []
+        for start in range(0, len(time), size):
+            # The last batch is filled up, so that all have one shape.
+            index = np.minimum(np.arange(start, start + size), len(time) - 1)
+            place = jnp.asarray(time[index], jnp.int32), jnp.asarray(lane[index], jnp.int32)
+            observation = replay.observations(state.replay, *place, self.frame_stack)
+            values.append(np.asarray(self._value(state.learner, observation, jnp.asarray(action[index]))))
+        return np.concatenate(values)[: len(time)]
+
+    def mark(self, state: TrainState, time: np.ndarray, lane: np.ndarray) -> TrainState:
+        """Mark stored transitions (times and lanes i64[N]) as elite for the replay's ``elite`` sampling."""
+        place = jnp.asarray(time, jnp.int32), jnp.asarray(lane, jnp.int32)
+        return state.replace(replay=self._mark(state.replay, *place))
 
     def evaluate(self, policy: Callable[[TimeStep, int], Any], episodes: int, number: int) -> np.ndarray:
         """Returns f64[episodes] of a policy (time step, agent step) -> action f32[E,A] on fresh environments.
@@ -304,31 +317,13 @@ class Programs:
         Args:
           number: which evaluation this is; equal numbers start from equal states.
         """
-        lanes = self.eval_env.num_envs
-        total, finished = np.zeros(lanes), [[] for _ in range(lanes)]
-        for _, timestep in self.rollout(policy, number):
-            step_type = np.asarray(timestep.step_type)
-            total = np.where(step_type == StepType.FIRST, 0.0, total + np.asarray(timestep.reward, np.float64))
-            for lane in np.nonzero(step_type == StepType.LAST)[0]:
-                finished[lane].append(total[lane])
-            if min(map(len, finished)) * lanes >= episodes:
-                break
-        self._measured = _in_turn(self._eval.finished())[:episodes]
-        return np.array(_in_turn(finished)[:episodes])
+        values, self._measured = in_turn(self.rollout(policy, number), self._eval.finished, episodes)
+        return values
 
     def episode_metrics(self) -> dict[str, float]:
         """What the environment itself measured, by name: means over the episodes of the latest evaluation."""
         names = self._measured[0] if self._measured else {}
         return {name: float(np.mean([episode[name] for episode in self._measured])) for name in names}
-
-    def episode(
-        self, policy: Callable[[TimeStep, int], Any], number: int
-    ) -> Iterator[tuple[EnvState | HostState, TimeStep]]:
-        """The first evaluation lane's episode in ``rollout``, from FIRST to LAST."""
-        for state, timestep in self.rollout(policy, number):
-            yield state, timestep
-            if timestep.step_type[0] == StepType.LAST:
-                return
 
     def rollout(
         self, policy: Callable[[TimeStep, int], Any], number: int
@@ -346,7 +341,18 @@ class Programs:
 
     def learned_policy(self, learner: LearnerState) -> Callable[[TimeStep, int], Array]:
         """The mean action of the actor; the VLM has no part in it."""
-        return lambda timestep, _: self._mean_action(learner, timestep.observation)
+        if not self.method.residual:
+            return lambda timestep, _: self._mean_action(learner, timestep.observation, None)
+        action = jnp.zeros((self.eval_env.num_envs, self.eval_env.action_dim), jnp.float32)
+
+        def policy(timestep: TimeStep, step: int) -> Array:
+            nonlocal action
+            going_on = timestep.step_type != StepType.FIRST
+            previous = jnp.where(going_on[:, None], action, 0.0)
+            action = self._mean_action(learner, timestep.observation, previous)
+            return action
+
+        return policy
 
     def random_policy(self, number: int) -> Callable[[TimeStep, int], np.ndarray]:
         """Uniform actions."""

@@ -12,28 +12,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from covr_jax.config import Storage
-from covr_jax.types import Array, Batch, Prior, StepType, TimeStep
-
-_CANDIDATES = 4  # draws per sample; a slot that starts no transition (1 in 126 for cartpole) is drawn again
-
-
-class ReplayState(flax.struct.PyTreeNode):
-    """The ring. ``count`` is the number of slots ever written; slot index = count modulo T."""
-
-    frame: Array  # u8[T,E,H,W,3], newest frame of the observation; in device or in pinned host memory
-    step_type: Array  # i8[T,E]
-    reward: Array  # f32[T,E], arrived with this slot's time step
-    discount: Array  # f32[T,E], likewise
-    action: Array  # f32[T,E,A], taken from this slot's time step
-    prior: Prior  # action f32[T,E,A], valid bool[T,E]: the VLM's a_v for this slot's observation
-    count: Array  # i32
+from covr_jax.draws import Draw, uniform
+from covr_jax.replay_state import ReplayState
+from covr_jax.types import Array, Batch, Future, Prior, StepType, TimeStep
 
 
 class Window(NamedTuple):
@@ -52,7 +39,7 @@ def capacity_in_slots(transitions: int, num_envs: int, frame_stack: int) -> int:
 
 def nbytes(slots: int, num_envs: int, image_size: int, action_dim: int) -> int:
     """Predicted size of the ring in bytes."""
-    return slots * num_envs * (3 * image_size**2 + 8 * action_dim + 10)
+    return slots * num_envs * (3 * image_size**2 + 8 * action_dim + 14)
 
 
 def init(
@@ -68,6 +55,8 @@ def init(
         discount=jnp.zeros(lanes, jnp.float32),
         action=jnp.zeros((*lanes, action_dim), jnp.float32),
         prior=Prior(jnp.zeros((*lanes, action_dim), jnp.float32), jnp.zeros(lanes, bool)),
+        priority=jnp.ones(lanes, jnp.float32),
+        top_priority=jnp.ones((), jnp.float32),
         count=jnp.zeros((), jnp.int32),
     )
 
@@ -116,6 +105,7 @@ def add(state: ReplayState, timestep: TimeStep, action: Array) -> ReplayState:
         discount=state.discount.at[slot].set(timestep.discount.astype(jnp.float32)),
         action=state.action.at[slot].set(action.astype(jnp.float32)),
         prior=Prior(state.prior.action.at[slot].set(0.0), state.prior.valid.at[slot].set(False)),
+        priority=state.priority.at[slot].set(state.top_priority),
         count=state.count + 1,
     )
 
@@ -173,29 +163,31 @@ def size(state: ReplayState) -> Array:
 
 
 def sample(
-    state: ReplayState, key: Array, batch_size: int, frame_stack: int, n_step: int = 1, discount: float = 1.0
+    state: ReplayState,
+    key: Array,
+    batch_size: int,
+    frame_stack: int,
+    n_step: int = 1,
+    discount: float = 1.0,
+    *,
+    previous: bool = False,
+    horizon: int = 0,
+    draw: Draw = uniform,
+    updates: Array | int = 0,
 ) -> Batch:
-    """B transitions, uniformly over those whose whole history is stored. The ring must hold ``frame_stack`` + 1 slots.
+    """B transitions of which the whole history is stored. The ring must hold ``frame_stack`` + 1 slots.
 
     Args:
       key: one typed PRNG key, consumed.
       n_step: rewards that a transition sums, fewer where the episode, or what is stored of it, ends before.
       discount: gamma in R = sum_{k<m} gamma^k r_{t+k+1}; the batch's ``discount`` is gamma^(m-1) times those of the m
         steps, so that the target R + gamma * discount * V(s_{t+m}) is the same formula for every m.
+      previous: whether the batch holds the actions before. horizon: steps of its ``future``; 0: none.
+      draw: which transitions. updates: how many there were before; read by some draws.
     """
-    slots, num_envs = state.reward.shape
-    lane_key, time_key = jax.random.split(key)
-    lanes = jax.random.randint(lane_key, (_CANDIDATES, batch_size), 0, num_envs)
-    # Once the ring is full its oldest slots have lost their history; a stack must not reach over the seam.
-    oldest = jnp.maximum(state.count - slots, 0) + jnp.where(state.count > slots, frame_stack - 1, 0)
-    draws = jax.random.randint(time_key, (_CANDIDATES, batch_size), oldest, state.count - 1)
-    starts = state.step_type[draws % slots, lanes] < StepType.LAST
-    chosen = jnp.argmax(starts, axis=0)[None]
-    lane = jnp.take_along_axis(lanes, chosen, axis=0)[0]
-    drawn = jnp.take_along_axis(draws, chosen, axis=0)[0]
-    # Every candidate was an end: its neighbours are none, but where an episode was cut at its beginning.
-    before = (drawn > oldest) & (state.step_type[(drawn - 1) % slots, lane] < StepType.LAST)
-    time = jnp.where(starts.any(axis=0), drawn, jnp.where(before, drawn - 1, drawn + 1))
+    slots = state.reward.shape[0]
+    drawn = draw(state, key, batch_size, frame_stack, jnp.asarray(updates))
+    time, lane = drawn.time, drawn.lane
     slots_now = time % slots
     end, reward, remaining = _accumulate(state, time, lane, n_step, discount)
     # One gather for both: XLA's CPU compiler repeats two of them inside each consumer's loops, at twice the time. One
@@ -210,6 +202,39 @@ def sample(
         discount=remaining,
         next_observation=_stack(seen[-frame_stack:]),
         prior=Prior(state.prior.action[slots_now, lane], state.prior.valid[slots_now, lane]),
+        weight=drawn.weight,
+        place=(time, lane),
+        previous_action=previous_actions(state, time, lane) if previous else None,
+        future=_future(state, time, lane, frame_stack, horizon) if horizon else None,
+    )
+
+
+def previous_actions(state: ReplayState, time: Array, lane: Array) -> Array:
+    """The actions f32[B,A] that led to stored times i32[B] of lanes; 0 at FIRST and before the oldest stored slot."""
+    slots = state.reward.shape[0]
+    known = (state.step_type[time % slots, lane] != StepType.FIRST) & (time > jnp.maximum(state.count - slots, 0))
+    return jnp.where(known[:, None], state.action[(time - 1) % slots, lane], 0.0)
+
+
+def last_action(state: ReplayState, timestep: TimeStep) -> Array:
+    """The actions f32[E,A] that led to a time step not yet stored; 0 where it is FIRST."""
+    newest = state.action[(state.count - 1) % state.reward.shape[0]]
+    return jnp.where((timestep.step_type == StepType.FIRST)[:, None], 0.0, newest)
+
+
+def _future(state: ReplayState, time: Array, lane: Array, frame_stack: int, horizon: int) -> Future:
+    slots, newest = state.reward.shape[0], state.count - 1
+    steps = jnp.arange(horizon)[:, None]
+    now, after = ((time[None] + steps + shift).clip(max=newest) for shift in (0, 1))
+    lanes = jnp.broadcast_to(lane[None], now.shape)
+    going_on = (state.step_type[now % slots, lanes] < StepType.LAST).all(axis=0)
+    flat = after.reshape(-1), lanes.reshape(-1)
+    seen = observations(state, *flat, frame_stack)
+    return Future(
+        action=state.action[now % slots, lanes],
+        reward=state.reward[after % slots, lanes],
+        observation=seen.reshape(*after.shape, *seen.shape[1:]),
+        valid=going_on & (time + horizon <= newest),
     )
 
 

@@ -1,8 +1,4 @@
-"""One COVR round: D_f is read out of the replay, filtered (EDDF), weighted (RALW) and taught to the VLM.
-
-D_f is the stretch of the replay since the last round: samples (o, a_r, g) of finished episodes. It costs no memory of
-its own and is cleared by moving its start; the running episodes wait for the next round. N samples, E envs.
-"""
+"""One COVR round: what is selected from D_f is weighted (RALW) and taught to the VLM."""
 
 from __future__ import annotations
 
@@ -10,64 +6,16 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import jax.numpy as jnp
 import numpy as np
 
-from covr_jax import replay
 from covr_jax.config import Config
-from covr_jax.covr import eddf, ralw, returns, schedule
+from covr_jax.covr import ablations
 from covr_jax.programs import Programs, TrainState
-from covr_jax.types import StepType
+from covr_jax.selection import Samples, Selector, frames_of
 from covr_jax.vlm.protocol import Lesson, PriorError, PriorService
 
 _GALLERY = 6  # samples per round that the report shows
 _HISTOGRAM_BINS = 20
-
-
-class Samples(NamedTuple):
-    """D_f, or a selection of it; all on the host."""
-
-    time: np.ndarray  # i64[N], slots written before this one since the run began
-    lane: np.ndarray  # i64[N]
-    action: np.ndarray  # f32[N,A]
-    returns: np.ndarray  # f32[N], return-to-go g_t
-
-    def take(self, index: np.ndarray) -> Samples:
-        """The samples at some indices."""
-        return Samples(*(values[index] for values in self))
-
-
-def finished_samples(state: TrainState, start: list[int], discount: float) -> tuple[Samples, list[int]]:
-    """D_f and, per lane, where the next one starts.
-
-    Args:
-      start: per lane, the first slot (counted since the run began) of the present D_f.
-      discount: gamma of the return-to-go.
-
-    Returns:
-      Samples of episodes that have ended, and the start of the D_f that follows, [E].
-    """
-    window = replay.window(state.replay, min(start))
-    count = int(state.replay.count)
-    times = np.arange(count - len(window.slots), count)
-    values, complete = returns.episode_returns(window.reward, window.step_type, discount)
-    complete = np.asarray(complete) & (times[:, None] >= np.asarray(start)[None])
-    row, lane = np.nonzero(complete)
-    samples = Samples(times[row], lane, window.action[row, lane], np.asarray(values)[row, lane])
-    return samples, _next_start(window.step_type, times, start)
-
-
-def _next_start(step_type: np.ndarray, times: np.ndarray, start: list[int]) -> list[int]:
-    following = []
-    for lane, before in enumerate(start):
-        ended = np.nonzero(step_type[:, lane] == StepType.LAST)[0]
-        following.append(max(before, int(times[ended[-1]]) + 1) if len(ended) else before)
-    return following
-
-
-def frames_of(state: TrainState, samples: Samples) -> Any:
-    """The newest frame of each sample's observation, u8[N,H,W,3] on the device."""
-    return replay.frames(state.replay, jnp.asarray(samples.time, jnp.int32), jnp.asarray(samples.lane, jnp.int32))
 
 
 class Reporter(Protocol):
@@ -101,6 +49,7 @@ class Coach:
         self._config = config
         self._programs = programs
         self._vlm = vlm
+        self._selector = Selector(config, programs)
         self._directory = run_dir / "vlm"
         self._under_way: Round | None = None
 
@@ -141,22 +90,9 @@ class Coach:
 
         With no finished episode, or with equal returns throughout, nothing is taught; D_f is cleared all the same.
         """
-        covr = self._config.covr
-        samples, following = finished_samples(state, start, covr.return_discount)
-        record: dict[str, Any] = {
-            "round": number,
-            "env_steps": env_steps,
-            "samples": len(samples.time),
-            "interval": schedule.interval(number - 1, covr.psi_0, covr.schedule),
-            "guidance": schedule.gate_open(number, self._config.cold_start_rounds),
-        }
+        kept, record, following = self._selector.select(state, number, env_steps, start)
         under_way = Round(number, record, start, following)
-        if len(samples.time):
-            kept, selection = self._select(state, samples, number, env_steps)
-            record |= selection
-            if len(kept.time):
-                return self._with_lesson(under_way, state, kept)
-        return under_way
+        return self._with_lesson(under_way, state, kept) if len(kept.time) else under_way
 
     def finish(self, under_way: Round, taught: dict[str, Any] | None) -> tuple[dict[str, Any], list[int]]:
         """The round's record, and the start of the D_f that follows.
@@ -181,35 +117,15 @@ class Coach:
         if record.get("action_error") is None:
             self._write(0, record | {"action_error": action_error})
 
-    def _select(
-        self, state: TrainState, samples: Samples, number: int, env_steps: int
-    ) -> tuple[Samples, dict[str, Any]]:
-        """EDDF (Eq. 5): which samples the VLM learns from."""
-        config, covr = self._config, self._config.covr
-        generator = self._generator(number)
-        asked = np.sort(generator.choice(len(samples.time), min(covr.entropy_samples, len(samples.time)), False))
-        entropy = self._programs.entropy(state, samples.time[asked], samples.lane[asked], number)
-        exploration = eddf.exploration_degree(
-            entropy, samples.action.shape[1], covr.exploration, progress=env_steps / config.total_steps
-        )
-        keep = np.asarray(eddf.dynamic_filter(samples.returns, exploration, min_keep=covr.min_keep))
-        threshold = eddf.adaptive_threshold(eddf.z_score(samples.returns), exploration)
-        return samples.take(np.nonzero(keep)[0]), {
-            "kept": int(keep.sum()),
-            "kept_fraction": float(keep.mean()),
-            "entropy": entropy,
-            "exploration": float(exploration),
-            "tau": float(threshold),
-            "return_mean": float(samples.returns.mean()),
-        }
-
     def _with_lesson(self, under_way: Round, state: TrainState, kept: Samples) -> Round:
         """RALW (Eq. 6) on the kept samples but the held-out ones, which measure the action error."""
         options = self._config.vlm
-        order = self._generator(under_way.number).permutation(len(kept.time))
+        order = self._selector.generator(under_way.number).permutation(len(kept.time))
         held = min(options.held_out, len(order) // 4)
         held_out, training = kept.take(order[:held]), kept.take(np.sort(order[held:][: options.max_samples]))
-        weights = np.array(ralw.loss_weights(training.returns, self._config.covr.weight_norm))  # writable: Torch asks
+        covr, key = self._config.covr, self._selector.key(under_way.number)
+        weights = ablations.weights(key, training.scores, kind=covr.weights, norm=covr.weight_norm)
+        weights = np.array(weights)  # writable: Torch asks
         counts, edges = np.histogram(weights, bins=_HISTOGRAM_BINS, range=(0.0, 1.0))
         weighting = {
             "weight_mean": float(weights.mean()),
@@ -262,9 +178,6 @@ class Coach:
                 }
             )
         (directory / "samples.json").write_text(json.dumps(rows, indent=1))
-
-    def _generator(self, number: int) -> np.random.Generator:
-        return np.random.default_rng([self._config.seed, number])
 
     def _write(self, number: int, record: dict[str, Any]) -> None:
         directory = self._directory / f"round_{number}"

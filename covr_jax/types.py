@@ -44,8 +44,17 @@ class Prior(NamedTuple):
     valid: Array  # bool[...]: False before the gate opens, on a parse failure, or where nothing was asked
 
 
+class Future(NamedTuple):
+    """What followed the observations of a batch; 0 to K-1 steps after, and 1 to K for what the steps led to."""
+
+    action: Array  # f32[K,B,A]
+    reward: Array  # f32[K,B]
+    observation: Array  # u8[K,B,H,W,3*stack]
+    valid: Array  # bool[B]: the episode, and what is stored of it, reaches K steps on
+
+
 class Batch(NamedTuple):
-    """Transitions sampled from the replay."""
+    """Transitions sampled from the replay. The last four fields are there for those who read them."""
 
     observation: Array  # u8[B,H,W,3*stack]
     action: Array  # f32[B,A] in [-1, 1]
@@ -53,3 +62,7 @@ class Batch(NamedTuple):
     discount: Array  # f32[B], 0 only on termination; the learner multiplies by its own gamma
     next_observation: Array  # u8[B,H,W,3*stack]
     prior: Prior  # action f32[B,A], valid bool[B]
+    weight: Array | None = None  # f32[B], of the critic loss; None: 1
+    place: tuple[Array, Array] | None = None  # i32[B] each, time and lane in the replay
+    previous_action: Array | None = None  # f32[B,A], the action that led to the observation; 0 where it is FIRST
+    future: Future | None = None

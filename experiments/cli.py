@@ -43,17 +43,23 @@ def split_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[
 
 
 def parse_config(arguments: Sequence[str], prog: str, description: str) -> Config:
-    """Config from ``--preset P``, overridden by any ``--group.leaf value``; ``--vlm X`` means ``--vlm.name X``."""
+    """Config from ``--preset P --method M --base B``, overridden by any ``--group.leaf value``.
+
+    ``--vlm X`` means ``--vlm.name X``.
+    """
     preset, rest = split_option(arguments, "preset")
     vlm, rest = split_option(rest, "vlm")
     if vlm is not None:
         rest += ["--vlm.name", vlm]
+    method, rest = split_option(rest, "method")
+    base, rest = split_option(rest, "base")
     try:
-        default = presets.make(preset or "paper")
+        default = presets.make(preset or "paper", method or "covr", base or "rad")
     except ConfigError as error:
         fail(error)
     if {"-h", "--help"} & set(rest):
-        print(f"--preset {{{','.join(presets.PRESETS)}}} chooses the defaults below; --vlm X is --vlm.name X\n")
+        names = ",".join(presets.PRESETS)
+        print(f"--preset {{{names}}}, --method and --base choose the defaults below; --vlm X is --vlm.name X\n")
         return tyro.cli(Config, prog=prog, description=description, default=default, args=["--help"])
     complaint = io.StringIO()
     try:

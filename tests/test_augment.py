@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from covr_jax import augment
-from covr_jax.agents import make_augmentation
-from covr_jax.agents.methods import no_augmentation, random_crop, random_translate
+from covr_jax.agents import make_method
+from covr_jax.agents.methods.rad import random_crop, random_translate
+from covr_jax.agents.methods.sac import no_augmentation
 from covr_jax.config import AugmentConfig, ConfigError
 
 
@@ -63,7 +64,7 @@ def test_offsets_are_uniform_from_zero_to_the_margin_inclusive(margin):
 def test_rad_translates_an_observation_and_its_successor_alike():
     observation, following = images(3, batch=64), images(4, batch=64)
     augmentation = random_translate(6, 10)
-    one, two = augmentation.augment(jax.random.key(1), observation, following)
+    (one,), (two,) = augmentation.augment(jax.random.key(1), observation, following)
     assert one.shape == two.shape == (64, 10, 10, 4)
     offsets = [offset_in(canvas) for canvas in one]
     assert offsets == [offset_in(canvas) for canvas in two]
@@ -76,7 +77,7 @@ def test_rad_crops_an_observation_and_its_successor_independently():
     row, column = np.indices((6, 6)) + 1
     coordinates = np.stack([row, column], -1).astype(np.uint8)
     pictures = np.broadcast_to(coordinates, (400, 6, 6, 2))
-    one, two = (np.asarray(x)[:, 0, 0] for x in random_crop(6, 4).augment(jax.random.key(2), pictures, pictures))
+    one, two = (np.asarray(x)[:, 0, 0] for (x,) in random_crop(6, 4).augment(jax.random.key(2), pictures, pictures))
     equal = (one == two).all(-1).mean()
     assert abs(equal - 1 / 9) < 5 * np.sqrt(1 / 9 * 8 / 9 / 400)
 
@@ -100,7 +101,7 @@ def test_acting_cuts_the_window_from_the_centre(size, window, offset):
 def test_no_augmentation_changes_nothing():
     observation, following = images(7), images(8)
     augmentation = no_augmentation()
-    one, two = augmentation.augment(jax.random.key(0), observation, following)
+    (one,), (two,) = augmentation.augment(jax.random.key(0), observation, following)
     for result, expected in ((one, observation), (two, following), (augmentation.center(observation), observation)):
         np.testing.assert_array_equal(result, expected)
 
@@ -110,7 +111,7 @@ def test_no_augmentation_changes_nothing():
     [("translate", None, 100, 108), ("crop", None, 100, 84), ("translate", 44, 40, 44), ("crop", 30, 40, 30)],
 )
 def test_sizes_of_the_methods(task_default, size, image, expected):
-    augmentation = make_augmentation("rad", AugmentConfig(size=size), image, task_default)
+    augmentation = make_method("rad", AugmentConfig(size=size), image, task_default).augmentation
     assert augmentation.center(images(9, batch=1, size=image)).shape == (1, expected, expected, 4)
 
 
@@ -123,14 +124,14 @@ def test_sizes_of_the_methods(task_default, size, image, expected):
             "translate needs augment.size >= env.image_size, got 39 < 40",
         ),
         ("rad", AugmentConfig(kind="crop", size=41), "crop needs 1 <= augment.size <= env.image_size"),
-        ("rad", AugmentConfig(kind="none"), "rad without an augmentation is sac"),
+        ("rad", AugmentConfig(kind="none"), "rad without an augmentation is another method"),
         ("sac", AugmentConfig(kind="crop"), "sac uses no augmentation"),
-        ("drq", AugmentConfig(), "unknown method 'drq'; choose from sac, rad"),
+        ("rainbow", AugmentConfig(), "unknown method 'rainbow'; choose from sac, rad"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(method, options, complaint):
     with pytest.raises(ConfigError, match=complaint) as caught:
-        make_augmentation(method, options, 40, "translate")
+        make_method(method, options, 40, "translate")
     assert "\n" not in str(caught.value)
 
 

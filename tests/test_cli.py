@@ -30,7 +30,7 @@ def train(*arguments, directory):
         (["--task", "cartpole_swingdown", "--method", "rad"], "unknown task 'cartpole_swingdown'; choose from"),
         (
             ["--method", "rainbow"],
-            "invalid choice 'rainbow' for argument '--method'. Expected one of ('covr', 'rad', 'sac')",
+            "unknown method 'rainbow'; choose from covr, dpl, apl, sac, rad",
         ),
         (["--sac.batchsize", "1"], "Unrecognized options: --sac.batchsize, 1; perhaps --sac.batch-size"),
         (["--sac.discount", "1.5"], "--sac.discount must be between 0 and 1, got 1.5"),
@@ -38,7 +38,7 @@ def train(*arguments, directory):
             ["--sac.batch-size", "many"],
             "Error parsing --sac.batch-size: invalid literal for int() with base 10: 'many'",
         ),
-        (["--preset", "papr"], "unknown preset 'papr'; choose from paper, demo"),
+        (["--preset", "papr"], "unknown preset 'papr'; choose from paper, throughput, cpu, demo"),
         ([*SMALL, "--vlm", "./no/such/model"], "no/such/model"),
         ([*SMALL, "--seed", "2"], "seed: 1 -> 2; choose another --run-dir"),
     ],

@@ -34,7 +34,7 @@ def test_the_paper_preset_is_the_papers_table():
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="unknown preset 'papr'; choose from paper, demo"):
+    with pytest.raises(ConfigError, match="unknown preset 'papr'; choose from paper, throughput, cpu, demo"):
         presets.make("papr")
 
 

@@ -13,9 +13,11 @@ PACKAGE = Path(__file__).parents[1] / "covr_jax"
 FLOORS = {
     "types": 0,
     "config": 0,
-    "presets": 1,
+    "presets": 4,
     "covr": 1,
-    "replay": 1,
+    "replay_state": 1,
+    "draws": 2,
+    "replay": 3,
     "augment": 1,
     "runtime": 1,
     "memory": 1,
@@ -32,10 +34,11 @@ FLOORS = {
     "train_state": 4,
     "report": 5,
     "programs": 5,
-    "rounds": 6,
+    "selection": 6,
+    "rounds": 7,
     "run_directory": 6,
     "video": 6,
-    "loop": 7,
+    "loop": 8,
 }
 
 # Foreign packages and the only places that may import them (prefixes of paths within the package).
@@ -49,7 +52,7 @@ FENCES = {
     "brax": ("envs/",),
     "gymnasium": ("envs/",),
     "carla": ("carla/worker/",),
-    "flax.linen": ("agents/networks.py",),
+    "flax.linen": ("agents/networks/",),
     "orbax": ("checkpoint",),
     "tensorboardX": ("metrics.py",),
     "matplotlib": ("report/",),
@@ -144,7 +147,7 @@ def test_a_breach_is_seen(where, source):
     [
         ("covr/__init__.py", "from . import eddf"),
         ("covr/eddf.py", "import jax.numpy as jnp\nimport numpy as np"),
-        ("agents/networks.py", "from flax import linen as nn"),
+        ("agents/networks/sac.py", "from flax import linen as nn"),
         ("agents/learner.py", "from flax import struct\nfrom covr_jax.agents.networks import Networks"),
         ("agents/methods/rad.py", "from ..networks import Networks\nfrom covr_jax.covr import guidance"),
         ("vlm/trainer.py", "def f():\n    import torch"),

@@ -22,6 +22,7 @@ from covr_jax.covr import schedule
 from covr_jax.metrics import read_metrics
 from covr_jax.programs import Programs
 from covr_jax.rounds import Coach
+from covr_jax.selection import Selector
 from covr_jax.vlm import modes
 from covr_jax.vlm.fake import FakeVLM
 
@@ -345,7 +346,7 @@ def test_straight_and_resumed_runs_are_bitwise_equal(covr, resumed):
 
 
 STAGES = {
-    "while samples are chosen": (Coach, "_select"),
+    "while samples are chosen": (Selector, "select"),
     "in the lesson": (FakeVLM, "finetune"),
     "after the lesson": (Coach, "finish"),
     "before the checkpoint": (loop.Trainer, "_save"),

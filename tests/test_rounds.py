@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from covr_jax import replay, rounds
+from covr_jax import replay, selection
 from covr_jax.types import StepType, TimeStep
 
 F, M, L = StepType.FIRST, StepType.MID, StepType.LAST
@@ -34,7 +34,7 @@ def test_returns_by_hand_and_the_running_episode_waits():
     # r is stored with the time step it arrived with, so the action at time 0 is paid from time 1 on.
     kinds = [(F, F), (M, M), (L, M), (F, M), (M, M)]
     rewards = [(0, 0), (1, 8), (2, 8), (0, 8), (5, 8)]
-    samples, start = rounds.finished_samples(ring(kinds, rewards, 8), [0, 0], 0.5)
+    samples, start = selection.finished_samples(ring(kinds, rewards, 8), [0, 0], 0.5)
     assert by_place(samples) == {(0, 0): 1 + 0.5 * 2, (1, 0): 2.0}  # LAST takes no action, lane 1 still runs
     assert start == [3, 0]
     np.testing.assert_array_equal(samples.action, np.stack([samples.time, samples.lane], -1))
@@ -43,8 +43,8 @@ def test_returns_by_hand_and_the_running_episode_waits():
 def test_a_held_episode_is_whole_in_the_next_round_and_nothing_comes_twice():
     kinds = [(F, F), (M, M), (L, M), (F, M), (M, M), (M, L), (L, F), (F, M)]
     rewards = [(0, 0), (1, 1), (2, 2), (0, 4), (5, 8), (6, 16), (7, 0), (0, 32)]
-    first, start = rounds.finished_samples(ring(kinds[:5], rewards[:5], 16), [0, 0], 1.0)
-    second, then = rounds.finished_samples(ring(kinds, rewards, 16), start, 1.0)
+    first, start = selection.finished_samples(ring(kinds[:5], rewards[:5], 16), [0, 0], 1.0)
+    second, then = selection.finished_samples(ring(kinds, rewards, 16), start, 1.0)
     assert by_place(first) == {(0, 0): 3.0, (1, 0): 2.0}
     assert by_place(second) == {
         (3, 0): 18,
@@ -57,13 +57,13 @@ def test_a_held_episode_is_whole_in_the_next_round_and_nothing_comes_twice():
         (4, 1): 16,
     }
     assert (start, then) == ([3, 0], [7, 6])
-    third, still = rounds.finished_samples(ring(kinds, rewards, 16), then, 1.0)
+    third, still = selection.finished_samples(ring(kinds, rewards, 16), then, 1.0)
     assert len(third.time) == 0 and still == then
 
 
 def test_several_episodes_of_one_lane_do_not_mix():
     kinds, rewards = [(F,), (L,), (F,), (M,), (L,), (F,)], [(0,), (3,), (0,), (10,), (20,), (0,)]
-    samples, start = rounds.finished_samples(ring(kinds, rewards, 8), [0], 0.1)
+    samples, start = selection.finished_samples(ring(kinds, rewards, 8), [0], 0.1)
     assert by_place(samples) == pytest.approx({(0, 0): 3.0, (2, 0): 12.0, (3, 0): 20.0})
     assert start == [5]
 
@@ -73,37 +73,37 @@ def test_what_the_ring_has_overwritten_is_left_out():
     kinds = [(F,), (M,), (M,), (M,), (M,), (L,), (F,)]
     rewards = [(0,), (1,), (2,), (4,), (8,), (16,), (0,)]
     state = ring(kinds, rewards, 4)
-    samples, start = rounds.finished_samples(state, [0], 1.0)
+    samples, start = selection.finished_samples(state, [0], 1.0)
     assert by_place(samples) == {(3, 0): 24.0, (4, 0): 16.0}
     assert start == [6]
-    frames = np.asarray(rounds.frames_of(state, samples))
+    frames = np.asarray(selection.frames_of(state, samples))
     assert frames[:, 0, 0, 0].tolist() == [3, 4]
 
 
 def test_a_start_inside_an_episode_keeps_the_rest_of_it():
     kinds, rewards = [(F,), (M,), (M,), (L,)], [(0,), (1,), (2,), (4,)]
-    samples, start = rounds.finished_samples(ring(kinds, rewards, 8), [2], 1.0)
+    samples, start = selection.finished_samples(ring(kinds, rewards, 8), [2], 1.0)
     assert by_place(samples) == {(2, 0): 4.0}
     assert start == [4]
 
 
 def test_no_finished_episode_no_samples():
-    samples, start = rounds.finished_samples(ring([(F,), (M,)], [(0,), (1,)], 8), [0], 1.0)
+    samples, start = selection.finished_samples(ring([(F,), (M,)], [(0,), (1,)], 8), [0], 1.0)
     assert len(samples.time) == 0 and samples.action.shape == (0, 2) and start == [0]
 
 
 def test_frames_are_those_of_the_samples_own_time_and_lane():
     kinds = [(F, F), (M, M), (M, M), (L, L)] * 3
     state = ring(kinds, [(1, 2)] * 12, 7)
-    samples, _ = rounds.finished_samples(state, [0, 0], 1.0)
-    frames = np.asarray(rounds.frames_of(state, samples))
+    samples, _ = selection.finished_samples(state, [0, 0], 1.0)
+    frames = np.asarray(selection.frames_of(state, samples))
     assert sorted(set(samples.time.tolist())) == [5, 6, 8, 9, 10]
     np.testing.assert_array_equal(frames[:, 0, 0, 0], samples.time)
     np.testing.assert_array_equal(frames[:, 1, 1, 1], samples.lane)
 
 
 def test_take_selects_rows_of_every_field():
-    samples, _ = rounds.finished_samples(ring([(F, F), (M, M), (L, L)], [(0, 0), (1, 2), (4, 8)], 8), [0, 0], 1.0)
+    samples, _ = selection.finished_samples(ring([(F, F), (M, M), (L, L)], [(0, 0), (1, 2), (4, 8)], 8), [0, 0], 1.0)
     taken = samples.take(np.array([3, 0]))
     assert by_place(taken) == {(1, 1): 8.0, (0, 0): 5.0}
     assert taken.action.tolist() == [[1.0, 1.0], [0.0, 0.0]]

@@ -1,6 +1,18 @@
-"""Pixel SAC as a library: ``make_learner`` gives pure ``init / act / update``; no CLI, Torch or MuJoCo is imported."""
+"""Pixel agents as a library: ``make_learner`` gives pure ``init / act / update``; imports no CLI, Torch or MuJoCo."""
 
-from covr_jax.agents.learner import Augmentation, Learner, LearnerState, make_learner
-from covr_jax.agents.methods import METHODS, make_augmentation
+from covr_jax.agents.learner import Learner, LearnerState, make_learner
+from covr_jax.agents.method import Augmentation, Auxiliary, Method, Trained, Views
+from covr_jax.agents.methods import METHODS, make_method
 
-__all__ = ["METHODS", "Augmentation", "Learner", "LearnerState", "make_augmentation", "make_learner"]
+__all__ = [
+    "METHODS",
+    "Augmentation",
+    "Auxiliary",
+    "Learner",
+    "LearnerState",
+    "Method",
+    "Trained",
+    "Views",
+    "make_learner",
+    "make_method",
+]

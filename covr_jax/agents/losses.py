@@ -39,9 +39,10 @@ def soft_target(
     return jax.lax.stop_gradient(reward + gamma * discount * value)
 
 
-def critic_loss(q: Array, target: Array) -> Array:
-    """L_Q = sum_i mean_b (Q_i(s,a) - y)^2; q f32[2,B], target f32[B]."""
-    return jnp.sum(jnp.mean((q - target[None]) ** 2, axis=1))
+def critic_loss(q: Array, target: Array, weight: Array | None = None) -> Array:
+    """L_Q = sum_i mean_b w_b (Q_i(s,a) - y)^2; q f32[2,B], target f32[B], weight f32[B] (None: 1)."""
+    error = (q - target[None]) ** 2
+    return jnp.sum(jnp.mean(error if weight is None else weight[None] * error, axis=1))
 
 
 def actor_loss(q: Array, log_prob: Array, alpha: Array) -> Array:

@@ -114,7 +114,9 @@ def _top(returns: jax.Array, count: int) -> jax.Array:
     return jnp.zeros(returns.shape, bool).at[order[:count]].set(True)
 
 
-def dynamic_filter(returns: jax.Array, exploration: jax.Array | float, min_keep: int = 0) -> jax.Array:
+def dynamic_filter(
+    returns: jax.Array, exploration: jax.Array | float, min_keep: int = 0, *, standardise: bool = True
+) -> jax.Array:
     """keep_i = G_z,i > tau(G_z, exploration): the samples of D_f that the VLM is fine-tuned on (Eq. 5).
 
     The paper leaves open what happens when tau lies at or above nearly every return (sparse rewards have IQR 0, a
@@ -126,6 +128,7 @@ def dynamic_filter(returns: jax.Array, exploration: jax.Array | float, min_keep:
       returns: f32[N], finite.
       exploration: scalar eps_t.
       min_keep: least number to keep; 0 is Eq. 5 as printed.
+      standardise: False compares the returns as they are, not their z-scores.
 
     Returns:
       bool[N].
@@ -139,7 +142,7 @@ def dynamic_filter(returns: jax.Array, exploration: jax.Array | float, min_keep:
     size = returns.shape[0]
     if size == 0:
         return jnp.zeros(0, bool)
-    z = z_score(returns)
+    z = z_score(returns) if standardise else returns
     keep = z > adaptive_threshold(z, exploration)
     if min_keep == 0:
         return keep

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from covr_jax.config import Config, ConfigError
+from covr_jax.config import GUIDED, Config, ConfigError
 from covr_jax.types import Array
 from covr_jax.vlm import lesson as lessons
 from covr_jax.vlm.protocol import Answer, Engine, Lesson, Outcome, PriorService, Report, facts_of, query_metrics
@@ -109,12 +109,12 @@ def make_service(
 
 
 def make_vlm(config: Config, action_dim: int, run_dir: Path) -> PriorService | None:
-    """The VLM of a COVR run; None for methods without one.
+    """The VLM of a guided run; None for methods without one.
 
     Raises:
       ConfigError: a VLM that cannot be loaded, or options that do not fit it.
     """
-    if config.method != "covr":
+    if config.method not in GUIDED:
         return None
     vlm = config.vlm
     given = {

@@ -34,7 +34,7 @@ RIVALS = {"torch": False, "torch_channels_last": True}
 
 def configured(task: str, preset: str) -> Config:
     """RAD on the task in the preset's shapes; the augmentation is the task's."""
-    config = presets.make(preset)
+    config = presets.make(preset, "rad")
     return dataclasses.replace(
         config, task=task, method="rad", augment=AugmentConfig(), replay=ReplayConfig(capacity=CAPACITY)
     )
@@ -65,7 +65,7 @@ def rival(config: Config, threads: int, channels_last: bool) -> Contestant:
     import torch
 
     from covr_jax import runtime
-    from covr_jax.agents import make_augmentation
+    from covr_jax.agents import make_method
     from covr_jax.envs import get_task
     from experiments.benchmark.torch_loop import SuiteWorld, TorchLoop
     from experiments.benchmark.torch_rad import TorchRAD
@@ -75,7 +75,7 @@ def rival(config: Config, threads: int, channels_last: bool) -> Contestant:
     task, size = get_task(config.task), config.env.image_size
     world = SuiteWorld(config.task, task.action_repeat, size)
     image = jax.ShapeDtypeStruct((1, size, size, 3 * config.env.frame_stack), "uint8")
-    augmentation = make_augmentation("rad", config.augment, size, task.augmentation)
+    augmentation = make_method("rad", config.augment, size, task.augmentation).augmentation
     agent = TorchRAD(
         config.sac,
         image_size=size,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from covr_jax import presets, runtime
-from covr_jax.agents import LearnerState, make_augmentation, make_learner
+from covr_jax.agents import LearnerState, make_learner, make_method
 from covr_jax.agents.networks import Precision
 from covr_jax.config import AugmentConfig, SACConfig
 from covr_jax.types import Batch, Prior
@@ -84,8 +84,8 @@ class Bench:
         self.sac = dataclasses.replace(sac, batch_size=batch_size or sac.batch_size, precision=precision)
         kind = "crop" if self.side < self.image_size else "translate"
         augment = AugmentConfig(size=self.side)
-        self.augmentation = make_augmentation("rad", augment, self.image_size, task_default=kind)
-        self.learner = make_learner(ACTION_DIM, LEARNING_RATE, self.augmentation, self.sac)
+        self.method = make_method("rad", augment, self.image_size, task_default=kind)
+        self.learner = make_learner(ACTION_DIM, LEARNING_RATE, self.method, self.sac)
         self.host_batch = random_batch(self.sac, self.image_size)
         self.batch: Batch = jax.tree.map(jnp.asarray, self.host_batch)
         self.key = jax.random.key(0)
@@ -94,7 +94,7 @@ class Bench:
 
     def _update(self, precision: Precision, *, with_actor: bool) -> Any:
         sac = dataclasses.replace(self.sac, precision=precision)
-        learner = make_learner(ACTION_DIM, LEARNING_RATE, self.augmentation, sac)
+        learner = make_learner(ACTION_DIM, LEARNING_RATE, self.method, sac)
         return runtime.jit(partial(learner.update, with_actor=with_actor))
 
     def _fresh(self, seed: int = 1) -> LearnerState:
@@ -228,7 +228,7 @@ class Bench:
 
     def naive(self) -> Contestant:
         dtype = jnp.bfloat16 if self.precision == "bfloat16" else jnp.float32
-        naive, held = NaiveRAD(self.sac, self.augmentation, LEARNING_RATE, dtype), [self._fresh()]
+        naive, held = NaiveRAD(self.sac, self.method.augmentation, LEARNING_RATE, dtype), [self._fresh()]
 
         def cycle() -> None:
             for with_actor in self.pattern:

@@ -75,8 +75,8 @@ class NaiveRAD:
     def update(self, state: LearnerState, batch: Batch, key: Array, *, with_actor: bool) -> LearnerState:
         """One update from the same draws as ``covr_jax``'s with the same key."""
         augment_key, critic_key, actor_key = jax.random.split(key, 3)
-        observation, following = self.augmentation.augment(augment_key, batch.observation, batch.next_observation)
-        batch = batch._replace(observation=observation, next_observation=following)
+        views = self.augmentation.augment(augment_key, batch.observation, batch.next_observation)
+        batch = batch._replace(observation=views.observation[0], next_observation=views.next_observation[0])
         state = self._critic(state, batch, critic_key)
         return self._targets(self._actor(state, batch, actor_key)) if with_actor else state
 

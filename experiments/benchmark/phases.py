@@ -81,7 +81,7 @@ class Bench:
         """Seconds and work of both alone; in a run they are part of the update's program."""
         from covr_jax import replay, runtime
 
-        programs, sac, stack = self.programs, self.config.sac, self.config.env.frame_stack
+        programs, sac, stack = self.programs, self.config.sac, self.programs.frame_stack
         key = self.jax.random.key(0)
         draw = partial(replay.sample, batch_size=sac.batch_size, frame_stack=stack, n_step=sac.n_step)
         sample = runtime.jit(partial(draw, discount=sac.discount))

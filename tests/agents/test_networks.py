@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax.agents.networks import _rectified, init_networks, make_networks
+from covr_jax.agents.networks import init_networks, make_networks
+from covr_jax.agents.networks.layers import _rectified
 
 B, SIZE, S, N = 2, 7, 3, 4
 

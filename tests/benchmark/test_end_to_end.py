@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from covr_jax.agents import make_augmentation, make_learner  # noqa: E402
+from covr_jax.agents import make_learner, make_method  # noqa: E402
 from covr_jax.config import AugmentConfig  # noqa: E402
 from experiments.benchmark import end_to_end  # noqa: E402
 from experiments.benchmark import learner_parity as parity  # noqa: E402
@@ -90,8 +90,8 @@ def test_updates_keep_the_presets_share_of_transitions(monkeypatch, num_envs, up
 
 @pytest.mark.parametrize(("side", "channels_last"), [(16, True), (24, False)])
 def test_the_peer_acts_as_our_learner_does(side, channels_last):
-    augmentation = make_augmentation("rad", AugmentConfig(size=side), SIZE, "crop" if side < SIZE else "translate")
-    learner = make_learner(A, 1e-3, augmentation, SAC)
+    method = make_method("rad", AugmentConfig(size=side), SIZE, "crop" if side < SIZE else "translate")
+    learner = make_learner(A, 1e-3, method, SAC)
     state = learner.init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 9), jnp.uint8), jnp.zeros((1, A)))
     peer = agent(side, channels_last=channels_last)
     parity.load(peer, state)

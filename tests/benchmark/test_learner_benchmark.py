@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from covr_jax.agents import make_learner  # noqa: E402
-from covr_jax.agents.methods import make_augmentation  # noqa: E402
+from covr_jax.agents.methods import make_method  # noqa: E402
 from covr_jax.config import AugmentConfig, SACConfig  # noqa: E402
 from experiments.benchmark import learner, learner_contest, turns  # noqa: E402
 from experiments.benchmark import learner_parity as parity  # noqa: E402
@@ -30,14 +30,14 @@ KEY = jax.random.key(7)
 BATCH = learner_contest.random_batch(SAC, SIZE)
 
 
-def augmentation(side):
-    return make_augmentation("rad", AugmentConfig(size=side), SIZE, "crop" if side < SIZE else "translate")
+def method(side):
+    return make_method("rad", AugmentConfig(size=side), SIZE, "crop" if side < SIZE else "translate")
 
 
 @cache
 def warm_state(side):
     """A learner, its compiled update with the actor, and a state whose optimisers have seen some gradients."""
-    agent = make_learner(A, RATE, augmentation(side), SAC)
+    agent = make_learner(A, RATE, method(side), SAC)
     update = jax.jit(partial(agent.update, with_actor=True))
     state = agent.init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 9), jnp.uint8), jnp.zeros((1, A)))
     for number in range(4):
@@ -89,7 +89,7 @@ def test_in_float32_the_gradients_agree_to_rounding():
 def test_naive_jax_makes_our_update():
     update, state = warm_state(16)
     ours, _ = update(state, BATCH, KEY)
-    naive = NaiveRAD(SAC, augmentation(16), RATE).jitted[True](state, BATCH, KEY)
+    naive = NaiveRAD(SAC, method(16).augmentation, RATE).jitted[True](state, BATCH, KEY)
     shapes = peer(16)
     assert largest(
         parity.layer_errors(parity.our_gradients(state, naive, shapes), parity.our_gradients(state, ours, shapes))

@@ -1,44 +1,50 @@
-"""Methods as compositions of the shared learner: each names its augmentation."""
+"""The methods of the paper's tables by name; a new one is a file beside these and a line here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from types import ModuleType
 
-from covr_jax.agents.learner import Augmentation
-from covr_jax.agents.methods.rad import random_crop, random_translate
-from covr_jax.agents.methods.sac import no_augmentation
+from covr_jax.agents.method import Method
+from covr_jax.agents.methods import curl, deepmdp, drq, drqv2, rad, resact, sac, svea, taco
+from covr_jax.agents.methods.settings import Request, Settings
 from covr_jax.config import AugmentConfig, ConfigError
 
-METHODS = ("sac", "rad")
+_MODULES = {
+    "sac": sac,
+    "rad": rad,
+    "drq": drq,
+    "drqv2": drqv2,
+    "deepmdp": deepmdp,
+    "curl": curl,
+    "svea": svea,
+    "resact": resact,
+    "taco": taco,
+}
+METHODS = tuple(_MODULES)
 
 
-def make_augmentation(method: str, config: AugmentConfig, image_size: int, task_default: str) -> Augmentation:
-    """The augmentation of a base method.
+def _module(name: str) -> ModuleType:
+    if name not in _MODULES:
+        raise ConfigError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
+    return _MODULES[name]
+
+
+def make_method(name: str, augment: AugmentConfig, image_size: int, task_default: str) -> Method:
+    """A method of that name.
 
     Args:
-      method: one of METHODS. config: ``kind`` and ``size``. task_default: RAD's kind for the task.
+      name: one of METHODS. augment: ``kind`` and ``size``. image_size: as rendered. task_default: RAD's kind for the
+        task, "translate" or "crop".
 
     Raises:
-      ConfigError: unknown method, an augmentation asked of SAC, or a size that does not fit.
+      ConfigError: unknown method, an augmentation that it does not take, or a size that does not fit.
     """
-    if method not in METHODS:
-        raise ConfigError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
-    if method == "sac":
-        if config.kind not in ("auto", "none"):
-            raise ConfigError(f"sac uses no augmentation; drop --augment.kind {config.kind} or use rad")
-        return no_augmentation()
-    kind = task_default if config.kind == "auto" else config.kind
-    makers: dict[str, tuple[Callable[[int, int], Augmentation], float]] = {
-        "translate": (random_translate, 1.08),
-        "crop": (random_crop, 0.84),
-    }
-    if kind == "none":
-        raise ConfigError("rad without an augmentation is sac; use --method sac or --base sac")
-    maker, factor = makers[kind]
-    try:
-        return maker(image_size, config.size or round(image_size * factor))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return _module(name).make(Request(name, augment, image_size, task_default))
 
 
-__all__ = ["METHODS", "make_augmentation", "no_augmentation", "random_crop", "random_translate"]
+def settings(name: str) -> Settings:
+    """What the method's authors publish with it. Raises ConfigError for an unknown name."""
+    return _module(name).SETTINGS
+
+
+__all__ = ["METHODS", "make_method", "settings"]

@@ -6,12 +6,44 @@ observation. crop: two independent random windows. Both as in the authors' setti
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from covr_jax import augment
-from covr_jax.agents.learner import Augmentation
+from covr_jax.agents.method import Augmentation, Method, Views
+from covr_jax.agents.methods.settings import Request, Settings
+from covr_jax.config import ConfigError
 from covr_jax.types import Array
+
+SETTINGS = Settings()  # the config's defaults are RAD's
+
+
+def make(request: Request) -> Method:
+    """SAC on RAD's images."""
+    return Method(placement(request))
+
+
+def placement(request: Request) -> Augmentation:
+    """RAD's augmentation for the task, or the one that is asked for.
+
+    Raises:
+      ConfigError: no augmentation asked for, or a size that does not fit.
+    """
+    kind = request.task_default if request.augment.kind == "auto" else request.augment.kind
+    makers: dict[str, tuple[Callable[[int, int], Augmentation], float]] = {
+        "translate": (random_translate, 1.08),
+        "crop": (random_crop, 0.84),
+    }
+    if kind == "none":
+        raise ConfigError(f"{request.name} without an augmentation is another method; use --method sac or --base sac")
+    maker, factor = makers[kind]
+    try:
+        return maker(request.image_size, request.augment.size or round(request.image_size * factor))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def random_translate(image_size: int, canvas: int) -> Augmentation:
@@ -20,14 +52,18 @@ def random_translate(image_size: int, canvas: int) -> Augmentation:
     if margin < 0:
         raise ValueError(f"translate needs augment.size >= env.image_size, got {canvas} < {image_size}")
 
-    def both(key: Array, observation: Array, next_observation: Array) -> tuple[Array, Array]:
+    def both(key: Array, observation: Array, next_observation: Array) -> Views:
         offsets = augment.random_offsets(key, observation.shape[0], margin)
-        return augment.translate(observation, offsets, canvas), augment.translate(next_observation, offsets, canvas)
+        place = partial(augment.translate, offsets=offsets, size=canvas)
+        return Views((place(observation),), (place(next_observation),))
+
+    def random(key: Array, images: Array) -> Array:
+        return augment.translate(images, augment.random_offsets(key, images.shape[0], margin), canvas)
 
     def center(images: Array) -> Array:
         return augment.translate(images, jnp.full((images.shape[0], 2), margin // 2), canvas)
 
-    return Augmentation(both, center)
+    return Augmentation(both, center, random)
 
 
 def random_crop(image_size: int, window: int) -> Augmentation:
@@ -36,13 +72,14 @@ def random_crop(image_size: int, window: int) -> Augmentation:
     if margin < 0 or window < 1:
         raise ValueError(f"crop needs 1 <= augment.size <= env.image_size, got {window} and {image_size}")
 
-    def both(key: Array, observation: Array, next_observation: Array) -> tuple[Array, Array]:
+    def random(key: Array, images: Array) -> Array:
+        return augment.crop(images, augment.random_offsets(key, images.shape[0], margin), window)
+
+    def both(key: Array, observation: Array, next_observation: Array) -> Views:
         key, next_key = jax.random.split(key)
-        offsets = augment.random_offsets(key, observation.shape[0], margin)
-        next_offsets = augment.random_offsets(next_key, observation.shape[0], margin)
-        return augment.crop(observation, offsets, window), augment.crop(next_observation, next_offsets, window)
+        return Views((random(key, observation),), (random(next_key, next_observation),))
 
     def center(images: Array) -> Array:
         return augment.crop(images, jnp.full((images.shape[0], 2), margin // 2), window)
 
-    return Augmentation(both, center)
+    return Augmentation(both, center, random)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from covr_jax.agents.learner import Augmentation
+from covr_jax.agents.method import Augmentation, Method, Views
+from covr_jax.agents.methods.settings import Request, Settings
 from covr_jax.types import Array
 
-
-def _unchanged(key: Array, observation: Array, next_observation: Array) -> tuple[Array, Array]:
-    del key
-    return observation, next_observation
+SETTINGS = Settings(env={"image_size": 84})
 
 
 def no_augmentation() -> Augmentation:
     """Images as they are."""
-    return Augmentation(augment=_unchanged, center=lambda images: images)
+
+    def augment(key: Array, observation: Array, next_observation: Array) -> Views:
+        del key
+        return Views((observation,), (next_observation,))
+
+    return Augmentation(augment=augment, center=lambda images: images, random=lambda key, images: images)
+
+
+def make(request: Request) -> Method:
+    """Soft actor-critic and nothing else."""
+    request.refuse_augmentation()
+    return Method(no_augmentation())

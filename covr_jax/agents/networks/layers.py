@@ -1,8 +1,6 @@
-"""The pixel SAC networks as (init, apply) pairs; the one file that knows flax.linen.
+"""What the networks are made of: convolutions, linear layers, features, perceptrons; each an (init, apply) pair.
 
-Encoder of SAC-AE (Yarats et al. 2019): VALID convolutions (3x3 there), ReLU, a linear layer to
-``feature_dim``, LayerNorm. Actor and critic share the convolutions; each has its own linear layer and LayerNorm.
-Letters: B batch, H W image, C channels, F features, A action.
+Letters: B batch, H W image, C channels, F features.
 """
 
 from __future__ import annotations
@@ -39,20 +37,11 @@ class Arithmetic(NamedTuple):
     precision: jax.lax.Precision
 
 
-_ARITHMETIC: dict[Precision, Arithmetic] = {
+ARITHMETIC: dict[Precision, Arithmetic] = {
     "float32": Arithmetic(None, jax.lax.Precision.HIGHEST),
     "tf32": Arithmetic(None, jax.lax.Precision.DEFAULT),  # what GPUs do with float32 unless told otherwise
     "bfloat16": Arithmetic(jnp.bfloat16, jax.lax.Precision.DEFAULT),
 }
-
-
-class SACNetworks(NamedTuple):
-    """``torso``: u8[B,H,W,C] -> f32[B,N], bf16 where products are; ``actor``: features -> (mean, log_std) f32[B,A];
-    ``critic``: features, action -> f32[2,B]."""
-
-    torso: Network
-    actor: Network
-    critic: Network
 
 
 def delta_orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -71,8 +60,8 @@ def _on_differences(kernel: Array) -> Array:
     return frames.reshape(kernel.shape)
 
 
-class _Conv(nn.Module):
-    """A VALID convolution and ReLU. Bytes count as 0 to 255 and are scaled to [0, 1].
+class Conv(nn.Module):
+    """A VALID convolution and ReLU. Bytes count as 0 to 255 and are scaled to [0, 1], or [-0.5, 0.5] if ``centre``.
 
     Windows that do not overlap become one matrix product: the same numbers, but the gradient of a convolution with
     large strides takes three times as long on CPU.
@@ -83,6 +72,7 @@ class _Conv(nn.Module):
     stride: int
     arithmetic: Arithmetic
     differences: bool = False
+    centre: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -92,6 +82,8 @@ class _Conv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
         if self.differences:
             kernel = _on_differences(kernel)
+        if self.centre:  # the same as taking 0.5 from every input
+            bias = bias - 0.5 * kernel.sum((0, 1, 2))
         if x.dtype == jnp.uint8:
             kernel = kernel / 255.0
         dtype, precision = self.arithmetic.dtype or kernel.dtype, self.arithmetic.precision
@@ -137,38 +129,30 @@ def _product(x: Array, kernel: Array, precision: jax.lax.Precision) -> Array:
     return x.reshape(batch, rows, columns, filters)
 
 
-class _Torso(nn.Module):
-    filters: int
-    kernels: tuple[int, ...]
-    strides: tuple[int, ...]
-    differences: bool
-    arithmetic: Arithmetic
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        for index, (size, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
-            first = self.differences and index == 0
-            x = _Conv(self.filters, size, stride, self.arithmetic, first, name=f"conv_{index}")(x)
-        return x.reshape(x.shape[0], -1)
-
-
-def _dense(size: int, arithmetic: Arithmetic, name: str | None = None) -> nn.Dense:
+def dense(size: int, arithmetic: Arithmetic, name: str | None = None) -> nn.Dense:
     start = nn.initializers.orthogonal()
     return nn.Dense(size, dtype=arithmetic.dtype, precision=arithmetic.precision, kernel_init=start, name=name)
 
 
-class _Features(nn.Module):
+class Features(nn.Module):
+    """Linear layer, LayerNorm and, where ``squash``, tanh."""
+
     size: int
     arithmetic: Arithmetic
+    squash: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = _dense(self.size, self.arithmetic, name="linear")(x)
-        return nn.LayerNorm(epsilon=1e-5, name="norm")(x)
+        x = dense(self.size, self.arithmetic, name="linear")(x)
+        x = nn.LayerNorm(epsilon=1e-5, name="norm")(x)
+        return jnp.tanh(x) if self.squash else x
 
 
-class _MLP(nn.Module):
-    """The last layer, which costs next to nothing, computes in the parameters' dtype: Q values need the digits."""
+class MLP(nn.Module):
+    """Two hidden layers with ReLU.
+
+    The last layer, which costs next to nothing, computes in the parameters' dtype: Q values need the digits.
+    """
 
     hidden: int
     outputs: int
@@ -177,81 +161,12 @@ class _MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for _ in range(2):
-            x = nn.relu(_dense(self.hidden, self.arithmetic)(x))
-        return _dense(self.outputs, self.arithmetic._replace(dtype=None))(x)
+            x = nn.relu(dense(self.hidden, self.arithmetic)(x))
+        return dense(self.outputs, self.arithmetic._replace(dtype=None))(x)
 
 
-class _Actor(nn.Module):
-    feature_dim: int
-    hidden: int
-    action_dim: int
-    log_std_range: tuple[float, float]
-    arithmetic: Arithmetic
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        x = _Features(self.feature_dim, self.arithmetic, name="encoder")(x)
-        mean, log_std = jnp.split(_MLP(self.hidden, 2 * self.action_dim, self.arithmetic, name="head")(x), 2, axis=-1)
-        low, high = self.log_std_range
-        return mean, low + 0.5 * (high - low) * (jnp.tanh(log_std) + 1.0)
-
-
-class _Critic(nn.Module):
-    feature_dim: int
-    hidden: int
-    arithmetic: Arithmetic
-
-    @nn.compact
-    def __call__(self, x: Array, action: Array) -> Array:
-        x = _Features(self.feature_dim, self.arithmetic, name="encoder")(x)
-        x = jnp.concatenate([x, action], axis=-1)
-        twin = nn.vmap(
-            _MLP, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, out_axes=0, axis_size=2
-        )
-        return twin(self.hidden, 1, self.arithmetic, name="heads")(x)[..., 0]
-
-
-def _pair(module: nn.Module) -> Network:
+def pair(module: nn.Module) -> Network:
     return Network(
         init=lambda key, *inputs: module.init(key, *inputs)["params"],
         apply=lambda params, *inputs: module.apply({"params": params}, *inputs),
     )
-
-
-def make_networks(
-    action_dim: int,
-    *,
-    num_filters: int = 32,
-    conv_kernels: tuple[int, ...] = (3, 3, 3, 3),
-    conv_strides: tuple[int, ...] = (2, 1, 1, 1),
-    frame_basis: Literal["frames", "differences"] = "frames",
-    feature_dim: int = 50,
-    hidden_dim: int = 1024,
-    log_std_range: tuple[float, float] = (-10.0, 2.0),
-    precision: Precision = "float32",
-) -> SACNetworks:
-    """The three networks of pixel SAC; orthogonal initialisation, zero biases, as in SAC-AE.
-
-    Args:
-      frame_basis: what the first convolution's weights multiply: the stacked ``frames``, or the newest frame and the
-        ``differences`` of neighbours, the same functions in coordinates in which Adam finds motion sooner.
-      precision: of convolutions and matrix products, forward and backward; parameters and outputs stay float32.
-    """
-    arithmetic, differences = _ARITHMETIC[precision], frame_basis == "differences"
-    return SACNetworks(
-        torso=_pair(_Torso(num_filters, conv_kernels, conv_strides, differences, arithmetic)),
-        actor=_pair(_Actor(feature_dim, hidden_dim, action_dim, log_std_range, arithmetic)),
-        critic=_pair(_Critic(feature_dim, hidden_dim, arithmetic)),
-    )
-
-
-def init_networks(networks: SACNetworks, key: Array, images: Array, action: Array) -> dict[str, Params]:
-    """Parameters {"torso", "actor", "critic"}; ``images`` and ``action`` give the shapes only. The key is consumed."""
-    torso_key, actor_key, critic_key = jax.random.split(key, 3)
-    torso = networks.torso.init(torso_key, images)
-    features = networks.torso.apply(torso, images)
-    return {
-        "torso": torso,
-        "actor": networks.actor.init(actor_key, features),
-        "critic": networks.critic.init(critic_key, features, action),
-    }

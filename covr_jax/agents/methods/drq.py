@@ -1,0 +1,58 @@
+"""DrQ (Kostrikov et al. 2020): targets and losses averaged over random shifts of the same images.
+
+y = 1/M sum_m (r + gamma V(f(s', nu'_m))) and L = sum_k mean_b (Q(f(s, nu_k), a) - y)^2 with K = M = 2 shifts nu; the
+actor learns from the first of s. The encoder ends in a tanh.
+Ours: both Q losses are summed over the shifts, as in the authors' code, where the paper writes a mean.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from covr_jax import augment
+from covr_jax.agents.method import Augmentation, Method, Views
+from covr_jax.agents.methods.settings import Request, Settings
+from covr_jax.agents.networks import make_networks
+from covr_jax.types import Array
+
+MARGIN = 4  # pixels of an 84x84 image
+SETTINGS = Settings(
+    env={"image_size": 84},
+    sac={"batch_size": 512, "learning_rate": 1e-3, "alpha_learning_rate": 1e-3, "alpha_beta1": 0.9},
+    always={"critic_tau": 0.01, "encoder_tau": 0.01},
+)
+
+
+def margin_for(image_size: int) -> int:
+    """The published margin's share of the image, at least one pixel."""
+    return max(round(MARGIN * image_size / 84), 1)
+
+
+def random_shifts(image_size: int, copies: int = 1) -> Augmentation:
+    """``copies`` independent shifts of the observation and as many of the next one."""
+    margin = margin_for(image_size)
+
+    def random(key: Array, images: Array) -> Array:
+        return augment.shift(images, augment.random_offsets(key, images.shape[0], 2 * margin), margin)
+
+    def views(key: Array, observation: Array, next_observation: Array) -> Views:
+        keys = jax.random.split(key, 2 * copies)
+        return Views(
+            tuple(random(key, observation) for key in keys[:copies]),
+            tuple(random(key, next_observation) for key in keys[copies:]),
+        )
+
+    return Augmentation(views, center=lambda images: jnp.asarray(images), random=random)
+
+
+def make(request: Request) -> Method:
+    """SAC averaged over two shifts."""
+    request.refuse_other_augmentation()
+    return Method(
+        random_shifts(request.image_size, copies=2),
+        networks=partial(make_networks, squash=True),
+        view_weights=(1.0, 1.0),
+    )

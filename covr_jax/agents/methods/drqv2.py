@@ -1,0 +1,34 @@
+"""DrQ-v2 (Yarats et al. 2021): deterministic policy gradient with exploration noise on a schedule, on shifted images.
+
+y = R_n + gamma^n min_i Qbar_i(s_{t+n}, a') with a' = clip(mu(s_{t+n}) + clip(N(0, sigma), +-0.3)); the actor maximises
+min_i Q_i(s, a) with the same noise. The convolutions have no target copy (``torso_tau`` 1). Ours: sigma falls with the
+env steps of all environments together; the replay has the config's size instead of 1e6; the task's action repeat.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from covr_jax.agents import policies
+from covr_jax.agents.method import Method
+from covr_jax.agents.methods.drq import random_shifts
+from covr_jax.agents.methods.settings import Request, Settings
+from covr_jax.agents.networks import make_networks
+
+deterministic_networks = partial(make_networks, squash=True, centre=True, stochastic=False)
+
+SETTINGS = Settings(
+    env={"image_size": 84},
+    sac={"batch_size": 256, "learning_rate": 1e-4, "init_steps": 2000, "steps_per_update": 2},
+    always={"n_step": 3, "critic_tau": 0.01, "encoder_tau": 0.01, "torso_tau": 1.0, "actor_update_every": 1},
+)
+
+
+def make(request: Request) -> Method:
+    """DDPG with twin critics on one shift."""
+    request.refuse_other_augmentation()
+    return Method(
+        random_shifts(request.image_size),
+        networks=deterministic_networks,
+        policy=policies.noisy_deterministic,
+    )

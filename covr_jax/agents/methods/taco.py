@@ -1,0 +1,95 @@
+"""TACO (Zheng et al. 2023): DrQ-v2 with latent actions, learnt by telling futures apart.
+
+L = InfoNCE(G(z_t, u_{t:t+K}), z_{t+K}) + InfoNCE(z_t, z_t of another shift) + mean (R(z_t, u_{t:t+K}) - sum r)^2 with
+unit weights, u = encoded actions, z = projected features; the critic reads u(a) in place of a.
+Ours: pairs whose episode ends within K steps are left out of the first and third loss; the action encoder is moved by
+this loss alone (the authors' critic optimisers do not hold it either).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from covr_jax.agents import policies
+from covr_jax.agents.method import Augmentation, Auxiliary, Method, Metrics, Trained, Views
+from covr_jax.agents.methods import drqv2
+from covr_jax.agents.methods.curl import info_nce
+from covr_jax.agents.methods.drq import random_shifts
+from covr_jax.agents.methods.settings import Request, Settings
+from covr_jax.agents.networks import Networks, Params
+from covr_jax.agents.networks.predictors import action_encoder, perceptron, projection
+from covr_jax.config import SACConfig
+from covr_jax.types import Array, Batch
+
+STEPS = 3  # K
+SETTINGS = Settings(env=drqv2.SETTINGS.env, sac=drqv2.SETTINGS.sac | {"batch_size": 1024}, always=drqv2.SETTINGS.always)
+
+
+def latent_size(action_dim: int) -> int:
+    """Of one encoded action."""
+    return int(1.25 * action_dim) + 1
+
+
+def temporal_contrast(
+    networks: Networks, augmentation: Augmentation, action_dim: int, config: SACConfig
+) -> Auxiliary:
+    """TACO's loss; the critic reads encoded actions."""
+    size, features = latent_size(action_dim), config.feature_dim
+    encoder, sequence, state = action_encoder(size), projection(size), projection(features)
+    after, reward = perceptron(features, config.hidden_dim), perceptron(1, config.hidden_dim)
+
+    def init(key: Array, torso: Array, action: Array) -> Params:
+        keys = jax.random.split(key, 6)
+        z, u = jnp.zeros((1, features)), jnp.zeros((1, size))
+        return {
+            "action": encoder.init(keys[0], action),
+            "sequence": sequence.init(keys[1], jnp.zeros((1, STEPS * size))),
+            "state": state.init(keys[2], torso),
+            "after": after.init(keys[3], z, u),
+            "reward": reward.init(keys[4], z, u),
+            "weight": jax.random.uniform(keys[5], (features, features)),
+        }
+
+    def loss(
+        trained: Trained, target: dict[str, Params], views: Views, batch: Batch, key: Array
+    ) -> tuple[Array, Metrics]:
+        del target
+        if batch.future is None:
+            raise ValueError("taco needs batches with a future of 3 steps")
+        params, future = trained.auxiliary, batch.future
+        keys = jax.random.split(key)
+
+        def project(images: Array) -> Array:
+            return state.apply(params["state"], networks.torso.apply(trained.torso, images))
+
+        z = project(views.observation[0])
+        later = jax.lax.stop_gradient(project(augmentation.random(keys[0], future.observation[STEPS - 1])))
+        other = jax.lax.stop_gradient(project(augmentation.random(keys[1], batch.observation)))
+        latent = encoder.apply(params["action"], future.action).transpose(1, 0, 2).reshape(z.shape[0], -1)
+        u = sequence.apply(params["sequence"], latent)
+        valid = future.valid.astype(z.dtype)
+        share = valid / jnp.maximum(valid.sum(), 1.0)
+        temporal = jnp.sum(share * info_nce(after.apply(params["after"], z, u), later, params["weight"]))
+        instance = info_nce(z, other, params["weight"]).mean()
+        error = reward.apply(params["reward"], z, u)[:, 0] - future.reward.sum(0)
+        reward_loss = jnp.sum(share * error**2)
+        metrics = {"losses/temporal": temporal, "losses/instance": instance, "losses/reward": reward_loss}
+        return temporal + instance + reward_loss, metrics
+
+    def embed(params: Params, action: Array) -> Array:
+        return encoder.apply(jax.lax.stop_gradient(params["action"]), action)
+
+    return Auxiliary(init, loss, embed)
+
+
+def make(request: Request) -> Method:
+    """DrQ-v2 with temporal action-driven contrastive learning."""
+    request.refuse_other_augmentation()
+    return Method(
+        random_shifts(request.image_size),
+        networks=drqv2.deterministic_networks,
+        policy=policies.noisy_deterministic,
+        auxiliary=temporal_contrast,
+        horizon=STEPS,
+    )

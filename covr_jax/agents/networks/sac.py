@@ -1,0 +1,171 @@
+"""Encoder, actor and twin critic of pixel agents.
+
+Encoder of SAC-AE (Yarats et al. 2019): VALID convolutions (3x3 there), ReLU, a linear layer to
+``feature_dim``, LayerNorm. Actor and critic share the convolutions; each has its own linear layer and LayerNorm.
+Letters: B batch, H W image, C channels, N torso features, F features, A action.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from covr_jax.agents.networks.layers import (
+    ARITHMETIC,
+    MLP,
+    Arithmetic,
+    Conv,
+    Features,
+    Network,
+    Params,
+    Precision,
+    pair,
+)
+from covr_jax.types import Array
+
+
+class Networks(NamedTuple):
+    """``torso``: u8[B,H,W,C] -> f32[B,N], bf16 where products are;
+    ``actor``: torso features (and the previous action f32[B,A] of residual actors) -> (mean, log_std) f32[B,A], of
+    deterministic actors the mean alone; before the tanh;
+    ``critic``: torso features, action -> f32[2,B];
+    ``features``: torso features -> f32[B,F], with the critic's ``encoder`` parameters."""
+
+    torso: Network
+    actor: Network
+    critic: Network
+    features: Network
+
+
+class _Convolutions(nn.Module):
+    filters: int
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+    differences: bool
+    centre: bool
+    arithmetic: Arithmetic
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for index, (size, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
+            first = index == 0
+            layer = Conv(
+                self.filters, size, stride, self.arithmetic, self.differences and first, self.centre and first,
+                name=f"conv_{index}",
+            )  # fmt: skip
+            x = layer(x)
+        return x.reshape(x.shape[0], -1)
+
+
+class _ChangeTorso(nn.Module):
+    """Features of the newest frames minus those, from convolutions of their own, of the frames one step before."""
+
+    filters: int
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+    differences: bool
+    centre: bool
+    arithmetic: Arithmetic
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        options = (self.filters, self.kernels, self.strides, self.differences, self.centre, self.arithmetic)
+        now = _Convolutions(*options, name="now")(x[..., 3:])
+        return now - _Convolutions(*options, name="before")(x[..., :-3])
+
+
+class _Actor(nn.Module):
+    feature_dim: int
+    hidden: int
+    action_dim: int
+    log_std_range: tuple[float, float]
+    arithmetic: Arithmetic
+    squash: bool
+    stochastic: bool
+
+    @nn.compact
+    def __call__(self, x: Array, previous_action: Array | None = None) -> tuple[Array, Array] | Array:
+        x = Features(self.feature_dim, self.arithmetic, self.squash, name="encoder")(x)
+        if previous_action is not None:
+            x = jnp.concatenate([x, previous_action], axis=-1)
+        outputs = self.action_dim * (2 if self.stochastic else 1)
+        x = MLP(self.hidden, outputs, self.arithmetic, name="head")(x)
+        if not self.stochastic:
+            return x
+        mean, log_std = jnp.split(x, 2, axis=-1)
+        low, high = self.log_std_range
+        log_std = low + 0.5 * (high - low) * (jnp.tanh(log_std) + 1.0)
+        return (mean if previous_action is None else previous_action + mean), log_std
+
+
+class _Critic(nn.Module):
+    feature_dim: int
+    hidden: int
+    arithmetic: Arithmetic
+    squash: bool
+
+    @nn.compact
+    def __call__(self, x: Array, action: Array) -> Array:
+        x = Features(self.feature_dim, self.arithmetic, self.squash, name="encoder")(x)
+        x = jnp.concatenate([x, action], axis=-1)
+        twin = nn.vmap(
+            MLP, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, out_axes=0, axis_size=2
+        )
+        return twin(self.hidden, 1, self.arithmetic, name="heads")(x)[..., 0]
+
+
+def make_networks(
+    action_dim: int,
+    *,
+    num_filters: int = 32,
+    conv_kernels: tuple[int, ...] = (3, 3, 3, 3),
+    conv_strides: tuple[int, ...] = (2, 1, 1, 1),
+    frame_basis: Literal["frames", "differences"] = "frames",
+    feature_dim: int = 50,
+    hidden_dim: int = 1024,
+    log_std_range: tuple[float, float] = (-10.0, 2.0),
+    precision: Precision = "float32",
+    squash: bool = False,
+    centre: bool = False,
+    change: bool = False,
+    stochastic: bool = True,
+) -> Networks:
+    """The networks of a pixel agent; orthogonal initialisation, zero biases, as in SAC-AE.
+
+    Args:
+      frame_basis: what the first convolution's weights multiply: the stacked ``frames``, or the newest frame and the
+        ``differences`` of neighbours, the same functions in coordinates in which Adam finds motion sooner.
+      precision: of convolutions and matrix products, forward and backward; parameters and outputs stay float32.
+      squash: features end in a tanh. centre: pixels count from -0.5 to 0.5 instead of 0 to 1.
+      change: the torso subtracts the features of the stack one frame before; observations hold one frame more.
+      stochastic: the actor gives a mean and a log deviation, not a mean alone.
+    """
+    arithmetic, differences = ARITHMETIC[precision], frame_basis == "differences"
+    torso = _ChangeTorso if change else _Convolutions
+    return Networks(
+        torso=pair(torso(num_filters, conv_kernels, conv_strides, differences, centre, arithmetic)),
+        actor=pair(_Actor(feature_dim, hidden_dim, action_dim, log_std_range, arithmetic, squash, stochastic)),
+        critic=pair(_Critic(feature_dim, hidden_dim, arithmetic, squash)),
+        features=pair(Features(feature_dim, arithmetic, squash)),
+    )
+
+
+def init_networks(
+    networks: Networks, key: Array, images: Array, action: Array, *actor_inputs: Array
+) -> dict[str, Params]:
+    """Parameters {"torso", "actor", "critic"}; the inputs give the shapes only. The key is consumed.
+
+    Args:
+      images: u8[B,H,W,C]. action: what the critic reads, f32[B,A]. actor_inputs: what the actor reads beside features.
+    """
+    torso_key, actor_key, critic_key = jax.random.split(key, 3)
+    torso = networks.torso.init(torso_key, images)
+    features = networks.torso.apply(torso, images)
+    return {
+        "torso": torso,
+        "actor": networks.actor.init(actor_key, features, *actor_inputs),
+        "critic": networks.critic.init(critic_key, features, action),
+    }

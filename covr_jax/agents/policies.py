@@ -1,0 +1,81 @@
+"""From what an actor network gives to actions in [-1, 1]. Letters: B batch, A action."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from covr_jax.agents.losses import squashed_sample
+from covr_jax.types import Array
+
+_EDGE = 1e-6  # noisy actions stay inside of [-1, 1] by this much [DrQ-v2]
+_CLIP = 0.3  # of the noise in losses [DrQ-v2]
+_LOG_2PI_E = 2.8378770664093453
+
+
+class Policy(NamedTuple):
+    """``outputs`` are the actor network's; ``noise`` is the deviation that deterministic policies explore with.
+
+    An ``entropy_regularised`` policy has a temperature, and its ``log_prob`` enters targets and losses; for the
+    others it is 0, which leaves the deterministic policy gradient.
+    """
+
+    mode: Callable[[Any], Array]  # outputs -> f32[B,A]
+    explore: Callable[[Array, Any, Array], Array]  # (key, outputs, noise) -> f32[B,A]
+    sample: Callable[[Array, Any, Array], tuple[Array, Array]]  # in losses -> action f32[B,A], log_prob f32[B]
+    entropy: Callable[[Array, Any, Array], Array]  # one-sample estimate -log pi(a|s), nats, f32[B]
+    entropy_regularised: bool
+
+
+def _gaussian_sample(key: Array, outputs: tuple[Array, Array], noise: Array) -> tuple[Array, Array]:
+    del noise
+    return squashed_sample(key, *outputs)
+
+
+squashed_gaussian = Policy(
+    mode=lambda outputs: jnp.tanh(outputs[0]),
+    explore=lambda key, outputs, noise: _gaussian_sample(key, outputs, noise)[0],
+    sample=_gaussian_sample,
+    entropy=lambda key, outputs, noise: -_gaussian_sample(key, outputs, noise)[1],
+    entropy_regularised=True,
+)
+
+
+@jax.custom_jvp
+def _inside(action: Array) -> Array:
+    """Clipped to [-1, 1]; the gradient passes as if it were not (DrQ-v2)."""
+    return jnp.clip(action, -1.0 + _EDGE, 1.0 - _EDGE)
+
+
+_inside.defjvp(lambda primals, tangents: (_inside(*primals), tangents[0]))
+
+
+def _noisy(key: Array, mean: Array, noise: Array, clip: float | None) -> Array:
+    change = noise * jax.random.normal(key, mean.shape, mean.dtype)
+    if clip is not None:
+        change = jnp.clip(change, -clip, clip)
+    return _inside(jnp.tanh(mean) + change)
+
+
+def _noisy_sample(key: Array, mean: Array, noise: Array) -> tuple[Array, Array]:
+    return _noisy(key, mean, noise, _CLIP), jnp.zeros(mean.shape[:-1], mean.dtype)
+
+
+def _noise_entropy(key: Array, mean: Array, noise: Array) -> Array:
+    """Of the noise alone, that of the unclipped Gaussian."""
+    del key
+    per_dimension = 0.5 * _LOG_2PI_E + jnp.log(jnp.maximum(noise, _EDGE))
+    return jnp.full(mean.shape[:-1], mean.shape[-1]) * per_dimension
+
+
+# a = clip(tanh(mean) + noise * N(0, 1)); in losses the noise is clipped at 0.3 (Yarats et al. 2021, DrQ-v2).
+noisy_deterministic = Policy(
+    mode=jnp.tanh,
+    explore=lambda key, mean, noise: _noisy(key, mean, noise, None),
+    sample=_noisy_sample,
+    entropy=_noise_entropy,
+    entropy_regularised=False,
+)

@@ -1,0 +1,160 @@
+"""Which transitions an update learns from: uniform, prioritised, recent or elite ones.
+
+A transition is named by the time of its first slot, counted since the first slot ever written, and its lane. It must
+not start at LAST or CUT, must have its successor stored, and once the ring is full its whole history.
+Letters: T slots, E envs, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from covr_jax.config import ReplayConfig
+from covr_jax.replay_state import ReplayState
+from covr_jax.types import Array, StepType
+
+_CANDIDATES = 4  # draws per sample; a slot that starts no transition (1 in 126 for cartpole) is drawn again
+ELITE = 2.0  # priority of marked slots; new ones have at most 1 where nothing is prioritised
+
+
+class Drawn(NamedTuple):
+    """B transitions."""
+
+    time: Array  # i32[B]
+    lane: Array  # i32[B]
+    weight: Array | None = None  # f32[B], of the critic loss; None: 1
+
+
+# (state, key, batch size, frames per observation, updates so far i32) -> Drawn; the key is consumed
+Draw = Callable[[ReplayState, Array, int, int, Array], Drawn]
+
+
+def _oldest(state: ReplayState, frame_stack: int) -> Array:
+    """The first time that may be drawn: once the ring is full its oldest slots have lost their history."""
+    slots = state.reward.shape[0]
+    return jnp.maximum(state.count - slots, 0) + jnp.where(state.count > slots, frame_stack - 1, 0)
+
+
+def _between(state: ReplayState, key: Array, batch_size: int, oldest: Array) -> Drawn:
+    """Uniform over the transitions that start at ``oldest`` or later."""
+    slots, num_envs = state.reward.shape
+    lane_key, time_key = jax.random.split(key)
+    lanes = jax.random.randint(lane_key, (_CANDIDATES, batch_size), 0, num_envs)
+    draws = jax.random.randint(time_key, (_CANDIDATES, batch_size), oldest, state.count - 1)
+    starts = state.step_type[draws % slots, lanes] < StepType.LAST
+    chosen = jnp.argmax(starts, axis=0)[None]
+    lane = jnp.take_along_axis(lanes, chosen, axis=0)[0]
+    drawn = jnp.take_along_axis(draws, chosen, axis=0)[0]
+    # Every candidate was an end: its neighbours are none, but where an episode was cut at its beginning.
+    before = (drawn > oldest) & (state.step_type[(drawn - 1) % slots, lane] < StepType.LAST)
+    return Drawn(jnp.where(starts.any(axis=0), drawn, jnp.where(before, drawn - 1, drawn + 1)), lane)
+
+
+def uniform(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> Drawn:
+    """Every transition with the same probability."""
+    del updates
+    return _between(state, key, batch_size, _oldest(state, frame_stack))
+
+
+def _times(state: ReplayState) -> Array:
+    """The time that each slot of the ring holds, i32[T]; -1 where it is empty."""
+    slots = state.reward.shape[0]
+    newest = state.count - 1
+    times = newest - (newest - jnp.arange(slots)) % slots
+    return jnp.where(times >= 0, times, -1)
+
+
+def _mass(state: ReplayState, frame_stack: int, value: Array) -> Array:
+    """``value`` f32[T,E] of the slots that start a transition, 0 elsewhere."""
+    times = _times(state)
+    inside = (times >= _oldest(state, frame_stack)) & (times < state.count - 1)
+    return jnp.where(inside[:, None] & (state.step_type < StepType.LAST), value, 0.0)
+
+
+def _by_mass(state: ReplayState, key: Array, batch_size: int, mass: Array) -> tuple[Array, Array, Array]:
+    """Times, lanes and probabilities of draws in proportion to ``mass`` f32[T,E]."""
+    num_envs = mass.shape[1]
+    below = jnp.cumsum(mass.reshape(-1))
+    points = jax.random.uniform(key, (batch_size,)) * below[-1]
+    index = jnp.searchsorted(below, points, side="right").clip(max=below.shape[0] - 1)
+    return _times(state)[index // num_envs], index % num_envs, mass.reshape(-1)[index] / below[-1]
+
+
+def prioritised(alpha: float, beta: float) -> Draw:
+    """P(i) ~ p_i^alpha and w_i = (N P(i))^-beta / max_j w_j, p the last |TD error| (Schaul et al. 2016, PER).
+
+    A new transition has the largest priority seen so far. The maximum is over the batch, as is customary.
+    """
+
+    def draw(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> Drawn:
+        del updates
+        mass = _mass(state, frame_stack, state.priority**alpha)
+        time, lane, probability = _by_mass(state, key, batch_size, mass)
+        weight = (jnp.count_nonzero(mass) * probability) ** -beta
+        return Drawn(time, lane, weight / weight.max())
+
+    return draw
+
+
+def recent(eta: float, least: int, updates_per_phase: int) -> Draw:
+    """Uniform over the newest c_k = max(N eta^(1000 k / K), least) transitions (Wang and Ross 2019, ERE).
+
+    The k-th of K updates sees fewer and fewer; with one update per step a phase is K updates.
+    """
+
+    def draw(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> Drawn:
+        num_envs = state.reward.shape[1]
+        oldest = _oldest(state, frame_stack)
+        stored = (state.count - 1 - oldest) * num_envs
+        k = updates % updates_per_phase + 1
+        kept = jnp.maximum(stored * eta ** (1000.0 * k / updates_per_phase), least)
+        newest = state.count - 1 - jnp.ceil(kept / num_envs).astype(jnp.int32)
+        # One slot more than asked for: a draw that meets LAST moves to its neighbour.
+        return _between(state, key, batch_size, jnp.maximum(oldest, jnp.minimum(newest, state.count - 3)))
+
+    return draw
+
+
+def elite(share: float) -> Draw:
+    """``share`` of the batch from marked transitions, the rest uniform; all uniform while none is marked."""
+
+    def draw(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> Drawn:
+        elite_key, rest_key = jax.random.split(key)
+        everywhere = uniform(state, rest_key, batch_size, frame_stack, updates)
+        mass = _mass(state, frame_stack, (state.priority >= ELITE).astype(jnp.float32))
+        time, lane, _ = _by_mass(state, elite_key, batch_size, mass)
+        chosen = (jnp.arange(batch_size) < round(share * batch_size)) & (mass.sum() > 0)
+        return Drawn(jnp.where(chosen, time, everywhere.time), jnp.where(chosen, lane, everywhere.lane))
+
+    return draw
+
+
+def prioritise(state: ReplayState, place: tuple[Array, Array], td_error: Array) -> ReplayState:
+    """Set the priorities of transitions, (time, lane), to their |TD error| f32[B], a little above 0."""
+    time, lane = place
+    value = jnp.abs(td_error) + 1e-6
+    slot = time % state.reward.shape[0]
+    top = jnp.maximum(state.top_priority, value.max())
+    return state.replace(priority=state.priority.at[slot, lane].set(value), top_priority=top)
+
+
+def mark(state: ReplayState, time: Array, lane: Array) -> ReplayState:
+    """Mark transitions as elite; those that the ring has overwritten meanwhile are left out."""
+    slots = state.reward.shape[0]
+    slot = jnp.where(time >= state.count - slots, time % slots, slots)
+    return state.replace(priority=state.priority.at[slot, lane].set(ELITE, mode="drop"))
+
+
+def make_draw(config: ReplayConfig) -> Draw:
+    """The draw that the config names."""
+    if config.sampling == "prioritised":
+        return prioritised(config.priority_alpha, config.priority_beta)
+    if config.sampling == "recent":
+        return recent(config.recent_eta, config.recent_least, config.recent_phase)
+    if config.sampling == "elite":
+        return elite(config.elite_share)
+    return uniform

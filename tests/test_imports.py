@@ -127,7 +127,7 @@ def test_floors_and_fences(path):
         ("covr/eddf.py", "from .. import types"),
         ("replay.py", "from covr_jax import loop"),
         ("replay.py", "def f():\n    import covr_jax.agents.learner"),
-        ("replay.py", "from covr_jax.covr.returns import returns_to_go"),
+        ("augment.py", "from covr_jax.covr.returns import returns_to_go"),
         ("agents/learner.py", "import torch"),
         ("agents/learner.py", "from flax import linen as nn"),
         ("agents/learner.py", "from covr_jax.vlm import codec"),

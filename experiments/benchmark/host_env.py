@@ -2,8 +2,8 @@
 
 ``python experiments/benchmark/host_env.py --tasks car_racing carla_highway --num-envs 1 2 4``
 
-An agent step is one call of ``HostVecEnv.step`` in one lane: ``action_repeat`` simulation steps and one picture, stacked
-and handed to this process. The CARLA tasks run on loopback servers: nothing here is about Unreal.
+An agent step is one call of ``HostVecEnv.step`` in one lane: ``action_repeat`` simulation steps and one picture that
+reaches this process. The CARLA tasks run on loopback servers: nothing here is about Unreal.
 """
 
 from __future__ import annotations

@@ -221,6 +221,11 @@ class Programs:
         return isinstance(self.env, HostVecEnv)
 
     @property
+    def pictures(self) -> str:
+        """What draws them: a renderer of this project, or the simulator on the host."""
+        return self.env.task.pictures if isinstance(self.env, HostVecEnv) else self.config.renderer
+
+    @property
     def replay_bytes(self) -> int:
         """What the replay takes, predicted."""
         return replay.nbytes(self.slots, self.env.num_envs, self.config.env.image_size, self.env.action_dim)

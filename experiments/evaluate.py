@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--video", type=Path, default=None, help="also record one episode to this mp4")
     others = parser.add_mutually_exclusive_group()
     others.add_argument("--random", action="store_true", help="uniform actions in place of the policy's")
-    others.add_argument("--constant", type=float, nargs="+", default=None, metavar="A", help="always this action instead")
+    others.add_argument("--constant", type=float, nargs="+", default=None, metavar="A", help="always this action")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a line")
     arguments = parser.parse_args()
 
@@ -48,7 +48,7 @@ def main() -> int:
     if arguments.random:
         policy, name = programs.random_policy(arguments.number), "random"
     elif arguments.constant:
-        action = np.tile(np.float32(arguments.constant), (lanes, 1))
+        action = np.tile(np.array(arguments.constant, np.float32), (lanes, 1))
         policy, name = (lambda *_: action), f"constant {' '.join(f'{number:g}' for number in arguments.constant)}"
     values = programs.evaluate(policy, arguments.episodes, arguments.number)
     measured = programs.episode_metrics()

@@ -31,7 +31,7 @@ def rate(task: str, lanes: int, size: int, seconds: float) -> dict[str, Any]:
     from covr_jax import envs
 
     env = envs.make(task, lanes, image_size=size)
-    action = np.tile(np.float32(ACTIONS.get(task, GENTLE)), (lanes, 1))
+    action = np.tile(np.array(ACTIONS.get(task, GENTLE), np.float32), (lanes, 1))
     started = time.perf_counter()
     state, _ = env.reset(np.zeros(2, np.uint32))
     opened = time.perf_counter() - started

@@ -7,8 +7,10 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from covr_jax.programs import Programs
+from covr_jax.types import TimeStep
 from covr_jax.vlm.protocol import PriorService
 
 _CALLS = 10
@@ -20,7 +22,9 @@ def policy_budget(programs: Programs, learner: Any) -> dict[str, float]:
     The action is that of all evaluation lanes at once, dispatch and waiting included.
     """
     policy = programs.learned_policy(learner)
-    _, timestep = next(iter(programs.episode(policy, number=0)))
+    lanes, side = programs.eval_env.num_envs, programs.config.env.image_size
+    picture = jnp.zeros((lanes, side, side, 3 * programs.frame_stack), jnp.uint8)  # no environment is disturbed
+    timestep = TimeStep(jnp.zeros(lanes, jnp.int32), jnp.zeros(lanes), jnp.ones(lanes), picture)
     jax.block_until_ready(policy(timestep, 0))
     seconds = []
     for _ in range(_CALLS):

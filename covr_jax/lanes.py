@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from covr_jax import replay, runtime
-from covr_jax.envs import EnvState, HostState, HostVecEnv, VecEnv
+from covr_jax.config import Config, ConfigError
+from covr_jax.envs import EnvState, HostState, HostTask, HostVecEnv, VecEnv
+from covr_jax.envs.task import Task
+from covr_jax.render import RendererError
 from covr_jax.replay import ReplayState
 from covr_jax.types import Array, StepType, TimeStep
 
@@ -79,3 +83,56 @@ class HostedEnv:
         lanes = np.asarray(after.step_type) == StepType.FIRST
         lanes &= np.asarray(before.step_type) != StepType.LAST
         return self._cut(store, lanes) if lanes.any() else store
+
+
+def driven(env: VecEnv | HostVecEnv, place: Callable[[Any], Any] = lambda x: x) -> Any:
+    """``CompiledEnv`` or ``HostedEnv``, as the environment wants it."""
+    return HostedEnv(env, place) if isinstance(env, HostVecEnv) else CompiledEnv(env, place)
+
+
+def make_envs(config: Config, task: Task | HostTask, frame_stack: int) -> tuple[Any, Any]:
+    """The environments of a run, for training and for evaluation: two VecEnvs or one HostVecEnv.
+
+    A compiled evaluation has a lane for each of its episodes. Simulators on the host are dear: training and evaluation
+    share them, and an evaluation breaks off the training episodes under way.
+
+    Raises:
+      ConfigError: options that do not fit together.
+    """
+    env = config.env
+    options = {"action_repeat": env.action_repeat, "image_size": env.image_size, "frame_stack": frame_stack}
+    distractors = config.eval.distractors or env.distractors
+    if isinstance(task, HostTask):
+        if (env.distractors, distractors, config.renderer) != ("none", "none", "jax"):
+            raise ConfigError(f"{task.name} draws its own pictures: leave --renderer and the distractors out")
+        worlds = HostVecEnv(task, env.num_envs, **options)
+        return worlds, worlds
+    make = partial(VecEnv, task, samples=env.samples, renderer=config.renderer, **options)
+    lanes = max(env.num_envs, config.eval.episodes)
+    try:
+        training = make(env.num_envs, distractors=env.distractors)
+        same = (lanes, distractors) == (env.num_envs, env.distractors)
+        return training, training if same else make(lanes, distractors=distractors)
+    except RendererError as error:
+        raise ConfigError(str(error)) from error
+
+
+def in_turn(
+    rollout: Iterable[tuple[Any, TimeStep]], finished: Callable[[], list[list[Any]]], episodes: int
+) -> tuple[np.ndarray, list[Any]]:
+    """Returns f64[episodes] of a rollout's episodes, and what ``finished`` says of them.
+
+    The lanes' first episodes come first, then their second ones: so many of each lane, however short some are.
+    """
+    returns: list[list[float]] = []
+    total = np.zeros(())
+    for _, timestep in rollout:
+        step_type = np.asarray(timestep.step_type)
+        returns = returns or [[] for _ in step_type]
+        total = np.where(step_type == StepType.FIRST, 0.0, total + np.asarray(timestep.reward, np.float64))
+        for lane in np.nonzero(step_type == StepType.LAST)[0]:
+            returns[lane].append(float(total[lane]))
+        if min(map(len, returns)) * len(returns) >= episodes:
+            break
+    values, measured = ([item for row in zip(*lanes, strict=False) for item in row] for lanes in (returns, finished()))
+    return np.array(values[:episodes]), measured[:episodes]

@@ -326,5 +326,6 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
         finally:
             if trainer.vlm:
                 trainer.vlm.close()
-        finished.write_text(json.dumps(result._asdict() | {"renderer": config.renderer, "command": command}, indent=1))
+        facts = {"renderer": trainer.programs.pictures, "command": command}
+        finished.write_text(json.dumps(result._asdict() | facts, indent=1))
     return result

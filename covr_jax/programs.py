@@ -22,10 +22,9 @@ from covr_jax import config as configuration
 from covr_jax import draws, memory, replay, runtime
 from covr_jax.agents import Augmentation, Learner, LearnerState, make_learner, make_method
 from covr_jax.config import Config, ConfigError
-from covr_jax.envs import EnvState, HostState, HostTask, HostVecEnv, VecEnv, find_task
-from covr_jax.envs.task import Task
-from covr_jax.lanes import CompiledEnv, HostedEnv
-from covr_jax.render import RendererError
+from covr_jax.envs import EnvState, HostState, HostVecEnv, find_task
+from covr_jax.lanes import CompiledEnv as CompiledEnv
+from covr_jax.lanes import driven, in_turn, make_envs
 from covr_jax.replay import ReplayState
 from covr_jax.train_state import Progress, TrainState, advance
 from covr_jax.types import Array, EnvironmentLost, Prior, StepType, TimeStep
@@ -38,42 +37,6 @@ FINAL_EVALUATION = 1_000_000  # number of the start states of the last evaluatio
 def stream(seed: int, purpose: int) -> Array:
     """The root key of a purpose; fold a counter in before use."""
     return jax.random.fold_in(jax.random.key(seed), purpose)
-
-
-def _mjx_envs(config: Config, task: Task, frame_stack: int) -> tuple[VecEnv, VecEnv]:
-    """For training, and for evaluation, which has a lane for each of its episodes."""
-    env = config.env
-    make = partial(
-        VecEnv,
-        task,
-        action_repeat=env.action_repeat,
-        image_size=env.image_size,
-        frame_stack=frame_stack,
-        samples=env.samples,
-        renderer=config.renderer,
-    )
-    lanes, distractors = max(env.num_envs, config.eval.episodes), config.eval.distractors or env.distractors
-    same = (lanes, distractors) == (env.num_envs, env.distractors)
-    try:
-        training = make(env.num_envs, distractors=env.distractors)
-        return training, training if same else make(lanes, distractors=distractors)
-    except RendererError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _host_envs(config: Config, task: HostTask, frame_stack: int) -> tuple[HostVecEnv, HostVecEnv]:
-    """One for both: simulators are dear, so an evaluation breaks off the training episodes under way."""
-    env = config.env
-    if (env.distractors, config.eval.distractors or "none", config.renderer) != ("none", "none", "jax"):
-        raise ConfigError(f"{task.name} draws its own pictures: leave --renderer and the distractors out")
-    options = {"action_repeat": env.action_repeat, "image_size": env.image_size, "frame_stack": frame_stack}
-    envs = HostVecEnv(task, env.num_envs, **options)
-    return envs, envs
-
-
-def _in_turn(lanes: list[list[Any]]) -> list[Any]:
-    """The lanes' first items, then their second ones, and so on for as long as every lane has one."""
-    return [item for row in zip(*lanes, strict=False) for item in row]
 
 
 class Programs:
@@ -94,11 +57,7 @@ class Programs:
         self.method = make_method(agent, config.augment, env.image_size, task.augmentation)
         self.augmentation = self.method.augmentation
         self.frame_stack = env.frame_stack + self.method.history
-        self.env, self.eval_env = (
-            _host_envs(config, task, self.frame_stack)
-            if isinstance(task, HostTask)
-            else _mjx_envs(config, task, self.frame_stack)
-        )
+        self.env, self.eval_env = make_envs(config, task, self.frame_stack)
         self.learner: Learner = make_learner(
             self.env.action_dim, sac.learning_rate or task.learning_rate, self.method, sac
         )
@@ -109,8 +68,8 @@ class Programs:
         every = math.lcm(config.vlm.every, self.cycle)
         self.chunk_steps = every * math.ceil(10 / every)
         self._check(self.augmentation)
-        self._draw = draws.make_draw(config.replay)
         self._measured: list[dict[str, float]] = []
+        self._draw = draws.make_draw(config.replay)
         self._keys = {purpose: stream(config.seed, purpose) for purpose in (ACT, UPDATE)}
         self._compile()
 
@@ -138,8 +97,8 @@ class Programs:
     def _compile(self) -> None:
         self._act = runtime.jit(self._act_piece)
         self._random = runtime.jit(self._random_piece)
-        self._env = self.lanes(self.env)
-        self._eval = self._env if self.eval_env is self.env else self.lanes(self.eval_env)
+        self._env = driven(self.env, self._placed)
+        self._eval = self._env if self.eval_env is self.env else driven(self.eval_env, self._placed)
         self._add = runtime.jit(replay.add, donate_argnums=0)
         self._prioritise = runtime.jit(draws.prioritise, donate_argnums=0)
         self._mark = runtime.jit(draws.mark, donate_argnums=0)
@@ -163,10 +122,6 @@ class Programs:
             self._run_cycles = self._dispatch_cycles
         else:
             self._run_cycles = runtime.jit(self.rolled, static_argnums=(1, 2), donate_argnums=0)
-
-    def lanes(self, env: VecEnv | HostVecEnv) -> CompiledEnv | HostedEnv:
-        """The environments as a run steps them."""
-        return HostedEnv(env, self._placed) if isinstance(env, HostVecEnv) else CompiledEnv(env, self._placed)
 
     def _act_piece(
         self, learner: LearnerState, observation: Array, vec_steps: Array, previous: Array | None
@@ -267,6 +222,11 @@ class Programs:
         return isinstance(self.env, HostVecEnv)
 
     @property
+    def pictures(self) -> str:
+        """What draws them: a renderer of this project, or the simulator on the host."""
+        return self.env.task.pictures if isinstance(self.env, HostVecEnv) else self.config.renderer
+
+    @property
     def replay_bytes(self) -> int:
         """What the replay takes, predicted."""
         return replay.nbytes(self.slots, self.env.num_envs, self.config.env.image_size, self.env.action_dim)
@@ -363,31 +323,13 @@ class Programs:
         Args:
           number: which evaluation this is; equal numbers start from equal states.
         """
-        lanes = self.eval_env.num_envs
-        total, finished = np.zeros(lanes), [[] for _ in range(lanes)]
-        for _, timestep in self.rollout(policy, number):
-            step_type = np.asarray(timestep.step_type)
-            total = np.where(step_type == StepType.FIRST, 0.0, total + np.asarray(timestep.reward, np.float64))
-            for lane in np.nonzero(step_type == StepType.LAST)[0]:
-                finished[lane].append(total[lane])
-            if min(map(len, finished)) * lanes >= episodes:
-                break
-        self._measured = _in_turn(self._eval.finished())[:episodes]
-        return np.array(_in_turn(finished)[:episodes])
+        values, self._measured = in_turn(self.rollout(policy, number), self._eval.finished, episodes)
+        return values
 
     def episode_metrics(self) -> dict[str, float]:
         """What the environment itself measured, by name: means over the episodes of the latest evaluation."""
         names = self._measured[0] if self._measured else {}
         return {name: float(np.mean([episode[name] for episode in self._measured])) for name in names}
-
-    def episode(
-        self, policy: Callable[[TimeStep, int], Any], number: int
-    ) -> Iterator[tuple[EnvState | HostState, TimeStep]]:
-        """The first evaluation lane's episode in ``rollout``, from FIRST to LAST."""
-        for state, timestep in self.rollout(policy, number):
-            yield state, timestep
-            if timestep.step_type[0] == StepType.LAST:
-                return
 
     def rollout(
         self, policy: Callable[[TimeStep, int], Any], number: int
@@ -411,7 +353,8 @@ class Programs:
 
         def policy(timestep: TimeStep, step: int) -> Array:
             nonlocal action
-            previous = action if step else jnp.zeros_like(action)
+            going_on = timestep.step_type != StepType.FIRST
+            previous = jnp.where(going_on[:, None], action, 0.0)
             action = self._mean_action(learner, timestep.observation, previous)
             return action
 

@@ -95,14 +95,14 @@ class Selector:
 
     def select(self, state: TrainState, number: int, env_steps: int, start: list[int]) -> Selection:
         """The samples that round ``number`` (from 1) keeps; none where no episode has ended."""
-        config, covr = self._config, self._config.covr
+        covr = self._config.covr
         samples, following = finished_samples(state, start, covr.return_discount, covr.score)
         record: dict[str, Any] = {
             "round": number,
             "env_steps": env_steps,
             "samples": len(samples.time),
             "interval": schedule.interval(number - 1, covr.psi_0, covr.schedule),
-            "guidance": schedule.gate_open(number, config.cold_start_rounds),
+            "guidance": schedule.gate_open(number, self._config.cold_start_rounds),
         }
         if not len(samples.time):
             return Selection(samples, record, following)

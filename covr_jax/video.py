@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from covr_jax.agents import LearnerState
 from covr_jax.envs import HostVecEnv, VecEnv
 from covr_jax.programs import Programs
 from covr_jax.render import Renderer
+from covr_jax.types import StepType, TimeStep
 
 _SIZE = 240  # pixels
 
@@ -42,10 +45,7 @@ def record_episode(programs: Programs, learner: LearnerState, path: Path) -> Pat
 
 def _seen(programs: Programs, learner: LearnerState) -> list[np.ndarray]:
     """The pictures that the actor was given, enlarged by whole pixels."""
-    newest = [
-        np.asarray(timestep.observation[0, ..., -3:])
-        for _, timestep in programs.episode(programs.learned_policy(learner), number=0)
-    ]
+    newest = [np.asarray(timestep.observation[0, ..., -3:]) for _, timestep in _episode(programs, learner)]
     factor = 4 * max(_SIZE // (4 * newest[0].shape[0]), 1)  # the encoder wants multiples of 4
     return [frame.repeat(factor, 0).repeat(factor, 1) for frame in newest]
 
@@ -59,5 +59,12 @@ def _drawn(programs: Programs, env: VecEnv, learner: LearnerState) -> list[np.nd
         return renderer(mjx.camlight(model, mjx.com_pos(model, data)))
 
     draw = runtime.jit(draw)
-    episode = programs.episode(programs.learned_policy(learner), number=0)
-    return [np.asarray(draw(state.qpos[0])) for state, _ in episode]
+    return [np.asarray(draw(state.qpos[0])) for state, _ in _episode(programs, learner)]
+
+
+def _episode(programs: Programs, learner: LearnerState) -> Iterator[tuple[Any, TimeStep]]:
+    """States and time steps of the first evaluation lane's first episode."""
+    for state, timestep in programs.rollout(programs.learned_policy(learner), number=0):
+        yield state, timestep
+        if timestep.step_type[0] == StepType.LAST:
+            return

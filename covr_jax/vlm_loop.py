@@ -16,7 +16,7 @@ import numpy as np
 
 from covr_jax import budget, runtime
 from covr_jax.config import Config
-from covr_jax.lanes import CompiledEnv, HostedEnv
+from covr_jax.lanes import CompiledEnv, HostedEnv, driven
 from covr_jax.metrics import MetricsLogger
 from covr_jax.programs import ENV, FINAL_EVALUATION, Programs, stream
 from covr_jax.rounds import Reporter
@@ -103,7 +103,7 @@ class VLMTrainer:
         vpf = self.config.vpf
         options = PPOOptions(**{name: getattr(vpf, name) for name in PPOOptions._fields})
         policy = TokenPolicy(cast(Any, cast(SyncPrior, self.vlm).engine), options, vpf.value_hidden, self.config.seed)
-        env = self.programs.lanes(self.programs.env)
+        env = driven(self.programs.env)
         state, timestep = env.reset(stream(self.config.seed, ENV))
         length = math.ceil(vpf.steps / self.programs.env.num_envs)
         running, last = np.zeros(self.programs.env.num_envs), np.full(self.programs.env.num_envs, np.nan)

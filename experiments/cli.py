@@ -45,12 +45,12 @@ def split_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[
 def parse_config(arguments: Sequence[str], prog: str, description: str) -> Config:
     """Config from ``--preset P --method M --base B``, overridden by any ``--group.leaf value``.
 
-    ``--vlm X`` means ``--vlm.name X``.
+    ``--vlm X`` means ``--vlm.name X``, ``--endpoint X`` ``--carla.endpoint X``.
     """
     preset, rest = split_option(arguments, "preset")
-    vlm, rest = split_option(rest, "vlm")
-    if vlm is not None:
-        rest += ["--vlm.name", vlm]
+    for short, full in (("vlm", "vlm.name"), ("endpoint", "carla.endpoint")):
+        value, rest = split_option(rest, short)
+        rest += [f"--{full}", value] if value is not None else []
     method, rest = split_option(rest, "method")
     base, rest = split_option(rest, "base")
     try:
@@ -59,7 +59,8 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
         fail(error)
     if {"-h", "--help"} & set(rest):
         names = ",".join(presets.PRESETS)
-        print(f"--preset {{{names}}}, --method and --base choose the defaults below; --vlm X is --vlm.name X\n")
+        print(f"--preset {{{names}}}, --method and --base choose the defaults below; --vlm X is --vlm.name X,")
+        print("--endpoint X is --carla.endpoint X\n")
         return tyro.cli(Config, prog=prog, description=description, default=default, args=["--help"])
     complaint = io.StringIO()
     try:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from covr_jax.config import Distractors
@@ -23,6 +25,9 @@ def main() -> int:
     names = get_args(Distractors)
     parser.add_argument("--distractors", default=None, choices=names, help="in the picture; default: the run's own")
     parser.add_argument("--video", type=Path, default=None, help="also record one episode to this mp4")
+    others = parser.add_mutually_exclusive_group()
+    others.add_argument("--random", action="store_true", help="uniform actions in place of the policy's")
+    others.add_argument("--constant", type=float, nargs="+", default=None, metavar="A", help="always this action")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a line")
     arguments = parser.parse_args()
 
@@ -36,7 +41,15 @@ def main() -> int:
     lanes = programs.eval_env.num_envs
     if arguments.episodes < 1 or (arguments.episodes > lanes and not programs.hosted):
         cli.fail(f"--episodes must be between 1 and {lanes}, the run's evaluation lanes")
+    if arguments.constant and len(arguments.constant) != programs.env.action_dim:
+        cli.fail(f"--constant needs {programs.env.action_dim} numbers for {config.task}")
     policy = programs.learned_policy(state.learner)
+    name = config.method
+    if arguments.random:
+        policy, name = programs.random_policy(arguments.number), "random"
+    elif arguments.constant:
+        action = np.tile(np.array(arguments.constant, np.float32), (lanes, 1))
+        policy, name = (lambda *_: action), f"constant {' '.join(f'{number:g}' for number in arguments.constant)}"
     values = programs.evaluate(policy, arguments.episodes, arguments.number)
     measured = programs.episode_metrics()
     if arguments.video:
@@ -46,13 +59,13 @@ def main() -> int:
     programs.close()
     row = {
         "task": config.task,
-        "method": config.method,
+        "method": name,
         "seed": config.seed,
         "env_steps": int(state.progress.transitions) * programs.env.action_repeat,
         "episodes": arguments.episodes,
         "return": float(values.mean()),
         "return_std": float(values.std()),
-        "renderer": config.renderer,
+        "renderer": programs.pictures,
         "distractors": config.eval.distractors or config.env.distractors,
         **measured,
     }

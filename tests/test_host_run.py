@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from covr_jax import config as configuration
-from covr_jax import loop, replay, rounds
+from covr_jax import loop, replay, selection
 from covr_jax import programs as programs_module
 from covr_jax.checkpoint import Checkpointer
 from covr_jax.programs import Programs
@@ -145,7 +145,7 @@ def test_an_evaluation_between_chunks_leaves_a_seam_that_nothing_joins(config, s
     assert np.asarray(state.replay.step_type)[10].tolist() == [CUT, CUT]
     assert np.asarray(state.replay.discount)[10].tolist() == [1, 1]
     check_samples(state.replay, config.sac)
-    samples, _ = rounds.finished_samples(state, [0, 0], 1.0)
+    samples, _ = selection.finished_samples(state, [0, 0], 1.0)
     whole = [(int(time), int(lane)) for time, lane in zip(samples.time, samples.lane, strict=True)]
     assert not {(time, 1) for time in range(11)} & set(whole)  # a broken episode has no return
     assert samples.returns[whole.index((0, 0))] == 28 and samples.returns[whole.index((11, 1))] == 351

@@ -65,6 +65,7 @@ def carla_task(scenario: str, endpoint: str = LOOPBACK, profile: str = "dmr") ->
         fps=20.0,
         learning_rate=1e-3,
         augmentation="crop",
+        pictures=LOOPBACK if endpoint == LOOPBACK else "carla",
     )
 
 

@@ -59,6 +59,7 @@ class HostTask:
     fps: float  # simulation steps per second of the world's time
     learning_rate: float  # actor, critic, encoder
     augmentation: str  # RAD's for the task
+    pictures: str  # who draws them
 
 
 class HostState(flax.struct.PyTreeNode):

@@ -30,6 +30,7 @@ _CAR_RACING = HostTask(
     fps=FPS,
     learning_rate=1e-3,
     augmentation="crop",
+    pictures="gymnasium",
 )
 _SCENARIOS = {f"carla_{name}": name for name in SCENARIOS}
 HOST_TASKS: tuple[str, ...] = (_CAR_RACING.name, *_SCENARIOS)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from covr_jax.report.data import ReportError, read_run
+from covr_jax.report.data import ReportError, read_run, simulator
 from covr_jax.report.figures import baseline
 from covr_jax.report.svg import steps
 
@@ -37,8 +37,9 @@ def read_curve(run_dir: str | Path) -> Curve:
     if not x:
         raise ReportError(f"{run.folder}: no evaluation to compare yet")
     task, method, renderer = (str(run.config.get(key, "unknown")) for key in ("task", "method", "renderer"))
-    if renderer not in ("jax", "unknown"):
-        method += f" ({renderer})"  # other pictures are another task: never seeds of each other
+    drawn = simulator(run.config) or renderer
+    if drawn not in ("jax", "unknown"):
+        method += f" ({drawn})"  # other pictures are another task: never seeds of each other
     return Curve(task, method, np.array(x), np.array(y), baseline(run))
 
 

@@ -69,6 +69,12 @@ class Run(NamedTuple):
         return spans
 
 
+def simulator(config: dict[str, Any]) -> str | None:
+    """What simulated a CARLA task: ``loopback``, or a real server's address; None for other tasks."""
+    carla = config.get("carla") if str(config.get("task", "")).startswith("carla_") else None
+    return str(carla.get("endpoint", "unknown")) if isinstance(carla, dict) else None
+
+
 def number(value: Any) -> float | None:
     """A finite float, or None for everything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from covr_jax.report import figures
-from covr_jax.report.data import Round, Run, number, numbers, read_run
+from covr_jax.report.data import Round, Run, number, numbers, read_run, simulator
 from covr_jax.report.style import CSS
 from covr_jax.report.svg import escape, show, steps
 
@@ -53,6 +53,7 @@ def _headline(run: Run) -> str:
     method = str(config.get("method", "unknown method"))
     names = [("method", f"{method} on {config['base']}" if method == "covr" and "base" in config else method)]
     names += [(key, str(config[key])) for key in ("seed", "preset", "renderer") if key in config]
+    names += [("simulator", world)] if (world := simulator(config)) else []
     facts = " · ".join(f"{escape(key)} <b>{escape(value)}</b>" for key, value in names)
     total = number(config.get("total_steps"))
     of = "" if total is None else f"of {steps(total)}"

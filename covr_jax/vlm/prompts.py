@@ -71,12 +71,12 @@ class _Drive(NamedTuple):
 _CAR = ("steer, negative is left and positive is right", "throttle, negative brakes and positive accelerates")
 _DRIVES = {
     "carla_highway": _Drive(
-        "The ego vehicle is in a high-speed highway scene with other vehicles ahead.",
+        "The scene where ego is located is a high-speed scene: a highway with other vehicles ahead.",
         "drive as far as possible, keep to the road and avoid collisions",
         _CAR,
     ),
     "carla_ghost_pedestrian": _Drive(
-        "The ego vehicle is on an urban road with parked vehicles; pedestrians may suddenly step out behind them.",
+        "The scene where ego is located is an urban road with parked vehicles; pedestrians may step out behind them.",
         "drive as far as possible, keep to the road and hit nobody",
         _CAR,
     ),

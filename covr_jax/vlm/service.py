@@ -47,6 +47,7 @@ TINY_FINETUNE = {
     "label_smoothing": 0.0,
 }
 PAPER_PRESET = {"rank": 128, "alpha": 16.0, "dropout": 0.05}
+DRIVING_ALPHA = 256.0  # the paper's in CARLA
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
@@ -59,7 +60,8 @@ class VLMService:
       action_dim: A.
       seed: adapter initialisation and, with the round's number, the order of its samples.
       image_size, dtype, device: see ``load_backbone``.
-      rank, alpha, dropout: of the LoRA adapter; None: the paper's (r 128, alpha 16, 0.05), or what fits 'tiny'.
+      rank, alpha, dropout: of the LoRA adapter; None: the paper's (r 128, alpha 16 and in CARLA 256, 0.05), or what
+        fits 'tiny'.
       targets: 'all-linear', 'language' or a regular expression over module names.
       decoding: 'constrained' to the action grammar, or 'free' generation that is parsed afterwards.
       signed: numbers carry their sign and have a fixed width; None: only for 'tiny'.
@@ -114,7 +116,8 @@ class VLMService:
         self.signed = tiny if signed is None else signed
         self.merge = tiny if merge is None else merge
         self.prompt = short_prompt_for(task, action_dim) if tiny else prompt
-        preset = TINY_PRESET if tiny else PAPER_PRESET
+        paper = PAPER_PRESET | ({"alpha": DRIVING_ALPHA} if task.startswith("carla_") else {})
+        preset = TINY_PRESET if tiny else paper
         given = {"rank": rank, "alpha": alpha, "dropout": dropout}
         lora = {**preset, **{k: v for k, v in given.items() if v is not None}}
         self.finetune_options = FinetuneOptions(**{**(TINY_FINETUNE if tiny else {}), **(finetune_options or {})})

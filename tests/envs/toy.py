@@ -73,5 +73,6 @@ def toy_task(options):
         fps=20.0,
         learning_rate=1e-3,
         augmentation="translate",
+        pictures="toy",
     )
     return task, opened

@@ -1,15 +1,17 @@
 import pytest
 
-from covr_jax.vlm.prompts import TASKS, prompt_for, short_prompt_for
+from covr_jax.vlm.prompts import SUITE, TASKS, prompt_for, short_prompt_for
 
 ACTIONS = {
     "cartpole_swingup": 1, "reacher_easy": 2, "cheetah_run": 6, "walker_walk": 6, "finger_spin": 2,
-    "ball_in_cup_catch": 2, "hopper_hop": 4, "walker_run": 6, "pendulum_swingup": 1,
+    "ball_in_cup_catch": 2, "hopper_hop": 4, "walker_run": 6, "pendulum_swingup": 1, "car_racing": 3,
+    "carla_highway": 2, "carla_ghost_pedestrian": 2,
 }  # fmt: skip
 
 
-def test_the_nine_tasks():
-    assert set(TASKS) == set(ACTIONS)
+def test_the_tasks():
+    assert set(TASKS) == set(ACTIONS) == {*SUITE, "car_racing", "carla_highway", "carla_ghost_pedestrian"}
+    assert len(SUITE) == 9
 
 
 @pytest.mark.parametrize(("task", "action_dim"), ACTIONS.items())
@@ -21,9 +23,10 @@ def test_prompt_states_the_format_with_one_slot_per_component(task, action_dim):
 
 
 def test_prompts_and_digests_differ():
-    assert len({prompt_for(t, a) for t, a in ACTIONS.items()}) == 9
-    assert len({prompt_for(t, a).digest for t, a in ACTIONS.items()}) == 9
-    assert len({short_prompt_for(t, a) for t, a in ACTIONS.items()}) == 9
+    assert len({prompt_for(t, a) for t, a in ACTIONS.items()}) == 12
+    assert len({prompt_for(t, a).digest for t, a in ACTIONS.items()}) == 12
+    # A run has one task: those whose words the tiny model does not know share a question.
+    assert len({short_prompt_for(t, a) for t, a in ACTIONS.items()}) == 10
 
 
 @pytest.mark.parametrize(("task", "action_dim"), [("dog_run", 2), ("", 1), ("cartpole_swingup", 2)])
@@ -41,4 +44,12 @@ def test_tiny_vocabulary_knows_every_word():
     tokenizer = tiny_tokenizer()
     for task, action_dim in ACTIONS.items():
         ids = tokenizer.encode(short_prompt_for(task, action_dim).user, add_special_tokens=False)
-        assert len(ids) == 2 and tokenizer.unk_token_id not in ids
+        assert len(ids) == (2 if task in SUITE else 1) and tokenizer.unk_token_id not in ids
+
+
+def test_driving_prompts_open_as_in_the_papers_figure():
+    highway, ghost = (prompt_for(f"carla_{name}", 2) for name in ("highway", "ghost_pedestrian"))
+    assert highway.system == ghost.system
+    assert highway.system.startswith("You are an AI assistant in an autonomous driving car")
+    assert highway.user.startswith("The scene where ego is located is a high-speed scene")
+    assert "pedestrians may step out" in ghost.user

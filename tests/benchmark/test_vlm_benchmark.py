@@ -53,8 +53,8 @@ def test_the_toys_samples(monkeypatch):
     assert toy.random.sum() == 256 and len(toy.held_frames) == vlm_toy.HELD_OUT
     np.testing.assert_array_equal(toy.action[~toy.random], toy.expert[~toy.random])
     assert np.abs(toy.action - toy.expert)[toy.random].mean() > 0.4
-    noise = toy.returns - 0.5 * np.cos(angle) - (1 - np.abs(toy.action[:, 0] - expert))
-    assert abs(noise.mean()) < 0.05 and noise.std() == pytest.approx(0.3, abs=0.03)
+    noise = toy.returns - (1 - np.abs(toy.action[:, 0] - expert))
+    assert abs(noise.mean()) < 0.05 and 0.28 < np.abs(noise).max() < 0.3001
     shares = {}
     for way in vlm_toy.WAYS[1:]:
         kept, action, weights = vlm_toy.selected(toy, way)

@@ -4,17 +4,18 @@
 
 Frames of cartpole in random poses, the expert's action is clip(0.8 sin(angle) - position): one frame shows all it
 needs. ``expert`` fine-tunes on these labels alone. In the other rows half of the samples carry a uniform random action
-instead, and each sample a return as D_f has them: what its pose is worth, plus what its action is worth, plus noise, so
-that some random samples look better than some of the expert's. ``uniform`` weighs all samples alike, ``eddf`` drops
-what is under the threshold (Eq. 5), ``ralw`` weighs by return (Eq. 6), ``eddf_ralw`` is COVR. Filter, weights, trainer
-and service are the product's; every row has equally many optimiser steps and starts from the same adapter. ``error`` is
-the mean |answer - expert's action| on frames that no row has seen; ``untuned`` is before any tuning, ``zero`` the error
-of always answering 0.
+instead, and each sample a return: 1 - |action - expert's|, and noise, so that random samples are worth less as a rule
+and not always. ``uniform`` weighs all samples alike, ``eddf`` drops what is under the threshold (Eq. 5, with the
+entropy of a policy that acts at random), ``ralw`` weighs by return (Eq. 6), ``eddf_ralw`` is COVR. Filter, weights,
+trainer and service are the product's; every row has equally many optimiser steps and starts from the same adapter.
+``error`` is the mean |answer - expert's action| on frames that no row has seen, ``untuned`` the one before tuning,
+``zero`` that of always answering 0, ``random_weight`` the random samples' share of the weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import time
@@ -29,7 +30,7 @@ from experiments import cli
 from experiments.benchmark import measure
 
 HELD_OUT = 256
-ENTROPY = -1.0  # of the policy in nats: SAC's target for one action dimension
+ENTROPY = math.log(2.0)  # nats, of uniform actions in [-1, 1]
 MIN_KEEP = 64
 WAYS = ("expert", "uniform", "eddf", "ralw", "eddf_ralw")
 
@@ -47,10 +48,7 @@ class Toy(NamedTuple):
 
 
 def make_toy(samples: int, noise: float, seed: int) -> Toy:
-    """Poses, pictures, labels and returns of a seed.
-
-    A return is 0.5 cos(angle) (upright poses are worth more, whatever is done) + 1 - |action - expert's| + noise.
-    """
+    """Poses, pictures, labels and returns of a seed; ``noise`` is how far a return may be off at most."""
     from experiments.build_tiny_vlm import scene_drawer
 
     generator, count = np.random.default_rng(seed), samples + HELD_OUT
@@ -60,8 +58,7 @@ def make_toy(samples: int, noise: float, seed: int) -> Toy:
     random = generator.permutation(samples) < samples // 2
     other = generator.uniform(-1.0, 1.0, (samples, 1)).astype(np.float32)
     action = np.where(random[:, None], other, expert[:samples])
-    worth = 1.0 - np.abs(action - expert[:samples])[:, 0]
-    returns = 0.5 * np.cos(angle[:samples]) + worth + noise * generator.standard_normal(samples)
+    returns = 1.0 - np.abs(action - expert[:samples])[:, 0] + noise * generator.uniform(-1.0, 1.0, samples)
     return Toy(
         frames[:samples],
         expert[:samples],
@@ -88,14 +85,14 @@ def selected(toy: Toy, way: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return kept, toy.action[kept], weights
 
 
-def rows_of(seed: int, samples: int, steps: int, noise: float) -> list[dict[str, Any]]:
+def rows_of(seed: int, ways: list[str], samples: int, steps: int, noise: float) -> list[dict[str, Any]]:
     """One row per way."""
     from covr_jax.vlm.lesson import action_error
     from covr_jax.vlm.service import VLMService
 
     toy, rows = make_toy(samples, noise, seed), []
     zero = float(np.abs(toy.held_expert).mean())
-    for way in WAYS:
+    for way in ways:
         service = VLMService("tiny", "cartpole_swingup", 1, seed=seed, finetune_options={"steps": steps})
         untuned = action_error(service, toy.held_frames, toy.held_expert)
         kept, actions, weights = selected(toy, way)
@@ -125,24 +122,25 @@ def main() -> int:
         prog="vlm_toy.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--samples", type=int, default=4096, help="before filtering")
-    parser.add_argument("--steps", type=int, default=200, help="optimiser steps of 32 samples")
-    parser.add_argument("--noise", type=float, default=0.3, help="deviation added to each return")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--samples", type=int, default=16_384, help="before filtering")
+    parser.add_argument("--steps", type=int, default=300, help="optimiser steps of 32 samples")
+    parser.add_argument("--noise", type=float, default=0.25, help="by which a return may be off")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
 
     from covr_jax import runtime
 
     runtime.configure()
-    rows = [r for seed in arguments.seeds for r in rows_of(seed, arguments.samples, arguments.steps, arguments.noise)]
-    errors = {way: [row["error"] for row in rows if row["way"] == way] for way in WAYS}
+    settings = {name: getattr(arguments, name) for name in ("ways", "samples", "steps", "noise")}
+    rows = [row for seed in arguments.seeds for row in rows_of(seed, **settings)]
+    errors = {way: [row["error"] for row in rows if row["way"] == way] for way in arguments.ways}
     summary = [
         {"way": way, "error_mean": statistics.mean(values), "least": min(values), "most": max(values)}
         for way, values in errors.items()
     ]
     print(measure.table(summary))
     if arguments.output:
-        settings = {name: getattr(arguments, name) for name in ("samples", "steps", "noise")}
         measure.write(arguments.output, rows, settings=settings, summary=summary)
     return 0
 

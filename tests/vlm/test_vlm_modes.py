@@ -247,3 +247,17 @@ def test_the_tiny_model_in_a_child_and_no_torch_in_the_parent(tmp_path):
     command = [sys.executable, str(script), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root, env=environment)
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
+
+
+def test_decoding_device_and_memory_reach_the_engine(monkeypatch, tmp_path):
+    given = {}
+
+    def build(name, task, action_dim, options):
+        given.update(options)
+        return FakeVLM(action_dim)
+
+    monkeypatch.setattr(modes, "build_engine", build)
+    modes.make_vlm(covr_config(decoding="free", device="cpu", gpu_share=0.25), 1, tmp_path)
+    assert (given["decoding"], given["device"], given["gpu_share"], given["merge"]) == ("free", "cpu", 0.25, None)
+    modes.make_vlm(config.Config(method="vpf", vlm=config.VLMConfig(name="fake")), 1, tmp_path)
+    assert given["merge"] is False and given["decoding"] == "constrained" and given["device"] == "auto"

@@ -28,6 +28,7 @@ CONFIG = SACConfig(
     discount=0.5,
 )
 NAMES = METHODS
+HASTE = 5.0  # targets follow so much faster than published, or the probes would take minutes
 
 
 class Composition(NamedTuple):
@@ -37,6 +38,7 @@ class Composition(NamedTuple):
     config: SACConfig
     learner: Learner
     update: Any
+    act: Any
 
     def start(self, seed: int = 0) -> Any:
         image = np.zeros((1, SIZE, SIZE, channels(self.method)), np.uint8)
@@ -50,7 +52,7 @@ def channels(method: Method) -> int:
 
 def compose(method: Method, config: SACConfig) -> Composition:
     learner = make_learner(A, RATE, method, config)
-    return Composition(method, config, learner, jax.jit(partial(learner.update, with_actor=True)))
+    return Composition(method, config, learner, jax.jit(partial(learner.update, with_actor=True)), jax.jit(learner.act))
 
 
 @cache
@@ -58,6 +60,9 @@ def composition(name: str) -> Composition:
     """The method as published but for sizes and speeds."""
     published = settings(name)
     config = dataclasses.replace(CONFIG, **published.always)
+    config = dataclasses.replace(
+        config, critic_tau=HASTE * config.critic_tau, encoder_tau=HASTE * config.encoder_tau
+    )
     augment = AugmentConfig(**published.augment)
     return compose(make_method(name, augment, SIZE, "translate"), config)
 

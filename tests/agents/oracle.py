@@ -269,3 +269,9 @@ def assert_close(got: Tree, expected: Tree, what: str, rel: float = 1e-4) -> Non
         assert leaf.shape == want.shape
         gap, largest = np.abs(np.asarray(leaf, np.float64) - want).max(), np.abs(want).max()
         assert gap <= rel * largest, f"{what}{jax.tree_util.keystr(path)}: {gap} of {largest}"
+
+
+def assert_equal(one: Tree, two: Tree) -> None:
+    """Every leaf bit for bit."""
+    for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(left, right, jax.tree_util.keystr(path))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,23 +22,11 @@ from covr_jax.programs import ENV, FINAL_EVALUATION, Programs, stream
 from covr_jax.rounds import Reporter
 from covr_jax.run_directory import Result
 from covr_jax.types import Array, StepType, TimeStep
-from covr_jax.vlm.advantages import gae
 from covr_jax.vlm.modes import SyncPrior, make_vlm
 from covr_jax.vlm.protocol import PriorService
+from covr_jax.vlm.rollout import Rollout, batch_of
 
 ADAPTER = Path("vlm", "adapter")  # of a vpf run
-
-
-class Rollout(NamedTuple):
-    """T agent steps in E environments."""
-
-    frames: Array  # u8[T,E,H,W,3]
-    took: list[Any]  # T times ``policy.Taken``
-    acts: np.ndarray  # bool[T,E]: False where the episode had ended and the action was ignored
-    reward: np.ndarray  # f32[T,E], what followed
-    ends: np.ndarray  # bool[T,E], whether the time step that followed was its episode's last
-    discount: np.ndarray  # f32[T,E], of that time step
-    value: np.ndarray  # f32[T+1,E]
 
 
 def newest(timestep: TimeStep) -> Array:
@@ -164,23 +152,3 @@ def collect(
     rows["value"].append(policy.values(newest(timestep), rows["took"][-1].tokens))
     arrays = {name: np.stack(rows[name]) for name in ("acts", "reward", "ends", "discount", "value")}
     return Rollout(jnp.stack(rows["frames"]), rows["took"], **arrays), state, timestep
-
-
-def batch_of(rollout: Rollout, gamma: float, decay: float) -> Any:
-    """A rollout as a ``policy.Batch`` of the steps whose actions counted."""
-    import torch
-
-    from covr_jax.vlm.policy import Batch
-
-    advantage, target = gae(rollout.reward, rollout.ends, rollout.discount, rollout.value, gamma, decay)
-    acts = rollout.acts.reshape(-1)
-    flat = rollout.frames.reshape(-1, *rollout.frames.shape[2:])
-    tokens = torch.cat([took.tokens for took in rollout.took])
-    return Batch(
-        frames=flat[np.nonzero(acts)[0]],
-        tokens=tokens[torch.as_tensor(acts, device=tokens.device)],
-        log_prob=np.concatenate([took.log_prob for took in rollout.took])[acts],
-        value=rollout.value[:-1].reshape(-1)[acts],
-        advantage=np.asarray(advantage).reshape(-1)[acts],
-        target=np.asarray(target).reshape(-1)[acts],
-    )

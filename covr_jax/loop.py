@@ -18,6 +18,7 @@ import numpy as np
 from covr_jax import budget, checkpoint, replay, run_directory, runtime
 from covr_jax import config as configuration
 from covr_jax.config import VLM_ACTS, Config
+from covr_jax.config_rules import validate
 from covr_jax.covr import guidance, schedule
 from covr_jax.metrics import MetricsLogger
 from covr_jax.profiling import CompileLog, chunk_annotation
@@ -309,7 +310,7 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
       CheckpointError: the run's checkpoint cannot be read or written.
       EnvironmentLost: a world on the host does not come back; a checkpoint has been written.
     """
-    configuration.validate(config)
+    validate(config)
     with run_directory.claim(run_dir):
         run_directory.check(config, run_dir)
         finished = run_dir / "result.json"

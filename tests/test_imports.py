@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "covr_jax"
 FLOORS = {
     "types": 0,
     "config": 0,
+    "config_rules": 1,
     "presets": 4,
     "covr": 1,
     "replay_state": 1,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from faults import expected, some_frames, some_lesson
 
-from covr_jax import config
+from covr_jax import config, config_rules
 from covr_jax.config import ConfigError
 from covr_jax.vlm import modes
 from covr_jax.vlm.fake import FakeVLM
@@ -209,9 +209,9 @@ def test_modes_by_configuration(tmp_path):
     np.testing.assert_array_equal(replay.query(some_frames(0)).action, expected(some_frames(0)).action)
     assert modes.make_vlm(config.Config(method="rad"), 1, tmp_path) is None
     with pytest.raises(ConfigError, match="exclude"):
-        config.validate(covr_config(record=True, replay="x"))
+        config_rules.validate(covr_config(record=True, replay="x"))
     with pytest.raises(ConfigError, match="hang-s"):
-        config.validate(covr_config(hang_s=0.0))
+        config_rules.validate(covr_config(hang_s=0.0))
 
 
 TINY = """

@@ -68,8 +68,8 @@ def main() -> int:
     config = cli.parse_config(rest, "throughput.py", __doc__ or "")
 
     from covr_jax import config as configuration
-    from covr_jax.config_rules import validate
     from covr_jax import runtime
+    from covr_jax.config_rules import validate
     from experiments.benchmark.phases import Bench
 
     runtime.configure()

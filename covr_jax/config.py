@@ -74,6 +74,8 @@ class SACConfig:
     frame_basis: Literal["frames", "differences"] = "frames"
     # Of the networks' products; parameters, losses and Adam stay float32. tf32 is float32 where the device lacks it
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"  # [ours]
+    # advantage: a prior guides only where the critics value it above the policy's own action [ours; the paper's: none]
+    prior_gate: Literal["none", "advantage"] = "none"
     log_std_min: float = -10.0
     log_std_max: float = 2.0
 

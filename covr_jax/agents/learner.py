@@ -259,7 +259,11 @@ def _update_actor(
         outputs = parts.actor({"actor": actor}, features, batch.previous_action)
         action, log_prob = policy.sample(key, outputs, state.exploration_noise)
         q = parts.q(params["critic"], params["auxiliary"], features, action)
-        guidance = guidance_loss(action, batch.prior.action, batch.prior.valid)
+        valid = batch.prior.valid
+        if parts.config.prior_gate == "advantage":
+            theirs = parts.q(params["critic"], params["auxiliary"], features, batch.prior.action)
+            valid = valid & (theirs.min(0) > q.min(0))
+        guidance = guidance_loss(action, batch.prior.action, valid)
         base = losses.actor_loss(q, log_prob, alpha)
         return base + state.guidance_weight * guidance, (base, log_prob, guidance)
 

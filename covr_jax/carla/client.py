@@ -52,7 +52,7 @@ class Limits(NamedTuple):
     patience_s: float = 150.0  # of one reset, whatever happens
     restarts: int = 5  # children ended by faults, within ``window_s``
     window_s: float = 600.0
-    recycle: int = 200  # episodes after which a server of our own is replaced: real ones grow
+    recycle: int = 200  # episodes after which child and, if it is ours, server are replaced: both grow
 
 
 class CarlaError(EnvironmentLost):
@@ -80,7 +80,7 @@ class Child:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "covr_jax.carla.worker", str(theirs.fileno()), str(os.getpid())]
+        command = [sys.executable, "-P", "-m", "covr_jax.carla.worker", str(theirs.fileno()), str(os.getpid())]
         self._process = subprocess.Popen(
             command,
             pass_fds=[theirs.fileno()],
@@ -146,7 +146,7 @@ class Host:
         self._setup, self._server, self._limits, self._clock = setup, server, limits, clock
         self._child: Child | None = None
         self._faults: deque[float] = deque()  # when
-        self._episodes = 0  # of the server of our own
+        self._episodes = 0  # of this child and server
         self._late = {"pictures": 0, "collisions": 0}  # of this child
         self.counters: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         self.last_fault = ""
@@ -186,11 +186,7 @@ class Host:
 
     def close(self) -> None:
         """Take our things out of the world and end what we started; may be called twice."""
-        if self._child is not None:
-            with contextlib.suppress(Mishap):  # it is about to be ended anyway
-                self._child.ask(Close(), _CLOSE_S)
-            self._child.kill()
-            self._child = None
+        self._retire()
         if isinstance(self._server, OwnServer):
             self._server.stop()
 
@@ -211,10 +207,28 @@ class Host:
 
     # ---------------------------------------------------------------- inside
 
+    def _retire(self) -> None:
+        """Let the child take our things out of the world and end."""
+        if self._child is not None:
+            with contextlib.suppress(Mishap):  # it is about to be ended anyway
+                self._child.ask(Close(), _CLOSE_S)
+            self._drop()
+        self._episodes = 0
+
+    def _drop(self) -> None:
+        """End the child at once."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
     def _ready(self, end: float, fresh_server: bool) -> None:
         """A child that has loaded the map; ``fresh_server`` replaces a server of our own in any case."""
-        if isinstance(self._server, OwnServer):
-            self._ready_server(self._server, fresh_server)
+        worn = self._episodes >= self._limits.recycle
+        if worn:
+            self._retire()
+        if isinstance(self._server, OwnServer) and (worn or fresh_server or not self._server.alive()):
+            self._drop()
+            self._replace(self._server)
         if self._child is not None:
             return
         self.counters["restarts"] += bool(self.counters["faults"])
@@ -229,15 +243,8 @@ class Host:
         self.facts = self._ask(Connect(setup), connect_s + self._limits.call_s + _MARGIN_S)
         self.town = self._ask(Load(), min(self._limits.load_s, left) + _MARGIN_S)
 
-    def _ready_server(self, server: OwnServer, fresh: bool) -> None:
-        worn = self._episodes >= self._limits.recycle
-        if server.alive() and not fresh and not worn:
-            return
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
+    def _replace(self, server: OwnServer) -> None:
         self.counters["server_restarts"] += server.group is not None
-        self._episodes = 0
         try:
             server.start()
         except OSError as error:
@@ -252,8 +259,7 @@ class Host:
             return self._child.ask(request, deadline_s)
         except Mishap as mishap:
             self._note(Failure(mishap.kind, str(mishap)))
-            self._child.kill()
-            self._child = None
+            self._drop()
             raise
 
     def _note(self, failure: Failure) -> None:

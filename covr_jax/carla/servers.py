@@ -37,7 +37,10 @@ def parse_address(text: str) -> Address:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a Python process that has to find this package."""
+    """The environment of a Python process that has to find this package.
+
+    Start it with ``-P``, or what is called carla in its working directory comes before the client of that name.
+    """
     paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
@@ -45,7 +48,7 @@ def child_environment() -> dict[str, str]:
 def loopback_command(map_name: str) -> list[str]:
     """Starts a loopback server that ends with this process."""
     options = ["--port", "{port}", "--map", map_name, "--parent", str(os.getpid())]
-    return [sys.executable, "-m", "covr_jax.carla.loopback", *options]
+    return [sys.executable, "-P", "-m", "covr_jax.carla.loopback", *options]
 
 
 class OwnServer:

@@ -7,6 +7,8 @@ A tick is 0.05 s of simulated time. Columns, for one agent that drives gently:
 * ``client_ticks_per_s``: the adapter's session, client and all, called within one process.
 * ``env_ticks_per_s``: ``CarlaEnv``, that is the same session in a child process.
 * ``together_ticks_per_s``: the sum over ``num_envs`` environments, each with its own child and server, one thread each.
+* ``client_cpu_ms``, ``env_cpu_ms``, ``server_cpu_ms``: processor time per tick, which other jobs disturb less: of the
+  process in the first column, of parent and child in the second, of the server there.
 """
 
 from __future__ import annotations
@@ -36,35 +38,37 @@ GENTLE = np.array([0.0, 0.1], np.float32)
 MAX_TICKS = 10**6
 
 
-def client_rate(scenario: str, profile: str, size: int, seconds: float) -> float:
-    """Ticks per second without a child, measured in a process that is thrown away: the client may abort at its end."""
+def client_rate(scenario: str, profile: str, size: int, seconds: float) -> tuple[float, float]:
+    """``session_rate`` without a child, in a process that is thrown away: the client may abort at its end."""
     server = OwnServer(loopback_command(SCENARIOS[scenario].towns[0]), 30.0)
     server.start()
     setup = Setup(
         "127.0.0.1", server.address.port, scenario, profile, size, MAX_TICKS, "clear_noon", False, 10.0, 60.0, 5.0, None
     )
-    command = [sys.executable, str(Path(__file__)), "--session", json.dumps(setup), str(seconds)]
+    # As a module: a script's own folder comes first in the path, and there this file is what `carla` means.
+    command = [sys.executable, "-P", "-m", "experiments.benchmark.carla", "--session", json.dumps(setup), str(seconds)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=child_environment())
     finally:
         server.stop()
-    return float(done.stdout)
+    rate, cpu_ms = map(float, done.stdout.split())
+    return rate, cpu_ms
 
 
-def session_rate(setup: Setup, seconds: float) -> float:
-    """Ticks per second of a session in this process."""
+def session_rate(setup: Setup, seconds: float) -> tuple[float, float]:
+    """Ticks per second of a session in this process, and its processor time per tick in ms."""
     from covr_jax.carla.worker.session import Session
 
     session = Session(setup)
     session.load()
     session.reset(0, 0)
-    ticks, started = 0, time.perf_counter()
+    ticks, started, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - started < seconds:
         stepped = session.step(0.0, 0.1, 0.0)
         ticks += len(stepped.ticks)
         if stepped.end:
             session.reset(0, 0)
-    return ticks / (time.perf_counter() - started)
+    return ticks / (time.perf_counter() - started), (time.process_time() - cpu) / ticks * 1e3
 
 
 def env_rate(env: CarlaEnv, frame_skip: int, seconds: float) -> float:
@@ -73,6 +77,26 @@ def env_rate(env: CarlaEnv, frame_skip: int, seconds: float) -> float:
     while time.perf_counter() - started < seconds:
         ticks += frame_skip * (not env.step(GENTLE).first())
     return ticks / (time.perf_counter() - started)
+
+
+def processor_s(pid: int | None) -> float:
+    """Seconds that a process has computed so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def alone(scenario: str, profile: str, size: int, seconds: float) -> dict[str, float]:
+    """One environment: its rate, and what its processes compute per tick."""
+    skip = PROFILES[profile].rules.frame_skip
+    env = CarlaEnv(scenario, profile=profile, image_size=size, weather="clear_noon", max_ticks=MAX_TICKS)
+    env.reset()
+    before = (time.process_time() + processor_s(env.host.pid), processor_s(env.host.server_pid), time.perf_counter())
+    rate = env_rate(env, skip, seconds)
+    ticks = rate * (time.perf_counter() - before[2])
+    after = (time.process_time() + processor_s(env.host.pid), processor_s(env.host.server_pid))
+    env.close()
+    own, server = ((late - early) / ticks * 1e3 for late, early in zip(after, before[:2], strict=True))
+    return {"env_ticks_per_s": rate, "env_cpu_ms": own, "server_cpu_ms": server}
 
 
 def together(scenario: str, profile: str, size: int, count: int, seconds: float) -> float:
@@ -94,12 +118,12 @@ def together(scenario: str, profile: str, size: int, count: int, seconds: float)
 
 def rows_of(scenario: str, profile: str, size: int, counts: list[int], seconds: float) -> list[dict[str, Any]]:
     """One row per number of environments."""
-    client, alone = client_rate(scenario, profile, size, seconds), together(scenario, profile, size, 1, seconds)
+    rate, cpu_ms = client_rate(scenario, profile, size, seconds)
+    once = {"client_ticks_per_s": rate, "client_cpu_ms": cpu_ms} | alone(scenario, profile, size, seconds)
     rows = []
     for count in counts:
         row: dict[str, Any] = {"scenario": scenario, "profile": profile, "image_size": size, "num_envs": count}
-        row |= {"client_ticks_per_s": client, "env_ticks_per_s": alone}
-        row["together_ticks_per_s"] = together(scenario, profile, size, count, seconds) if count > 1 else alone
+        row |= once | {"together_ticks_per_s": together(scenario, profile, size, count, seconds)}
         rows.append(row)
         print(measure.table([row]), flush=True)
     return rows
@@ -115,17 +139,18 @@ def main() -> int:
     parser.add_argument("--num-envs", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--note", default="", help="what to write beside the numbers")
     parser.add_argument("--session", nargs=2, metavar=("SETUP", "SECONDS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.session:
-        print(session_rate(Setup(*json.loads(arguments.session[0])), float(arguments.session[1])), flush=True)
+        print(*session_rate(Setup(*json.loads(arguments.session[0])), float(arguments.session[1])), flush=True)
         os._exit(0)
     rows = []
     for scenario in arguments.scenarios:
         for size in arguments.image_sizes:
             rows += rows_of(scenario, arguments.profile, size, arguments.num_envs, arguments.seconds)
     if arguments.output:
-        measure.write(arguments.output, rows, simulator="loopback", seconds=arguments.seconds)
+        measure.write(arguments.output, rows, simulator="loopback", seconds=arguments.seconds, note=arguments.note)
     print("\n" + measure.table(rows))
     return 0
 

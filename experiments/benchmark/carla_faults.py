@@ -9,7 +9,8 @@ A trial drives a known episode, orders one fault for a random moment and checks 
 * the next episode begins within the deadline and five seconds;
 * and at the end no process is left.
 
-``leaks`` are resident megabytes of this process, the child and the server over short episodes without faults.
+``leaks`` are resident megabytes of this process, the child and the server over short episodes without faults: first of
+one child throughout, then with children replaced as usual.
 """
 
 from __future__ import annotations
@@ -149,16 +150,16 @@ def megabytes(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def leaks(episodes: int, steps: int = 10, every: int = 50) -> list[dict[str, Any]]:
+def leaks(episodes: int, recycle: int, steps: int = 10, every: int = 50) -> list[dict[str, Any]]:
     """Resident megabytes and open files of the three processes after each ``every`` episodes on the highway."""
-    env, rows = make("highway", 0, 32, recycle=10**9), []
+    env, rows = make("highway", 0, 32, recycle=recycle), []
     for episode in range(1, episodes + 1):
         env.reset()
         for _ in range(steps):
             env.step(np.array([0.0, 0.5], np.float32))
-        if episode % every == 0 or episode == 1:
+        if episode % every == 0:
             pids = {"parent": os.getpid(), "child": env.host.pid, "server": env.host.server_pid}
-            row: dict[str, Any] = {"episode": episode}
+            row: dict[str, Any] = {"episode": episode, "recycle": recycle}
             row |= {f"{name}_mb": megabytes(pid) for name, pid in pids.items() if pid}
             row |= {f"{name}_files": len(os.listdir(f"/proc/{pid}/fd")) for name, pid in pids.items() if pid}
             rows.append(row)
@@ -202,7 +203,8 @@ def main() -> int:
         for check in pool.map(trial, *zip(*product(KINDS, range(arguments.trials)), strict=True)):
             checks.append(check)
             print(check, "" if check.passed(deadline) else "FAILED", flush=True)
-    rows, found = summary(checks, deadline), leaks(arguments.episodes) if arguments.episodes else []
+    rows = summary(checks, deadline)
+    found = [row for recycle in (10**9, Limits().recycle) for row in leaks(arguments.episodes, recycle)]
     if arguments.output:
         more = {"simulator": "loopback", "deadline_s": deadline, "grace_s": GRACE_S, "leaks": found}
         measure.write(arguments.output, rows, **more)

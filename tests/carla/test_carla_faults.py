@@ -81,6 +81,17 @@ def test_a_server_that_hangs_is_replaced(env):
     assert not alive(server) and env.host_metrics()["host/server_restarts"] == 1
 
 
+def test_child_and_server_are_replaced_after_some_episodes():
+    env = CarlaEnv("ghost_pedestrian", image_size=16, limits=Limits(recycle=2))
+    pids = []
+    for _ in range(4):
+        env.reset()
+        pids.append((env.host.pid, env.host.server_pid))
+    assert pids[0] == pids[1] and pids[2] == pids[3] and not set(pids[0]) & set(pids[2])
+    assert env.host_metrics()["host/faults"] == 0 and not any(map(alive, pids[0]))
+    env.close()
+
+
 def test_too_many_faults_end_it():
     limits = Limits(restarts=2, step_s=1.0)
     env = CarlaEnv("ghost_pedestrian", image_size=16, limits=limits)

@@ -112,6 +112,11 @@ def test_a_walker_stops_a_car_from_the_front_and_is_stopped_at_its_side(world):
     assert [bump.me for bump in bumps] == [car, before] and car.speed == 0.0
     assert bumps[0].impulse[0] == pytest.approx(-1800 * 6.0, rel=0.01)
     assert before.transform[0][:2] == [22.7, 2.0]
+    del world.actors[before.number]
+    car.speed = 6.0
+    for _ in range(3):
+        assert world.step() == []  # he still walks into its side
+    assert car.speed == pytest.approx(6.0, rel=0.01) and beside.transform[0][1] > 3.1
 
 
 def test_overlap_of_turned_boxes():
@@ -140,16 +145,17 @@ def test_the_ground_is_seen_where_it_is():
     assert rows.min() == 501
 
 
-def test_a_car_ahead_is_drawn_at_its_size(world):
-    """Its rear is 1.9 m wide; at 10 m and 90 degrees over 200 px that is 19 px."""
-    other = put(world, CAR, 30.0 + 2.4)
+@pytest.mark.parametrize(("yaw", "length", "width"), [(0.0, 4.8, 1.9), (90.0, 1.9, 4.8), (180.0, 4.8, 1.9)])
+def test_a_car_ahead_is_drawn_at_its_size(world, yaw, length, width):
+    """Its rear is 1.9 m wide and its side 4.8 m; 1 m at 10 m and 90 degrees over 200 px is 10 px."""
+    other = put(world, CAR, 30.0 + length / 2, yaw=yaw)
     other.transform[0][2] = 0.0
     pose = [[20.0, 2.0, 1.5], [0.0, 0.0, 0.0]]
     with_car = world.painter.picture(pose, 200, 200, 90.0, NOON, [other])
     without = world.painter.picture(pose, 200, 200, 90.0, NOON, [])
     rows, columns = np.nonzero((with_car != without).any(-1))
     assert with_car.shape == (200, 200, 4) and with_car.dtype == np.uint8
-    assert abs((columns.max() - columns.min() + 1) - 19) <= 1 and abs(columns.mean() - 99.5) < 1
+    assert abs((columns.max() - columns.min() + 1) - 10 * width) <= 1 and abs(columns.mean() - 99.5) < 1
     assert abs((rows.max() - rows.min() + 1) - 15) <= 1 and abs(rows.max() - 115) <= 1
 
 

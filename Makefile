@@ -13,8 +13,9 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: install
 	$(BIN)/python experiments/train.py --preset demo --seed $(SEED) --run-dir $(RUN_DIR)
 
+# As many processes as there are cores, four at most; the tests of one file stay together and share what they compile.
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -25,7 +25,10 @@ Storage = Literal["device", "host"]
 
 Agent = Literal["sac", "rad", "drq", "drqv2", "deepmdp", "curl", "svea", "resact", "taco"]
 Guided = Literal["covr", "dpl", "apl"]
+Actor = Literal["vbe", "vpf"]
 GUIDED = ("covr", "dpl", "apl")  # a VLM's actions regularise the actor of ``base``
+VLM_ACTS = ("vbe", "vpf")  # the VLM is the agent
+WITH_VLM = (*GUIDED, *VLM_ACTS)
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,10 @@ class VLMConfig:
     restarts: int = 5  # async, process: attempts after failures, with growing pauses, before it is given up
     record: bool = False  # write every answer to vlm/answers.jsonl in the run directory
     replay: str | None = None  # such a file, played back instead of any VLM
+    # The answer follows the action grammar and always parses, or it is free text that is parsed where possible [ours]
+    decoding: Literal["constrained", "free"] = "constrained"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # Torch's; auto: the GPU where Torch has one
+    gpu_share: float = 0.5  # of a GPU's memory that Torch may take; JAX gets the rest [ours]
     every: int = 10  # agent steps between two queries [COVR: 10 frames]
     hold: bool = True  # store the last answer with the steps until the next query; False: mask those steps
     image_size: int | None = None  # VLM input height = width; None: 84 for `tiny`, 336 for LLaVA, else 224 [ours]
@@ -166,6 +173,27 @@ class CarlaConfig:
 
 
 @dataclass(frozen=True)
+class VPFConfig:
+    """Method vpf: the VLM itself acts and is trained by PPO on its answers' log-probabilities."""
+
+    steps: int = 512  # agent steps per iteration, over all environments [RL4VLM]
+    epochs: int = 4  # passes over them [RL4VLM]
+    minibatch: int = 128  # agent steps per optimiser step [RL4VLM: gradient accumulation 128]
+    forward_batch: int = 32  # frames per forward pass, which changes memory only [ours]
+    clip: float = 0.1  # of the probability ratio and of the value's change [RL4VLM]
+    discount: float = 0.9  # [RL4VLM]
+    gae_decay: float = 0.95  # lambda [RL4VLM]
+    value_weight: float = 0.5  # [RL4VLM]
+    entropy_weight: float = 0.01  # [RL4VLM]
+    max_grad_norm: float = 0.01  # [RL4VLM]
+    temperature: float = 0.2  # of sampling, in [0.01, 10]; evaluations are greedy [RL4VLM]
+    learning_rate: float = 1e-5  # at first, of adapter and value head [RL4VLM]
+    final_learning_rate: float = 1e-9  # after a cosine [RL4VLM]
+    anneal_iterations: int = 25  # length of the cosine [RL4VLM]
+    value_hidden: tuple[int, ...] = (1024, 512)  # layers of the value head on the last hidden state [RL4VLM]
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Evaluations during training."""
 
@@ -186,11 +214,14 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run. ``method`` names what is trained, ``base`` the agent that a guided method is plugged into."""
+    """One run. ``method`` names what is trained, ``base`` the agent that a guided method is plugged into.
+
+    In `vbe` the untuned VLM acts and nothing is trained, in `vpf` it acts and is trained by PPO.
+    """
 
     task: str = "cartpole_swingup"
     # covr: as in the paper; dpl: the VLM stays as it is, constant weight; apl: likewise, weight annealed to 0
-    method: Guided | Agent = "covr"
+    method: Guided | Actor | Agent = "covr"
     base: Agent = "rad"
     seed: int = 1
     total_steps: int = 100_000  # env steps [COVR]
@@ -203,118 +234,29 @@ class Config:
     covr: CovrConfig = field(default_factory=CovrConfig)
     vlm: VLMConfig = field(default_factory=VLMConfig)
     carla: CarlaConfig = field(default_factory=CarlaConfig)
+    vpf: VPFConfig = field(default_factory=VPFConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     @property
     def guidance_weight(self) -> float:
         """lambda of Eq. 4: as given, or the paper's for the task."""
-        return _given(self.covr.guidance_weight, 2.0 if self.task.startswith("carla_") else 1.0)
+        return given(self.covr.guidance_weight, 2.0 if self.task.startswith("carla_") else 1.0)
 
     @property
     def cold_start_rounds(self) -> int:
         """Rounds before the guidance opens: as given, or the paper's for the task."""
-        return int(_given(self.covr.cold_start_rounds, 2 if self.task.startswith("carla_") else 4))
+        return int(given(self.covr.cold_start_rounds, 2 if self.task.startswith("carla_") else 4))
 
 
-def _given(value: float | None, default: float) -> float:
+def given(value: float | None, default: float) -> float:
+    """The value, or the default where it is None."""
     return default if value is None else value
-
-
-def validate(config: Config) -> None:
-    """Raise ConfigError, in one line, for the first option that is out of range."""
-    at_least_one = {
-        "total-steps": config.total_steps,
-        "env.num-envs": config.env.num_envs,
-        "env.frame-stack": config.env.frame_stack,
-        "env.action-repeat": _given(config.env.action_repeat, 1),
-        "env.image-size": config.env.image_size,
-        "sac.batch-size": config.sac.batch_size,
-        "sac.updates-per-step": config.sac.updates_per_step,
-        "sac.steps-per-update": config.sac.steps_per_update,
-        "sac.noise-steps": config.sac.noise_steps,
-        "sac.n-step": config.sac.n_step,
-        "sac.init-steps": config.sac.init_steps,
-        "sac.actor-update-every": config.sac.actor_update_every,
-        "sac.hidden-dim": config.sac.hidden_dim,
-        "sac.feature-dim": config.sac.feature_dim,
-        "sac.num-filters": config.sac.num_filters,
-        "replay.capacity": config.replay.capacity,
-        "replay.recent-least": config.replay.recent_least,
-        "replay.recent-phase": config.replay.recent_phase,
-        "covr.psi-0": config.covr.psi_0,
-        "covr.anneal-steps": config.covr.anneal_steps,
-        "covr.entropy-samples": config.covr.entropy_samples,
-        "vlm.every": config.vlm.every,
-        "vlm.max-samples": config.vlm.max_samples,
-        "vlm.batch-size": _given(config.vlm.batch_size, 1),
-        "vlm.micro-batch": _given(config.vlm.micro_batch, 1),
-        "vlm.lora-rank": _given(config.vlm.lora_rank, 1),
-        "vlm.steps": _given(config.vlm.steps, 1),
-        "eval.every": config.eval.every,
-        "eval.episodes": config.eval.episodes,
-        "run.checkpoint-every": config.run.checkpoint_every,
-        "run.log-every": config.run.log_every,
-    }
-    not_negative = {
-        "seed": config.seed,
-        "covr.guidance-weight": config.guidance_weight,
-        "covr.cold-start-rounds": config.cold_start_rounds,
-        "covr.min-keep": config.covr.min_keep,
-        "vlm.held-out": config.vlm.held_out,
-        "vlm.return-episodes": config.vlm.return_episodes,
-        "vlm.deadline-s": config.vlm.deadline_s,
-        "vlm.restarts": config.vlm.restarts,
-        "replay.priority-alpha": config.replay.priority_alpha,
-        "replay.priority-beta": config.replay.priority_beta,
-        "sac.learning-rate": _given(config.sac.learning_rate, 0),
-        "sac.auxiliary-learning-rate": _given(config.sac.auxiliary_learning_rate, 0),
-        "sac.noise-start": config.sac.noise_start,
-        "sac.noise-end": config.sac.noise_end,
-        "sac.alpha-learning-rate": config.sac.alpha_learning_rate,
-    }
-    unit_interval = {
-        "sac.discount": config.sac.discount,
-        "sac.critic-tau": config.sac.critic_tau,
-        "sac.encoder-tau": config.sac.encoder_tau,
-        "sac.torso-tau": _given(config.sac.torso_tau, 0),
-        "covr.return-discount": config.covr.return_discount,
-        "replay.elite-share": config.replay.elite_share,
-        "replay.recent-eta": config.replay.recent_eta,
-        "vlm.warmup": _given(config.vlm.warmup, 0),
-        "vlm.label-smoothing": _given(config.vlm.label_smoothing, 0),
-        "vlm.lora-dropout": _given(config.vlm.lora_dropout, 0),
-    }
-    rules = (
-        (at_least_one, lambda value: value >= 1, "at least 1"),
-        (not_negative, lambda value: value >= 0, "0 or more"),
-        (unit_interval, lambda value: 0 <= value <= 1, "between 0 and 1"),
-    )
-    for values, holds, wanted in rules:
-        for name, value in values.items():
-            if not holds(value):
-                raise ConfigError(f"--{name} must be {wanted}, got {value}")
-    if config.env.samples not in (1, 2, 4):
-        raise ConfigError(f"--env.samples must be 1, 2 or 4, got {config.env.samples}")
-    if config.sac.init_temperature <= 0:
-        raise ConfigError(f"--sac.init-temperature must be positive, got {config.sac.init_temperature}")
-    kernels, strides = config.sac.conv_kernels, config.sac.conv_strides
-    if not kernels or len(kernels) != len(strides) or min(*kernels, *strides) < 1:
-        sizes = f"--sac.conv-kernels {kernels} and --sac.conv-strides {strides}"
-        raise ConfigError(f"{sizes} must be positive, one per layer")
-    if not config.vlm.hang_s > 0:
-        raise ConfigError(f"--vlm.hang-s must be positive, got {config.vlm.hang_s}")
-    if config.vlm.record and config.vlm.replay is not None:
-        raise ConfigError("--vlm.record and --vlm.replay exclude each other")
-    if config.method in GUIDED and config.replay.sampling == "elite":
-        raise ConfigError(f"--replay.sampling elite is for runs without a VLM; drop it or {config.method}")
-    if config.method in GUIDED and config.vlm.name == "none":
-        raise ConfigError(f"{config.method} needs a VLM; use --vlm tiny or a model, or --method rad")
 
 
 def agent(config: Config) -> Agent:
     """The agent that acts and learns: ``base`` where a VLM guides it, else the method itself."""
-    return config.base if config.method in GUIDED else cast(Agent, config.method)
+    return config.base if config.method in WITH_VLM else cast(Agent, config.method)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class HostedEnv:
         return self._cut(store, lanes) if lanes.any() else store
 
 
-def driven(env: VecEnv | HostVecEnv, place: Callable[[Any], Any]) -> Any:
+def driven(env: VecEnv | HostVecEnv, place: Callable[[Any], Any] = lambda x: x) -> Any:
     """``CompiledEnv`` or ``HostedEnv``, as the environment wants it."""
     return HostedEnv(env, place) if isinstance(env, HostVecEnv) else CompiledEnv(env, place)
 

@@ -11,24 +11,25 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from covr_jax import checkpoint, replay, run_directory, runtime
+from covr_jax import budget, checkpoint, replay, run_directory, runtime
 from covr_jax import config as configuration
-from covr_jax.config import Config
+from covr_jax.config import VLM_ACTS, Config
+from covr_jax.config_rules import validate
 from covr_jax.covr import guidance, schedule
 from covr_jax.metrics import MetricsLogger
 from covr_jax.profiling import CompileLog, chunk_annotation
-from covr_jax.programs import Programs, TrainState
+from covr_jax.programs import FINAL_EVALUATION, Programs, TrainState
 from covr_jax.rounds import Coach, Reporter
+from covr_jax.run_directory import Result
 from covr_jax.selection import Selector
 from covr_jax.types import EnvironmentLost, Prior
 from covr_jax.vlm.modes import make_vlm
 from covr_jax.vlm.protocol import PriorService
-
-_FINAL_EVALUATION = 1_000_000  # number of the start states of the last evaluation; earlier ones count from 1
+from covr_jax.vlm_loop import VLMTrainer
 
 
 @dataclass
@@ -44,16 +45,6 @@ class Host:
     seconds: float = 0.0  # spent in earlier sittings
     random_return: float = math.nan
     vlm_counters: dict[str, float] = field(default_factory=dict)
-
-
-class Result(NamedTuple):
-    """Of a finished run; also in ``result.json``."""
-
-    final_return: float
-    final_return_std: float
-    random_return: float
-    env_steps: int
-    seconds: float
 
 
 class Trainer:
@@ -171,7 +162,7 @@ class Trainer:
         return self._finish()
 
     def _before(self) -> None:
-        values = self.programs.evaluate(self.programs.random_policy(0), self.config.eval.episodes, _FINAL_EVALUATION)
+        values = self.programs.evaluate(self.programs.random_policy(0), self.config.eval.episodes, FINAL_EVALUATION)
         self.host.random_return = float(values.mean())
         row = {"eval/random_return": self.host.random_return}
         if self.vlm and self.coach:
@@ -287,9 +278,11 @@ class Trainer:
 
     def _finish(self) -> Result:
         values = self.programs.evaluate(
-            self.programs.learned_policy(self.state.learner), self.config.eval.episodes, _FINAL_EVALUATION
+            self.programs.learned_policy(self.state.learner), self.config.eval.episodes, FINAL_EVALUATION
         )
         self._log_evaluation(values)
+        costs = budget.policy_budget(self.programs, self.state.learner)
+        self._log(costs | (budget.vlm_budget(self.vlm) if self.vlm else {}))
         self.logger.close()
         self.compile_log.close()
         if self.config.run.video:
@@ -305,6 +298,10 @@ class Trainer:
         )
 
 
+def _trainer(config: Config, run_dir: Path, reporter: Reporter) -> Any:
+    return (VLMTrainer if config.method in VLM_ACTS else Trainer)(config, run_dir, reporter)
+
+
 def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") -> Result:
     """Train, or go on training, in ``run_dir``; returns the final evaluation.
 
@@ -313,7 +310,7 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
       CheckpointError: the run's checkpoint cannot be read or written.
       EnvironmentLost: a world on the host does not come back; a checkpoint has been written.
     """
-    configuration.validate(config)
+    validate(config)
     with run_directory.claim(run_dir):
         run_directory.check(config, run_dir)
         finished = run_dir / "result.json"
@@ -321,7 +318,7 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
             reporter.message(f"{run_dir} holds a finished run; nothing to do")
             values = json.loads(finished.read_text())
             return Result(*(values[name] for name in Result._fields))
-        trainer = Trainer(config, run_dir, reporter)
+        trainer = _trainer(config, run_dir, reporter)
         # Only now: options that turn out to be unusable do not claim the directory.
         if not (run_dir / "config.json").exists():
             (run_dir / "config.json").write_text(json.dumps(configuration.to_dict(config), indent=2))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from covr_jax.agents.methods import METHODS, settings
 from covr_jax.config import (
-    GUIDED,
+    WITH_VLM,
     AugmentConfig,
     Config,
     ConfigError,
@@ -88,10 +88,11 @@ def make(name: str, method: str = "covr", base: str = "rad") -> Config:
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; choose from {', '.join(PRESETS)}")
-    if method not in (*GUIDED, *METHODS):
-        raise ConfigError(f"unknown method {method!r}; choose from {', '.join((*GUIDED, *METHODS))}")
+    known = (*WITH_VLM, *METHODS)
+    if method not in known:
+        raise ConfigError(f"unknown method {method!r}; choose from {', '.join(known)}")
     config = PRESETS[name]()
-    published = settings(base if method in GUIDED else method)
+    published = settings(base if method in WITH_VLM else method)
     sac = dict(published.always)
     if name in _FULL_SIZE:
         sac |= published.sac

@@ -31,6 +31,7 @@ from covr_jax.types import Array, EnvironmentLost, Prior, StepType, TimeStep
 
 # Purpose streams: a key is fold_in(fold_in(key(seed), stream), counter), so a new consumer never shifts another's.
 INIT, ENV, ACT, UPDATE, EVAL, ENTROPY = range(6)
+FINAL_EVALUATION = 1_000_000  # number of the start states of the last evaluation; earlier ones count from 1
 
 
 def stream(seed: int, purpose: int) -> Array:

@@ -8,11 +8,22 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from covr_jax import checkpoint
 from covr_jax import config as configuration
 from covr_jax.config import Config, ConfigError, Distractors
 from covr_jax.programs import Programs, TrainState
+
+
+class Result(NamedTuple):
+    """Of a finished run; also in ``result.json``."""
+
+    final_return: float
+    final_return_std: float
+    random_return: float
+    env_steps: int
+    seconds: float
 
 
 @contextmanager

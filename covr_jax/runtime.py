@@ -35,6 +35,16 @@ def configure(cache_dir: str | Path | None = None) -> None:
         libc.mallopt(top_pad, 2**28)
 
 
+def share_gpu(torch_share: float) -> float:
+    """Leave a share of a GPU's memory to Torch; call it before the first array. The user's own variable goes first.
+
+    Returns:
+      The share that JAX takes.
+    """
+    left = os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.95 * (1.0 - torch_share):.3f}")
+    return float(left)
+
+
 def on_cpu() -> bool:
     """True when compiled programs run on the CPU backend."""
     return jax.default_backend() == "cpu"

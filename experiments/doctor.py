@@ -1,4 +1,4 @@
-"""Check this machine: versions against the pinned set, devices, renderer, bridge, known-bad pairs.
+"""Check this machine: versions against the pinned set, devices, memory, renderer, bridge, VLM, known-bad pairs.
 
 ``python experiments/doctor.py`` prints a table; the exit code is 1 when something would give wrong results or fail.
 """
@@ -113,6 +113,69 @@ def check_bridge() -> list[Finding]:
     return [Finding("ok", "DLPack bridge", "values kept, memory owned")]
 
 
+def check_memory() -> list[Finding]:
+    """Where the learner and the VLM live, and how they share it."""
+    import jax
+    import torch
+
+    from covr_jax import memory, runtime
+    from covr_jax.config import VLMConfig
+
+    free = memory.free_bytes("host")
+    host = "unknown" if free is None else f"{free / 1e9:.1f} GB free"
+    findings = [Finding("ok", "host memory", host)]
+    if jax.default_backend() == "cpu" and not torch.cuda.is_available():
+        return [*findings, Finding("ok", "JAX and Torch", "both on the CPU, in the host's memory, with no limit set")]
+    if not torch.cuda.is_available():
+        return [*findings, Finding("note", "JAX and Torch", "JAX on its device, Torch on the CPU: a CPU-only Torch?")]
+    total, share = torch.cuda.get_device_properties(0).total_memory, VLMConfig().gpu_share
+    if jax.default_backend() == "cpu":
+        text = f"JAX on the CPU, Torch up to {share:.0%} of the GPU's {total / 1e9:.0f} GB (--vlm.gpu-share)"
+        return [*findings, Finding("note", "JAX and Torch", f"{text}: a CPU-only jaxlib?")]
+    taken = runtime.share_gpu(share)
+    text = f"of the GPU's {total / 1e9:.0f} GB: JAX {taken:.0%} (XLA_PYTHON_CLIENT_MEM_FRACTION), Torch {share:.0%}"
+    level = "ok" if taken + share <= 1 else "bad"
+    return [*findings, Finding(level, "JAX and Torch", f"{text} (--vlm.gpu-share)")]
+
+
+def check_vlm() -> list[Finding]:
+    """Ask the embedded VLM, and say what the default one takes."""
+    import numpy as np
+    import torch
+
+    from covr_jax.vlm.service import VLMService
+
+    service = VLMService("tiny", device="auto")
+    frames = np.zeros((64, 84, 84, 3), np.uint8)
+    seconds = {}
+    for count in (1, 64):
+        service.query(frames[:count])  # the first of its size
+        service.query(frames[:count])
+        seconds[count] = service.counters["latency_s"]
+    where = "GPU" if torch.cuda.is_available() else "CPU"
+    text = f"{service.memory_bytes / 1e6:.1f} MB on the {where}, {1e3 * seconds[1]:.0f} ms for 1 frame"
+    failed = service.counters["parse_failures"]
+    answered = Finding("ok", "VLM tiny", f"{text}, {1e3 * seconds[64]:.0f} ms for 64")
+    return [answered if not failed else Finding("bad", "VLM tiny", f"{failed:.0f} answers not understood"), needs()]
+
+
+def needs() -> Finding:
+    """Memory of the default VLM: bfloat16 weights, float32 adapter, and with it gradients and AdamW's two moments."""
+    import torch
+    import transformers
+
+    from covr_jax.vlm.backbones import QWEN2_5_VL, released_config
+    from covr_jax.vlm.model import Backbone, add_lora
+    from covr_jax.vlm.service import PAPER_PRESET
+
+    with torch.device("meta"):  # sizes only
+        model = getattr(transformers, QWEN2_5_VL.model_class)(released_config(QWEN2_5_VL))
+        _, count = add_lora(Backbone(model, None, None, False, QWEN2_5_VL), **PAPER_PRESET)  # type: ignore[arg-type]
+    weights, adapter = 2 * (count.total - count.trainable), 4 * count.trainable
+    text = f"{(weights + adapter) / 1e9:.1f} GB to answer, {(weights + 4 * adapter) / 1e9:.1f} GB to fine-tune"
+    return Finding("ok", QWEN2_5_VL.hub_id.split("/")[1], f"{text}, activations not counted")
+
+
 def main() -> int:
     findings = check_versions() + check_known_bad()
     if not any(finding.level == "bad" for finding in findings):
@@ -121,7 +184,7 @@ def main() -> int:
 
         cli.import_quietly()
         runtime.configure()
-        for check in (check_devices, check_renderer, check_bridge):
+        for check in (check_memory, check_devices, check_renderer, check_bridge, check_vlm):
             try:
                 findings += check()
             except Exception as error:  # a broken installation fails in any way; the table says where

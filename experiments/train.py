@@ -19,9 +19,12 @@ def main() -> int:
     config = cli.parse_config(arguments, "train.py", __doc__ or "")
 
     from covr_jax import runtime
+    from covr_jax.config import WITH_VLM
 
     cli.import_quietly()
     runtime.configure()
+    if config.method in WITH_VLM and config.vlm.device != "cpu":
+        runtime.share_gpu(config.vlm.gpu_share)
     from covr_jax import loop
     from covr_jax.report import write_report
     from experiments.console import ConsoleReporter

@@ -16,7 +16,7 @@ import numpy as np
 from covr_jax import replay
 from covr_jax.types import StepType, TimeStep
 
-FIRST, MID, LAST = StepType
+FIRST, MID, LAST = StepType.FIRST, StepType.MID, StepType.LAST
 
 
 class History(NamedTuple):

@@ -30,7 +30,7 @@ def train(*arguments, directory):
         (["--task", "cartpole_swingdown", "--method", "rad"], "unknown task 'cartpole_swingdown'; choose from"),
         (
             ["--method", "rainbow"],
-            "unknown method 'rainbow'; choose from covr, dpl, apl, sac, rad",
+            "unknown method 'rainbow'; choose from covr, dpl, apl, vbe, vpf, sac, rad",
         ),
         (["--sac.batchsize", "1"], "Unrecognized options: --sac.batchsize, 1; perhaps --sac.batch-size"),
         (["--sac.discount", "1.5"], "--sac.discount must be between 0 and 1, got 1.5"),

@@ -9,7 +9,8 @@ import pytest
 
 from covr_jax import config as configuration
 from covr_jax import presets
-from covr_jax.config import Config, ConfigError, from_dict, to_dict, validate
+from covr_jax.config import Config, ConfigError, from_dict, to_dict
+from covr_jax.config_rules import validate
 
 
 def with_leaf(config, name, value):

@@ -12,6 +12,7 @@ import pytest
 from covr_jax import config as configuration
 from covr_jax import draws, loop
 from covr_jax.config import ConfigError
+from covr_jax.config_rules import validate
 from covr_jax.programs import Programs
 
 
@@ -113,7 +114,7 @@ def test_deterministic_policies_explore_less_and_less(short, tmp_path):
 )
 def test_what_does_not_go_together_is_refused(tiny_config, changes, said):
     with pytest.raises(ConfigError, match=said):
-        configuration.validate(dataclasses.replace(tiny_config, **changes))
+        validate(dataclasses.replace(tiny_config, **changes))
 
 
 @pytest.mark.parametrize("lanes", [1, 3])

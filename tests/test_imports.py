@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "covr_jax"
 FLOORS = {
     "types": 0,
     "config": 0,
+    "config_rules": 1,
     "presets": 4,
     "covr": 1,
     "replay_state": 1,
@@ -38,7 +39,9 @@ FLOORS = {
     "rounds": 7,
     "run_directory": 6,
     "video": 6,
-    "loop": 8,
+    "budget": 6,
+    "vlm_loop": 8,
+    "loop": 9,
 }
 
 # Foreign packages and the only places that may import them (prefixes of paths within the package).
@@ -127,7 +130,7 @@ def test_floors_and_fences(path):
         ("covr/eddf.py", "from .. import types"),
         ("replay.py", "from covr_jax import loop"),
         ("replay.py", "def f():\n    import covr_jax.agents.learner"),
-        ("augment.py", "from covr_jax.covr.returns import returns_to_go"),
+        ("draws.py", "from covr_jax.replay import add"),
         ("agents/learner.py", "import torch"),
         ("agents/learner.py", "from flax import linen as nn"),
         ("agents/learner.py", "from covr_jax.vlm import codec"),

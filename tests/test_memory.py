@@ -86,7 +86,7 @@ def test_nothing_is_allocated_before_the_refusal(tiny_config, make_programs, mon
     programs = make_programs(config)
     assert programs.replay_bytes == replay.nbytes(5 * 10**8 + 4, 2, 20, 1) > 10**12
     monkeypatch.setattr(replay, "init", lambda *_: pytest.fail("allocated"))
-    with pytest.raises(ConfigError, match=r"the replay needs 1218\.00 GB"):
+    with pytest.raises(ConfigError, match=r"the replay needs 1222\.00 GB"):
         programs.init()
 
 

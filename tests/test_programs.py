@@ -201,7 +201,7 @@ def test_the_rolled_chunk_can_be_exported_for_every_platform(plain):
     ("changes", "complaint"),
     [
         ({"task": "cartpole_swingdown"}, "unknown task 'cartpole_swingdown'; choose from cartpole_swingup"),
-        ({"method": "rad", "augment": {"kind": "none"}}, "rad without an augmentation is sac"),
+        ({"method": "rad", "augment": {"kind": "none"}}, "rad without an augmentation is another method"),
         ({"augment": {"kind": "translate", "size": 10}}, "translate needs augment.size >= env.image_size"),
         ({"sac": {"conv_kernels": (3,) * 4, "conv_strides": (2,) * 4}}, "leave nothing of 20 pixels"),
         ({"replay": {"capacity": 1}}, "--replay.capacity must be at least 26 for these options, got 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -64,3 +65,10 @@ def test_a_standalone_function_can_be_differentiated_and_mapped():
     x, y = jnp.asarray([[1.0, -2.0], [3.0, 4.0]]), jnp.asarray([2.0, 3.0])
     np.testing.assert_array_equal(jax.vmap(function, in_axes=(0, None))(x, y), [[2.0, 0.0], [6.0, 12.0]])
     np.testing.assert_array_equal(jax.grad(lambda x: function(x, y).sum())(x[0]), [2.0, 0.0])
+
+
+def test_jax_takes_what_torch_leaves_of_a_gpu(monkeypatch):
+    """JAX reads the variable when its backend starts; the user's own stays."""
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    assert runtime.share_gpu(0.6) == pytest.approx(0.38)
+    assert runtime.share_gpu(0.2) == pytest.approx(0.38) == float(os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"])

@@ -18,7 +18,16 @@ import jax.numpy as jnp
 import optax
 
 from covr_jax.agents import losses
-from covr_jax.agents.method import Auxiliary, Method, Metrics, Trained, Views, build_networks, no_auxiliary
+from covr_jax.agents.method import (
+    Auxiliary,
+    Method,
+    Metrics,
+    Trained,
+    Views,
+    build_networks,
+    no_auxiliary,
+    same_action,
+)
 from covr_jax.agents.networks import Networks, Params, init_networks
 from covr_jax.config import SACConfig
 from covr_jax.covr.guidance import guidance_loss
@@ -30,7 +39,7 @@ class LearnerState(flax.struct.PyTreeNode):
 
     params: dict[str, Params]  # torso, actor, critic, auxiliary
     target: dict[str, Params]  # torso, critic
-    critic_opt: Any  # over torso and critic
+    critic_opt: Any  # over torso and critic, and over auxiliary where the critic reads embedded actions
     actor_opt: Any
     auxiliary_opt: Any  # over torso, the critic's encoder and auxiliary; empty for methods without such a loss
     log_alpha: Array  # f32
@@ -88,13 +97,14 @@ def make_learner(action_dim: int, learning_rate: float, method: Method, config: 
     """
     networks = build_networks(method, action_dim, config)
     auxiliary = (method.auxiliary or no_auxiliary)(networks, method.augmentation, action_dim, config)
+    auxiliary_rate = config.auxiliary_learning_rate
     parts = _Parts(
         method=method,
         networks=networks,
         auxiliary=auxiliary,
         optimiser=optax.adam(learning_rate),
         alpha_optimiser=optax.adam(config.alpha_learning_rate, b1=config.alpha_beta1),
-        auxiliary_optimiser=optax.adam(config.auxiliary_learning_rate or learning_rate),
+        auxiliary_optimiser=optax.adam(learning_rate if auxiliary_rate is None else auxiliary_rate),
         config=config,
     )
 
@@ -150,10 +160,11 @@ def _init(parts: _Parts, key: Array, observation: Array, action: Array) -> Learn
     params["auxiliary"] = auxiliary
     log_alpha = jnp.log(jnp.asarray(config.init_temperature, jnp.float32))
     critic = {"torso": params["torso"], "critic": params["critic"]}
+    fitted = _fitted(parts, params)
     return LearnerState(
         params=params,
         target=jax.tree.map(jnp.copy, critic),
-        critic_opt=parts.optimiser.init(critic),
+        critic_opt=parts.optimiser.init(fitted),
         actor_opt=parts.optimiser.init(params["actor"]),
         auxiliary_opt=parts.auxiliary_optimiser.init(_trained(params)) if parts.method.auxiliary else {},
         log_alpha=log_alpha,
@@ -162,6 +173,12 @@ def _init(parts: _Parts, key: Array, observation: Array, action: Array) -> Learn
         exploration_noise=jnp.asarray(config.noise_start, jnp.float32),
         updates=jnp.zeros((), jnp.int32),
     )
+
+
+def _fitted(parts: _Parts, params: dict[str, Params]) -> dict[str, Params]:
+    """What the critic's loss moves."""
+    embeds = parts.auxiliary.embed_action is not same_action
+    return {name: params[name] for name in ("torso", "critic", *(("auxiliary",) if embeds else ()))}
 
 
 def _trained(params: dict[str, Params]) -> Trained:
@@ -200,12 +217,13 @@ def _update_critic(
 
     def loss(trained: dict[str, Params]) -> tuple[Array, Array]:
         features = parts.networks.torso.apply(trained["torso"], _rows(views.observation))
-        q = parts.q(trained["critic"], params["auxiliary"], features, _tiled(batch.action, len(weights)))
+        auxiliary = trained.get("auxiliary", params["auxiliary"])
+        q = parts.q(trained["critic"], auxiliary, features, _tiled(batch.action, len(weights)))
         per_view = jnp.split(q, len(weights), axis=1) if len(weights) > 1 else [q]
         value = sum(w * losses.critic_loss(part, y, batch.weight) for w, part in zip(weights, per_view, strict=True))
         return value, per_view[0]
 
-    trained = {"torso": params["torso"], "critic": params["critic"]}
+    trained = _fitted(parts, params)
     (value, q), grads = jax.value_and_grad(loss, has_aux=True)(trained)
     updates, critic_opt = parts.optimiser.update(grads, state.critic_opt, trained)
     trained = optax.apply_updates(trained, updates)

@@ -42,7 +42,8 @@ class Trained(NamedTuple):
     auxiliary: Params
 
 
-def _same_action(params: Params, action: Array) -> Array:
+def same_action(params: Params, action: Array) -> Array:
+    """The critic reads actions as they are."""
     del params
     return action
 
@@ -53,7 +54,7 @@ class Auxiliary(NamedTuple):
     init: Callable[[Array, Array, Array], Params]  # (key, torso features f32[1,N], action f32[1,A])
     # (trained, target networks' {"torso", "critic"}, views, batch, key) -> (loss, metrics)
     loss: Callable[[Trained, dict[str, Params], Views, Batch, Array], tuple[Array, Metrics]]
-    embed_action: Callable[[Params, Array], Array] = _same_action  # what the critic reads in place of an action
+    embed_action: Callable[[Params, Array], Array] = same_action  # what the critic reads; its loss moves the parameters
 
 
 class Method(NamedTuple):

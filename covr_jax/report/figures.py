@@ -258,3 +258,23 @@ def panels(run: Run, which: tuple[Panel, ...]) -> str | None:
         _mark_rounds(plot, run, labels=False)
         found.append(figure(plot.line(x, y, panel.css)))
     return f'<div class="grid three">{"".join(found)}</div>' if found else None
+
+
+def budget(run: Run) -> str | None:
+    """Memory and latency of policy and VLM beside the paper's."""
+    rows = []
+    for who, paper, memory, seconds in (
+        ("Policy", "10 MB, 0.0012 s", "policy/memory_bytes", "policy/latency_s"),
+        ("VLM", "8344 MB, 4.4 s", "vlm/memory_bytes", "vlm/mean_latency_s"),
+    ):
+        size, latency = run.last(memory), run.last(seconds)
+        if size is None:
+            continue
+        frames = run.last("vlm/frames_per_query") if who == "VLM" else None
+        asked = "" if frames is None else f" <small>{frames:,.0f} frames per query</small>"
+        cells = (who, f"{size / 1e6:,.1f} MB", "–" if latency is None else f"{latency:.4f} s{asked}", paper)
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    if not rows:
+        return None
+    head = "".join(f"<th>{name}</th>" for name in ("", "Weights", "One answer", "In the paper"))
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

@@ -239,6 +239,12 @@ def _sections(run: Run) -> list[str]:
             "No data: metrics.jsonl has no such metrics.",
         ),
         _section(
+            "Memory and latency",
+            "All weights of the agent and of the VLM, and the time from a frame to an action.",
+            figures.budget(run),
+            "No data: the run has not ended.",
+        ),
+        _section(
             "What the VLM says",
             "Frames of kept samples, the VLM's answer after the round beside the policy's action.",
             _gallery(run),

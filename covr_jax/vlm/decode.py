@@ -8,6 +8,7 @@ Letters: N samples, A action, L tokens, K grammar symbols, S grammar states.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -129,7 +130,12 @@ def _compile(edges, final: int, pieces, tokenizer) -> Grammar:
 
 
 def decode_actions(
-    backbone: Backbone, prompt: PromptTokens, grammar: Grammar, pixel_values: torch.Tensor, n: int
+    backbone: Backbone,
+    prompt: PromptTokens,
+    grammar: Grammar,
+    pixel_values: torch.Tensor,
+    n: int,
+    pick: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Most likely answer token by token under the grammar, for all rows at once.
 
@@ -137,6 +143,7 @@ def decode_actions(
 
     Args:
       pixel_values: of ``n`` images, from ``preprocess``.
+      pick: scores f32[N,K], -inf where the grammar forbids, -> choice i64[N]; None: the largest.
 
     Returns:
       i64[N,T] token ids between the brackets; rows whose answer is shorter end in the padding symbol.
@@ -161,7 +168,8 @@ def decode_actions(
                     out = backbone.model(input_ids=ids, position_ids=at, **cache)
                     waiting, done = 0, done + waiting
                 scores = out.logits[:, -1].index_select(1, symbols).float()
-                choice = scores.masked_fill(table[state] < 0, -torch.inf).argmax(1)
+                scores = scores.masked_fill(table[state] < 0, -torch.inf)
+                choice = scores.argmax(1) if pick is None else pick(scores)
             emitted.append(symbols[choice])
             state = table[state, choice]
             waiting += 1

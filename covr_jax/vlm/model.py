@@ -50,6 +50,7 @@ def load_backbone(name: str = DEFAULT_MODEL, *, image_size: int | None = None, d
         may be pinned as ``owner/name@revision``.
       image_size: side to which frames are resized; None: 84 for tiny models, 336 for LLaVA (which knows no other),
         224 (64 image tokens) otherwise.
+      device: torch device or its name; 'auto' is the GPU where Torch has one.
       dtype: torch dtype or its name; 'auto' is float32 for tiny models and for CPUs, bfloat16 elsewhere.
 
     Raises:
@@ -57,6 +58,8 @@ def load_backbone(name: str = DEFAULT_MODEL, *, image_size: int | None = None, d
       ValueError: if ``image_size`` does not fit the model's patches.
     """
     is_tiny = name in tiny.FAMILIES
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     if dtype == "auto":
         dtype = torch.float32 if is_tiny or device.type == "cpu" else torch.bfloat16

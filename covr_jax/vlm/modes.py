@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from covr_jax.config import GUIDED, Config, ConfigError
+from covr_jax.config import WITH_VLM, Config, ConfigError
 from covr_jax.types import Array
 from covr_jax.vlm import lesson as lessons
 from covr_jax.vlm.protocol import Answer, Engine, Lesson, Outcome, PriorService, Report, facts_of, query_metrics
@@ -109,12 +109,12 @@ def make_service(
 
 
 def make_vlm(config: Config, action_dim: int, run_dir: Path) -> PriorService | None:
-    """The VLM of a guided run; None for methods without one.
+    """The VLM of a run; None for methods without one.
 
     Raises:
       ConfigError: a VLM that cannot be loaded, or options that do not fit it.
     """
-    if config.method not in GUIDED:
+    if config.method not in WITH_VLM:
         return None
     vlm = config.vlm
     given = {
@@ -130,10 +130,14 @@ def make_vlm(config: Config, action_dim: int, run_dir: Path) -> PriorService | N
         "seed": config.seed,
         "image_size": vlm.image_size,
         "dtype": vlm.dtype,
+        "device": vlm.device,
+        "gpu_share": vlm.gpu_share,
+        "decoding": vlm.decoding,
         "rank": vlm.lora_rank,
         "alpha": vlm.lora_alpha,
         "dropout": vlm.lora_dropout,
         "targets": vlm.lora_targets,
+        "merge": False if config.method == "vpf" else None,  # each of its updates must be seen at once
         "finetune_options": {name: value for name, value in given.items() if value is not None},
     }
     try:

@@ -19,8 +19,11 @@ from covr_jax import bridge
 from covr_jax.types import Prior
 from covr_jax.vlm import decode
 from covr_jax.vlm.codec import format_action
+from covr_jax.vlm.decode import Grammar
 from covr_jax.vlm.model import (
     DEFAULT_MODEL,
+    Backbone,
+    PromptTokens,
     VLMLoadError,
     add_lora,
     base_model,
@@ -65,7 +68,9 @@ class VLMService:
       query_batch: static batch size of one forward pass; longer queries are split, shorter ones padded.
       merge: answer from a merged copy of the weights, made once per round (faster, costs a second copy of the model);
         None: only for 'tiny'.
+      backbone: a model that is in memory already, instead of what ``name`` would load.
       finetune_options: fields of ``FinetuneOptions`` that differ from the defaults.
+      gpu_share: of a GPU's memory that Torch may take in this process; None: all.
 
     Attributes:
       counters: {'queries', 'frames', 'parse_failures', 'latency_s' (of the last query), 'query_s' (sum), 'rounds'}.
@@ -95,13 +100,18 @@ class VLMService:
         query_batch: int = 64,
         merge: bool | None = None,
         finetune_options: dict | None = None,
+        gpu_share: float | None = None,
+        backbone: Backbone | None = None,
     ):
         if decoding not in ("constrained", "free"):
             raise ValueError(f"decoding must be 'constrained' or 'free', not {decoding!r}")
         self.name, self.task, self.action_dim, self.seed = name, task, action_dim, seed
         self.decoding, self.query_batch = decoding, query_batch
         prompt = prompt_for(task, action_dim)  # before the weights: a wrong task should fail at once
-        backbone = load_backbone(name, image_size=image_size, dtype=dtype, device=device)
+        if gpu_share is not None and torch.cuda.is_available() and device != "cpu":
+            torch.cuda.set_per_process_memory_fraction(gpu_share)  # beyond it Torch runs out, instead of JAX
+        if backbone is None:
+            backbone = load_backbone(name, image_size=image_size, dtype=dtype, device=device)
         tiny = backbone.is_tiny
         self.signed = tiny if signed is None else signed
         self.merge = tiny if merge is None else merge
@@ -128,6 +138,21 @@ class VLMService:
         """Bytes of all weights held, the merged copy included."""
         models = [self._backbone.model] + ([self._merged] if self._merged is not None else [])
         return sum(p.numel() * p.element_size() for model in models for p in model.parameters())
+
+    def parts(self, *, merged: bool | None = None) -> tuple[Backbone, PromptTokens, Grammar]:
+        """The model, its question and the answers it may give.
+
+        Args:
+          merged: the copy that answers with the adapter in its weights, or the model beside its adapter, which can be
+            trained; None: whichever answers queries.
+        """
+        if merged is None:
+            merged = self.merge and self._adapter_enabled
+        if not merged:
+            return self._backbone, self._prompt_tokens, self._grammar
+        if self._merged is None:
+            self._merged = merged_copy(self._backbone)
+        return self._backbone._replace(model=self._merged), self._prompt_tokens, self._grammar
 
     def query(self, frames) -> Prior:
         """a_v for some frames.
@@ -164,21 +189,13 @@ class VLMService:
         size = min(self.query_batch, 1 << (n - 1).bit_length())
         # Repeating the last frame pads without writing into the lent buffer.
         index = torch.arange(size).clamp_max(n - 1).to(frames.device)
-        backbone = self._query_backbone()
-        pixel_values = preprocess(frames[index].to(self._prompt_tokens.ids.device), backbone.image)
+        backbone, prompt, grammar = self.parts()
+        pixel_values = preprocess(frames[index].to(prompt.ids.device), backbone.image)
         if self.decoding == "free":
             budget = 16 + 8 * self.action_dim
-            return decode.generate_texts(backbone, self._prompt_tokens, pixel_values, size, budget)[:n]
-        tokens = decode.decode_actions(backbone, self._prompt_tokens, self._grammar, pixel_values, size)
-        return decode.answer_texts(backbone.tokenizer, self._grammar, tokens[:n])
-
-    def _query_backbone(self):
-        """The model that answers: merged copy, adapter beside the weights, or the bare base inside disable_adapter."""
-        if not self.merge or not self._adapter_enabled:
-            return self._backbone
-        if self._merged is None:
-            self._merged = merged_copy(self._backbone)
-        return self._backbone._replace(model=self._merged)
+            return decode.generate_texts(backbone, prompt, pixel_values, size, budget)[:n]
+        tokens = decode.decode_actions(backbone, prompt, grammar, pixel_values, size)
+        return decode.answer_texts(backbone.tokenizer, grammar, tokens[:n])
 
     def finetune(self, frames, actions, weights, progress: Callable[[int, int, float], None] | None = None) -> dict:
         """One COVR round: the agent's selected experience becomes answers; see ``trainer.finetune`` for the result.

@@ -30,12 +30,17 @@ class Bench:
     def __init__(self, config: Any):
         import jax
 
+        from covr_jax.config import ConfigError
+        from covr_jax.lanes import CompiledEnv
         from covr_jax.profiling import CompileLog
         from covr_jax.programs import Programs
 
         self.config, self.jax = config, jax
         with CompileLog() as self.compile_log:
             self.programs = Programs(config)
+            if not isinstance(self.programs._env, CompiledEnv):
+                raise ConfigError(f"{config.task} steps on the host; its speed is in experiments/benchmark/host_env.py")
+            self.lanes = self.programs._env
             self.state = self.programs.init()
             for learn in (False, False, True):
                 self.state, _ = jax.block_until_ready(self.programs.chunk(self.state, learn=learn))
@@ -52,15 +57,16 @@ class Bench:
         programs, config, state = self.programs, self.config, self.state
         updates = config.sac.updates_per_step
         with_actor = updates / config.sac.actor_update_every
-        act = (state.learner, state.timestep.observation, state.progress.vec_steps)
+        previous = programs._last_action(state.replay, state.timestep) if programs.method.residual else None
+        act = (state.learner, state.timestep.observation, state.progress.vec_steps, previous)
         action = programs._act(*act)
         add = (state.replay, state.timestep, action)
         learn, ring = (state.learner, state.replay), Cost(0.0, state.replay.frame.nbytes)
         cost = roofline.cost_of
         costs = {
             "act": cost(programs._act, *act),
-            "env": cost(programs._env._advance, state.env, action),
-            "render": cost(programs._env._observe, state.env, programs._env._no_reward),
+            "env": cost(self.lanes._advance, state.env, action),
+            "render": cost(self.lanes._observe, state.env, self.lanes._no_reward),
             "add": cost(programs._add, *add),
             **{f"learn {flag}": cost(programs._learn[flag], *learn) - ring for flag in (False, True)},
         }
@@ -152,12 +158,12 @@ class Bench:
         return self.state.progress, metrics
 
     def _physics(self, action: Any) -> Any:
-        env, reward = self.programs._env._advance(self.state.env, action)
+        env, reward = self.lanes._advance(self.state.env, action)
         self.state = self.state.replace(env=env)
         return reward
 
     def _render(self) -> Any:
-        env, timestep = self.programs._env._observe(self.state.env, self.programs._env._no_reward)
+        env, timestep = self.lanes._observe(self.state.env, self.lanes._no_reward)
         self.state = self.state.replace(env=env)
         return timestep
 
@@ -166,7 +172,7 @@ class Bench:
         return self.state.replay.count
 
     def _update(self, with_actor: bool) -> Any:
-        learner, metrics = self.programs._learn[with_actor](self.state.learner, self.state.replay)
+        learner, metrics, _ = self.programs._learn[with_actor](self.state.learner, self.state.replay)
         self.state = self.state.replace(learner=learner)
         return metrics
 

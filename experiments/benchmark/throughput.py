@@ -69,10 +69,11 @@ def main() -> int:
 
     from covr_jax import config as configuration
     from covr_jax import runtime
+    from covr_jax.config_rules import validate
     from experiments.benchmark.phases import Bench
 
     runtime.configure()
-    configuration.validate(config)
+    validate(config)
     bench = Bench(config)
     ceilings = roofline.ceilings()
     rows = bench.rows(ceilings)

@@ -19,7 +19,7 @@ from covr_jax.programs import CompiledEnv
 from covr_jax.render import Renderer
 from covr_jax.types import StepType
 
-FIRST, MID, LAST = StepType
+FIRST, MID, LAST = StepType.FIRST, StepType.MID, StepType.LAST
 TASK = "cartpole_swingup"
 LANES = 32  # of the physics tests
 SIZE = 20  # pixels

@@ -13,7 +13,7 @@ from pairs import LANES, SIZE, compiled
 from covr_jax.envs import TASKS
 from covr_jax.types import StepType
 
-FIRST, MID, LAST = StepType
+FIRST, MID, LAST = StepType.FIRST, StepType.MID, StepType.LAST
 PLATFORMS = ("cpu", "cuda", "tpu")
 STRONG = (jnp.float32, jnp.int32, jnp.uint8, jax.random.key(0).dtype)
 SOON = np.arange(LANES) % 2 == 0  # the lanes whose episode ends two steps later

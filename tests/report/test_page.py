@@ -138,7 +138,7 @@ def test_a_method_without_a_vlm_says_so(tmp_path):
 def test_a_run_that_only_began(tmp_path, rows):
     (tmp_path / "metrics.jsonl").write_text(rows)
     page = write_report(tmp_path).read_text()
-    assert page.count('class="empty"') == 10, "every section says that it has no data"
+    assert page.count('class="empty"') == 11, "every section says that it has no data"
 
 
 def test_a_run_that_is_still_going_takes_the_last_evaluation(tmp_path):
@@ -279,3 +279,15 @@ def test_the_same_directory_gives_the_same_bytes(tmp_path):
     folder = make_run(tmp_path, rounds=1)
     assert write_report(folder).read_bytes() == write_report(folder).read_bytes()
     assert [p.name for p in folder.iterdir() if "report" in p.name] == ["report.html"]
+
+
+def test_memory_and_latency_stand_beside_the_papers(tmp_path):
+    row = {"env_steps": 10, "agent_steps": 10, "updates": 1, "wall_s": 1.0, "policy/memory_bytes": 10_400_000}
+    row |= {"policy/latency_s": 0.00123, "vlm/memory_bytes": 8.3e9, "vlm/mean_latency_s": 0.5}
+    row |= {"vlm/frames_per_query": 16}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    text = write_report(tmp_path).read_text()
+    table = text[text.index("<h2>Memory and latency") :]
+    cells = re.findall(r"<td>(.*?)</td>", table[: table.index("</table>")])
+    assert cells[:4] == ["Policy", "10.4 MB", "0.0012 s", "10 MB, 0.0012 s"]
+    assert cells[4:] == ["VLM", "8,300.0 MB", "0.5000 s <small>16 frames per query</small>", "8344 MB, 4.4 s"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from faults import expected, some_frames, some_lesson
 
-from covr_jax import config
+from covr_jax import config, config_rules
 from covr_jax.config import ConfigError
 from covr_jax.vlm import modes
 from covr_jax.vlm.fake import FakeVLM
@@ -209,9 +209,9 @@ def test_modes_by_configuration(tmp_path):
     np.testing.assert_array_equal(replay.query(some_frames(0)).action, expected(some_frames(0)).action)
     assert modes.make_vlm(config.Config(method="rad"), 1, tmp_path) is None
     with pytest.raises(ConfigError, match="exclude"):
-        config.validate(covr_config(record=True, replay="x"))
+        config_rules.validate(covr_config(record=True, replay="x"))
     with pytest.raises(ConfigError, match="hang-s"):
-        config.validate(covr_config(hang_s=0.0))
+        config_rules.validate(covr_config(hang_s=0.0))
 
 
 TINY = """
@@ -247,3 +247,17 @@ def test_the_tiny_model_in_a_child_and_no_torch_in_the_parent(tmp_path):
     command = [sys.executable, str(script), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root, env=environment)
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
+
+
+def test_decoding_device_and_memory_reach_the_engine(monkeypatch, tmp_path):
+    given = {}
+
+    def build(name, task, action_dim, options):
+        given.update(options)
+        return FakeVLM(action_dim)
+
+    monkeypatch.setattr(modes, "build_engine", build)
+    modes.make_vlm(covr_config(decoding="free", device="cpu", gpu_share=0.25), 1, tmp_path)
+    assert (given["decoding"], given["device"], given["gpu_share"], given["merge"]) == ("free", "cpu", 0.25, None)
+    modes.make_vlm(config.Config(method="vpf", vlm=config.VLMConfig(name="fake")), 1, tmp_path)
+    assert given["merge"] is False and given["decoding"] == "constrained" and given["device"] == "auto"

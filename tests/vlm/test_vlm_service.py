@@ -62,8 +62,8 @@ def test_merged_copy_answers_like_the_adapter(make_service, frames):
     pixels = preprocess(torch.from_numpy(frames), merged._backbone.image)
     inputs = model_inputs(merged._backbone, pixels, merged._prompt_tokens.ids.expand(6, -1), merged._prompt_tokens)
     with torch.no_grad():
-        a = merged._query_backbone().model(**inputs).logits
-        b = beside._query_backbone().model(**inputs).logits
+        a = merged.parts()[0].model(**inputs).logits
+        b = beside.parts()[0].model(**inputs).logits
     assert a.std() > 0.1
     torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-4)
     assert merged.memory_bytes > beside.memory_bytes > 4 * beside.parameter_count.total - 1

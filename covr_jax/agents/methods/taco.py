@@ -2,8 +2,8 @@
 
 L = InfoNCE(G(z_t, u_{t:t+K}), z_{t+K}) + InfoNCE(z_t, z_t of another shift) + mean (R(z_t, u_{t:t+K}) - sum r)^2 with
 unit weights, u = encoded actions, z = projected features; the critic reads u(a) in place of a.
-Ours: pairs whose episode ends within K steps are left out of the first and third loss; the action encoder is moved by
-this loss alone (the authors' critic optimisers do not hold it either).
+The critic's loss moves the action encoder as well. Ours: pairs whose episode ends within K steps are left out of the
+first and third loss; rewards are summed without a discount; this loss comes right after the critic's instead of last.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def temporal_contrast(
 ) -> Auxiliary:
     """TACO's loss; the critic reads encoded actions."""
     size, features = latent_size(action_dim), config.feature_dim
-    encoder, sequence, state = action_encoder(size), projection(size), projection(features)
+    encoder, sequence, state = action_encoder(size), projection(STEPS * size), projection(features)
     after, reward = perceptron(features, config.hidden_dim), perceptron(1, config.hidden_dim)
 
     def init(key: Array, torso: Array, action: Array) -> Params:
         keys = jax.random.split(key, 6)
-        z, u = jnp.zeros((1, features)), jnp.zeros((1, size))
+        z, u = jnp.zeros((1, features)), jnp.zeros((1, STEPS * size))
         return {
             "action": encoder.init(keys[0], action),
-            "sequence": sequence.init(keys[1], jnp.zeros((1, STEPS * size))),
+            "sequence": sequence.init(keys[1], u),
             "state": state.init(keys[2], torso),
             "after": after.init(keys[3], z, u),
             "reward": reward.init(keys[4], z, u),
@@ -78,7 +78,7 @@ def temporal_contrast(
         return temporal + instance + reward_loss, metrics
 
     def embed(params: Params, action: Array) -> Array:
-        return encoder.apply(jax.lax.stop_gradient(params["action"]), action)
+        return encoder.apply(params["action"], action)
 
     return Auxiliary(init, loss, embed)
 

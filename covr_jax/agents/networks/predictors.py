@@ -43,7 +43,8 @@ class _ActionEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, action: Array) -> Array:
-        return dense(self.outputs, _EXACT)(jnp.tanh(dense(self.hidden, _EXACT)(action)))
+        x = jnp.tanh(dense(self.hidden, _EXACT)(action))
+        return dense(self.outputs, _EXACT)(x)
 
 
 def predictor(outputs: int, hidden: int = 512) -> Network:

@@ -1,0 +1,124 @@
+"""What the options of a run must satisfy, alone and together."""
+
+from __future__ import annotations
+
+from covr_jax.config import WITH_VLM, Config, ConfigError, given
+
+
+def validate(config: Config) -> None:
+    """Raise ConfigError, in one line, for the first option that is out of range."""
+    at_least_one = {
+        "total-steps": config.total_steps,
+        "env.num-envs": config.env.num_envs,
+        "env.frame-stack": config.env.frame_stack,
+        "env.action-repeat": given(config.env.action_repeat, 1),
+        "env.image-size": config.env.image_size,
+        "sac.batch-size": config.sac.batch_size,
+        "sac.updates-per-step": config.sac.updates_per_step,
+        "sac.steps-per-update": config.sac.steps_per_update,
+        "sac.noise-steps": config.sac.noise_steps,
+        "sac.n-step": config.sac.n_step,
+        "sac.init-steps": config.sac.init_steps,
+        "sac.actor-update-every": config.sac.actor_update_every,
+        "sac.hidden-dim": config.sac.hidden_dim,
+        "sac.feature-dim": config.sac.feature_dim,
+        "sac.num-filters": config.sac.num_filters,
+        "replay.capacity": config.replay.capacity,
+        "replay.recent-least": config.replay.recent_least,
+        "replay.recent-phase": config.replay.recent_phase,
+        "covr.psi-0": config.covr.psi_0,
+        "covr.anneal-steps": config.covr.anneal_steps,
+        "covr.entropy-samples": config.covr.entropy_samples,
+        "vlm.every": config.vlm.every,
+        "vlm.max-samples": config.vlm.max_samples,
+        "vlm.batch-size": given(config.vlm.batch_size, 1),
+        "vlm.micro-batch": given(config.vlm.micro_batch, 1),
+        "vlm.lora-rank": given(config.vlm.lora_rank, 1),
+        "vlm.steps": given(config.vlm.steps, 1),
+        "vpf.steps": config.vpf.steps,
+        "vpf.epochs": config.vpf.epochs,
+        "vpf.minibatch": config.vpf.minibatch,
+        "vpf.forward-batch": config.vpf.forward_batch,
+        "vpf.anneal-iterations": config.vpf.anneal_iterations,
+        "eval.every": config.eval.every,
+        "eval.episodes": config.eval.episodes,
+        "run.checkpoint-every": config.run.checkpoint_every,
+        "run.log-every": config.run.log_every,
+    }
+    not_negative = {
+        "seed": config.seed,
+        "covr.guidance-weight": config.guidance_weight,
+        "covr.cold-start-rounds": config.cold_start_rounds,
+        "covr.min-keep": config.covr.min_keep,
+        "vlm.held-out": config.vlm.held_out,
+        "vlm.return-episodes": config.vlm.return_episodes,
+        "vlm.deadline-s": config.vlm.deadline_s,
+        "vlm.restarts": config.vlm.restarts,
+        "replay.priority-alpha": config.replay.priority_alpha,
+        "replay.priority-beta": config.replay.priority_beta,
+        "vpf.value-weight": config.vpf.value_weight,
+        "vpf.entropy-weight": config.vpf.entropy_weight,
+        "vpf.max-grad-norm": config.vpf.max_grad_norm,
+        "vpf.learning-rate": config.vpf.learning_rate,
+        "vpf.final-learning-rate": config.vpf.final_learning_rate,
+        "sac.learning-rate": given(config.sac.learning_rate, 0),
+        "sac.auxiliary-learning-rate": given(config.sac.auxiliary_learning_rate, 0),
+        "sac.noise-start": config.sac.noise_start,
+        "sac.noise-end": config.sac.noise_end,
+        "sac.alpha-learning-rate": config.sac.alpha_learning_rate,
+    }
+    unit_interval = {
+        "sac.discount": config.sac.discount,
+        "sac.critic-tau": config.sac.critic_tau,
+        "sac.encoder-tau": config.sac.encoder_tau,
+        "sac.torso-tau": given(config.sac.torso_tau, 0),
+        "covr.return-discount": config.covr.return_discount,
+        "replay.elite-share": config.replay.elite_share,
+        "replay.recent-eta": config.replay.recent_eta,
+        "vpf.clip": config.vpf.clip,
+        "vpf.discount": config.vpf.discount,
+        "vpf.gae-decay": config.vpf.gae_decay,
+        "vlm.warmup": given(config.vlm.warmup, 0),
+        "vlm.label-smoothing": given(config.vlm.label_smoothing, 0),
+        "vlm.lora-dropout": given(config.vlm.lora_dropout, 0),
+    }
+    rules = (
+        (at_least_one, lambda value: value >= 1, "at least 1"),
+        (not_negative, lambda value: value >= 0, "0 or more"),
+        (unit_interval, lambda value: 0 <= value <= 1, "between 0 and 1"),
+    )
+    for values, holds, wanted in rules:
+        for name, value in values.items():
+            if not holds(value):
+                raise ConfigError(f"--{name} must be {wanted}, got {value}")
+    _check_alone(config)
+    _check_together(config)
+
+
+def _check_alone(config: Config) -> None:
+    if config.env.samples not in (1, 2, 4):
+        raise ConfigError(f"--env.samples must be 1, 2 or 4, got {config.env.samples}")
+    if config.sac.init_temperature <= 0:
+        raise ConfigError(f"--sac.init-temperature must be positive, got {config.sac.init_temperature}")
+    kernels, strides = config.sac.conv_kernels, config.sac.conv_strides
+    if not kernels or len(kernels) != len(strides) or min(*kernels, *strides) < 1:
+        sizes = f"--sac.conv-kernels {kernels} and --sac.conv-strides {strides}"
+        raise ConfigError(f"{sizes} must be positive, one per layer")
+    if not 0 < config.vlm.gpu_share < 1:
+        raise ConfigError(f"--vlm.gpu-share must be between 0 and 1, both excluded, got {config.vlm.gpu_share}")
+    if not config.vlm.hang_s > 0:
+        raise ConfigError(f"--vlm.hang-s must be positive, got {config.vlm.hang_s}")
+
+
+def _check_together(config: Config) -> None:
+    if config.vlm.record and config.vlm.replay is not None:
+        raise ConfigError("--vlm.record and --vlm.replay exclude each other")
+    if config.method in WITH_VLM and config.replay.sampling == "elite":
+        raise ConfigError(f"--replay.sampling elite is for runs without a VLM; drop it or {config.method}")
+    if not 0.01 <= config.vpf.temperature <= 10:
+        raise ConfigError(f"--vpf.temperature must be between 0.01 and 10, got {config.vpf.temperature}")
+    if config.method in WITH_VLM and config.vlm.name == "none":
+        raise ConfigError(f"{config.method} needs a VLM; use --vlm tiny or a model, or --method rad")
+    vlm = config.vlm
+    if config.method == "vpf" and (vlm.name == "fake" or vlm.mode != "sync" or vlm.record or vlm.replay):
+        raise ConfigError("vpf trains the VLM itself: a model, not fake, --vlm.mode sync, no recording or replay")

@@ -1,0 +1,154 @@
+"""Runs in which the VLM itself acts: ``vbe``, untuned and alone, and ``vpf``, trained by PPO (small budgets).
+
+Run directory, metrics and result are those of ``loop.train``. Such runs write no checkpoints: one that was stopped
+begins again. Letters: T agent steps of an iteration, E envs, A action.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import jax.numpy as jnp
+import numpy as np
+
+from covr_jax import budget, runtime
+from covr_jax.config import Config
+from covr_jax.lanes import CompiledEnv, HostedEnv, driven
+from covr_jax.metrics import MetricsLogger
+from covr_jax.programs import ENV, FINAL_EVALUATION, Programs, stream
+from covr_jax.rounds import Reporter
+from covr_jax.run_directory import Result
+from covr_jax.types import Array, StepType, TimeStep
+from covr_jax.vlm.modes import SyncPrior, make_vlm
+from covr_jax.vlm.protocol import PriorService
+from covr_jax.vlm.rollout import Rollout, batch_of
+
+ADAPTER = Path("vlm", "adapter")  # of a vpf run
+
+
+def newest(timestep: TimeStep) -> Array:
+    """What the VLM sees of an observation, u8[E,H,W,3]."""
+    return timestep.observation[..., -3:]
+
+
+class VLMTrainer:
+    """One run of ``vbe`` or ``vpf``."""
+
+    def __init__(self, config: Config, run_dir: Path, reporter: Reporter):
+        self.config, self.run_dir, self.reporter = config, run_dir, reporter
+        self.programs = Programs(config)
+        self.vlm = cast(PriorService, make_vlm(config, self.programs.env.action_dim, run_dir))
+        self.logger = MetricsLogger(run_dir)
+        self.started = time.monotonic()
+        self.agent_steps = self.updates = 0
+        self._held = np.zeros((self.programs.eval_env.num_envs, self.programs.env.action_dim), np.float32)
+
+    @property
+    def env_steps(self) -> int:
+        """Trained on so far."""
+        return self.agent_steps * self.programs.env.action_repeat
+
+    def _log(self, row: dict[str, Any]) -> None:
+        self.logger.write(row, env_steps=self.env_steps, agent_steps=self.agent_steps, updates=self.updates)
+
+    def run(self) -> Result:
+        """Train (``vpf`` only), evaluate, write metrics."""
+        random = self.programs.evaluate(
+            self.programs.random_policy(0), self.config.eval.episodes, FINAL_EVALUATION
+        ).mean()
+        self.reporter.message(f"VLM: {self.vlm.facts.name}, {self.vlm.facts.parameters}")
+        self._log({"eval/random_return": random})
+        if self.config.method == "vpf":
+            self._train()
+        values = self._evaluate(FINAL_EVALUATION)
+        self.logger.close()
+        seconds = time.monotonic() - self.started
+        return Result(float(values.mean()), float(values.std()), float(random), self.env_steps, seconds)
+
+    def _policy(self, timestep: TimeStep, step: int) -> np.ndarray:
+        """The most likely answers, f32[E,A]: asked every ``vlm.every`` steps and held, 0 where not understood."""
+        if step % (1 if self.config.method == "vpf" else self.config.vlm.every) == 0:
+            episodes = self.config.eval.episodes
+            self._held[:episodes] = np.asarray(self.vlm.query(newest(timestep)[:episodes]).action)
+        return self._held
+
+    def _evaluate(self, number: int) -> np.ndarray:
+        values = self.programs.evaluate(self._policy, self.config.eval.episodes, number)
+        row = {"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()}
+        row |= self.vlm.metrics() | budget.vlm_budget(self.vlm)
+        self._log(row | {"mem/device_peak_bytes": runtime.peak_memory_bytes()})
+        self.reporter.message(f"evaluation at {self.env_steps:,} env steps: {values.mean():.0f} ± {values.std():.0f}")
+        return values
+
+    # --------------------------------------------------------------------- vpf
+
+    def _train(self) -> None:
+        from covr_jax.vlm.policy import PPOOptions, TokenPolicy
+
+        vpf = self.config.vpf
+        options = PPOOptions(**{name: getattr(vpf, name) for name in PPOOptions._fields})
+        policy = TokenPolicy(cast(Any, cast(SyncPrior, self.vlm).engine), options, vpf.value_hidden, self.config.seed)
+        env = driven(self.programs.env)
+        state, timestep = env.reset(stream(self.config.seed, ENV))
+        length = math.ceil(vpf.steps / self.programs.env.num_envs)
+        running, last = np.zeros(self.programs.env.num_envs), np.full(self.programs.env.num_envs, np.nan)
+        evaluations, next_eval = 0, self.config.eval.every
+        while self.env_steps < self.config.total_steps:
+            before = time.monotonic()
+            rollout, state, timestep = collect(policy, env, state, timestep, length, running, last)
+            batch = batch_of(rollout, vpf.discount, vpf.gae_decay)
+            row = policy.update(batch)
+            updates = vpf.epochs * max(1, len(batch.log_prob) // vpf.minibatch)
+            self.agent_steps, self.updates = self.agent_steps + rollout.acts.size, self.updates + updates
+            seconds = time.monotonic() - before
+            row |= {
+                "train/episode_return": float(np.nanmean(last)) if np.isfinite(last).any() else math.nan,
+                "train/reward_per_step": float(rollout.reward[rollout.acts].mean()),
+                "train/env_steps_per_second": rollout.acts.size * self.programs.env.action_repeat / seconds,
+                "train/updates_per_second": updates / seconds,
+            }
+            self._log(row)
+            self.reporter.update(self.env_steps, row | {"covr/round": 0})
+            if self.env_steps >= next_eval and self.env_steps < self.config.total_steps:
+                evaluations, next_eval = evaluations + 1, self.env_steps + self.config.eval.every
+                self._evaluate(evaluations)
+                self.vlm.save_adapter(self.run_dir / ADAPTER)
+        self.vlm.save_adapter(self.run_dir / ADAPTER)
+
+
+def collect(
+    policy: Any,
+    env: CompiledEnv | HostedEnv,
+    state: Any,
+    timestep: TimeStep,
+    length: int,
+    running: np.ndarray,
+    last: np.ndarray,
+) -> tuple[Rollout, Any, TimeStep]:
+    """``length`` agent steps with sampled answers, and where they lead.
+
+    Args:
+      policy: a ``TokenPolicy``.
+      running, last: f64[E], return of the episodes under way and of those that ended last; changed in place.
+    """
+    rows: dict[str, list[Any]] = {name: [] for name in Rollout._fields}
+    for _ in range(length):
+        frames = newest(timestep)
+        took = policy.take(frames)
+        rows["frames"].append(frames)
+        rows["took"].append(took)
+        rows["value"].append(took.value)
+        rows["acts"].append(np.asarray(timestep.step_type) != StepType.LAST)
+        state, timestep = env.step(state, jnp.asarray(took.action))
+        ends = np.asarray(timestep.step_type) == StepType.LAST
+        rows["reward"].append(np.asarray(timestep.reward))
+        rows["discount"].append(np.asarray(timestep.discount))
+        rows["ends"].append(ends)
+        running += rows["reward"][-1]
+        last[ends], running[ends] = running[ends], 0.0
+    rows["value"].append(policy.values(newest(timestep), rows["took"][-1].tokens))
+    arrays = {name: np.stack(rows[name]) for name in ("acts", "reward", "ends", "discount", "value")}
+    return Rollout(jnp.stack(rows["frames"]), rows["took"], **arrays), state, timestep

@@ -1,0 +1,216 @@
+"""What ``vlm.py`` lets compete: ways to decode and to hand frames over; and the speed of fine-tuning."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+import transformers
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from covr_jax import bridge
+from covr_jax.vlm import tiny
+from covr_jax.vlm.backbones import LLAVA, QWEN2_5_VL, QWEN2_VL, released_config
+from covr_jax.vlm.decode import Grammar
+from covr_jax.vlm.model import Backbone, PromptTokens, backbone_from, frozen_eval, model_inputs, preprocess
+from covr_jax.vlm.service import VLMService
+from experiments.benchmark.turns import Contestant, row, take_turns
+
+TASK, ACTION_DIM = "cartpole_swingup", 1
+RELEASED = {"2b": QWEN2_VL, "3b": QWEN2_5_VL, "7b": LLAVA}
+
+
+def random_backbone(architecture: str, device: str) -> Backbone:
+    """A released architecture at full size in bfloat16 with random weights; the tokenizer is a tiny model's."""
+    description = RELEASED[architecture]
+    tokenizer = tiny.tiny_tokenizer(description.family)
+    config, small = released_config(description), tiny.tiny_config(tokenizer, description.family)
+    for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
+        if hasattr(small, name):
+            setattr(config, name, getattr(small, name))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(device):
+            model = getattr(transformers, description.model_class)(config)
+    finally:
+        torch.set_default_dtype(before)
+    return backbone_from(model.eval(), tokenizer)
+
+
+def make_vlm(architecture: str, device: str, **options: Any) -> VLMService:
+    """The service as a run would have it; ``options`` go to ``VLMService``."""
+    if architecture in tiny.FAMILIES:
+        return VLMService(architecture, TASK, ACTION_DIM, device=device, **options)
+    return VLMService(architecture, TASK, ACTION_DIM, backbone=random_backbone(architecture, device), **options)
+
+
+def random_frames(count: int, size: int, seed: int = 0) -> jax.Array:
+    """u8[count,size,size,3] noise, on JAX's device."""
+    shape = (count, size, size, 3)
+    return jax.device_put(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+class Automaton:
+    """The action grammar for ``generate``: per state, which of all tokens may follow and where they lead.
+
+    Args:
+      whole: the model also emits the fixed beginning and end; else it starts behind "Action: [" and ends at the last
+        digit.
+    """
+
+    def __init__(self, grammar: Grammar, vocabulary: int, device: torch.device, *, whole: bool):
+        before = grammar.prefix if whole else ()
+        after = (*grammar.pieces["]"], grammar.end) if whole else (grammar.end,)
+        first, inner = len(before), len(grammar.table)
+        count = first + inner + len(after)
+        self.allowed = torch.zeros(count, vocabulary, dtype=torch.bool)
+        self.following = torch.zeros(count, vocabulary, dtype=torch.long)
+        for state, token in enumerate(before):
+            self._edge(state, token, state + 1)
+        for state, symbol in zip(*np.nonzero(grammar.table[:-1, :-1] >= 0), strict=True):
+            self._edge(first + state, int(grammar.symbols[symbol]), first + int(grammar.table[state, symbol]))
+        for k, token in enumerate(after):
+            self._edge(first + inner - 1 + k, token, first + inner + k)
+        self._edge(count - 1, grammar.end, count - 1)
+        self.allowed, self.following = self.allowed.to(device), self.following.to(device)
+        self.longest = len(before) + len(grammar.forced) + len(after)
+
+    def _edge(self, state: int, token: int, target: int) -> None:
+        self.allowed[state, token], self.following[state, token] = True, target
+
+
+class Constraint(LogitsProcessor):
+    """Keeps one call of ``generate`` inside an automaton, all rows at once."""
+
+    def __init__(self, automaton: Automaton):
+        self._automaton, self._state = automaton, None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self._state is None:
+            self._state = torch.zeros(len(input_ids), dtype=torch.long, device=input_ids.device)
+        else:
+            self._state = self._automaton.following[self._state, input_ids[:, -1]]
+        return scores.masked_fill(~self._automaton.allowed[self._state], -torch.inf)
+
+
+def generate(
+    backbone: Backbone, prompt: PromptTokens, grammar: Grammar, automaton: Automaton, frames: torch.Tensor, whole: bool
+) -> list[str]:
+    """Answers of Hugging Face's ``generate``, greedy, for u8[N,H,W,3]: our inputs, its decoding loop and cache."""
+    given = [] if whole else list(grammar.prefix)
+    ids = torch.cat([prompt.ids, torch.tensor(given, dtype=torch.long, device=prompt.ids.device)])
+    pixels = preprocess(frames.to(ids.device), backbone.image)
+    inputs = model_inputs(backbone, pixels, ids.expand(len(frames), -1), prompt)
+    inputs.pop("position_ids")  # generate makes its own
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    with frozen_eval(backbone.model):
+        out = backbone.model.generate(
+            **inputs,
+            max_new_tokens=automaton.longest,
+            do_sample=False,
+            repetition_penalty=1.0,
+            eos_token_id=grammar.end,
+            pad_token_id=grammar.end,
+            logits_processor=LogitsProcessorList([Constraint(automaton)]),
+        )
+    rows = [[*given, *(t for t in row if t != grammar.end)] for row in out[:, len(ids) :].tolist()]
+    texts = [backbone.tokenizer.decode(r, clean_up_tokenization_spaces=False) for r in rows]
+    return texts if whole else [text + "]" for text in texts]
+
+
+class Priors:
+    """Our query against ``generate``, on the weights that answer: the merged copy where the service has one."""
+
+    def __init__(self, service: VLMService, size: int, largest: int):
+        self._service = service
+        backbone, self._prompt, self._grammar = service.parts()
+        self._models = {"": backbone}
+        if service.merge:
+            self._models["_adapter"] = service.parts(merged=False)[0]
+        device, vocabulary = self._prompt.ids.device, backbone.model.config.get_text_config().vocab_size
+        self._automata = {w: Automaton(self._grammar, vocabulary, device, whole=w) for w in (True, False)}
+        self._frames = random_frames(largest, size)
+        self._lent = torch.from_numpy(np.array(self._frames)).to(device)
+
+    def generated(self, n: int, *, step: int | None = None, whole: bool = True, model: str = "") -> list[str]:
+        """Answers for n frames, ``step`` at a time."""
+        texts = []
+        for part in torch.split(self._lent[:n], step or n):
+            automaton = self._automata[whole]
+            texts += generate(self._models[model], self._prompt, self._grammar, automaton, part, whole)
+        return texts
+
+    def contestants(self, n: int) -> dict[str, Callable[[], list[str]]]:
+        """Name -> answers for n frames."""
+        ways: dict[str, Callable[[], list[str]]] = {
+            "ours": lambda: self._service.answer(self._frames[:n]),
+            "generate_per_frame": partial(self.generated, n, step=1),
+        }
+        if n > 1:
+            ways["generate_batched"] = partial(self.generated, n)
+            ways["generate_batched_prefilled"] = partial(self.generated, n, whole=False)
+            if "_adapter" in self._models:
+                ways["generate_batched_adapter"] = partial(self.generated, n, model="_adapter")
+        return ways
+
+    def rows(self, n: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
+        """Answers per second of every way, and the share of its answers that are ours word for word."""
+        ways = self.contestants(n)
+        texts = {name: way() for name, way in ways.items()}
+        same = {n: np.mean([a == b for a, b in zip(t, texts["ours"], strict=True)]) for n, t in texts.items()}
+        if self._models[""].model.dtype == torch.float32 and min(same.values()) < 1:
+            raise AssertionError(f"answers differ at batch {n}: {same}")
+        frames = self._frames[:n]
+        given = {name: Contestant(way, n, lambda: None) for name, way in ways.items()}
+        given["ours"] = Contestant(lambda: self._service.query(frames), n, lambda: None)  # the numbers, back in JAX
+        turns = take_turns(given, rounds, seconds)
+        return [
+            {"batch": n} | row(name, taken, turns["ours"], "answers") | {"same_answers": float(same[name])}
+            for name, taken in turns.items()
+        ]
+
+
+def handover_rows(device: str, shapes: list[tuple[int, int]], rounds: int) -> list[dict[str, Any]]:
+    """Microseconds to give u8[N,S,S,3] from JAX to Torch on ``device``: lent through DLPack, or copied by NumPy."""
+    rows = []
+    for count, size in shapes:
+        frames = random_frames(count, size)
+        ways = {
+            "dlpack": lambda f=frames: bridge.to_torch(f, device),
+            "numpy_copy": lambda f=frames: torch.from_numpy(np.array(f, copy=True)).to(device),
+        }
+        if not torch.equal(*(way() for way in ways.values())):
+            raise AssertionError("the two ways give different frames")
+        wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+        turns = take_turns({name: Contestant(way, 1, wait) for name, way in ways.items()}, rounds, 0.3)
+        for name, taken in turns.items():
+            rows.append(
+                {
+                    "frames": count,
+                    "size": size,
+                    "megabytes": frames.nbytes / 1e6,
+                    "contestant": name,
+                    "microseconds": 1e6 * statistics.median(turn.wall for turn in taken),
+                    "same_memory": ways[name]().data_ptr() == frames.unsafe_buffer_pointer(),
+                }
+            )
+    return rows
+
+
+def finetune_row(service: VLMService, size: int, steps: int, rounds: int) -> dict[str, Any]:
+    """Samples per second of RALW rounds; the adapter goes on from one to the next."""
+    batch = service.finetune_options.batch_size
+    frames, generator = random_frames(steps * batch, size), np.random.default_rng(0)
+    actions, weights = generator.uniform(-1, 1, (len(frames), ACTION_DIM)), np.ones(len(frames), np.float32)
+    records = [service.finetune(frames, actions, weights) for _ in range(rounds + 1)][1:]  # the first one warms up
+    if any(r["rolled_back"] or r["steps"] != steps for r in records):
+        raise AssertionError("a round of fine-tuning was rolled back")
+    rates = [steps * batch / record["seconds"] for record in records]
+    row = {"batch": batch, "samples_per_s": statistics.median(rates), "least": min(rates), "most": max(rates)}
+    return row | {"steps_per_round": steps, "trainable": service.parameter_count.trainable}

@@ -1,0 +1,115 @@
+"""Every method's update against float64 Torch, and against the numbers that it gave when it was written."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compositions import HASTE, NAMES, RATE, SIZE, B, composition, make_batch
+from oracle import assert_close, assert_equal, tensor, update
+from papers import papers
+
+PAPERS = {
+    name: paper._replace(taus=tuple(min(HASTE * tau, 1.0) for tau in paper.taus))
+    for name, paper in papers(SIZE).items()
+}
+
+
+@cache
+def experienced(name):
+    """A state whose optimisers have seen some gradients, with guidance."""
+    now = composition(name)
+    state = now.start().replace(guidance_weight=jnp.asarray(0.7, jnp.float32))
+    for number in range(4):
+        state, _ = now.update(state, make_batch(now.method, number), jax.random.key(number))
+    return state
+
+
+def optimisers_of(state):
+    found = {"critic": state.critic_opt, "actor": state.actor_opt, "alpha": state.alpha_opt}
+    return found | ({"auxiliary": state.auxiliary_opt} if state.auxiliary_opt else {})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_update_equals_the_float64_oracle(name):
+    now, state = composition(name), experienced(name)
+    batch, key = make_batch(now.method, 50), jax.random.key(51)
+    assert 0 < batch.discount.sum() < B and 0 < batch.prior.valid.sum() < B
+    got, metrics = now.update(state, batch, key)
+    expected = update(PAPERS[name], now.config, RATE, state, batch, key)
+    assert metrics.keys() == expected.metrics.keys()
+    for metric, value in expected.metrics.items():
+        np.testing.assert_allclose(metrics[metric], value, rtol=1e-4, err_msg=metric)
+    optimisers = optimisers_of(got)
+    for which, state_after in optimisers.items():
+        if which == "alpha" and PAPERS[name].deterministic:
+            continue
+        adam = expected.optimisers[which]
+        assert int(state_after[0].count) == adam.count
+        assert_close(state_after[0].mu, adam.mu, f"{which} mu")
+        assert_close(state_after[0].nu, adam.nu, f"{which} nu")
+    assert_close(got.params, expected.params, "params")
+    assert_close(got.target, expected.target, "target")
+    assert float(got.log_alpha) == pytest.approx(expected.log_alpha.item(), rel=1e-5)
+    # What the update did, not only where it ended: the steps are a thousandth of the parameters.
+    steps = [
+        jax.tree.map(lambda new, old: np.asarray(new, np.float64) - np.asarray(old, np.float64), tree, state.params)
+        for tree in (got.params, jax.tree.map(lambda x: x.numpy(), expected.params))
+    ]
+    assert_close(steps[0], jax.tree.map(tensor, steps[1]), "step", rel=5e-3)  # float32 ulps of params near 1
+
+
+def norm(tree):
+    return np.sqrt(sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(tree)))
+
+
+# Losses of critic and actor; norms of the parameters and of the gradients' first moments (critic, actor, auxiliary)
+# after one update of a fresh learner.
+GOLDEN = {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_update_is_what_it_was(name):
+    now = composition(name)
+    state, metrics = now.update(now.start(), make_batch(now.method, 7), jax.random.key(7))
+    moments = [norm(optimiser[0].mu) for which, optimiser in optimisers_of(state).items() if which != "alpha"]
+    found = [float(metrics["losses/critic"]), float(metrics["losses/actor"]), norm(state.params), *moments]
+    print(name, [float(f"{x:.6g}") for x in found])
+    np.testing.assert_allclose(found, GOLDEN[name], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prior_without_weight_changes_not_one_bit(name):
+    now, batch, key = composition(name), make_batch(composition(name).method, 60), jax.random.key(61)
+    state = experienced(name).replace(guidance_weight=jnp.zeros((), jnp.float32))
+    absent = batch._replace(prior=jax.tree.map(np.zeros_like, batch.prior))
+    one, two = (now.update(state, b, key)[0] for b in (batch, absent))
+    assert_equal(one, two)
+    guided = now.update(experienced(name), batch, key)[0]
+    for part in ("torso", "critic", "auxiliary"):  # guidance reaches the actor alone
+        assert_equal(guided.params[part], one.params[part])
+    assert not np.array_equal(*(x.params["actor"]["head"]["Dense_2"]["bias"] for x in (guided, one)))
+
+
+@pytest.mark.parametrize("name", ["drqv2", "taco"])
+def test_deterministic_policies_leave_the_temperature_alone(name):
+    now, state = composition(name), experienced(name)
+    after, _ = now.update(state, make_batch(now.method, 62), jax.random.key(63))
+    assert_equal((after.log_alpha, after.alpha_opt), (now.start().log_alpha, now.start().alpha_opt))
+    assert_equal(after.target["torso"], after.params["torso"])  # no copy of the convolutions lags behind
+
+
+def test_taco_without_a_future_learns_from_shifts_alone():
+    now, state = composition("taco"), experienced("taco")
+    batch = make_batch(now.method, 64)
+    nothing = batch._replace(future=batch.future._replace(valid=np.zeros(B, bool)))
+    after, metrics = now.update(state, nothing, jax.random.key(65))
+    assert float(metrics["losses/temporal"]) == float(metrics["losses/reward"]) == 0.0
+    assert float(metrics["losses/auxiliary"]) == float(metrics["losses/instance"]) > 0.0
+    # Whatever stands in an invalid future reaches nothing.
+    other = nothing._replace(future=make_batch(now.method, 66).future._replace(valid=nothing.future.valid))
+    again, _ = now.update(state, other, jax.random.key(65))
+    assert_equal(after, again)

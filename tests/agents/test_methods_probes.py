@@ -1,0 +1,136 @@
+"""Problems with known answers, each with one thing to learn, that every method must solve from pixels.
+
+Images show noise and, at times, a lamp. Answers are exact up to the entropy bonus, whose temperature is 0.001.
+B batch, H W image, C channels, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compositions import CONFIG, NAMES, SIZE, A, B, channels, composition
+
+from covr_jax.types import Batch, Future, Prior
+
+GAMMA = CONFIG.discount
+BEST = np.array([0.5, -0.4], np.float32)
+DRAWN = 50  # batches that are learnt from again and again
+
+
+class Steps(NamedTuple):
+    """Transitions of a probe."""
+
+    lamp: np.ndarray  # i64[B], where a lamp is: -1 left, 1 right, 0 in the middle, 2 nowhere
+    action: np.ndarray  # f32[B,A]
+    reward: np.ndarray  # f32[B]
+    discount: np.ndarray  # f32[B]
+    next_lamp: np.ndarray
+    value: np.ndarray  # f32[B], Q*(s, a)
+    best: np.ndarray | None = None  # f32[B,A], what the policy should do
+
+
+def constant(g: np.random.Generator, action: np.ndarray) -> Steps:
+    """Reward 1 for ever: Q = 1 / (1 - gamma)."""
+    lamp, ones = np.zeros(B, int), np.ones(B)
+    return Steps(lamp, action, ones, ones, lamp, ones / (1 - GAMMA))
+
+
+def seen(g: np.random.Generator, action: np.ndarray) -> Steps:
+    """The lamp is worth 1, its absence -1, and that is all."""
+    lamp = g.choice([0, 2], B)
+    reward = np.where(lamp == 0, 1.0, -1.0)
+    return Steps(lamp, action, reward, np.zeros(B), lamp, reward)
+
+
+def delayed(g: np.random.Generator, action: np.ndarray) -> Steps:
+    """No lamp, then a lamp, then 1 and the end: Q = gamma, 1."""
+    lamp = g.choice([0, 2], B)
+    reward = np.where(lamp == 0, 1.0, 0.0)
+    return Steps(lamp, action, reward, 1.0 - reward, np.zeros(B, int), np.where(lamp == 0, 1.0, GAMMA))
+
+
+def acted(g: np.random.Generator, action: np.ndarray) -> Steps:
+    """One action is best, whatever is seen."""
+    lamp, reward = g.choice([0, 2], B), 1.0 - np.square(action - BEST).sum(-1)
+    return Steps(lamp, action, reward, np.zeros(B), lamp, reward, np.broadcast_to(BEST, (B, A)))
+
+
+def placed(g: np.random.Generator, action: np.ndarray) -> Steps:
+    """The best action is on the lamp's side."""
+    lamp = g.choice([-1, 1], B)
+    best = BEST * lamp[:, None]
+    reward = 1.0 - np.square(action - best).sum(-1)
+    return Steps(lamp, action, reward, np.zeros(B), lamp, reward, best)
+
+
+PROBES: dict[str, tuple[Callable[..., Steps], int]] = {  # and updates
+    "constant": (constant, 250),
+    "seen": (seen, 250),
+    "delayed": (delayed, 300),
+    "acted": (acted, 400),
+    "placed": (placed, 400),
+}
+
+
+def pictures(g: np.random.Generator, lamp: np.ndarray, depth: int) -> np.ndarray:
+    """u8[B,H,W,C] of a still: every frame of the stack is the same, a lamp of 5x4 pixels or none."""
+    frame = g.integers(0, 30, (B, SIZE, SIZE, 3), dtype=np.uint8)
+    for image, where, row in zip(frame, lamp, g.integers(2, 6, B), strict=True):
+        if where != 2:
+            column = 4 + 3 * where
+            image[row : row + 5, column : column + 4] = 255
+    return np.tile(frame, depth // 3)
+
+
+def batch_of(steps: Steps, g: np.random.Generator, method) -> Batch:
+    """With what the method reads beyond a transition; futures hold for the probe that never ends."""
+    depth = channels(method)
+    following = pictures(g, steps.next_lamp, depth)
+    future = None
+    if method.horizon:
+        reward = np.broadcast_to(steps.reward, (method.horizon, B)).astype(np.float32)
+        actions = np.broadcast_to(steps.action, (method.horizon, B, A))
+        endless = np.full(B, steps.discount.all())
+        future = Future(actions, reward, np.broadcast_to(following, (method.horizon, *following.shape)), endless)
+    return Batch(
+        observation=pictures(g, steps.lamp, depth),
+        action=steps.action,
+        reward=steps.reward.astype(np.float32),
+        discount=steps.discount.astype(np.float32),
+        next_observation=following,
+        prior=Prior(np.zeros((B, A), np.float32), np.zeros(B, bool)),
+        previous_action=g.uniform(-0.9, 0.9, (B, A)).astype(np.float32) if method.residual else None,
+        future=future,
+    )
+
+
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_solves_the_probe(name, probe):
+    now, (make, updates), g = composition(name), PROBES[probe], np.random.default_rng(0)
+
+    def draw() -> tuple[Steps, Batch]:
+        steps = make(g, g.uniform(-1, 1, (B, A)).astype(np.float32))
+        return steps, batch_of(steps, g, now.method)
+
+    batches = [jax.device_put(draw()[1]) for _ in range(DRAWN)]
+    state = now.start().replace(log_alpha=jnp.log(jnp.asarray(1e-3, jnp.float32)))
+    keys = jax.random.split(jax.random.key(1), updates)
+    for number in range(updates):
+        state, _ = now.update(state, batches[number % DRAWN], keys[number])
+
+    steps, fresh = draw()
+    # Rewards that are the values, at steps that end: what is left of the error is that of Q.
+    asked = fresh._replace(reward=steps.value.astype(np.float32), discount=np.zeros(B, np.float32))
+    error = np.asarray(now.update(state, asked, keys[0])[1]["td_error"])
+    print(f"RESULT {name} {probe} q {error.mean():.3f} {error.max():.3f}", end=" ")
+    assert error.mean() < 0.1
+    if steps.best is not None:
+        gap = np.abs(np.asarray(now.act(state, fresh.observation, None, fresh.previous_action)) - steps.best)
+        print(f"a {gap.mean():.3f} {gap.max():.3f}", end=" ")
+        assert gap.mean() < 0.1

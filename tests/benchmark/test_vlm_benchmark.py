@@ -1,0 +1,68 @@
+"""The VLM's benchmark: its rivals say what we say, and the toy's labels are what they claim.
+
+N samples, A action.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from covr_jax.vlm import tiny  # noqa: E402
+from covr_jax.vlm.model import backbone_from  # noqa: E402
+from covr_jax.vlm.service import VLMService  # noqa: E402
+from experiments.benchmark import vlm_contest, vlm_toy  # noqa: E402
+
+
+@pytest.mark.parametrize(("action_dim", "signed"), [(1, True), (2, False)])
+def test_generate_under_the_automaton_says_what_we_say(action_dim, signed):
+    """For every rival, frame by frame; unsigned answers differ in length."""
+    task = "cartpole_swingup" if action_dim == 1 else "reacher_easy"
+    backbone = backbone_from(*tiny.build_tiny(2), is_tiny=True)  # seed 2: answers differ between frames
+    service = VLMService("tiny", task, action_dim, signed=signed, rank=2, backbone=backbone)
+    priors = vlm_contest.Priors(service, 40, 4)
+    texts = {name: way() for name, way in priors.contestants(4).items()}
+    assert len(texts) == 5 and len(set(texts["ours"])) > 1
+    assert all(said == texts["ours"] for said in texts.values())
+
+
+def test_rows_are_made_of_equal_answers_only(monkeypatch):
+    service = VLMService("tiny", backbone=backbone_from(*tiny.build_tiny(2), is_tiny=True), rank=2)
+    priors = vlm_contest.Priors(service, 40, 2)
+    rows = priors.rows(2, 1, 0.001)
+    assert [row["same_answers"] for row in rows] == [1.0] * 5 and all(row["answers_per_s"] > 0 for row in rows)
+    monkeypatch.setattr(priors, "generated", lambda n, **_: ["Action: [+0.00]"] * n)
+    with pytest.raises(AssertionError, match="answers differ"):
+        priors.rows(2, 1, 0.001)
+
+
+def test_frames_are_lent_not_copied():
+    rows = vlm_contest.handover_rows("cpu", [(2, 16)], 1)
+    assert [(row["contestant"], row["same_memory"]) for row in rows] == [("dlpack", True), ("numpy_copy", False)]
+
+
+def test_the_toys_samples(monkeypatch):
+    """Half of the labels are random and worth less; COVR's share of them is the smallest, its weights are RALW's."""
+    monkeypatch.setattr("experiments.build_tiny_vlm.scene_drawer", lambda name: lambda q, size: np.repeat(q, 2, 1))
+    toy = vlm_toy.make_toy(512, 0.3, seed=1)
+    position, angle = toy.frames[:, 0], toy.frames[:, 2]
+    expert = np.clip(0.8 * np.sin(angle) - position, -1, 1)
+    np.testing.assert_allclose(toy.expert[:, 0], expert, atol=1e-6)
+    assert toy.random.sum() == 256 and len(toy.held_frames) == vlm_toy.HELD_OUT
+    np.testing.assert_array_equal(toy.action[~toy.random], toy.expert[~toy.random])
+    assert np.abs(toy.action - toy.expert)[toy.random].mean() > 0.4
+    noise = toy.returns - (1 - np.abs(toy.action[:, 0] - expert))
+    assert abs(noise.mean()) < 0.05 and 0.28 < np.abs(noise).max() < 0.3001
+    shares = {}
+    for way in vlm_toy.WAYS[1:]:
+        kept, action, weights = vlm_toy.selected(toy, way)
+        np.testing.assert_array_equal(action, toy.action[kept])
+        assert len(weights) == len(kept) and weights.max() == 1
+        shares[way] = (weights * toy.random[kept]).sum() / weights.sum()
+    assert shares["uniform"] == 0.5
+    assert shares["eddf_ralw"] <= shares["eddf"] < 0.3 and shares["eddf_ralw"] <= shares["ralw"] < 0.5
+    kept, action, weights = vlm_toy.selected(toy, "expert")
+    np.testing.assert_array_equal(action, toy.expert)
+    assert len(kept) == 512 and (weights == 1).all()

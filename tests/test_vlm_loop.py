@@ -1,0 +1,155 @@
+"""Whole runs of the methods in which the VLM acts: vbe with the stand-in, vpf with the tiny model.
+
+E envs; episodes of the tiny config have 25 agent steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from covr_jax import config, loop, vlm_loop
+from covr_jax.config import ConfigError
+from covr_jax.metrics import read_metrics
+from covr_jax.programs import CompiledEnv, stream
+from covr_jax.report import write_report
+from covr_jax.types import StepType
+from covr_jax.vlm.fake import FakeVLM
+
+
+class Quiet:
+    """A reporter that says nothing."""
+
+    def message(self, text):
+        pass
+
+    def update(self, env_steps, shown):
+        assert {"train/env_steps_per_second", "train/updates_per_second", "covr/round"} <= set(shown)
+
+
+@pytest.fixture
+def shared(monkeypatch, make_programs):
+    monkeypatch.setattr(vlm_loop, "Programs", make_programs)
+    return make_programs
+
+
+def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path):
+    """Its return is that of the answers, asked every fifth step and held, computed here from the environment."""
+    run = dataclasses.replace(tiny_config, method="vbe")
+    result = loop.train(run, tmp_path / "vbe", Quiet())
+    assert result.env_steps == 0 and (tmp_path / "vbe" / "result.json").exists()
+
+    programs, oracle, asked = shared(run), FakeVLM(), []
+
+    def policy(timestep, step):
+        if step % 5 == 0:
+            asked.append(oracle.query(np.asarray(timestep.observation)[..., -3:]).action)
+        return asked[-1]
+
+    expected = programs.evaluate(policy, 2, loop.FINAL_EVALUATION)
+    assert result.final_return == pytest.approx(float(expected.mean()))
+    assert result.random_return != result.final_return
+    (first, last) = read_metrics(tmp_path / "vbe" / "metrics.jsonl")
+    assert first["eval/random_return"] == pytest.approx(result.random_return)
+    assert last["vlm/queries"] == len(asked) == 5
+    assert last["vlm/parse_fail_rate"] == oracle.counters["parse_failures"] / oracle.counters["frames"]
+    assert "vbe" in write_report(tmp_path / "vbe").read_text()
+
+
+class Scripted:
+    """Acts by the clock; its value is the number of times it was asked."""
+
+    def __init__(self, lanes):
+        self.lanes, self.count = lanes, 0
+
+    def take(self, frames):
+        import torch
+
+        from covr_jax.vlm.policy import Taken
+
+        self.count += 1
+        numbers = np.full(self.lanes, self.count, np.float32)
+        action = np.full((self.lanes, 1), np.sin(self.count), np.float32)
+        return Taken(torch.full((self.lanes, 3), self.count), action, numbers > 0, -numbers, numbers)
+
+    def values(self, frames, tokens):
+        return np.full(self.lanes, self.count + 1, np.float32)
+
+
+def test_a_rollout_is_what_the_environments_did(tiny_config, shared):
+    """Rewards belong to the action before them, ends to the step that followed; ignored actions are not learnt from."""
+    programs = shared(tiny_config)
+    env, key = CompiledEnv(programs.env), stream(1, 1)
+    running, last = np.zeros(2), np.full(2, np.nan)
+    state, timestep = env.reset(key)
+    rollout, _, after = vlm_loop.collect(Scripted(2), env, state, timestep, 30, running, last)
+
+    state, timestep = env.reset(key)
+    total = np.zeros(2)
+    for t in range(30):
+        np.testing.assert_array_equal(rollout.frames[t], timestep.observation[..., -3:])
+        assert (rollout.acts[t] == (np.asarray(timestep.step_type) != StepType.LAST)).all()
+        state, timestep = env.step(state, np.full((2, 1), np.sin(t + 1), np.float32))
+        np.testing.assert_array_equal(rollout.reward[t], timestep.reward)
+        np.testing.assert_array_equal(rollout.ends[t], np.asarray(timestep.step_type) == StepType.LAST)
+        total += np.asarray(timestep.reward) * (t < 25)
+    np.testing.assert_array_equal(timestep.observation, after.observation)
+    np.testing.assert_allclose(last, total, rtol=1e-6)
+    np.testing.assert_allclose(running, rollout.reward[26:].sum(0), rtol=1e-6)
+    assert rollout.ends.any(1).nonzero()[0].tolist() == [24]
+    np.testing.assert_array_equal(rollout.value[:, 0], np.arange(1, 32))
+
+    batch = vlm_loop.batch_of(rollout, 0.9, 0.95)
+    kept = [t for t in range(30) for _ in range(2) if t != 25]
+    np.testing.assert_array_equal(batch.tokens[:, 0], np.asarray(kept) + 1)
+    np.testing.assert_array_equal(batch.log_prob, -batch.value)
+    np.testing.assert_array_equal(batch.frames, np.asarray(rollout.frames)[[t for t in range(30) if t != 25]].reshape(
+        58, *rollout.frames.shape[2:]
+    ))
+    # The last step before the end: r + 0.9 V(last observation) - V, and nothing from behind it.
+    row = kept.index(24)
+    assert batch.advantage[row] == pytest.approx(rollout.reward[24, 0] + 0.9 * 26 - 25, abs=1e-5)
+    np.testing.assert_allclose(batch.target, batch.advantage + batch.value, rtol=1e-6)
+
+
+def test_vpf_trains_the_adapter_and_leaves_a_whole_run(tiny_config, shared, tmp_path):
+    pytest.importorskip("torch")
+    from safetensors.numpy import load_file
+
+    run = dataclasses.replace(
+        tiny_config,
+        method="vpf",
+        total_steps=2_000,
+        vlm=config.VLMConfig(name="tiny", lora_rank=2),
+        vpf=config.VPFConfig(steps=52, epochs=1, minibatch=20, learning_rate=1e-3, value_hidden=(8,)),
+    )
+    result = loop.train(run, tmp_path / "vpf", Quiet())
+    assert result.env_steps == 52 * 40
+    rows = read_metrics(tmp_path / "vpf" / "metrics.jsonl")
+    training = [row for row in rows if "ppo/policy" in row]
+    assert [row["env_steps"] for row in training] == [2_080] and training[0]["updates"] == 2  # of 50, the rest ignored
+    assert training[0]["ppo/skipped"] == 0 and np.isfinite(training[0]["train/episode_return"])
+    adapter = load_file(tmp_path / "vpf" / "vlm" / "adapter" / "adapter_model.safetensors")
+    assert all(np.abs(b).max() > 0 for name, b in adapter.items() if "lora_B" in name)
+    stored = json.loads((tmp_path / "vpf" / "result.json").read_text())
+    assert stored["final_return"] == result.final_return
+    write_report(tmp_path / "vpf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "none"}, "vpf needs a VLM"),
+        ({"name": "fake"}, "a model, not fake"),
+        ({"name": "tiny", "mode": "async"}, "--vlm.mode sync"),
+        ({"name": "tiny", "record": True}, "no recording"),
+    ],
+)
+def test_vpf_refuses_a_vlm_that_it_cannot_train(tiny_config, tmp_path, changes, said):
+    run = dataclasses.replace(tiny_config, method="vpf", vlm=dataclasses.replace(tiny_config.vlm, **changes))
+    with pytest.raises(ConfigError, match=said):
+        loop.train(run, tmp_path / "run", Quiet())
+    assert not (tmp_path / "run" / "config.json").exists()

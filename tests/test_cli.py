@@ -94,3 +94,27 @@ def test_options_reach_the_config_over_the_preset():
     config = cli.parse_config(["--vlm", "tiny", "--preset", "demo", "--env.num-envs", "3", "--method", "rad"], "p", "")
     assert (config.preset, config.vlm.name, config.env.num_envs, config.method) == ("demo", "tiny", 3, "rad")
     assert config.sac.batch_size == 128  # the preset's
+
+
+def test_a_lost_world_ends_with_its_own_exit_code(capsys):
+    from covr_jax.types import EnvironmentLost
+    from experiments import cli
+
+    def main():
+        raise EnvironmentLost("the simulator does not come back:\n crash")
+
+    with pytest.raises(SystemExit) as left:
+        cli.guarded(main)
+    assert left.value.code == 69
+    line = "error: the simulator does not come back: crash; the same command goes on from the last checkpoint\n"
+    assert capsys.readouterr().err == line
+
+
+def test_endpoint_is_short_for_the_carla_option():
+    from experiments import cli
+
+    config = cli.parse_config(["--task", "carla_highway", "--endpoint", "10.0.0.7:2000"], "train.py", "")
+    assert (config.task, config.carla.endpoint) == ("carla_highway", "10.0.0.7:2000")
+    assert (config.guidance_weight, config.cold_start_rounds) == (2.0, 2)
+    other = cli.parse_config(["--task", "car_racing", "--covr.cold-start-rounds", "3"], "train.py", "")
+    assert (other.carla.endpoint, other.guidance_weight, other.cold_start_rounds) == ("loopback", 1.0, 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from covr_jax.config import WITH_VLM, Config, ConfigError, given
+from covr_jax.config import WITH_VLM, Config, ConfigError, agent, given
 
 
 def validate(config: Config) -> None:
@@ -111,6 +111,9 @@ def _check_alone(config: Config) -> None:
 
 
 def _check_together(config: Config) -> None:
+    if agent(config) == "resact" and config.sac.n_step > 1:
+        # Its target reads the action before the last of the n steps, which a batch does not hold.
+        raise ConfigError(f"resact takes --sac.n-step 1 only, got {config.sac.n_step}")
     if config.vlm.record and config.vlm.replay is not None:
         raise ConfigError("--vlm.record and --vlm.replay exclude each other")
     if config.method in WITH_VLM and config.replay.sampling == "elite":

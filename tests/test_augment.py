@@ -9,6 +9,7 @@ import pytest
 
 from covr_jax import augment
 from covr_jax.agents import make_method
+from covr_jax.agents.methods.drq import margin_for, random_shifts
 from covr_jax.agents.methods.rad import random_crop, random_translate
 from covr_jax.agents.methods.sac import no_augmentation
 from covr_jax.config import AugmentConfig, ConfigError
@@ -96,6 +97,61 @@ def test_acting_cuts_the_window_from_the_centre(size, window, offset):
     pictures = images(6, batch=2, size=size)
     result = random_crop(size, window).center(pictures)
     np.testing.assert_array_equal(result, pictures[:, offset : offset + window, offset : offset + window])
+
+
+def test_shift_repeats_the_border():
+    pictures, offsets = images(10), np.array([[0, 0], [4, 1], [2, 2], [1, 4], [3, 0]])
+    expected = np.empty_like(pictures)
+    for picture, out, (row, column) in zip(pictures, expected, offsets, strict=True):
+        for r in range(6):
+            for c in range(6):  # the pixel that many to the right and below, or the border's
+                out[r, c] = picture[np.clip(r + row - 2, 0, 5), np.clip(c + column - 2, 0, 5)]
+    result = augment.shift(pictures, offsets, 2)
+    assert result.dtype == jnp.uint8
+    np.testing.assert_array_equal(result, expected)
+    np.testing.assert_array_equal(result[2], pictures[2])
+
+
+def test_drq_shifts_every_copy_of_every_image_by_itself():
+    row, column = np.indices((42, 42))
+    pictures = np.broadcast_to(np.stack([row, column], -1).astype(np.uint8), (300, 42, 42, 2))
+    views = random_shifts(42, copies=2).augment(jax.random.key(3), pictures, pictures)
+    assert [len(part) for part in views] == [2, 2]
+    moves = [np.asarray(view, int)[:, 20, 20] - 20 for part in views for view in part]
+    for number, one in enumerate(moves):
+        assert set(one.ravel().tolist()) == {-2, -1, 0, 1, 2}  # 4 pixels of 84
+        for two in moves[:number]:
+            assert abs((one == two).all(-1).mean() - 1 / 25) < 5 * np.sqrt(1 / 25 * 24 / 25 / 300)
+
+
+@pytest.mark.parametrize(("size", "margin"), [(84, 4), (42, 2), (48, 2), (12, 1), (5, 1)])
+def test_the_margin_is_the_papers_share(size, margin):
+    assert margin_for(size) == margin
+
+
+def test_random_convolution_is_svea_s():
+    """sigmoid(k * x) window by window: one kernel N(0, 1) per image, for all frames of its stack, border repeated."""
+    pictures, key = images(11, batch=3, size=5, channels=6), jax.random.key(4)
+    kernels = np.asarray(jax.random.normal(key, (3, 3, 3, 3, 3)), np.float64)  # image, row, column, colour, new colour
+    exact = np.empty(pictures.shape)
+    padded = np.pad(pictures / 255.0, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    for number, row, column, frame in np.ndindex(3, 5, 5, 2):
+        window = padded[number, row : row + 3, column : column + 3, 3 * frame : 3 * frame + 3]
+        new = np.tensordot(window, kernels[number], 3)
+        exact[number, row, column, 3 * frame : 3 * frame + 3] = 255 / (1 + np.exp(-new))
+    result = augment.random_conv(key, pictures)
+    assert result.dtype == jnp.uint8
+    np.testing.assert_allclose(np.asarray(result, float), exact, rtol=0, atol=0.5 + 1e-3)  # rounded to bytes
+    assert np.ptp(exact) > 100
+
+
+def test_svea_s_second_view_is_the_first_one_convolved():
+    method = make_method("svea", AugmentConfig(), 12, "translate")
+    observation, following = images(12, size=12, channels=6), images(13, size=12, channels=6)
+    (mild, strong), (after,) = method.augmentation.augment(jax.random.key(5), observation, following)
+    np.testing.assert_array_equal(strong, augment.random_conv(jax.random.split(jax.random.key(5))[1], mild))
+    for view, picture in ((mild, observation), (after, following)):  # no pixel is new but for the border
+        np.testing.assert_array_equal(np.sort(np.unique(view)), np.intersect1d(view, picture))
 
 
 def test_no_augmentation_changes_nothing():

@@ -110,6 +110,7 @@ def test_deterministic_policies_explore_less_and_less(short, tmp_path):
     [
         ({"method": "covr", "replay": configuration.ReplayConfig(sampling="elite")}, "is for runs without a VLM"),
         ({"method": "dpl", "vlm": configuration.VLMConfig(name="none")}, "dpl needs a VLM"),
+        ({"base": "resact", "sac": configuration.SACConfig(n_step=3)}, "resact takes --sac.n-step 1 only, got 3"),
     ],
 )
 def test_what_does_not_go_together_is_refused(tiny_config, changes, said):

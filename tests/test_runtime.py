@@ -40,7 +40,9 @@ def least_faults(how):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is set up")
 def test_freed_buffers_stay_in_the_process():
-    assert least_faults("configured") < PAGES_OF_BUFFER / 100
+    """glibc heeds the settings in the first thread's arena. On a crowded machine XLA may work in another thread for the
+    whole of a process, so up to three processes are asked."""
+    assert any(least_faults("configured") < PAGES_OF_BUFFER / 100 for _ in range(3))
 
 
 @pytest.mark.skipif(not runtime.on_cpu(), reason="a CPU matter")

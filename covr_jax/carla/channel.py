@@ -27,6 +27,7 @@ class Setup(NamedTuple):
     load_s: float  # for a map
     call_s: float  # for any other call, and for a picture
     server_group: int | None  # process group to end when the parent is gone
+    frame_skip: int | None = None  # ticks per agent step; None: the profile's
 
 
 class Connect(NamedTuple):

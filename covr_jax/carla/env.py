@@ -43,6 +43,8 @@ class CarlaEnv(dm_env.Environment):
       image_size: px, of each camera; the profile's own by default.
       weather: see ``scenarios.WEATHERS``, or ``changing``; the profile's own by default.
       max_ticks: of an episode, 20 a second.
+      frame_skip: ticks per agent step, whose reward is their mean; the profile's own by default. See ``reward``: ER and
+        DD shrink with it.
       launch: program and arguments that start a server of our own, with ``{port}`` in them; instead of ``endpoint``.
       allow_version_mismatch: talk to a server of another version.
 
@@ -67,6 +69,7 @@ class CarlaEnv(dm_env.Environment):
         image_size: int | None = None,
         weather: str | None = None,
         max_ticks: int = 1000,
+        frame_skip: int | None = None,
         limits: Limits | None = None,
         launch: Sequence[str] = (),
         allow_version_mismatch: bool = False,
@@ -77,11 +80,12 @@ class CarlaEnv(dm_env.Environment):
         weather = weather or PROFILES[profile].weather
         _known("weather", weather, [*WEATHERS, CHANGING])
         limits, size = limits or Limits(), image_size or rig.size
-        if size < 1 or max_ticks < 1:
-            raise ValueError("image_size and max_ticks must be at least 1")
+        if min(size, max_ticks, frame_skip or 1) < 1:
+            raise ValueError("image_size, max_ticks and frame_skip must be at least 1")
         setup = Setup(
             host="", port=0, scenario=scenario, profile=profile, image_size=size, max_ticks=max_ticks, weather=weather,
             any_version=allow_version_mismatch, connect_s=0.0, load_s=0.0, call_s=0.0, server_group=None,
+            frame_skip=frame_skip,
         )  # fmt: skip
         if not launch and endpoint == LOOPBACK:
             launch = loopback_command(SCENARIOS[scenario].towns[0])

@@ -201,3 +201,10 @@ def test_the_world_is_left_as_it_was_found():
         assert done.stdout.split() == ["False", "1"]  # the spectator
     finally:
         server.stop()
+
+
+def test_a_frame_skip_of_ones_own_takes_the_mean_too():
+    with environment("ghost_pedestrian", seed=1, max_ticks=6, frame_skip=4) as env:
+        steps = drive(env, [(0.0, 1.0)] * 2)
+        assert steps[1].reward == pytest.approx(0.05 * 0.25 * (1 + 2 + 3 + 4) / 4, rel=1e-3)
+        assert steps[2].reward == pytest.approx(0.05 * 0.25 * (5 + 6) / 2, rel=2e-3) and steps[2].last()

@@ -43,7 +43,8 @@ class Session:
         self._setup = setup
         self._scenario = scenarios.SCENARIOS[setup.scenario]
         profile = scenarios.PROFILES[setup.profile]
-        self._profile = profile._replace(rules=profile.rules._replace(max_ticks=setup.max_ticks))
+        skip = setup.frame_skip or profile.rules.frame_skip
+        self._profile = profile._replace(rules=profile.rules._replace(max_ticks=setup.max_ticks, frame_skip=skip))
         self._client = carla.Client(setup.host, setup.port)
         self._client.set_timeout(setup.call_s)
         self.facts = Facts(self._client.get_client_version(), self._find_server())

@@ -261,11 +261,11 @@ class Trainer:
         text = f"evaluation at {self.env_steps:,} env steps: {values.mean():.0f} ± {values.std():.0f}{shown}"
         self.reporter.message(text)
 
-    def _log_evaluation(self, values: np.ndarray) -> dict[str, float]:
+    def _log_evaluation(self, values: np.ndarray, more: dict[str, float] | None = None) -> dict[str, float]:
         """The row of an evaluation that gave these returns; what the environment measured besides them."""
         measured = self.programs.episode_metrics()
         row = {"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()}
-        self._log(row | {f"eval/{name}": value for name, value in measured.items()})
+        self._log(row | {f"eval/{name}": value for name, value in measured.items()} | (more or {}))
         return measured
 
     def _save(self) -> None:
@@ -280,9 +280,8 @@ class Trainer:
         values = self.programs.evaluate(
             self.programs.learned_policy(self.state.learner), self.config.eval.episodes, FINAL_EVALUATION
         )
-        self._log_evaluation(values)
         costs = budget.policy_budget(self.programs, self.state.learner)
-        self._log(costs | (budget.vlm_budget(self.vlm) if self.vlm else {}))
+        self._log_evaluation(values, costs | (budget.vlm_budget(self.vlm) if self.vlm else {}))
         self.logger.close()
         self.compile_log.close()
         if self.config.run.video:

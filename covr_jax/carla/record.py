@@ -139,6 +139,7 @@ def _by_call(path: Path) -> dict[str, list[Any]]:
 
 
 def main() -> int:
+    """Record a server, or compare two transcripts."""
     parser = argparse.ArgumentParser(prog="covr_jax.carla.record", description="Transcripts of CARLA's calls.")
     parser.add_argument("--server", default="127.0.0.1:2000", metavar="HOST:PORT")
     parser.add_argument("--port", type=int, default=2100, help="where the client has to connect")

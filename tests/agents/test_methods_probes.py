@@ -56,7 +56,7 @@ def delayed(g: np.random.Generator, action: np.ndarray) -> Steps:
 
 def acted(g: np.random.Generator, action: np.ndarray) -> Steps:
     """One action is best, whatever is seen."""
-    lamp, reward = g.choice([0, 2], B), 1.0 - np.square(action - BEST).sum(-1)
+    lamp, reward = g.choice([0, 2], B), 1.0 - np.abs(action - BEST).sum(-1)
     return Steps(lamp, action, reward, np.zeros(B), lamp, reward, np.broadcast_to(BEST, (B, A)))
 
 
@@ -64,7 +64,7 @@ def placed(g: np.random.Generator, action: np.ndarray) -> Steps:
     """The best action is on the lamp's side."""
     lamp = g.choice([-1, 1], B)
     best = BEST * lamp[:, None]
-    reward = 1.0 - np.square(action - best).sum(-1)
+    reward = 1.0 - np.abs(action - best).sum(-1)
     return Steps(lamp, action, reward, np.zeros(B), lamp, reward, best)
 
 

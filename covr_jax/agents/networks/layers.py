@@ -130,6 +130,7 @@ def _product(x: Array, kernel: Array, precision: jax.lax.Precision) -> Array:
 
 
 def dense(size: int, arithmetic: Arithmetic, name: str | None = None) -> nn.Dense:
+    """A linear layer, orthogonal at first."""
     start = nn.initializers.orthogonal()
     return nn.Dense(size, dtype=arithmetic.dtype, precision=arithmetic.precision, kernel_init=start, name=name)
 
@@ -166,6 +167,7 @@ class MLP(nn.Module):
 
 
 def pair(module: nn.Module) -> Network:
+    """The module as two functions of its parameters."""
     return Network(
         init=lambda key, *inputs: module.init(key, *inputs)["params"],
         apply=lambda params, *inputs: module.apply({"params": params}, *inputs),

@@ -16,6 +16,7 @@ _FOLDER = "Carla/Maps/"  # where the client expects maps to lie
 
 
 def main() -> None:
+    """Serve until the parent or a signal ends it."""
     parser = argparse.ArgumentParser(prog="covr_jax.carla.loopback", description="A stand-in for a CARLA server.")
     parser.add_argument("--port", type=int, default=2000, help="of the calls; sensor data comes from the next one")
     parser.add_argument("--map", default=MAPS[0], choices=MAPS)

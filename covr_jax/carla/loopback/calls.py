@@ -43,32 +43,41 @@ class Calls:
     # -------------------------------------------------------------- the server
 
     def version(self) -> Any:
+        """The server's version."""
         return wire.value(self._version)
 
     def get_available_maps(self) -> Any:
+        """Names of the maps that can be loaded."""
         return wire.value([self._world.map_name])
 
     def get_map_info(self) -> Any:
+        """Name of the map and where vehicles may start."""
         return wire.value([self._world.map_name, self._world.spawn_points()])
 
     def get_map_data(self) -> Any:
+        """The map as OpenDRIVE text."""
         return wire.value(self._world.xodr)
 
     def get_required_files(self, folder: str) -> Any:
+        """Files that the client should have; none."""
         del folder
         return wire.value([])
 
     def get_episode_info(self) -> Any:
+        """Number of the episode and the token of its stream."""
         return wire.value([self._world.episode, [wire.token(wire.WORLD_STREAM, self._port)]])
 
     def get_episode_settings(self) -> Any:
+        """Synchronous mode, time step and the rest."""
         return wire.value(self._world.settings)
 
     def set_episode_settings(self, settings: list[Any]) -> Any:
+        """Replace the settings; the frame from which they hold."""
         self._world.settings = settings
         return wire.value(self._world.frame)
 
     def load_new_episode(self, name: str, *options: Any) -> Any:
+        """Load a map and begin a new episode."""
         del options
         if name.split("/")[-1] != self._world.map_name.split("/")[-1]:
             return wire.undone(f"map not found: {name}")
@@ -77,12 +86,15 @@ class Calls:
         return wire.done()
 
     def tick_cue(self) -> Any:
+        """Simulate one step in synchronous mode; its frame."""
         return wire.value(self._tick())
 
     def get_weather_parameters(self) -> Any:
+        """The weather."""
         return wire.value(self._world.weather)
 
     def set_weather_parameters(self, weather: list[float]) -> Any:
+        """Replace the weather."""
         self._world.weather = weather
         return wire.done()
 
@@ -98,23 +110,29 @@ class Calls:
         return [actor.number, actor.parent, actor.description, box, b"", stream]
 
     def get_actor_definitions(self) -> Any:
+        """The blueprints."""
         return wire.value(BLUEPRINTS)
 
     def get_spectator(self) -> Any:
+        """The spectator's description."""
         return wire.value(self.describe(self._world.spectator))
 
     def get_actors_by_id(self, numbers: list[int]) -> Any:
+        """Descriptions of some actors."""
         actors = self._world.actors
         return wire.value([self.describe(actors[number]) for number in numbers if number in actors])
 
     def get_actor_bounding_box(self, number: int) -> Any:
+        """An actor's box."""
         actor = self._world.actors.get(number)
         return wire.refusal(_GONE) if actor is None else wire.value(self.describe(actor)[3])
 
     def get_sensor_token(self, stream: int) -> Any:
+        """The token of a sensor's stream."""
         return wire.value([wire.token(stream, self._port)])
 
     def spawn_actor(self, description: list[Any], transform: wire.Transform) -> Any:
+        """Place an actor."""
         if not self._world.free(description, transform):
             return wire.refusal("Spawn failed because of collision at spawn position")
         return wire.value(self.describe(self._world.add(description, transform)))
@@ -122,15 +140,18 @@ class Calls:
     def spawn_actor_with_parent(
         self, description: list[Any], transform: wire.Transform, parent: int, attachment: int, *options: Any
     ) -> Any:
+        """Place an actor on another one."""
         del attachment, options
         if parent not in self._world.actors:
             return wire.refusal("unable to spawn actor: parent actor not found")
         return wire.value(self.describe(self._world.add(description, transform, parent)))
 
     def destroy_actor(self, number: int) -> Any:
+        """Remove an actor."""
         return wire.value(self._world.actors.pop(number, None) is not None)
 
     def get_physics_control(self, number: int) -> Any:
+        """A vehicle's physics parameters."""
         return wire.value(_PHYSICS) if number in self._world.actors else wire.refusal(_GONE)
 
     def apply_physics_control(self, number: int, control: Any) -> Any:
@@ -139,18 +160,23 @@ class Calls:
         return wire.done() if number in self._world.actors else wire.undone(_GONE)
 
     def apply_control_to_vehicle(self, number: int, control: list[Any]) -> Any:
+        """Steering, throttle and brake of a vehicle."""
         return self._set(number, "control", control)
 
     def apply_control_to_walker(self, number: int, control: list[Any]) -> Any:
+        """Direction and speed of a walker."""
         return self._set(number, "walk", control)
 
     def set_actor_transform(self, number: int, transform: wire.Transform) -> Any:
+        """Move an actor."""
         return self._set(number, "transform", [list(part) for part in transform])
 
     def set_actor_simulate_physics(self, number: int, enabled: bool) -> Any:
+        """Whether an actor moves by physics."""
         return self._set(number, "frozen", not enabled)
 
     def set_actor_target_velocity(self, number: int, velocity: list[float]) -> Any:
+        """The velocity that an actor takes on, m/s."""
         self._set(number, "speed", math.hypot(*velocity[:2]))
         return self._set(number, "velocity", list(velocity))
 
@@ -167,22 +193,27 @@ class Calls:
         return wire.done()
 
     def set_actor_enable_gravity(self, number: int, enabled: bool) -> Any:
+        """Whether an actor falls; kept, of no effect here."""
         del number, enabled
         return wire.done()
 
     def set_actor_collisions(self, number: int, enabled: bool) -> Any:
+        """Whether an actor collides."""
         del number, enabled
         return wire.done()
 
     def set_vehicle_light_state(self, number: int, lights: int) -> Any:
+        """A vehicle's lights."""
         del number, lights
         return wire.done()
 
     def set_actor_autopilot(self, number: int, enabled: bool) -> Any:
+        """Hand a vehicle to the Traffic Manager, or take it back."""
         del number, enabled
         return wire.done()
 
     def apply_batch(self, commands: list[Any], tick: bool = False) -> Any:
+        """Several commands, and a step after them if asked."""
         replies = [self._command(*command[0]) for command in commands]
         if tick:
             self._tick()
@@ -212,58 +243,72 @@ class Calls:
     # ------------------------------------------------------------ surroundings
 
     def query_lights_state(self, client: Any) -> Any:
+        """Street lights; none."""
         del client
         return wire.value([])
 
     def update_lights_state(self, client: Any, lights: Any, *options: Any) -> Any:
+        """Change street lights; none."""
         del client, lights, options
         return wire.done()
 
     def get_environment_objects(self, label: int) -> Any:
+        """Objects of the scenery; none."""
         del label
         return wire.value([])
 
     def enable_environment_objects(self, numbers: list[int], enabled: bool) -> Any:
+        """Show or hide objects of the scenery; none."""
         del numbers, enabled
         return wire.done()
 
     def get_vehicle_light_states(self) -> Any:
+        """The lights of all vehicles."""
         return wire.value([[actor.number, 0] for actor in self._world.actors.values() if actor.is_vehicle])
 
     def reset_all_traffic_lights(self) -> Any:
+        """Restart the traffic lights; none."""
         return wire.done()
 
     def freeze_all_traffic_lights(self, frozen: bool) -> Any:
+        """Freeze the traffic lights; none."""
         del frozen
         return wire.done()
 
     def is_sensor_enabled_for_ros(self, stream: int) -> Any:
+        """Whether a sensor publishes to ROS; never."""
         del stream
         return wire.value(False)
 
     def enable_sensor_for_ros(self, stream: int) -> Any:
+        """Publish a sensor to ROS; refused silently, as nothing listens."""
         del stream
         return wire.done()
 
     def disable_sensor_for_ros(self, stream: int) -> Any:
+        """Stop publishing a sensor to ROS."""
         del stream
         return wire.done()
 
     # --------------------------------------------------------- Traffic Manager
 
     def is_traffic_manager_running(self, port: int) -> Any:
+        """Whether a Traffic Manager runs at a port."""
         del port
         return wire.value(False)
 
     def get_traffic_manager_running(self, port: int) -> Any:
+        """Address of the Traffic Manager at a port."""
         del port
         return wire.value(["", 0])
 
     def add_traffic_manager_running(self, address: Any) -> Any:
+        """Remember a Traffic Manager's address."""
         del address
         return wire.value(True)
 
     def destroy_traffic_manager(self, port: int) -> Any:
+        """Forget a Traffic Manager."""
         del port
         return wire.value(True)
 

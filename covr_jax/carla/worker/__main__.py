@@ -55,6 +55,7 @@ class Worker:
 
 
 def main() -> None:
+    """Answer the parent until it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then closes the line
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     worker = Worker(int(sys.argv[2]))

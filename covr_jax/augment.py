@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 
+from covr_jax import runtime
 from covr_jax.types import Array
 
 
@@ -72,14 +75,23 @@ def random_conv(key: Array, images: Array) -> Array:
       u8[B,H,W,3*stack].
     """
     batch, height, width, channels = images.shape
-    stack = channels // 3
     kernels = jax.random.normal(key, (batch, 3, 3, 3, 3))
-    x = images.reshape(batch, height, width, stack, 3).transpose(0, 3, 1, 2, 4).astype(jnp.float32) / 255.0
-    x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    x = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    x = x.reshape(batch, height + 2, width + 2, channels // 3, 3).transpose(0, 3, 4, 1, 2)
+    return _mixed(x, kernels).transpose(0, 3, 4, 1, 2).reshape(images.shape)
 
-    def convolve(frames: Array, kernel: Array) -> Array:
-        order = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(frames, kernel, (1, 1), "VALID", dimension_numbers=order)
 
-    y = jnp.round(255.0 * jax.nn.sigmoid(jax.vmap(convolve)(x, kernels))).astype(jnp.uint8)
-    return y.transpose(0, 2, 3, 1, 4).reshape(images.shape)
+@runtime.standalone
+def _mixed(x: Array, kernels: Array) -> Array:
+    """The convolution and its sigmoid on planes u8[B,stack,3,H+2,W+2], as 27 sums of shifted planes: compilers turn
+    them into one loop, where a convolution with a kernel per image is slow on CPU.
+
+    Args:
+      kernels: f32[B,3,3,3,3], HWIO.
+    """
+    x, y = x.astype(jnp.float32) / 255.0, 0.0
+    height, width = x.shape[3] - 2, x.shape[4] - 2
+    for row, column, colour in itertools.product(range(3), repeat=3):
+        plane = x[:, :, None, colour, row : row + height, column : column + width]
+        y = y + plane * kernels[:, None, row, column, colour, :, None, None]
+    return jnp.round(255.0 * jax.nn.sigmoid(y)).astype(jnp.uint8)

@@ -19,7 +19,7 @@ FLOORS = {
     "replay_state": 1,
     "draws": 2,
     "replay": 3,
-    "augment": 1,
+    "augment": 2,
     "runtime": 1,
     "memory": 1,
     "render": 2,

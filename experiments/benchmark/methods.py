@@ -10,7 +10,6 @@ layers), so that the ratio is the cost of the composition alone. Compile seconds
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import time
 from functools import partial
@@ -40,8 +39,6 @@ def contestant(name: str, preset: str, equal: bool) -> tuple[Contestant, float]:
     sac, size, augment = config.sac, config.env.image_size, config.augment
     if equal:
         sac, size, augment = common.sac, common.env.image_size, AugmentConfig()
-    if name in ("drq", "drqv2", "svea", "taco", "sac", "deepmdp"):
-        augment = dataclasses.replace(augment, kind="auto")
     method = make_method(name, augment, size, "translate")
     learner = make_learner(ACTION_DIM, sac.learning_rate or 1e-3, method, sac)
     batch = _batch(method, sac.batch_size, size, config.env.frame_stack)

@@ -6,6 +6,7 @@
 * ``page``      headline, tables, sample gallery, assembly: ``write_report``
 * ``style``     the style sheet
 * ``compare``   learning curves of several runs as a PNG
+* ``table``     final evaluations of several runs, methods by tasks
 """
 
 from covr_jax.report.data import ReportError

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from covr_jax.report.data import ReportError, read_run, simulator
+from covr_jax.report.data import ReportError, method_name, read_run
 from covr_jax.report.figures import baseline
 from covr_jax.report.svg import steps
 
 BANDS = ("minmax", "std")
 # Blue is COVR's, as in the report; the others stay apart from it and from each other, in grey print too.
 COLORS = ("#2f55d4", "#c26a0a", "#2a8f5b", "#8b3fb0", "#c43b52", "#4c5a70", "#0f8ea8", "#9a7d0a")
+DASHES = ("-", (0, (4, 1.5)), (0, (1.5, 1.5)))  # another one each time the colours begin again
+CROWD = 6  # curves in a panel beyond which bands are faint and the legend stands beside it
 
 
 class Curve(NamedTuple):
@@ -36,10 +38,7 @@ def read_curve(run_dir: str | Path) -> Curve:
     x, y = run.curve("eval/episode_return")
     if not x:
         raise ReportError(f"{run.folder}: no evaluation to compare yet")
-    task, method, renderer = (str(run.config.get(key, "unknown")) for key in ("task", "method", "renderer"))
-    drawn = simulator(run.config) or renderer
-    if drawn not in ("jax", "unknown"):
-        method += f" ({drawn})"  # other pictures are another task: never seeds of each other
+    task, method = str(run.config.get("task", "unknown")), method_name(run.config)
     return Curve(task, method, np.array(x), np.array(y), baseline(run))
 
 
@@ -70,21 +69,33 @@ def over_seeds(curves: list[Curve], band: str = "minmax") -> tuple[np.ndarray, n
     return x, mean, y.min(axis=0), y.max(axis=0)
 
 
-def method_colors(methods: set[str]) -> dict[str, str]:
-    """A colour for each method: COVR first, the others by name."""
-    ordered = sorted(methods, key=lambda name: (name != "covr", name))
-    return {method: COLORS[i % len(COLORS)] for i, method in enumerate(ordered)}
+class Style(NamedTuple):
+    """Of one method's curve, in all panels."""
+
+    color: str
+    dash: Any
 
 
-def _panel(axes, curves: list[Curve], colors: dict[str, str], band: str) -> None:
-    for method, color in reversed(colors.items()):  # the first method is drawn last, on top
+def method_styles(methods: set[str]) -> dict[str, Style]:
+    """A colour and a dash for each method: COVR first, the others by name."""
+    ordered = sorted(methods, key=lambda name: (not name.startswith("covr"), name))
+    return {
+        method: Style(COLORS[i % len(COLORS)], DASHES[i // len(COLORS) % len(DASHES)])
+        for i, method in enumerate(ordered)
+    }
+
+
+def _panel(axes, curves: list[Curve], styles: dict[str, Style], band: str) -> None:
+    crowded = len({c.method for c in curves}) > CROWD
+    for method, style in reversed(styles.items()):  # the first method is drawn last, on top
         mine = [c for c in curves if c.method == method]
         if not mine:
             continue
         x, mean, low, high = over_seeds(mine, band)
-        axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
+        axes.fill_between(x, low, high, color=style.color, alpha=0.04 if crowded else 0.16, linewidth=0)
         seeds = f"{len(mine)} seed" + ("s" if len(mine) > 1 else "")
-        axes.plot(x, mean, color=color, linewidth=2, marker="o" if x.size < 30 else None, markersize=3.5)
+        marker = "o" if x.size < 30 else None
+        axes.plot(x, mean, color=style.color, linestyle=style.dash, linewidth=2, marker=marker, markersize=3.5)
         axes.lines[-1].set_label(f"{method} ({seeds})")
     random = [c.random for c in curves if c.random is not None]
     if random:
@@ -100,7 +111,10 @@ def _panel(axes, curves: list[Curve], colors: dict[str, str], band: str) -> None
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color("#b9bfca")
-    axes.legend(frameon=False, fontsize=9, labelcolor="#161b26")
+    handles, labels = axes.get_legend_handles_labels()
+    best = sorted(zip(handles, labels, strict=True), key=lambda pair: -float(pair[0].get_ydata()[-1]))
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if crowded else {}
+    axes.legend(*zip(*best, strict=True), frameon=False, fontsize=9, labelcolor="#161b26", **beside)
 
 
 def write_comparison(run_dirs: list[str | Path], path: str | Path, band: str = "minmax") -> Path:
@@ -123,15 +137,17 @@ def write_comparison(run_dirs: list[str | Path], path: str | Path, band: str = "
     if not curves:
         raise ReportError("no runs to compare")
     tasks = sorted({c.task for c in curves})
-    colors = method_colors({c.method for c in curves})
+    styles = method_styles({c.method for c in curves})
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(max(6.4, 4.6 * columns), 3.8 * rows), layout="constrained")
+    crowded = len(styles) > CROWD
+    size = (8.8, 4.8) if crowded else (4.6, 3.8)
+    figure = Figure(figsize=(max(6.4, size[0] * columns), size[1] * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(tasks) :]:
         axes.set_visible(False)
     for task, axes in zip(tasks, grid.flat, strict=False):
-        _panel(axes, [c for c in curves if c.task == task], colors, band)
+        _panel(axes, [c for c in curves if c.task == task], styles, band)
     for axes in grid[:, 0]:
         axes.set_ylabel("Episode return", color="#5b6475")
     path = Path(path)

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from covr_jax.config import GUIDED
 from covr_jax.metrics import read_metrics
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -73,6 +74,19 @@ def simulator(config: dict[str, Any]) -> str | None:
     """What simulated a CARLA task: ``loopback``, or a real server's address; None for other tasks."""
     carla = config.get("carla") if str(config.get("task", "")).startswith("carla_") else None
     return str(carla.get("endpoint", "unknown")) if isinstance(carla, dict) else None
+
+
+def method_name(config: dict[str, Any]) -> str:
+    """What a run is called beside others: the method, its base where that is not RAD, and whose pictures it saw.
+
+    Runs of one name are seeds of each other: pictures of another renderer or simulator are another task.
+    """
+    name = str(config.get("method", "unknown"))
+    base = config.get("base", "rad")
+    if name in GUIDED and base != "rad":
+        name += f" on {base}"
+    pictures = simulator(config) or str(config.get("renderer", "unknown"))
+    return name if pictures in ("jax", "unknown") else f"{name} ({pictures})"
 
 
 def number(value: Any) -> float | None:

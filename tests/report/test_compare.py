@@ -1,6 +1,7 @@
 """Several runs in one picture, and the script that draws it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from synthetic_run import make_run
 
 from covr_jax.report import ReportError
-from covr_jax.report.compare import COLORS, Curve, method_colors, over_seeds, read_curve, write_comparison
+from covr_jax.report.compare import COLORS, DASHES, Curve, method_styles, over_seeds, read_curve, write_comparison
+from covr_jax.report.data import method_name
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "plot.py"
 
@@ -44,8 +46,13 @@ def test_only_the_steps_that_all_seeds_reached():
 
 
 def test_covr_has_the_same_colour_in_every_company():
-    assert method_colors({"rad", "apl", "covr"}) == dict(zip(("covr", "apl", "rad"), COLORS, strict=False))
-    assert list(method_colors({"rad", "apl"})) == ["apl", "rad"]
+    styles = method_styles({"rad", "apl", "covr"})
+    assert [(name, style.color) for name, style in styles.items()] == list(
+        zip(("covr", "apl", "rad"), COLORS, strict=False)
+    )
+    assert list(method_styles({"rad", "apl"})) == ["apl", "rad"]
+    many = method_styles({f"method {i}" for i in range(2 * len(COLORS))})
+    assert len(set(many.values())) == len(many) and {style.dash for style in many.values()} == set(DASHES[:2])
 
 
 def test_read_curve(tmp_path):
@@ -61,6 +68,22 @@ def test_other_pictures_are_no_seeds_of_ours(tmp_path):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"renderer": renderer}))
     assert [read_curve(tmp_path / renderer).method for renderer in ("jax", "gl")] == ["rad", "rad (gl)"]
+
+
+def test_another_base_is_another_method():
+    names = [method_name({"method": "covr", "base": base, "renderer": "jax"}) for base in ("rad", "sac")]
+    assert names == ["covr", "covr on sac"]
+    assert method_name({"method": "drq", "base": "sac", "renderer": "jax"}) == "drq"  # no base is used
+    loopback = {"method": "apl", "base": "sac", "task": "carla_highway", "carla": {"endpoint": "loopback"}}
+    assert method_name(loopback) == "apl on sac (loopback)"
+
+
+def test_a_crowd_has_its_legend_beside_the_picture_best_first(tmp_path):
+    runs = [make_run(tmp_path / str(i), rounds=0, method=f"m{i}", seed=i) for i in range(8)]
+    svg = write_comparison(runs, tmp_path / "compare.svg").read_text()
+    last = {f"m{i}": read_curve(run).y[-1] for i, run in enumerate(runs)}
+    shown = re.findall(r"<!-- (m\d) \(1 seed\) -->", svg)
+    assert shown == sorted(last, key=lambda name: -last[name])
 
 
 def test_picture_groups_methods_and_tasks(tmp_path):

@@ -1,0 +1,165 @@
+"""Train several tasks, methods and seeds, some at a time; the same command goes on where it was stopped.
+
+    python experiments/sweep.py --methods sac rad covr covr:sac --seeds 1 2 3 --jobs 2 --preset cpu
+    python experiments/sweep.py --tasks cheetah_run walker_walk --methods covr --gpus 0 1 --vlm /models/qwen
+
+`covr:sac` is `--method covr --base sac`. Options that are not listed here go to every train.py. A run's output is in
+its directory's train.log; a run that fails is told and the others go on. Finished runs are left as they are. Jobs share
+the processors evenly, one job per GPU where GPUs are named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments import cli
+
+TRAIN = Path(__file__).with_name("train.py")
+
+
+class Job(NamedTuple):
+    """One run and the arguments of its train.py."""
+
+    run_dir: Path
+    arguments: list[str]
+
+
+class Slot(NamedTuple):
+    """A share of the machine."""
+
+    processors: frozenset[int]
+    environment: dict[str, str]
+
+
+def make_jobs(
+    tasks: list[str], methods: list[str], seeds: list[int], root: Path, options: list[str]
+) -> list[Job]:
+    """Seeds outermost, so that a sweep that is stopped early has all methods; `method:base` is taken apart."""
+    jobs = []
+    for seed, task, method in product(seeds, tasks, methods):
+        name, _, base = method.partition(":")
+        run_dir = root / task / method.replace(":", "_") / f"seed{seed}"
+        arguments = ["--task", task, "--method", name, *(["--base", base] if base else []), "--seed", str(seed)]
+        jobs.append(Job(run_dir, [*arguments, *options, "--run-dir", str(run_dir)]))
+    return jobs
+
+
+def make_slots(jobs: int, gpus: list[str]) -> list[Slot]:
+    """``jobs`` even shares of this process's processors, or one per GPU.
+
+    Raises:
+      ConfigError: more jobs than processors.
+    """
+    from covr_jax.config import ConfigError
+
+    processors, count = sorted(os.sched_getaffinity(0)), len(gpus) or jobs
+    if not 1 <= count <= len(processors):
+        raise ConfigError(f"--jobs must be between 1 and {len(processors)}, the processors here, got {count}")
+    shares = [frozenset(processors[i * len(processors) // count : (i + 1) * len(processors) // count])
+              for i in range(count)]  # fmt: skip
+    visible = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}] * count
+    return [Slot(*slot) for slot in zip(shares, visible, strict=True)]
+
+
+def unfinished(jobs: list[Job]) -> list[Job]:
+    """The runs to do.
+
+    Raises:
+      ConfigError: options that cannot be used, or the directory of another configuration; nothing has run then.
+    """
+    from covr_jax import run_directory
+    from covr_jax.config_rules import validate
+
+    rest = []
+    for job in jobs:
+        _, arguments = cli.split_option(job.arguments, "run-dir")
+        config = cli.parse_config(arguments, "train.py", "")
+        validate(config)
+        run_directory.check(config, job.run_dir)
+        if not (job.run_dir / "result.json").exists():
+            rest.append(job)
+    return rest
+
+
+def run_all(jobs: list[Job], slots: list[Slot]) -> list[Job]:
+    """Runs them, as many at a time as there are slots; returns those that failed."""
+    waiting, free, failed = list(jobs), list(slots), []
+    running: list[tuple[subprocess.Popen, Job, Slot]] = []
+    try:
+        while waiting or running:
+            while waiting and free:
+                job, slot = waiting.pop(0), free.pop()
+                running.append((_start(job, slot), job, slot))
+                print(f"{job.run_dir}: started", flush=True)
+            time.sleep(0.2)
+            for entry in [entry for entry in running if entry[0].poll() is not None]:
+                running.remove(entry)
+                process, job, slot = entry
+                free.append(slot)
+                print(f"{job.run_dir}: {_last_words(job, process.returncode)}", flush=True)
+                if process.returncode:
+                    failed.append(job)
+    finally:
+        for process, _, _ in running:  # stopped from outside: each run has its checkpoints
+            process.terminate()
+        for process, _, _ in running:
+            process.wait()
+    return failed
+
+
+def _start(job: Job, slot: Slot) -> subprocess.Popen:
+    job.run_dir.mkdir(parents=True, exist_ok=True)
+    with (job.run_dir / "train.log").open("a") as log:
+        print(f"$ {shlex.join(['python', str(TRAIN), *job.arguments])}", file=log, flush=True)
+        return subprocess.Popen(
+            [sys.executable, str(TRAIN), *job.arguments],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | slot.environment,
+            preexec_fn=lambda: os.sched_setaffinity(0, slot.processors),
+        )
+
+
+def _last_words(job: Job, code: int) -> str:
+    """What the run said of its end."""
+    lines = [line for line in (job.run_dir / "train.log").read_text(errors="replace").splitlines() if line.strip()]
+    if code:
+        return f"failed with exit code {code}: {lines[-1]}"
+    return next((line for line in reversed(lines) if line.startswith("final return")), "finished")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="sweep.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--tasks", nargs="+", default=["cartpole_swingup"], metavar="TASK")
+    parser.add_argument("--methods", nargs="+", default=["covr"], metavar="METHOD[:BASE]")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED")
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="a run goes to ROOT/TASK/METHOD/seedSEED")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--gpus", nargs="+", default=[], metavar="GPU", help="one run at a time on each of these")
+    own, options = parser.parse_known_args()
+    jobs = make_jobs(own.tasks, own.methods, own.seeds, own.root, options)
+    slots, rest = make_slots(own.jobs, own.gpus), unfinished(jobs)
+    print(f"{len(jobs)} runs, {len(jobs) - len(rest)} of them finished, {len(slots)} at a time", flush=True)
+    failed = run_all(rest, slots)
+    for job in failed:
+        print(f"failed: {job.run_dir}, see its train.log", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    from covr_jax.config import ConfigError
+
+    cli.import_quietly()
+    cli.guarded(main, ConfigError)

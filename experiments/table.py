@@ -1,0 +1,51 @@
+"""Final returns of finished runs as a table: a row per method, a column per task, mean ± std over the seeds.
+
+    python experiments/table.py runs/*/*/seed*
+    python experiments/table.py runs/*/*/seed* --output table.md          # or .csv, .json
+
+The std is the population's, as in the report; the number of seeds is in brackets. Runs that have not finished are
+named and left out. `--metric` takes any evaluation metric, for example eval/driving_distance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from covr_jax.report import ReportError
+from covr_jax.report.table import KINDS, read_final, render, summarise
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="table.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_dir", type=Path, nargs="+", help="run directories")
+    parser.add_argument("--metric", default="eval/episode_return", help="default: eval/episode_return")
+    parser.add_argument("--output", type=Path, metavar="FILE", help=f"file to write, {', '.join(KINDS)}")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        finals = [read_final(run_dir, options.metric) for run_dir in options.run_dir]
+        for run_dir, final in zip(options.run_dir, finals, strict=True):
+            if final is None:
+                print(f"table.py: {run_dir} has not finished and is left out", file=sys.stderr)
+        cells = summarise([final for final in finals if final])
+        print(render(cells, ".md"))
+        if options.output:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(render(cells, options.output.suffix) + "\n")
+    except (ReportError, OSError) as error:
+        print(f"table.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

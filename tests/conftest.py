@@ -13,6 +13,18 @@ os.environ.setdefault("MUJOCO_GL", "disable")  # dm_control looks for a display 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+def keep_to_a_share(worker: int, workers: int) -> None:
+    """Each of several test processes keeps to processors of its own: two threads of XLA that meet others' lose more
+    than half of their speed. Before JAX counts them."""
+    processors = sorted(os.sched_getaffinity(0))
+    if len(processors) >= workers:
+        os.sched_setaffinity(0, processors[worker::workers])
+
+
+if name := os.environ.get("PYTEST_XDIST_WORKER"):
+    keep_to_a_share(int(name.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+
+
 def pytest_configure():
     from covr_jax import runtime
 

@@ -1,20 +1,21 @@
 """Runs in which the VLM itself acts: ``vbe``, untuned and alone, and ``vpf``, trained by PPO (small budgets).
 
-Run directory, metrics and result are those of ``loop.train``. Such runs write no checkpoints: one that was stopped
-begins again. Letters: T agent steps of an iteration, E envs, A action.
+Run directory, metrics, checkpoints and result are those of ``loop.train``. Letters: T agent steps of an iteration,
+E envs, A action.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 
-from covr_jax import budget, runtime
+from covr_jax import budget, checkpoint, runtime
 from covr_jax.config import Config
 from covr_jax.lanes import CompiledEnv, HostedEnv, driven
 from covr_jax.metrics import MetricsLogger
@@ -34,6 +35,22 @@ def newest(timestep: TimeStep) -> Array:
     return timestep.observation[..., -3:]
 
 
+@dataclass
+class Host:
+    """What the loop remembers between iterations; saved with every checkpoint."""
+
+    agent_steps: int = 0
+    updates: int = 0
+    evaluations: int = 0
+    next_eval: int = 0
+    next_checkpoint: int = 0
+    seconds: float = 0.0  # spent in earlier sittings
+    random_return: float = math.nan
+    running: list[float] = field(default_factory=list)  # return of the episodes under way, per lane
+    last: list[float] = field(default_factory=list)  # of those that ended last
+    vlm_counters: dict[str, float] = field(default_factory=dict)
+
+
 class VLMTrainer:
     """One run of ``vbe`` or ``vpf``."""
 
@@ -41,32 +58,49 @@ class VLMTrainer:
         self.config, self.run_dir, self.reporter = config, run_dir, reporter
         self.programs = Programs(config)
         self.vlm = cast(PriorService, make_vlm(config, self.programs.env.action_dim, run_dir))
-        self.logger = MetricsLogger(run_dir)
+        self.checkpointer = checkpoint.Checkpointer(run_dir)
         self.started = time.monotonic()
-        self.agent_steps = self.updates = 0
+        lanes = self.programs.env.num_envs
+        self.host = Host(
+            next_eval=config.eval.every,
+            next_checkpoint=config.run.checkpoint_every,
+            running=[0.0] * lanes,
+            last=[math.nan] * lanes,
+        )
         self._held = np.zeros((self.programs.eval_env.num_envs, self.programs.env.action_dim), np.float32)
 
     @property
     def env_steps(self) -> int:
         """Trained on so far."""
-        return self.agent_steps * self.programs.env.action_repeat
+        return self.host.agent_steps * self.programs.env.action_repeat
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all sittings."""
+        return self.host.seconds + time.monotonic() - self.started
 
     def _log(self, row: dict[str, Any]) -> None:
-        self.logger.write(row, env_steps=self.env_steps, agent_steps=self.agent_steps, updates=self.updates)
+        host = self.host
+        self.logger.write(row, env_steps=self.env_steps, agent_steps=host.agent_steps, updates=host.updates)
 
     def run(self) -> Result:
         """Train (``vpf`` only), evaluate, write metrics."""
-        random = self.programs.evaluate(
-            self.programs.random_policy(0), self.config.eval.episodes, FINAL_EVALUATION
-        ).mean()
-        self.reporter.message(f"VLM: {self.vlm.facts.name}, {self.vlm.facts.parameters}")
-        self._log({"eval/random_return": random})
         if self.config.method == "vpf":
             self._train()
+        else:
+            self.logger = MetricsLogger(self.run_dir)
+            self._before()
         values = self._evaluate(FINAL_EVALUATION)
         self.logger.close()
-        seconds = time.monotonic() - self.started
-        return Result(float(values.mean()), float(values.std()), float(random), self.env_steps, seconds)
+        mean, std = float(values.mean()), float(values.std())
+        return Result(mean, std, self.host.random_return, self.env_steps, self.seconds)
+
+    def _before(self) -> None:
+        random = self.programs.random_policy(0)
+        values = self.programs.evaluate(random, self.config.eval.episodes, FINAL_EVALUATION)
+        self.host.random_return = float(values.mean())
+        self.reporter.message(f"VLM: {self.vlm.facts.name}, {self.vlm.facts.parameters}")
+        self._log({"eval/random_return": self.host.random_return})
 
     def _policy(self, timestep: TimeStep, step: int) -> np.ndarray:
         """The most likely answers, f32[E,A]: asked every ``vlm.every`` steps and held, 0 where not understood."""
@@ -92,31 +126,63 @@ class VLMTrainer:
         options = PPOOptions(**{name: getattr(vpf, name) for name in PPOOptions._fields})
         policy = TokenPolicy(cast(Any, cast(SyncPrior, self.vlm).engine), options, vpf.value_hidden, self.config.seed)
         env = driven(self.programs.env)
-        state, timestep = env.reset(stream(self.config.seed, ENV))
-        length = math.ceil(vpf.steps / self.programs.env.num_envs)
-        running, last = np.zeros(self.programs.env.num_envs), np.full(self.programs.env.num_envs, np.nan)
-        evaluations, next_eval = 0, self.config.eval.every
+        place = self._begin(env, policy)
         while self.env_steps < self.config.total_steps:
-            before = time.monotonic()
-            rollout, state, timestep = collect(policy, env, state, timestep, length, running, last)
-            batch = batch_of(rollout, vpf.discount, vpf.gae_decay)
-            row = policy.update(batch)
-            updates = vpf.epochs * max(1, len(batch.log_prob) // vpf.minibatch)
-            self.agent_steps, self.updates = self.agent_steps + rollout.acts.size, self.updates + updates
-            seconds = time.monotonic() - before
-            row |= {
-                "train/episode_return": float(np.nanmean(last)) if np.isfinite(last).any() else math.nan,
-                "train/reward_per_step": float(rollout.reward[rollout.acts].mean()),
-                "train/env_steps_per_second": rollout.acts.size * self.programs.env.action_repeat / seconds,
-                "train/updates_per_second": updates / seconds,
-            }
-            self._log(row)
-            self.reporter.update(self.env_steps, row | {"covr/round": 0})
-            if self.env_steps >= next_eval and self.env_steps < self.config.total_steps:
-                evaluations, next_eval = evaluations + 1, self.env_steps + self.config.eval.every
-                self._evaluate(evaluations)
-                self.vlm.save_adapter(self.run_dir / ADAPTER)
+            place = self._iterate(policy, env, *place)
+            if self.env_steps >= self.host.next_eval and self.env_steps < self.config.total_steps:
+                self.host.evaluations += 1
+                self.host.next_eval = self.env_steps + self.config.eval.every
+                self._evaluate(self.host.evaluations)
+            if self.env_steps >= self.host.next_checkpoint:
+                self._save(policy, place)
         self.vlm.save_adapter(self.run_dir / ADAPTER)
+
+    def _begin(self, env: CompiledEnv | HostedEnv, policy: Any) -> tuple[Any, TimeStep]:
+        """The environments at FIRST, or where the newest checkpoint left them, and all else as it was then."""
+        key = stream(self.config.seed, ENV)
+        if not self.checkpointer.steps():
+            self.logger = MetricsLogger(self.run_dir)
+            self._before()
+            return env.reset(key)
+        place, values, directory = self.checkpointer.restore(env.blank(key))
+        self.host = Host(**values)
+        try:
+            policy.load(directory / "adapter")
+        except RuntimeError as error:  # VLMLoadError, without importing Torch
+            message = f"cannot read checkpoint {directory}: {error}; delete it to use an older one"
+            raise checkpoint.CheckpointError(message) from error
+        self.vlm.counters.update(self.host.vlm_counters)
+        self.logger = MetricsLogger(self.run_dir, resume_env_steps=self.env_steps)
+        self.reporter.message(f"resuming from {directory}")
+        return place
+
+    def _iterate(self, policy: Any, env: CompiledEnv | HostedEnv, state: Any, timestep: TimeStep) -> Any:
+        """``vpf.steps`` agent steps and what PPO makes of them; where the environments are afterwards."""
+        vpf, host, before = self.config.vpf, self.host, time.monotonic()
+        running, last = np.array(host.running), np.array(host.last)
+        length = math.ceil(vpf.steps / self.programs.env.num_envs)
+        rollout, state, timestep = collect(policy, env, state, timestep, length, running, last)
+        batch = batch_of(rollout, vpf.discount, vpf.gae_decay)
+        row = policy.update(batch)
+        updates = vpf.epochs * max(1, len(batch.log_prob) // vpf.minibatch)
+        host.agent_steps, host.updates = host.agent_steps + rollout.acts.size, host.updates + updates
+        host.running, host.last = running.tolist(), last.tolist()
+        seconds = time.monotonic() - before
+        row |= {
+            "train/episode_return": float(np.nanmean(last)) if np.isfinite(last).any() else math.nan,
+            "train/reward_per_step": float(rollout.reward[rollout.acts].mean()),
+            "train/env_steps_per_second": rollout.acts.size * self.programs.env.action_repeat / seconds,
+            "train/updates_per_second": updates / seconds,
+        }
+        self._log(row)
+        self.reporter.update(self.env_steps, row | {"covr/round": 0})
+        return state, timestep
+
+    def _save(self, policy: Any, place: Any) -> None:
+        self.host.next_checkpoint = self.env_steps + self.config.run.checkpoint_every
+        self.host.vlm_counters = dict(self.vlm.counters)
+        self.logger.flush()
+        self.checkpointer.save(self.env_steps, place, asdict(self.host) | {"seconds": self.seconds}, policy.save)
 
 
 def collect(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from covr_jax import config, loop, vlm_loop
+from covr_jax.checkpoint import CheckpointError
 from covr_jax.config import ConfigError
 from covr_jax.metrics import read_metrics
 from covr_jax.programs import CompiledEnv, stream
@@ -137,6 +138,62 @@ def test_vpf_trains_the_adapter_and_leaves_a_whole_run(tiny_config, shared, tmp_
     stored = json.loads((tmp_path / "vpf" / "result.json").read_text())
     assert stored["final_return"] == result.final_return
     write_report(tmp_path / "vpf")
+
+
+@pytest.fixture
+def small_vpf(tiny_config):
+    """Three iterations of 26 agent steps, checkpoints after each, an evaluation after the first."""
+    return dataclasses.replace(
+        tiny_config,
+        method="vpf",
+        total_steps=3_000,
+        vlm=config.VLMConfig(name="tiny", lora_rank=2),
+        vpf=config.VPFConfig(steps=26, epochs=1, minibatch=20, learning_rate=1e-3, value_hidden=(8,)),
+        eval=dataclasses.replace(tiny_config.eval, every=1_000, episodes=1),
+        run=dataclasses.replace(tiny_config.run, checkpoint_every=1_000),
+    )
+
+
+def test_vpf_goes_on_as_if_it_had_not_been_stopped(small_vpf, shared, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    whole = loop.train(small_vpf, tmp_path / "whole", Quiet())
+
+    iterate, calls = vlm_loop.VLMTrainer._iterate, []
+
+    def stopped(self, *arguments):
+        calls.append(self.env_steps)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return iterate(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(vlm_loop.VLMTrainer, "_iterate", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(small_vpf, tmp_path / "parts", Quiet())
+    parts = loop.train(small_vpf, tmp_path / "parts", Quiet())
+    assert calls == [0, 1_040, 2_080] and parts[:4] == whole[:4]
+
+    def what_was_seen(name):
+        rows = read_metrics(tmp_path / name / "metrics.jsonl")
+        clocks = ("wall_s", "per_second", "latency", "mem/", "policy/", "vlm/memory", "query_s")
+        return [{k: v for k, v in row.items() if not any(clock in k for clock in clocks)} for row in rows]
+
+    assert len(what_was_seen("whole")) == 7  # random, three iterations, three evaluations
+    np.testing.assert_equal(what_was_seen("parts"), what_was_seen("whole"))
+    adapters = [(tmp_path / name / "vlm/adapter/adapter_model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert adapters[0] == adapters[1]
+
+
+def test_a_damaged_vpf_checkpoint_is_one_line(small_vpf, shared, tmp_path):
+    pytest.importorskip("torch")
+    run = dataclasses.replace(small_vpf, total_steps=1_000)
+    loop.train(run, tmp_path / "run", Quiet())
+    (tmp_path / "run" / "result.json").unlink()
+    stored = tmp_path / "run" / "checkpoints" / "1040" / "adapter" / "ppo.pt"
+    stored.write_bytes(stored.read_bytes()[:300])
+    with pytest.raises(CheckpointError, match=r"cannot read checkpoint .*1040: .*delete it to use an older one") as said:
+        loop.train(run, tmp_path / "run", Quiet())
+    assert "\n" not in str(said.value)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ Letters: N samples, T tokens of an answer, K grammar symbols, H hidden width.
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +18,10 @@ from covr_jax import bridge
 from covr_jax.types import Array
 from covr_jax.vlm import decode
 from covr_jax.vlm.decode import Grammar
-from covr_jax.vlm.model import Backbone, PromptTokens, model_inputs, preprocess
+from covr_jax.vlm.model import Backbone, PromptTokens, VLMLoadError, model_inputs, preprocess
 from covr_jax.vlm.service import VLMService
+
+STATE_FILE = "ppo.pt"
 
 
 class PPOOptions(NamedTuple):
@@ -174,6 +178,36 @@ class TokenPolicy:
         self._generator = torch.Generator(device).manual_seed(seed)
         self._order = np.random.default_rng(seed)
         self._iteration = 0
+
+    def save(self, directory: Path) -> None:
+        """Write the adapter, and in STATE_FILE what else an update or a sample depends on."""
+        self.service.save_adapter(directory)
+        state = {
+            "head": self.head.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "generator": self._generator.get_state(),
+            "order": json.dumps(self._order.bit_generator.state),
+            "iteration": self._iteration,
+        }
+        torch.save(state, directory / STATE_FILE)
+
+    def load(self, directory: Path) -> None:
+        """Go on as the policy that ``save`` wrote.
+
+        Raises:
+          VLMLoadError: files that are missing, damaged or of another model; one line.
+        """
+        self.service.load_adapter(directory)
+        try:
+            state = torch.load(directory / STATE_FILE, map_location="cpu", weights_only=True)
+            self.head.load_state_dict(state["head"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._generator.set_state(state["generator"])
+            self._order.bit_generator.state = json.loads(state["order"])
+            self._iteration = state["iteration"]
+        except Exception as error:  # torch.load has no base class for what damaged files do to it
+            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise VLMLoadError(f"cannot read {directory / STATE_FILE}: {line}") from error
 
     def _score(self, frames: torch.Tensor, tokens: torch.Tensor) -> Scored:
         parts = self._backbone, self._prompt, self._grammar

@@ -41,6 +41,11 @@ class Slot(NamedTuple):
     environment: dict[str, str]
 
 
+def command_of(job: Job) -> str:
+    """As one would type it."""
+    return shlex.join(["python", str(TRAIN), *job.arguments])
+
+
 def make_jobs(
     tasks: list[str], methods: list[str], seeds: list[int], root: Path, options: list[str]
 ) -> list[Job]:
@@ -120,7 +125,7 @@ def run_all(jobs: list[Job], slots: list[Slot]) -> list[Job]:
 def _start(job: Job, slot: Slot) -> subprocess.Popen:
     job.run_dir.mkdir(parents=True, exist_ok=True)
     with (job.run_dir / "train.log").open("a") as log:
-        print(f"$ {shlex.join(['python', str(TRAIN), *job.arguments])}", file=log, flush=True)
+        print(f"$ {command_of(job)}", file=log, flush=True)
         return subprocess.Popen(
             [sys.executable, str(TRAIN), *job.arguments],
             stdout=log,

@@ -1,0 +1,137 @@
+"""What a table of the paper consists of, how its runs are made, and how it is shown beside the published one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from covr_jax.config import ConfigError
+from covr_jax.report import ReportError
+from covr_jax.report.table import Cell, read_final, summarise
+from experiments import cli, sweep
+
+OTHERS = """Options that are not listed here go to every train.py, for example --preset cpu, --vlm PATH or
+--endpoint HOST:PORT. The same command goes on where it was stopped."""
+Published = tuple[float, float | None]  # mean, std where there is one
+
+
+class Row(NamedTuple):
+    """A line of a table."""
+
+    label: str  # the paper's
+    run: str | None  # directory of its runs below the task's; None: a method that this project lacks
+    options: tuple[str, ...]  # of train.py
+    published: tuple[Published, ...]  # per column
+
+
+class Column(NamedTuple):
+    """A task and what is reported of it."""
+
+    label: str
+    task: str
+    metric: str = "eval/episode_return"
+
+
+class Table(NamedTuple):
+    """A table of the paper."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    options: tuple[str, ...] = ()  # of train.py, for all rows
+
+
+def guided(method: str, base: str) -> tuple[str, ...]:
+    """Options of a guided method on a base."""
+    return ("--method", method, "--base", base)
+
+
+def means(*values: float) -> tuple[Published, ...]:
+    """Published without a std."""
+    return tuple((value, None) for value in values)
+
+
+def jobs_of(table: Table, seeds: list[int], root: Path, options: list[str]) -> list[sweep.Job]:
+    """The runs of a table, seeds outermost; tables that need the same run share its directory."""
+    tasks = list(dict.fromkeys(column.task for column in table.columns))
+    jobs = []
+    for seed in seeds:
+        for task in tasks:
+            for row in table.rows:
+                if row.run is None:
+                    continue
+                run_dir = root / task / row.run / f"seed{seed}"
+                arguments = ["--task", task, *row.options, *table.options, "--seed", str(seed), *options]
+                jobs.append(sweep.Job(run_dir, [*arguments, "--run-dir", str(run_dir)]))
+    return jobs
+
+
+def cells_of(table: Table, seeds: list[int], root: Path) -> dict[tuple[str, str], Cell]:
+    """What the finished runs gave, by (row, column) label."""
+    found = {}
+    for row in table.rows:
+        for column in table.columns if row.run else ():
+            folders = [root / column.task / str(row.run) / f"seed{seed}" for seed in seeds]
+            finals = [read_final(folder, column.metric) for folder in folders if (folder / "result.json").exists()]
+            if finals := [final for final in finals if final]:
+                found[row.label, column.label] = summarise(finals)[0]
+    return found
+
+
+def render(table: Table, cells: dict[tuple[str, str], Cell]) -> str:
+    """Markdown: ``published`` above ``ours`` in each cell's place, as two columns per column of the paper."""
+    head = [""] + [name for column in table.columns for name in (f"{column.label}, paper", f"{column.label}, ours")]
+    lines = [head, ["---"] * len(head)]
+    for row in table.rows:
+        line = [row.label]
+        for column, published in zip(table.columns, row.published, strict=True):
+            cell = cells.get((row.label, column.label))
+            mean, std = published
+            line.append(f"{mean:g}" if std is None else f"{mean:g} ± {std:g}")
+            line.append("not built" if row.run is None else "" if cell is None else _shown(cell))
+        lines.append(line)
+    return "\n".join([f"**{table.title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def _shown(cell: Cell) -> str:
+    where = " loopback" if cell.method.endswith("(loopback)") else ""
+    return f"{cell.mean:.0f} ± {cell.std:.0f} ({cell.seeds}){where}"
+
+
+def main(table: Table, description: str) -> None:
+    """The command line of a table's script."""
+    parser = argparse.ArgumentParser(
+        description=f"{description}\n\n{OTHERS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED")
+    parser.add_argument("--root", type=Path, default=Path("runs/paper"), help="a run goes to ROOT/TASK/METHOD/seedSEED")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--gpus", nargs="+", default=[], metavar="GPU", help="one run at a time on each of these")
+    parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
+    parser.add_argument("--show", action="store_true", help="print the table of what has finished and run nothing")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="Markdown file to write")
+    own, options = parser.parse_known_args()
+
+    def run() -> int:
+        jobs = jobs_of(table, own.seeds, own.root, options)
+        if own.list:
+            print("\n".join(sweep.command_of(job) for job in jobs))
+            return 0
+        failed = []
+        if not own.show:
+            failed = sweep.run_all(sweep.unfinished(jobs), sweep.make_slots(own.jobs, own.gpus))
+        text = render(table, cells_of(table, own.seeds, own.root))
+        print(text)
+        if own.output:
+            own.output.parent.mkdir(parents=True, exist_ok=True)
+            own.output.write_text(text + "\n")
+        for job in failed:
+            print(f"failed: {job.run_dir}, see its train.log", file=sys.stderr)
+        return 1 if failed else 0
+
+    cli.import_quietly()
+    cli.guarded(run, ConfigError, ReportError)

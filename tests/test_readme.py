@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+
+from covr_jax.config import Config
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -39,3 +42,19 @@ def resolves(name):
     except ModuleNotFoundError:
         return hasattr(importlib.import_module(module), attribute)
     return True
+
+
+def test_the_options_that_it_names_exist():
+    """As `--group.leaf`; those of booleans take no value, and `--group.no-leaf` turns them off."""
+    known, booleans = set(), set()
+    for group in fields(Config):
+        value = getattr(Config(), group.name)
+        for leaf in fields(value) if is_dataclass(value) else ():
+            name = f"--{group.name}.{leaf.name}".replace("_", "-")
+            known.add(name)
+            if isinstance(getattr(value, leaf.name), bool):
+                booleans.add(name)
+    off = {name.replace(".", ".no-") for name in booleans}
+    named = re.findall(r"(--(?!group\.)[a-z]+\.[a-z0-9-]+)( true| false|)\b", TEXT)
+    assert len(named) > 20 and {name for name, _ in named} <= known | off
+    assert [name for name, value in named if value and name in booleans | off] == []

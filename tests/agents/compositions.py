@@ -59,7 +59,8 @@ def compose(method: Method, config: SACConfig) -> Composition:
 def composition(name: str) -> Composition:
     """The method as published but for sizes and speeds."""
     published = settings(name)
-    config = dataclasses.replace(CONFIG, **published.always)
+    targets = {name: value for name, value in published.sac.items() if name.endswith("_tau")}
+    config = dataclasses.replace(CONFIG, **published.always, **targets)
     config = dataclasses.replace(
         config, critic_tau=HASTE * config.critic_tau, encoder_tau=HASTE * config.encoder_tau
     )

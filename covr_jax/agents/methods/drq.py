@@ -21,8 +21,14 @@ from covr_jax.types import Array
 MARGIN = 4  # pixels of an 84x84 image
 SETTINGS = Settings(
     env={"image_size": 84},
-    sac={"batch_size": 512, "learning_rate": 1e-3, "alpha_learning_rate": 1e-3, "alpha_beta1": 0.9},
-    always={"critic_tau": 0.01, "encoder_tau": 0.01},
+    sac={
+        "batch_size": 512,
+        "learning_rate": 1e-3,
+        "alpha_learning_rate": 1e-3,
+        "alpha_beta1": 0.9,
+        "critic_tau": 0.01,
+        "encoder_tau": 0.01,
+    },
 )
 
 

@@ -19,8 +19,15 @@ deterministic_networks = partial(make_networks, squash=True, centre=True, stocha
 
 SETTINGS = Settings(
     env={"image_size": 84},
-    sac={"batch_size": 256, "learning_rate": 1e-4, "init_steps": 2000, "steps_per_update": 2},
-    always={"n_step": 3, "critic_tau": 0.01, "encoder_tau": 0.01, "torso_tau": 1.0, "actor_update_every": 1},
+    sac={
+        "batch_size": 256,
+        "learning_rate": 1e-4,
+        "init_steps": 2000,
+        "steps_per_update": 2,
+        "critic_tau": 0.01,
+        "encoder_tau": 0.01,
+    },
+    always={"n_step": 3, "torso_tau": 1.0, "actor_update_every": 1},
 )
 
 

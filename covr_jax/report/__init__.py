@@ -8,7 +8,7 @@
 * ``compare``   learning curves of several runs as a PNG
 """
 
-from covr_jax.report.data import ReportError
+from covr_jax.report.data import ReportError, method_name
 from covr_jax.report.page import write_report
 
-__all__ = ["ReportError", "write_report"]
+__all__ = ["ReportError", "method_name", "write_report"]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from covr_jax.report.data import ReportError, read_run, simulator
+from covr_jax.report.data import ReportError, method_name, read_run, simulator
 from covr_jax.report.figures import baseline
 from covr_jax.report.svg import steps
 
@@ -36,7 +36,7 @@ def read_curve(run_dir: str | Path) -> Curve:
     x, y = run.curve("eval/episode_return")
     if not x:
         raise ReportError(f"{run.folder}: no evaluation to compare yet")
-    task, method, renderer = (str(run.config.get(key, "unknown")) for key in ("task", "method", "renderer"))
+    task, method, renderer = (method_name(run.config.get(key, "unknown")) for key in ("task", "method", "renderer"))
     drawn = simulator(run.config) or renderer
     if drawn not in ("jax", "unknown"):
         method += f" ({drawn})"  # other pictures are another task: never seeds of each other

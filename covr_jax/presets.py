@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from covr_jax.agents.methods import METHODS, settings
 from covr_jax.config import (
-    WITH_VLM,
+    MAPPED,
+    ON_BASE,
     Config,
     ConfigError,
     CovrConfig,
@@ -92,12 +93,16 @@ def make(name: str, method: str = "covr", base: str = "rad") -> Config:
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; choose from {', '.join(PRESETS)}")
-    known = (*WITH_VLM, *METHODS)
+    known = (*ON_BASE, *METHODS)
     if method not in known:
         raise ConfigError(f"unknown method {method!r}; choose from {', '.join(known)}")
+    if base in MAPPED:
+        raise ConfigError(f"{base} asks a VLM of its own and cannot be a --base; use --method {base}")
     config = PRESETS[name]()
-    published = settings(base if method in WITH_VLM else method)
-    sac = dict(published.always)
+    published = settings(base if method in ON_BASE else method)
+    sac, vlm = dict(published.always), dict(published.vlm)
+    if config.vlm.name == "tiny":
+        vlm.pop("name", None)
     if name in _FULL_SIZE:
         sac |= published.sac
         config = dataclasses.replace(config, env=dataclasses.replace(config.env, **published.env))
@@ -108,4 +113,5 @@ def make(name: str, method: str = "covr", base: str = "rad") -> Config:
         base=base,
         sac=dataclasses.replace(config.sac, **sac),
         augment=dataclasses.replace(config.augment, **published.augment),
+        vlm=dataclasses.replace(config.vlm, **vlm),
     )

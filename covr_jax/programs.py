@@ -146,6 +146,7 @@ class Programs:
             sac.discount,
             previous=method.residual,
             horizon=method.horizon,
+            maps=method.map_side > 0,
             draw=self._draw,
             updates=learner.updates,
         )
@@ -227,9 +228,15 @@ class Programs:
         return self.env.task.pictures if isinstance(self.env, HostVecEnv) else self.config.renderer
 
     @property
+    def answer_dim(self) -> int:
+        """Numbers that the VLM answers per frame: an action's, or a map's for methods that read maps."""
+        return self.method.map_side**2 or self.env.action_dim
+
+    @property
     def replay_bytes(self) -> int:
         """What the replay takes, predicted."""
-        return replay.nbytes(self.slots, self.env.num_envs, self.config.env.image_size, self.env.action_dim)
+        size = self.config.env.image_size
+        return replay.nbytes(self.slots, self.env.num_envs, size, self.env.action_dim, self.answer_dim)
 
     def init(self, *, begin: bool = True) -> TrainState:
         """A fresh state: networks, empty replay, environments at FIRST.
@@ -249,10 +256,10 @@ class Programs:
         # Not compiled as one program: concurrent QR factorisations (orthogonal initialisation) deadlock XLA's CPU
         # thread pool when there are few cores.
         learner = self.learner.init(stream(self.config.seed, INIT), observation, action)
-        lanes = self.env.num_envs
+        lanes, sizes = self.env.num_envs, (self.config.env.image_size, self.env.action_dim)
         state = TrainState(
             learner=learner,
-            replay=replay.init(self.slots, lanes, self.config.env.image_size, self.env.action_dim, store.storage),
+            replay=replay.init(self.slots, lanes, *sizes, store.storage, self.answer_dim),
             env=env,
             timestep=timestep,
             progress=Progress(
@@ -281,7 +288,10 @@ class Programs:
         return self._query(state.replay)
 
     def attach(self, state: TrainState, prior: Prior, end: int | None = None) -> TrainState:
-        """Store answers (action f32[Q,E,A], valid bool[Q,E]) with the newest chunk, or the one before slot ``end``."""
+        """Store answers with the newest chunk, or the one before slot ``end``.
+
+        ``prior``: action f32[Q,E,answer_dim], valid bool[Q,E].
+        """
         # Through the host: arrays that came over DLPack are pinned to their device, the replay would be too, and
         # every piece that reads it would be compiled once more.
         prior = jax.tree.map(np.asarray, prior)

@@ -5,7 +5,7 @@ discount, step type) and the action taken from it; a transition is a pair of nei
 neither LAST nor CUT. All functions are pure; donate the state when compiling them, or every insert copies the ring.
 The frames, nearly all of its bytes, may live in the host's pinned memory: which one is part of their type, and the
 compiled programs then move single frames.
-Letters: T slots, E envs, B batch, H W image, A action.
+Letters: T slots, E envs, B batch, H W image, A action, N numbers of a VLM's answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jax import lax
 from covr_jax.config import Storage
 from covr_jax.draws import Draw, uniform
 from covr_jax.replay_state import ReplayState
-from covr_jax.types import Array, Batch, Future, Prior, StepType, TimeStep
+from covr_jax.types import Array, Batch, Future, Maps, Prior, StepType, TimeStep
 
 
 class Window(NamedTuple):
@@ -37,15 +37,25 @@ def capacity_in_slots(transitions: int, num_envs: int, frame_stack: int) -> int:
     return max(-(-transitions // num_envs), 1) + frame_stack + 1
 
 
-def nbytes(slots: int, num_envs: int, image_size: int, action_dim: int) -> int:
-    """Predicted size of the ring in bytes."""
-    return slots * num_envs * (3 * image_size**2 + 8 * action_dim + 14)
+def nbytes(slots: int, num_envs: int, image_size: int, action_dim: int, answer_dim: int | None = None) -> int:
+    """Predicted size of the ring in bytes; ``answer_dim`` as in ``init``."""
+    answer_dim = action_dim if answer_dim is None else answer_dim
+    return slots * num_envs * (3 * image_size**2 + 4 * (action_dim + answer_dim) + 14)
 
 
 def init(
-    slots: int, num_envs: int, image_size: int, action_dim: int, storage: Storage = "device"
+    slots: int,
+    num_envs: int,
+    image_size: int,
+    action_dim: int,
+    storage: Storage = "device",
+    answer_dim: int | None = None,
 ) -> ReplayState:
-    """An empty ring, its frames in the device's memory or in the host's (where the backend has ``pinned_host``)."""
+    """An empty ring, its frames in the device's memory or in the host's (where the backend has ``pinned_host``).
+
+    ``answer_dim``: N, numbers per answer of the VLM; None: A.
+    """
+    answer_dim = action_dim if answer_dim is None else answer_dim
     lanes = (slots, num_envs)
     shape = (*lanes, image_size, image_size, 3)
     return ReplayState(
@@ -54,7 +64,7 @@ def init(
         reward=jnp.zeros(lanes, jnp.float32),
         discount=jnp.zeros(lanes, jnp.float32),
         action=jnp.zeros((*lanes, action_dim), jnp.float32),
-        prior=Prior(jnp.zeros((*lanes, action_dim), jnp.float32), jnp.zeros(lanes, bool)),
+        prior=Prior(jnp.zeros((*lanes, answer_dim), jnp.float32), jnp.zeros(lanes, bool)),
         priority=jnp.ones(lanes, jnp.float32),
         top_priority=jnp.ones((), jnp.float32),
         count=jnp.zeros((), jnp.int32),
@@ -126,7 +136,7 @@ def attach_prior(
     """Store the VLM's answers with the slots that they belong to.
 
     Args:
-      prior: action f32[Q,E,A], valid bool[Q,E]: answers to the frames of slots 0, every, 2*every, ... of the Q*every
+      prior: action f32[Q,E,N], valid bool[Q,E]: answers to the frames of slots 0, every, 2*every, ... of the Q*every
         slots before ``end``. Answers to frames that the ring has overwritten meanwhile are dropped.
       end: i32, a time counted since the first slot; None: now.
       every: slots per answer. hold: the slots between two questions keep the last answer (zero-order hold, but never
@@ -172,6 +182,7 @@ def sample(
     *,
     previous: bool = False,
     horizon: int = 0,
+    maps: bool = False,
     draw: Draw = uniform,
     updates: Array | int = 0,
 ) -> Batch:
@@ -183,6 +194,7 @@ def sample(
       discount: gamma in R = sum_{k<m} gamma^k r_{t+k+1}; the batch's ``discount`` is gamma^(m-1) times those of the m
         steps, so that the target R + gamma * discount * V(s_{t+m}) is the same formula for every m.
       previous: whether the batch holds the actions before. horizon: steps of its ``future``; 0: none.
+      maps: whether what the VLM answered are maps, for the batch's ``maps``, and not priors.
       draw: which transitions. updates: how many there were before; read by some draws.
     """
     slots = state.reward.shape[0]
@@ -195,17 +207,20 @@ def sample(
     following = end[None] if n_step == 1 else _history(state, end, lane, frame_stack)
     times = jnp.concatenate([_history(state, time, lane, frame_stack), following])
     seen = frames(state, times, jnp.broadcast_to(lane, times.shape))  # u8[stack+1 or 2*stack,B,H,W,3]
+    action = state.action[slots_now, lane]
+    answer = Prior(state.prior.action[slots_now, lane], state.prior.valid[slots_now, lane])
     return Batch(
         observation=_stack(seen[:frame_stack]),
-        action=state.action[slots_now, lane],
+        action=action,
         reward=reward,
         discount=remaining,
         next_observation=_stack(seen[-frame_stack:]),
-        prior=Prior(state.prior.action[slots_now, lane], state.prior.valid[slots_now, lane]),
+        prior=Prior(jnp.zeros_like(action), jnp.zeros_like(answer.valid)) if maps else answer,
         weight=drawn.weight,
         place=(time, lane),
         previous_action=previous_actions(state, time, lane) if previous else None,
         future=_future(state, time, lane, frame_stack, horizon) if horizon else None,
+        maps=Maps(*answer) if maps else None,
     )
 
 

@@ -38,10 +38,20 @@ class TimeStep(NamedTuple):
 
 
 class Prior(NamedTuple):
-    """The VLM's action a_v for some observations, and whether it may be used."""
+    """The VLM's action a_v for some observations, and whether it may be used.
+
+    On the way from VLM to replay ``action`` is whatever a method asks for: of those that read maps, f32[..., G*G].
+    """
 
     action: Array  # f32[..., A] in [-1, 1]; zeros where not valid
     valid: Array  # bool[...]: False before the gate opens, on a parse failure, or where nothing was asked
+
+
+class Maps(NamedTuple):
+    """Where in the newest frame of some observations the VLM sees what its text names."""
+
+    value: Array  # f32[..., G*G] in [0, 1], row by row; zeros where not valid
+    valid: Array  # bool[...]: False where nothing was asked, or nothing stood out
 
 
 class Future(NamedTuple):
@@ -54,7 +64,7 @@ class Future(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Transitions sampled from the replay. The last four fields are there for those who read them."""
+    """Transitions sampled from the replay. The last five fields are there for those who read them."""
 
     observation: Array  # u8[B,H,W,3*stack]
     action: Array  # f32[B,A] in [-1, 1]
@@ -66,3 +76,4 @@ class Batch(NamedTuple):
     place: tuple[Array, Array] | None = None  # i32[B] each, time and lane in the replay
     previous_action: Array | None = None  # f32[B,A], the action that led to the observation; 0 where it is FIRST
     future: Future | None = None
+    maps: Maps | None = None  # value f32[B,G*G], valid bool[B]; no row then has a valid prior

@@ -13,6 +13,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from covr_jax.config import Distractors
+from covr_jax.report import shown_method
 from experiments import cli
 
 
@@ -44,7 +45,7 @@ def main() -> int:
     if arguments.constant and len(arguments.constant) != programs.env.action_dim:
         cli.fail(f"--constant needs {programs.env.action_dim} numbers for {config.task}")
     policy = programs.learned_policy(state.learner)
-    name = config.method
+    name = shown_method(config.method)
     if arguments.random:
         policy, name = programs.random_policy(arguments.number), "random"
     elif arguments.constant:

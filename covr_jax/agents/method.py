@@ -68,6 +68,7 @@ class Method(NamedTuple):
     residual: bool = False  # the actor also reads the action before
     history: int = 0  # frames that an observation holds beyond ``env.frame_stack``
     horizon: int = 0  # steps of ``Batch.future`` that the auxiliary loss reads
+    map_side: int = 0  # G: the auxiliary loss reads ``Batch.maps``, and the VLM is asked for those, not for actions
 
 
 def no_auxiliary(networks: Networks, augmentation: Augmentation, action_dim: int, config: SACConfig) -> Auxiliary:

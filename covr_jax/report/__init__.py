@@ -9,7 +9,7 @@
 * ``table``     final evaluations of several runs, methods by tasks
 """
 
-from covr_jax.report.data import ReportError
+from covr_jax.report.data import ReportError, shown_method
 from covr_jax.report.page import write_report
 
-__all__ = ["ReportError", "write_report"]
+__all__ = ["ReportError", "shown_method", "write_report"]

@@ -76,12 +76,17 @@ def simulator(config: dict[str, Any]) -> str | None:
     return str(carla.get("endpoint", "unknown")) if isinstance(carla, dict) else None
 
 
+def shown_method(method: Any) -> str:
+    """A config's method as it is shown: what reads a paper that is not public does not go by the paper's name."""
+    return "DGC-like" if method == "dgc_like" else str(method)
+
+
 def method_name(config: dict[str, Any]) -> str:
     """What a run is called beside others: the method, its base where that is not RAD, and whose pictures it saw.
 
     Runs of one name are seeds of each other: pictures of another renderer or simulator are another task.
     """
-    name = str(config.get("method", "unknown"))
+    name = shown_method(config.get("method", "unknown"))
     base = config.get("base", "rad")
     if name in GUIDED and base != "rad":
         name += f" on {base}"

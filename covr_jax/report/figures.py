@@ -26,6 +26,7 @@ LOSSES = (
     Panel("losses/critic", "Critic loss"),
     Panel("losses/actor", "Actor loss"),
     Panel("losses/guidance", "Guidance loss, mean ‖aᵥ − aᵣ‖²", "vlm"),
+    Panel("losses/map", "Feature map to the VLM's map, mean squared error", "vlm"),
     Panel("losses/alpha", "Temperature loss"),
     Panel("sac/alpha", "Temperature α"),
     Panel("sac/entropy", "Policy entropy (nats)"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from covr_jax.report import figures
-from covr_jax.report.data import Round, Run, number, numbers, read_run, simulator
+from covr_jax.report.data import Round, Run, number, numbers, read_run, shown_method, simulator
 from covr_jax.report.style import CSS
 from covr_jax.report.svg import escape, show, steps
 
@@ -50,7 +50,7 @@ def _headline(run: Run) -> str:
     seconds = number(result.get("seconds"))
     if seconds is None:
         seconds = max((number(row.get("wall_s")) or 0.0 for row in run.rows), default=None)
-    method = str(config.get("method", "unknown method"))
+    method = shown_method(config.get("method", "unknown method"))
     names = [("method", f"{method} on {config['base']}" if method == "covr" and "base" in config else method)]
     names += [(key, str(config[key])) for key in ("seed", "preset", "renderer") if key in config]
     names += [("simulator", world)] if (world := simulator(config)) else []
@@ -192,7 +192,7 @@ def _section(title: str, lead: str, body: str | None, missing: str) -> str:
 def _sections(run: Run) -> list[str]:
     none = "No data: this run has no VLM fine-tuning rounds"
     method = run.config.get("method")
-    none += f" (method {method})." if isinstance(method, str) and not run.rounds else "."
+    none += f" (method {shown_method(method)})." if isinstance(method, str) and not run.rounds else "."
     iterations = [part for part in (figures.iterations(run), _iteration_table(run)) if part]
     video = f'<video controls loop muted playsinline src="{run.video}"></video>' if run.video else None
     return [
@@ -268,7 +268,7 @@ def write_report(run_dir: str | Path) -> Path:
       ReportError: no such directory, no ``metrics.jsonl``, or a page that cannot be written.
     """
     run = read_run(run_dir)
-    named = [str(run.config[key]) for key in ("task", "method", "seed") if key in run.config]
+    named = [shown_method(run.config[key]) for key in ("task", "method", "seed") if key in run.config]
     title = " · ".join(named) or run.folder.name
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

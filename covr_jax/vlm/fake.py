@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from covr_jax.types import Array, Prior
-from covr_jax.vlm.protocol import Report
+from covr_jax.vlm.protocol import Report, fresh_counters
 
 
 class FakeVLM:
@@ -23,14 +23,7 @@ class FakeVLM:
 
     def __init__(self, action_dim: int = 1):
         self.action_dim, self.bias, self.enabled = action_dim, 0.0, True
-        self.counters: dict[str, float] = {
-            "queries": 0,
-            "frames": 0,
-            "parse_failures": 0,
-            "latency_s": 0.0,
-            "query_s": 0.0,
-            "rounds": 0,
-        }
+        self.counters = fresh_counters()
 
     def query(self, frames: Array) -> Prior:
         """As ``VLMService.query``; arrays of numpy."""

@@ -16,7 +16,7 @@ from covr_jax.vlm import tiny
 from covr_jax.vlm.backbones import BACKBONES, DEFAULT_MODEL, VLMBackbone, lora_pattern
 from covr_jax.vlm.images import ImageSettings
 from covr_jax.vlm.images import preprocess as preprocess  # the one stop for those who call the model
-from covr_jax.vlm.pretrained import VLMLoadError, load_pretrained
+from covr_jax.vlm.pretrained import VLMLoadError, load_pretrained, placement
 from covr_jax.vlm.prompts import Prompt
 from covr_jax.vlm.vision import use_equal_windows
 
@@ -58,12 +58,7 @@ def load_backbone(name: str = DEFAULT_MODEL, *, image_size: int | None = None, d
       ValueError: if ``image_size`` does not fit the model's patches.
     """
     is_tiny = name in tiny.FAMILIES
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    if dtype == "auto":
-        dtype = torch.float32 if is_tiny or device.type == "cpu" else torch.bfloat16
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    device, dtype = placement(device, dtype, is_tiny=is_tiny)
     try:
         model, tokenizer = _load_tiny(name) if is_tiny else load_pretrained(name, dtype)
     except tiny.TinyAssetError as error:

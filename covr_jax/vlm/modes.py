@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from covr_jax.config import WITH_VLM, Config, ConfigError
+from covr_jax.config import MAPPED, WITH_VLM, Config, ConfigError
 from covr_jax.types import Array
 from covr_jax.vlm import lesson as lessons
 from covr_jax.vlm.protocol import Answer, Engine, Lesson, Outcome, PriorService, Report, facts_of, query_metrics
@@ -86,6 +86,17 @@ def build_engine(name: str, task: str, action_dim: int, options: dict[str, Any])
     return VLMService(name, task, action_dim, **options)
 
 
+def build_mapper(name: str, task: str, answer_dim: int, options: dict[str, Any]) -> Engine:
+    """The engine that answers with maps.
+
+    Raises:
+      RuntimeError, ValueError: as ``MapVLM``.
+    """
+    from covr_jax.vlm.maps import MapVLM
+
+    return MapVLM(name, task, answer_dim, **options)
+
+
 def make_service(
     build: Build, mode: Mode, store: Path, limits: Limits, *, record: Path | None = None, replay: Path | None = None
 ) -> PriorService:
@@ -108,8 +119,8 @@ def make_service(
     return service if record is None else Recorder(service, record)
 
 
-def make_vlm(config: Config, action_dim: int, run_dir: Path) -> PriorService | None:
-    """The VLM of a run; None for methods without one.
+def make_vlm(config: Config, answer_dim: int, run_dir: Path) -> PriorService | None:
+    """The VLM of a run; None for methods without one. ``answer_dim``: A, or the cells of a map.
 
     Raises:
       ConfigError: a VLM that cannot be loaded, or options that do not fit it.
@@ -126,12 +137,9 @@ def make_vlm(config: Config, action_dim: int, run_dir: Path) -> PriorService | N
         "label_smoothing": vlm.label_smoothing,
         "steps": vlm.steps,
     }
-    options = {
+    options = {name: getattr(vlm, name) for name in ("image_size", "dtype", "device", "gpu_share")}
+    tuned = {
         "seed": config.seed,
-        "image_size": vlm.image_size,
-        "dtype": vlm.dtype,
-        "device": vlm.device,
-        "gpu_share": vlm.gpu_share,
         "decoding": vlm.decoding,
         "rank": vlm.lora_rank,
         "alpha": vlm.lora_alpha,
@@ -140,9 +148,11 @@ def make_vlm(config: Config, action_dim: int, run_dir: Path) -> PriorService | N
         "merge": False if config.method == "vpf" else None,  # each of its updates must be seen at once
         "finetune_options": {name: value for name, value in given.items() if value is not None},
     }
+    mapped = config.method in MAPPED
+    build = partial(build_mapper if mapped else build_engine, vlm.name, config.task, answer_dim)
     try:
         return make_service(
-            partial(build_engine, vlm.name, config.task, action_dim, options),
+            partial(build, options if mapped else options | tuned),
             vlm.mode,
             run_dir / "vlm" / "adapters",
             Limits(vlm.deadline_s, vlm.hang_s, vlm.restarts),

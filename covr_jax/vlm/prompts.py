@@ -89,6 +89,29 @@ _DRIVES = {
 TASKS = (*SUITE, *_DRIVES)
 
 
+# What a referring-segmentation model is to find, in the words of a caption.
+_CATEGORIES = {
+    "cartpole_swingup": ("a pole on a cart", "a pole", "a cart on a rail"),
+    "reacher_easy": ("a two-link robot arm", "a red target ball"),
+    "cheetah_run": ("a running cheetah robot", "the legs of a robot"),
+    "walker_walk": ("a walking robot", "the legs of a robot"),
+    "walker_run": ("a running robot", "the legs of a robot"),
+    "finger_spin": ("a robot finger", "a spinning body on a hinge"),
+    "ball_in_cup_catch": ("a ball on a string", "a cup"),
+    "hopper_hop": ("a hopping one-legged robot", "the leg of a robot"),
+    "pendulum_swingup": ("a pendulum", "a pole on a hinge"),
+    "carla_highway": ("cars on a highway", "the road"),
+    "carla_ghost_pedestrian": ("a pedestrian on the road", "parked cars", "the road"),
+    "car_racing": ("a race car", "a grey race track"),
+}
+
+
+def categories_for(task: str) -> tuple[str, ...]:
+    """Captions of what matters in a task's picture. Raises ValueError for an unknown task."""
+    _lookup(task)
+    return _CATEGORIES[task]
+
+
 def prompt_for(task: str, action_dim: int) -> Prompt:
     """The question for a task whose actions have ``action_dim`` components, each in [-1, 1].
 

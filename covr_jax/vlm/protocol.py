@@ -158,6 +158,11 @@ def facts_of(engine: Engine) -> Facts:
     return Facts(engine.name, str(engine.parameter_count), engine.prompt.user, engine.memory_bytes)
 
 
+def fresh_counters() -> dict[str, float]:
+    """What every engine counts."""
+    return {"queries": 0, "frames": 0, "parse_failures": 0, "latency_s": 0.0, "query_s": 0.0, "rounds": 0}
+
+
 def query_metrics(counters: dict[str, float]) -> dict[str, float]:
     """The rows that every mode logs."""
     return {

@@ -32,7 +32,9 @@ from covr_jax.vlm.model import (
     preprocess,
     tokenize_prompt,
 )
+from covr_jax.vlm.pretrained import share_gpu
 from covr_jax.vlm.prompts import prompt_for, short_prompt_for
+from covr_jax.vlm.protocol import fresh_counters
 from covr_jax.vlm.trainer import FinetuneOptions, finetune
 
 # What fits 0.7 million parameters is not what fits three billion. On cartpole frames labelled clip(0.8 sin - x), 150
@@ -108,8 +110,7 @@ class VLMService:
         self.name, self.task, self.action_dim, self.seed = name, task, action_dim, seed
         self.decoding, self.query_batch = decoding, query_batch
         prompt = prompt_for(task, action_dim)  # before the weights: a wrong task should fail at once
-        if gpu_share is not None and torch.cuda.is_available() and device != "cpu":
-            torch.cuda.set_per_process_memory_fraction(gpu_share)  # beyond it Torch runs out, instead of JAX
+        share_gpu(gpu_share, device)
         if backbone is None:
             backbone = load_backbone(name, image_size=image_size, dtype=dtype, device=device)
         tiny = backbone.is_tiny
@@ -126,7 +127,7 @@ class VLMService:
         self._grammar = decode.build_grammar(backbone.tokenizer, action_dim, self.signed)
         self._merged = None  # cache of the merged copy; None when the adapter has changed
         self._adapter_enabled = True
-        self.counters = {"queries": 0, "frames": 0, "parse_failures": 0, "latency_s": 0.0, "query_s": 0.0, "rounds": 0}
+        self.counters = fresh_counters()
 
     @property
     def trainable_parameters(self) -> int:
@@ -216,7 +217,7 @@ class VLMService:
             answers,
             np.asarray(weights, np.float32),
             self.finetune_options,
-            seed=self.seed * 1_000_003 + self.counters["rounds"],
+            seed=self.seed * 1_000_003 + int(self.counters["rounds"]),
             progress=progress,
         )
         self._merged = None

@@ -62,7 +62,7 @@ def _batch(method: Any, size: int, side: int, stack: int) -> Any:
     import jax
     import numpy as np
 
-    from covr_jax.types import Batch, Future, Prior
+    from covr_jax.types import Batch, Future, Maps, Prior
 
     generator = np.random.default_rng(0)
     shape = (size, side, side, 3 * (stack + method.history))
@@ -73,9 +73,11 @@ def _batch(method: Any, size: int, side: int, stack: int) -> Any:
     if horizon:
         seen = generator.integers(0, 256, (horizon, *shape), np.uint8)
         future = Future(np.stack([action] * horizon), np.stack([ones] * horizon), seen, np.ones(size, bool))
+    cells = generator.random((size, method.map_side**2), np.float32)
+    maps = Maps(cells, np.ones(size, bool)) if method.map_side else None
     batch = Batch(
         images[0], action, ones, ones, images[1], Prior(action, np.zeros(size, bool)),
-        previous_action=action if method.residual else None, future=future,
+        previous_action=action if method.residual else None, future=future, maps=maps,
     )  # fmt: skip
     return jax.tree.map(jax.numpy.asarray, batch)
 

@@ -106,8 +106,8 @@ class Bench:
         steps = self.programs.chunk_steps
         frames = self.programs.query_frames(self.state)
         vlm = self._vlm(frames.reshape(-1, *frames.shape[2:]))
-        lead, action_dim = frames.shape[:2], self.programs.env.action_dim
-        prior = Prior(np.zeros((*lead, action_dim), np.float32), np.ones(lead, bool))
+        lead = frames.shape[:2]
+        prior = Prior(np.zeros((*lead, self.programs.answer_dim), np.float32), np.ones(lead, bool))
 
         def cross() -> None:
             np.asarray(self.programs.query_frames(self.state))
@@ -126,7 +126,7 @@ class Bench:
 
         with tempfile.TemporaryDirectory() as directory:
             try:
-                vlm = make_vlm(self.config, self.programs.env.action_dim, Path(directory))
+                vlm = make_vlm(self.config, self.programs.answer_dim, Path(directory))
             except ConfigError as error:
                 print(f"the VLM is left out: {error}")
                 return []

@@ -13,7 +13,7 @@ import numpy as np
 from covr_jax.agents import METHODS, Learner, Method, make_learner, make_method
 from covr_jax.agents.methods import settings
 from covr_jax.config import AugmentConfig, SACConfig
-from covr_jax.types import Batch, Future, Prior
+from covr_jax.types import Batch, Future, Maps, Prior
 
 B, SIZE, STACK, A = 16, 12, 2, 2
 RATE = 2e-3
@@ -92,5 +92,8 @@ def make_batch(method: Method, seed: int, batch: int = B) -> Batch:
             reward=g.uniform(0, 2, (method.horizon, batch)).astype(np.float32),
             observation=images(method.horizon),
             valid=g.random(batch) > 0.3,
+        ),
+        maps=None if not method.map_side else Maps(
+            g.random((batch, method.map_side**2), np.float32), g.random(batch) > 0.4
         ),
     )

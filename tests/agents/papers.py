@@ -107,6 +107,21 @@ def latent_model(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, ke
     return transition + reward, {"losses/transition": transition.item(), "losses/reward": reward.item()}
 
 
+def distilled(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, key: Any) -> Any:
+    """DGC-like: DeepMDP's, and the feature map, one 1x1 convolution further, on the VLM's maps where there are some."""
+    total, metrics = latent_model(agent, p, target, views, batch, key)
+    features = agent.torso(p.torso, views[0][0])
+    filters = agent.config.num_filters
+    side = round((features.shape[1] / filters) ** 0.5)
+    image = features.reshape(-1, side, side, filters).permute(0, 3, 1, 2)
+    kernel = p.auxiliary["beside"]["kernel"].reshape(1, filters, 1, 1)
+    seen = torch.nn.functional.conv2d(torch.nn.functional.adaptive_avg_pool2d(image, 7), kernel)[:, 0]
+    valid = torch.tensor(batch.maps.valid)
+    asked = tensor(batch.maps.value).reshape(-1, 7, 7)[valid]
+    value = mse((seen + p.auxiliary["beside"]["bias"])[valid], asked)
+    return total + value, metrics | {"losses/map": value.item()}
+
+
 def rows_of(logits: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each row with its own number as the label."""
     return torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)), reduction="none")
@@ -171,4 +186,5 @@ def papers(size: int) -> dict[str, Paper]:
         "svea": Paper(with_random_convolution(shifts(margin)), weights=(0.5, 0.5), tanh=True),
         "resact": Paper(translated(canvas), change=True, residual=True, auxiliary=latent_model),
         "taco": Paper(shifts(margin), **ddpg, auxiliary=temporal_contrast(margin), latent_actions=True),
+        "dgc_like": Paper(plain, auxiliary=distilled),
     }

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from compositions import CONFIG, NAMES, SIZE, A, B, channels, composition
 
-from covr_jax.types import Batch, Future, Prior
+from covr_jax.types import Batch, Future, Maps, Prior
 
 GAMMA = CONFIG.discount
 DRAWN = 50  # batches that are learnt from again and again
@@ -69,6 +69,13 @@ def pictures(g: np.random.Generator, lamp: np.ndarray, depth: int) -> np.ndarray
     return np.tile(frame, depth // 3)
 
 
+def maps_of(lamp: np.ndarray, side: int) -> Maps:
+    """A bright column where the lamp is; no map where it is nowhere."""
+    value, valid = np.zeros((B, side, side), np.float32), lamp != 2
+    value[valid, :, side // 2 + 2 * lamp[valid]] = 1.0
+    return Maps(value.reshape(B, -1), valid)
+
+
 def batch_of(steps: Steps, g: np.random.Generator, method) -> Batch:
     """With what the method reads beyond a transition; futures hold for the probe that never ends."""
     depth = channels(method)
@@ -88,6 +95,7 @@ def batch_of(steps: Steps, g: np.random.Generator, method) -> Batch:
         prior=Prior(np.zeros((B, A), np.float32), np.zeros(B, bool)),
         previous_action=g.uniform(-0.9, 0.9, (B, A)).astype(np.float32) if method.residual else None,
         future=future,
+        maps=maps_of(steps.lamp, method.map_side) if method.map_side else None,
     )
 
 

@@ -12,14 +12,16 @@ from covr_jax.config import AugmentConfig, ConfigError
 class Settings:
     """Options in which a method's published setting differs from the config's defaults, by group.
 
-    ``env`` and ``sac`` hold sizes and speeds that full-size presets take over and smaller ones leave; ``augment`` and
-    ``always`` (of ``sac``) belong to the method's rule and are taken over by every preset.
+    ``env`` and ``sac`` hold sizes and speeds that full-size presets take over and smaller ones leave; ``augment``,
+    ``always`` (of ``sac``) and ``vlm`` belong to the method's rule and are taken over by every preset, but for the name
+    of a model where the preset has the embedded one.
     """
 
     env: dict[str, Any] = field(default_factory=dict)
     sac: dict[str, Any] = field(default_factory=dict)
     augment: dict[str, Any] = field(default_factory=dict)
     always: dict[str, Any] = field(default_factory=dict)
+    vlm: dict[str, Any] = field(default_factory=dict)
 
 
 class Request(NamedTuple):

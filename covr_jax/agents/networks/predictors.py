@@ -62,6 +62,11 @@ def action_encoder(outputs: int) -> Network:
     return pair(_ActionEncoder(outputs))
 
 
+def pointwise(outputs: int) -> Network:
+    """f32[...,C] -> f32[...,outputs]: a 1x1 convolution with bias."""
+    return pair(dense(outputs, _EXACT))
+
+
 def projection(outputs: int) -> Network:
     """f32[B,.] -> f32[B,outputs]: linear, LayerNorm, tanh."""
     return pair(Features(outputs, _EXACT, squash=True))

@@ -106,6 +106,8 @@ def _check_alone(config: Config) -> None:
         raise ConfigError(f"{sizes} must be positive, one per layer")
     if not 0 < config.vlm.gpu_share < 1:
         raise ConfigError(f"--vlm.gpu-share must be between 0 and 1, both excluded, got {config.vlm.gpu_share}")
+    if not 0 < config.vlm.ask_share <= 1:
+        raise ConfigError(f"--vlm.ask-share must be above 0 and at most 1, got {config.vlm.ask_share}")
     if not config.vlm.hang_s > 0:
         raise ConfigError(f"--vlm.hang-s must be positive, got {config.vlm.hang_s}")
 

@@ -119,6 +119,7 @@ BROKEN = [
     *((name, value, "must be between 0 and 1") for name in UNIT for value in (-0.01, 1.01, float("nan"))),
     ("env.samples", 3, "must be 1, 2 or 4, got 3"),
     ("sac.init-temperature", 0.0, "must be positive"),
+    *(("vlm.ask-share", value, "must be above 0 and at most 1") for value in (0.0, -0.5, 1.01, float("nan"))),
 ]
 
 

@@ -145,7 +145,7 @@ class VLMConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # Torch's; auto: the GPU where Torch has one
     gpu_share: float = 0.5  # of a GPU's memory that Torch may take; JAX gets the rest [ours]
     every: int = 10  # agent steps between two queries [COVR: 10 frames]
-    # Of a chunk's frames, those where the policy's entropy is highest: the share that is asked about, one at least [ours]
+    # Share of a chunk's frames asked about, those of highest policy entropy, and one at least [ours; COVR: all]
     ask_share: float = 1.0
     hold: bool = True  # store the last answer with the steps until the next query; False: mask those steps
     image_size: int | None = None  # VLM input height = width; None: 84 for `tiny`, 336 for LLaVA, else 224 [ours]

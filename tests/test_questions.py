@@ -60,7 +60,7 @@ def test_answers_go_back_to_their_places():
 
 
 def integral(mean, sigma):
-    """-int p(a) log p(a) da over (-1, 1), in float64: the density of tanh(N(mean, sigma)) on a fine grid of atanh(a)."""
+    """-int p(a) log p(a) da over (-1, 1), in float64, of a = tanh(N(mean, sigma)), on a fine grid of atanh(a)."""
     u, step = np.linspace(mean - 12 * sigma, mean + 12 * sigma, 400_001, retstep=True)
     normal = np.exp(-0.5 * ((u - mean) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
     log_slope = -2 * np.log(np.cosh(u))  # of tanh

@@ -30,6 +30,7 @@ def validate(config: Config) -> None:
         "covr.anneal-steps": config.covr.anneal_steps,
         "covr.entropy-samples": config.covr.entropy_samples,
         "vlm.every": config.vlm.every,
+        "vlm.frames": config.vlm.frames,
         "vlm.max-samples": config.vlm.max_samples,
         "vlm.batch-size": given(config.vlm.batch_size, 1),
         "vlm.micro-batch": given(config.vlm.micro_batch, 1),
@@ -125,5 +126,7 @@ def _check_together(config: Config) -> None:
     if config.method in WITH_VLM and config.vlm.name == "none":
         raise ConfigError(f"{config.method} needs a VLM; use --vlm tiny or a model, or --method rad")
     vlm = config.vlm
+    if vlm.frames > (stack := config.env.frame_stack):
+        raise ConfigError(f"--vlm.frames must be at most --env.frame-stack, {stack}, got {vlm.frames}")
     if config.method == "vpf" and (vlm.name == "fake" or vlm.mode != "sync" or vlm.record or vlm.replay):
         raise ConfigError("vpf trains the VLM itself: a model, not fake, --vlm.mode sync, no recording or replay")

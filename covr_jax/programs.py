@@ -169,7 +169,7 @@ class Programs:
             entropy = self.learner.mean_entropy(learner, observation, previous)
             acts = store.step_type[time % store.reward.shape[0], lane] < StepType.LAST
             place = questions.most_uncertain(entropy, acts, questions.how_many(self.candidates, vlm.ask_share))
-        return Questions(replay.frames(store, time[place], lane[place]), place)
+        return Questions(replay.observations(store, time[place], lane[place], vlm.frames), place)
 
     # ------------------------------------------------------------- composition
 

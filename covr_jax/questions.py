@@ -1,7 +1,7 @@
 """Which frames of a chunk the VLM is asked about, and where its answers belong.
 
 Candidates are the frames of every ``vlm.every``-th step of the newest chunk in all lanes, by time and then by lane.
-N candidates, K of them asked about, E envs, A action.
+N candidates, K of them asked about, E envs, H W image, C = 3 channels for each of ``vlm.frames`` frames, A action.
 """
 
 from __future__ import annotations
@@ -18,8 +18,13 @@ from covr_jax.types import Array, Prior
 class Questions(NamedTuple):
     """What the VLM is asked about one chunk."""
 
-    frames: Array  # u8[K,H,W,3]
+    frames: Array  # u8[K,H,W,C]
     place: Array  # i32[K], which candidates they are, rising
+
+
+def seen(observation: Array, frames: int) -> Array:
+    """What the VLM sees of observations u8[...,3*stack]: the newest frames, u8[...,C], the oldest of them first."""
+    return observation[..., -3 * frames :]
 
 
 def candidates(end: Array, steps: int, every: int, lanes: int) -> tuple[Array, Array]:

@@ -133,6 +133,18 @@ def test_questions_are_ranked_by_the_policy_on_stacked_observations(tiny_config)
         np.testing.assert_array_equal(frames, stored[times, lanes])
 
 
+def test_several_frames_are_the_newest_of_the_observation(tiny_config):
+    """Lane 0's episode began at 12: at 13 it has seen 12 and 13 alone."""
+    programs, store = Programs(gated(tiny_config, 1.0, frames=3)), ring(40, 23)
+    shown, place = programs.questions(SimpleNamespace(learner=None, replay=store))
+    stored, whole = np.asarray(store.frame), np.asarray(shown)
+    stacks = {(13, 0): (12, 12, 13), (13, 1): (11, 12, 13), (18, 0): (16, 17, 18), (18, 1): (16, 17, 18)}
+    assert whole.shape == (4, 20, 20, 9) and place.tolist() == [0, 1, 2, 3]
+    for row, ((_, lane), times) in enumerate(stacks.items()):
+        np.testing.assert_array_equal(whole[row], np.concatenate([stored[time, lane] for time in times], -1))
+        np.testing.assert_array_equal(questions.seen(shown, 2)[row], whole[row, ..., 3:])
+
+
 def test_ends_of_episodes_are_asked_about_last(tiny_config):
     """At 25 the candidates are slots 15 and 20: lane 0 ended at 15, lane 1 at 20, the others act."""
     programs = Programs(gated(tiny_config, 0.5))
@@ -261,6 +273,28 @@ def test_a_recording_is_played_back_to_the_same_places(run, half):
     assert replayed[2] == []
     assert_equal(replayed[0].state, half[0].state)
     assert replayed[0].vlm.counters["missed"] == 0
+
+
+def test_several_frames_reach_the_vlm_in_questions_measurements_and_lessons(make_programs, tiny_config, tmp_path):
+    """A whole run of COVR: the channels of the asked, the measuring and the teaching calls."""
+    channels = {"query": set(), "finetune": set()}
+
+    class Watched(FakeVLM):
+        def query(self, frames):
+            channels["query"].add(frames.shape[1:])
+            return super().query(frames)
+
+        def finetune(self, frames, *more):
+            channels["finetune"].add(frames.shape[1:])
+            return super().finetune(frames, *more)
+
+    covr = dataclasses.replace(tiny_config.covr, cold_start_rounds=0)
+    config = dataclasses.replace(gated(tiny_config, 1.0, frames=2, return_episodes=1), total_steps=2_400, covr=covr)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Programs", make_programs)
+        patch.setattr(modes, "build_engine", lambda *_: Watched())
+        loop.Trainer(config, tmp_path, Quiet()).run()
+    assert channels == {"query": {(20, 20, 6)}, "finetune": {(20, 20, 6)}}
 
 
 def test_late_answers_go_to_the_chunk_they_were_asked_for(run, half, monkeypatch):

@@ -128,6 +128,7 @@ def make_vlm(config: Config, action_dim: int, run_dir: Path) -> PriorService | N
     }
     options = {
         "seed": config.seed,
+        "frames": vlm.frames,
         "image_size": vlm.image_size,
         "dtype": vlm.dtype,
         "device": vlm.device,

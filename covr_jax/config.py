@@ -148,6 +148,9 @@ class VLMConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # Torch's; auto: the GPU where Torch has one
     gpu_share: float = 0.5  # of a GPU's memory that Torch may take; JAX gets the rest [ours]
     every: int = 10  # agent steps between two queries [COVR: 10 frames]
+    # Share of a chunk's frames asked about, those of highest policy entropy, and one at least [ours; COVR: all]
+    ask_share: float = 1.0
+    frames: int = 1  # newest frames of the observation that a question shows, oldest first [ours; COVR: 1]
     hold: bool = True  # store the last answer with the steps until the next query; False: mask those steps
     image_size: int | None = None  # VLM input height = width; None: 84 for `tiny`, 336 for LLaVA, else 224 [ours]
     lora_rank: int | None = None  # None here and below: the paper's value, or what fits `tiny` [COVR: 128]

@@ -30,6 +30,7 @@ def validate(config: Config) -> None:
         "covr.anneal-steps": config.covr.anneal_steps,
         "covr.entropy-samples": config.covr.entropy_samples,
         "vlm.every": config.vlm.every,
+        "vlm.frames": config.vlm.frames,
         "vlm.max-samples": config.vlm.max_samples,
         "vlm.batch-size": given(config.vlm.batch_size, 1),
         "vlm.micro-batch": given(config.vlm.micro_batch, 1),
@@ -106,6 +107,8 @@ def _check_alone(config: Config) -> None:
         raise ConfigError(f"{sizes} must be positive, one per layer")
     if not 0 < config.vlm.gpu_share < 1:
         raise ConfigError(f"--vlm.gpu-share must be between 0 and 1, both excluded, got {config.vlm.gpu_share}")
+    if not 0 < config.vlm.ask_share <= 1:
+        raise ConfigError(f"--vlm.ask-share must be above 0 and at most 1, got {config.vlm.ask_share}")
     if not config.vlm.hang_s > 0:
         raise ConfigError(f"--vlm.hang-s must be positive, got {config.vlm.hang_s}")
 
@@ -123,6 +126,8 @@ def _check_together(config: Config) -> None:
     if config.method in WITH_VLM and config.vlm.name == "none":
         raise ConfigError(f"{config.method} needs a VLM; use --vlm tiny or a model, or --method rad")
     vlm = config.vlm
+    if vlm.frames > (stack := config.env.frame_stack):
+        raise ConfigError(f"--vlm.frames must be at most --env.frame-stack, {stack}, got {vlm.frames}")
     if config.method == "vpf" and (vlm.name == "fake" or vlm.mode != "sync" or vlm.record or vlm.replay):
         raise ConfigError("vpf trains the VLM itself: a model, not fake, --vlm.mode sync, no recording or replay")
     if config.base in MAPPED:
@@ -136,6 +141,8 @@ def _check_maps(config: Config) -> None:
     if vlm.name == "fake" and vlm.replay is None:
         raise ConfigError(f"{method} needs maps, which --vlm fake cannot give; use --vlm tiny or a CLIP model")
     if vlm.hold:
-        raise ConfigError(f"{method} takes --vlm.hold false only: a map belongs to the frame that was asked about")
+        raise ConfigError(f"{method} takes --vlm.no-hold only: a map belongs to the frame that was asked about")
+    if vlm.frames > 1:
+        raise ConfigError(f"{method} takes --vlm.frames 1 only: a map belongs to one frame")
     if vlm.return_episodes:
         raise ConfigError(f"{method} takes --vlm.return-episodes 0 only: its VLM proposes no actions")

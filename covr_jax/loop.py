@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from covr_jax import budget, checkpoint, replay, run_directory, runtime
+from covr_jax import budget, checkpoint, questions, replay, run_directory, runtime
 from covr_jax import config as configuration
 from covr_jax.config import GUIDED, VLM_ACTS, Config
 from covr_jax.config_rules import validate
@@ -26,7 +26,7 @@ from covr_jax.programs import FINAL_EVALUATION, Programs, TrainState
 from covr_jax.rounds import Coach, Reporter
 from covr_jax.run_directory import Result
 from covr_jax.selection import Selector
-from covr_jax.types import EnvironmentLost, Prior
+from covr_jax.types import EnvironmentLost
 from covr_jax.vlm.modes import make_vlm
 from covr_jax.vlm.protocol import PriorService
 from covr_jax.vlm_loop import VLMTrainer
@@ -45,6 +45,8 @@ class Host:
     seconds: float = 0.0  # spent in earlier sittings
     random_return: float = math.nan
     vlm_counters: dict[str, float] = field(default_factory=dict)
+    asked: int = 0  # frames that the VLM was asked about
+    skipped: int = 0  # candidates that it was not, because the policy was certain enough
 
 
 class Trainer:
@@ -64,6 +66,7 @@ class Trainer:
         self.checkpointer = checkpoint.Checkpointer(run_dir)
         self.started = time.monotonic()
         self.told_compiling = False
+        self.places: dict[int, Any] = {}  # of the frames asked about, by the time of asking, until they are answered
         self.state, self.host, resumed = self._begin()
         self.updates_since, self.steps_since = int(self.state.learner.updates), self.env_steps
         self.time_since = time.monotonic()
@@ -188,13 +191,17 @@ class Trainer:
 
     def _query(self, vlm: PriorService) -> None:
         """Hand the chunk's frames over, and store what has been answered by now with the frames it belongs to."""
-        now, lanes = int(self.state.replay.count), self.config.env.num_envs
+        now, lanes, total = int(self.state.replay.count), self.config.env.num_envs, self.programs.candidates
         if self.guided:
-            frames = self.programs.query_frames(self.state)
-            vlm.ask(now, frames.reshape(-1, *frames.shape[2:]))
-        for asked, (action, valid), _ in vlm.answers(now):
-            prior = Prior(action.reshape(-1, lanes, action.shape[-1]), valid.reshape(-1, lanes))
+            frames, self.places[now] = self.programs.questions(self.state)
+            self.host.asked, self.host.skipped = self.host.asked + len(frames), self.host.skipped + total - len(frames)
+            vlm.ask(now, frames)
+        answers = vlm.answers(now)
+        for asked, prior, _ in answers:
+            prior = questions.scattered(prior, self.places[asked], lanes, total)
             self.state = self.programs.attach(self.state, prior, asked)
+        if answers:  # what was asked before the newest of them has been dropped or lost
+            self.places = {time: place for time, place in self.places.items() if time > answers[-1].time}
 
     def _log_training(self, metrics: dict[str, Any]) -> None:
         now, updates = time.monotonic(), int(self.state.learner.updates)
@@ -211,6 +218,8 @@ class Trainer:
         row |= self.compile_log.metrics()
         if self.vlm:
             row |= self.vlm.metrics()
+            if self.config.vlm.ask_share < 1:
+                row |= {"vlm/asked": self.host.asked, "vlm/skipped": self.host.skipped}
         if self.coach:
             row["covr/guidance_weight"] = float(self.state.learner.guidance_weight)
         self._log(row)

@@ -19,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from covr_jax import config as configuration
-from covr_jax import draws, memory, replay, runtime
+from covr_jax import draws, memory, questions, replay, runtime
 from covr_jax.agents import Augmentation, Learner, LearnerState, make_learner, make_method
 from covr_jax.config import Config, ConfigError
 from covr_jax.envs import EnvState, HostState, HostVecEnv, find_task
 from covr_jax.lanes import CompiledEnv as CompiledEnv
 from covr_jax.lanes import driven, in_turn, make_envs
+from covr_jax.questions import Questions
 from covr_jax.replay import ReplayState
 from covr_jax.train_state import Progress, TrainState, advance
 from covr_jax.types import Array, EnvironmentLost, Prior, StepType, TimeStep
@@ -67,6 +68,7 @@ class Programs:
         self.cycle = rounds * sac.steps_per_update
         every = math.lcm(config.vlm.every, self.cycle)
         self.chunk_steps = every * math.ceil(10 / every)
+        self.candidates = self.chunk_steps // config.vlm.every * env.num_envs
         self._check(self.augmentation)
         self._measured: list[dict[str, float]] = []
         self._draw = draws.make_draw(config.replay)
@@ -85,6 +87,11 @@ class Programs:
                     f"--sac.conv-kernels {config.sac.conv_kernels} and --sac.conv-strides {config.sac.conv_strides}"
                     f" leave nothing of {size} pixels; use fewer of them or a larger --env.image-size"
                 )
+        if config.vlm.ask_share < 1 and not self.method.policy.entropy_regularised:
+            raise ConfigError(
+                f"--vlm.ask-share {config.vlm.ask_share} needs a policy with an entropy of its own;"
+                f" {configuration.agent(config)} explores with the same noise everywhere"
+            )
         least = self.chunk_steps + self.frame_stack + self.method.horizon
         if self.slots < least:
             raise ConfigError(
@@ -153,11 +160,17 @@ class Programs:
         learner, metrics = self.learner.update(learner, batch, update_key, with_actor=with_actor)
         return learner, metrics, (batch.place, metrics.pop("td_error"))
 
-    def _query_piece(self, store: ReplayState) -> Array:
-        every = self.config.vlm.every
-        offsets = jnp.arange(self.chunk_steps // every) * every
-        asked = (store.count - self.chunk_steps + offsets)[:, None], jnp.arange(self.env.num_envs)[None]
-        return replay.frames(store, *jnp.broadcast_arrays(*asked))
+    def _query_piece(self, learner: LearnerState, store: ReplayState) -> Questions:
+        vlm = self.config.vlm
+        time, lane = questions.candidates(store.count, self.chunk_steps, vlm.every, self.env.num_envs)
+        place = jnp.arange(self.candidates)
+        if vlm.ask_share < 1:
+            observation = replay.observations(store, time, lane, self.frame_stack)
+            previous = replay.previous_actions(store, time, lane) if self.method.residual else None
+            entropy = self.learner.mean_entropy(learner, observation, previous)
+            acts = store.step_type[time % store.reward.shape[0], lane] < StepType.LAST
+            place = questions.most_uncertain(entropy, acts, questions.how_many(self.candidates, vlm.ask_share))
+        return Questions(replay.observations(store, time[place], lane[place], vlm.frames), place)
 
     # ------------------------------------------------------------- composition
 
@@ -283,9 +296,9 @@ class Programs:
         """``chunk_steps`` agent steps; the state is donated. ``learn=False``: random actions, no updates."""
         return self._run_cycles(state, self.chunk_steps // self.cycle, learn)
 
-    def query_frames(self, state: TrainState) -> Array:
-        """Frames of the newest chunk that the VLM is asked about, u8[Q,E,H,W,3]."""
-        return self._query(state.replay)
+    def questions(self, state: TrainState) -> Questions:
+        """What the VLM is asked about the newest chunk: all of its candidates, or where the policy is least certain."""
+        return self._query(state.learner, state.replay)
 
     def attach(self, state: TrainState, prior: Prior, end: int | None = None) -> TrainState:
         """Store answers with the newest chunk, or the one before slot ``end``.

@@ -11,6 +11,7 @@ import numpy as np
 from covr_jax.config import Config
 from covr_jax.covr import ablations
 from covr_jax.programs import Programs, TrainState
+from covr_jax.questions import seen
 from covr_jax.selection import Samples, Selector, frames_of
 from covr_jax.vlm.protocol import Lesson, PriorError, PriorService
 
@@ -29,6 +30,11 @@ class Reporter(Protocol):
 
     def finetune(self, step: int, steps: int, loss: float) -> None:
         """A step of the VLM's fine-tuning."""
+
+
+def filmstrip(frames: np.ndarray) -> np.ndarray:
+    """Frames u8[H,W,3n] side by side, the oldest on the left, u8[H,n*W,3]."""
+    return np.concatenate(np.split(frames, frames.shape[-1] // 3, -1), axis=1)
 
 
 class Round(NamedTuple):
@@ -132,7 +138,7 @@ class Coach:
             "weight_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
         }
         shown = held_out.take(np.arange(min(_GALLERY, held)))
-        taught, held_frames = frames_of(state, training), frames_of(state, held_out)
+        taught, held_frames = (frames_of(state, samples, options.frames) for samples in (training, held_out))
         lesson = Lesson(taught, training.action, weights, held_frames, held_out.action, len(shown.time))
         return under_way._replace(record=under_way.record | weighting, lesson=lesson, shown=shown)
 
@@ -141,12 +147,12 @@ class Coach:
         episodes = self._config.vlm.return_episodes
         if not episodes:
             return {}
-        env = self._programs.eval_env
+        env, frames = self._programs.eval_env, self._config.vlm.frames
 
         def policy(timestep: Any, step: int) -> np.ndarray:
             del step
             action = np.zeros((env.num_envs, env.action_dim), np.float32)
-            action[:episodes] = np.asarray(self._vlm.query(timestep.observation[:episodes, ..., -3:]).action)
+            action[:episodes] = np.asarray(self._vlm.query(seen(timestep.observation[:episodes], frames)).action)
             return action
 
         try:
@@ -167,7 +173,7 @@ class Coach:
         rows = []
         frames = np.asarray(lesson.held_frames)[: lesson.shown]
         for index, (frame, answer) in enumerate(zip(frames, answers, strict=True)):
-            Image.fromarray(frame).save(directory / f"sample_{index}.png")
+            Image.fromarray(filmstrip(frame)).save(directory / f"sample_{index}.png")
             rows.append(
                 {
                     "frame": f"sample_{index}.png",

@@ -66,9 +66,10 @@ def _next_start(step_type: np.ndarray, times: np.ndarray, start: list[int]) -> l
     return following
 
 
-def frames_of(state: TrainState, samples: Samples) -> Any:
-    """The newest frame of each sample's observation, u8[N,H,W,3] on the device."""
-    return replay.frames(state.replay, jnp.asarray(samples.time, jnp.int32), jnp.asarray(samples.lane, jnp.int32))
+def frames_of(state: TrainState, samples: Samples, frames: int = 1) -> Any:
+    """The newest frames of each sample's observation, the oldest first, u8[N,H,W,3*frames] on the device."""
+    place = jnp.asarray(samples.time, jnp.int32), jnp.asarray(samples.lane, jnp.int32)
+    return replay.observations(state.replay, *place, frames)
 
 
 class Selection(NamedTuple):

@@ -20,19 +20,15 @@ from covr_jax.config import Config
 from covr_jax.lanes import CompiledEnv, HostedEnv, driven
 from covr_jax.metrics import MetricsLogger
 from covr_jax.programs import ENV, FINAL_EVALUATION, Programs, stream
+from covr_jax.questions import seen
 from covr_jax.rounds import Reporter
 from covr_jax.run_directory import Result
-from covr_jax.types import Array, StepType, TimeStep
+from covr_jax.types import StepType, TimeStep
 from covr_jax.vlm.modes import SyncPrior, make_vlm
 from covr_jax.vlm.protocol import PriorService
 from covr_jax.vlm.rollout import Rollout, batch_of
 
 ADAPTER = Path("vlm", "adapter")  # of a vpf run
-
-
-def newest(timestep: TimeStep) -> Array:
-    """What the VLM sees of an observation, u8[E,H,W,3]."""
-    return timestep.observation[..., -3:]
 
 
 @dataclass
@@ -105,8 +101,8 @@ class VLMTrainer:
     def _policy(self, timestep: TimeStep, step: int) -> np.ndarray:
         """The most likely answers, f32[E,A]: asked every ``vlm.every`` steps and held, 0 where not understood."""
         if step % (1 if self.config.method == "vpf" else self.config.vlm.every) == 0:
-            episodes = self.config.eval.episodes
-            self._held[:episodes] = np.asarray(self.vlm.query(newest(timestep)[:episodes]).action)
+            episodes, frames = self.config.eval.episodes, seen(timestep.observation, self.config.vlm.frames)
+            self._held[:episodes] = np.asarray(self.vlm.query(frames[:episodes]).action)
         return self._held
 
     def _evaluate(self, number: int) -> np.ndarray:
@@ -161,7 +157,8 @@ class VLMTrainer:
         vpf, host, before = self.config.vpf, self.host, time.monotonic()
         running, last = np.array(host.running), np.array(host.last)
         length = math.ceil(vpf.steps / self.programs.env.num_envs)
-        rollout, state, timestep = collect(policy, env, state, timestep, length, running, last)
+        shown = self.config.vlm.frames
+        rollout, state, timestep = collect(policy, env, state, timestep, length, running, last, shown)
         batch = batch_of(rollout, vpf.discount, vpf.gae_decay)
         row = policy.update(batch)
         updates = vpf.epochs * max(1, len(batch.log_prob) // vpf.minibatch)
@@ -193,16 +190,18 @@ def collect(
     length: int,
     running: np.ndarray,
     last: np.ndarray,
+    shown: int = 1,
 ) -> tuple[Rollout, Any, TimeStep]:
     """``length`` agent steps with sampled answers, and where they lead.
 
     Args:
       policy: a ``TokenPolicy``.
+      shown: frames that the VLM sees of an observation.
       running, last: f64[E], return of the episodes under way and of those that ended last; changed in place.
     """
     rows: dict[str, list[Any]] = {name: [] for name in Rollout._fields}
     for _ in range(length):
-        frames = newest(timestep)
+        frames = seen(timestep.observation, shown)
         took = policy.take(frames)
         rows["frames"].append(frames)
         rows["took"].append(took)
@@ -215,6 +214,6 @@ def collect(
         rows["ends"].append(ends)
         running += rows["reward"][-1]
         last[ends], running[ends] = running[ends], 0.0
-    rows["value"].append(policy.values(newest(timestep), rows["took"][-1].tokens))
+    rows["value"].append(policy.values(seen(timestep.observation, shown), rows["took"][-1].tokens))
     arrays = {name: np.stack(rows[name]) for name in ("acts", "reward", "ends", "discount", "value")}
     return Rollout(jnp.stack(rows["frames"]), rows["took"], **arrays), state, timestep

@@ -86,6 +86,7 @@ AT_LEAST_ONE = [
     "covr.psi-0",
     "covr.entropy-samples",
     "vlm.every",
+    "vlm.frames",
     "vlm.max-samples",
     "vlm.batch-size",
     "vlm.lora-rank",
@@ -118,7 +119,9 @@ BROKEN = [
     *((name, -1, "must be 0 or more, got -1") for name in NOT_NEGATIVE),
     *((name, value, "must be between 0 and 1") for name in UNIT for value in (-0.01, 1.01, float("nan"))),
     ("env.samples", 3, "must be 1, 2 or 4, got 3"),
+    ("vlm.frames", 4, "must be at most --env.frame-stack, 3, got 4"),
     ("sac.init-temperature", 0.0, "must be positive"),
+    *(("vlm.ask-share", value, "must be above 0 and at most 1") for value in (0.0, -0.5, 1.01, float("nan"))),
 ]
 
 

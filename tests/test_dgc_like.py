@@ -165,7 +165,7 @@ def test_every_preset_knows_it(name):
     [
         ({"vlm": {"name": "none"}}, "dgc_like needs a VLM"),
         ({"vlm": {"name": "fake"}}, "dgc_like needs maps, which --vlm fake cannot give"),
-        ({"vlm": {"hold": True}}, "dgc_like takes --vlm.hold false only"),
+        ({"vlm": {"hold": True}}, "dgc_like takes --vlm.no-hold only"),
         ({"vlm": {"return_episodes": 1}}, "dgc_like takes --vlm.return-episodes 0 only"),
         ({"replay": {"sampling": "elite"}}, "is for runs without a VLM"),
         ({"method": "covr", "base": "dgc_like"}, "cannot be a --base; use --method dgc_like"),

@@ -19,6 +19,7 @@ FLOORS = {
     "replay_state": 1,
     "draws": 2,
     "replay": 3,
+    "questions": 3,
     "augment": 2,
     "runtime": 1,
     "memory": 1,

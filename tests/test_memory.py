@@ -161,8 +161,8 @@ def test_a_run_with_frames_on_the_host_equals_one_on_the_device(tiny_config, mak
     restored, _, _ = checkpointer.restore(programs.init())
     assert kind(restored.replay) == "pinned_host"
     programs.evaluate(programs.learned_policy(restored.learner), 2, 1)
-    frames = programs.query_frames(restored)
-    np.testing.assert_array_equal(frames, make_programs(tiny_config).query_frames(states["device"]))
+    frames = programs.questions(restored).frames
+    np.testing.assert_array_equal(frames, make_programs(tiny_config).questions(states["device"]).frames)
     programs.chunk(restored, learn=True)
     # What is no method of these programs shares its count with those of the other run.
     expected = {name: 2 if name in ("_add", "_progress") else 1 for name in before} | {"_attach": 0}

@@ -41,9 +41,9 @@ def history(programs):
         learn = int(state.progress.transitions) >= programs.config.sac.init_steps
         state, metrics = programs.chunk(state, learn=learn)
         if chunk % 3 == 2:
-            frames = programs.query_frames(state)
+            programs.questions(state)
             # As from the VLM: arrays that crossed DLPack are pinned to their device, which must not spread.
-            answers = torch.full((*frames.shape[:2], 1), 0.5), torch.ones(frames.shape[:2], dtype=torch.bool)
+            answers = torch.full((2, LANES, 1), 0.5), torch.ones((2, LANES), dtype=torch.bool)
             prior = Prior(*map(bridge.to_jax, answers))
             state = programs.attach(state, prior)
         if chunk % 10 == 9:
@@ -115,9 +115,12 @@ def test_the_first_steps_are_random_and_the_same_for_equal_seeds(programs, tiny_
 
 def test_questions_are_the_frames_of_every_fifth_step(programs, history):
     _, state = history
-    frames = np.asarray(programs.query_frames(state))
+    frames, place = programs.questions(state)
     times = np.arange(int(state.replay.count) - STEPS, int(state.replay.count), 5)
-    np.testing.assert_array_equal(frames, np.asarray(state.replay.frame)[times % programs.slots])
+    expected = np.asarray(state.replay.frame)[times % programs.slots]
+    np.testing.assert_array_equal(frames, expected.reshape(-1, *expected.shape[2:]))
+    np.testing.assert_array_equal(place, np.arange(2 * LANES))
+    assert programs.candidates == 2 * LANES
 
 
 def test_evaluation_is_decided_by_its_number(programs, history):
@@ -204,6 +207,7 @@ def test_the_rolled_chunk_can_be_exported_for_every_platform(plain):
         ({"method": "rad", "augment": {"kind": "none"}}, "rad without an augmentation is another method"),
         ({"augment": {"kind": "translate", "size": 10}}, "translate needs augment.size >= env.image_size"),
         ({"sac": {"conv_kernels": (3,) * 4, "conv_strides": (2,) * 4}}, "leave nothing of 20 pixels"),
+        ({"base": "drqv2", "vlm": {"ask_share": 0.5}}, "--vlm.ask-share 0.5 needs a policy with an entropy of its own"),
         ({"replay": {"capacity": 1}}, "--replay.capacity must be at least 26 for these options, got 1"),
     ],
 )

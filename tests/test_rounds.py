@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from covr_jax import replay, selection
+from covr_jax.rounds import filmstrip
 from covr_jax.types import StepType, TimeStep
 
 F, M, L = StepType.FIRST, StepType.MID, StepType.LAST
@@ -100,6 +101,24 @@ def test_frames_are_those_of_the_samples_own_time_and_lane():
     assert sorted(set(samples.time.tolist())) == [5, 6, 8, 9, 10]
     np.testing.assert_array_equal(frames[:, 0, 0, 0], samples.time)
     np.testing.assert_array_equal(frames[:, 1, 1, 1], samples.lane)
+
+
+def test_several_frames_are_the_newest_ones_and_repeat_before_the_first():
+    """Lane 0 begins an episode at 4 and 8; the ring of 7 slots holds times 5 to 11."""
+    kinds = [(F, F), (M, M), (M, M), (L, L)] * 3
+    state = ring(kinds, [(1, 2)] * 12, 7)
+    samples, _ = selection.finished_samples(state, [0, 0], 1.0)
+    frames = np.asarray(selection.frames_of(state, samples, 3))
+    assert frames.shape[-1] == 9
+    seen = {5: [5, 5, 5], 6: [5, 5, 6], 8: [8, 8, 8], 9: [8, 8, 9], 10: [8, 9, 10]}  # 5 is the oldest stored
+    assert frames[:, 0, 0, ::3].tolist() == [seen[time] for time in samples.time.tolist()]
+    np.testing.assert_array_equal(frames[..., -3:], selection.frames_of(state, samples))
+    strip = filmstrip(frames[0])
+    for position in range(3):
+        side = frames.shape[2]
+        np.testing.assert_array_equal(
+            strip[:, side * position : side * (position + 1)], frames[0, ..., 3 * position : 3 * position + 3]
+        )
 
 
 def test_take_selects_rows_of_every_field():

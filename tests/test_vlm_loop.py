@@ -37,9 +37,10 @@ def shared(monkeypatch, make_programs):
     return make_programs
 
 
-def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path):
+@pytest.mark.parametrize("frames", [1, 2])
+def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path, frames):
     """Its return is that of the answers, asked every fifth step and held, computed here from the environment."""
-    run = dataclasses.replace(tiny_config, method="vbe")
+    run = dataclasses.replace(tiny_config, method="vbe", vlm=dataclasses.replace(tiny_config.vlm, frames=frames))
     result = loop.train(run, tmp_path / "vbe", Quiet())
     assert result.env_steps == 0 and (tmp_path / "vbe" / "result.json").exists()
 
@@ -47,7 +48,7 @@ def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path):
 
     def policy(timestep, step):
         if step % 5 == 0:
-            asked.append(oracle.query(np.asarray(timestep.observation)[..., -3:]).action)
+            asked.append(oracle.query(np.asarray(timestep.observation)[..., -3 * frames :]).action)
         return asked[-1]
 
     expected = programs.evaluate(policy, 2, loop.FINAL_EVALUATION)
@@ -124,7 +125,7 @@ def test_vpf_trains_the_adapter_and_leaves_a_whole_run(tiny_config, shared, tmp_
         tiny_config,
         method="vpf",
         total_steps=2_000,
-        vlm=config.VLMConfig(name="tiny", lora_rank=2),
+        vlm=config.VLMConfig(name="tiny", lora_rank=2, frames=2),
         vpf=config.VPFConfig(steps=52, epochs=1, minibatch=20, learning_rate=1e-3, value_hidden=(8,)),
     )
     result = loop.train(run, tmp_path / "vpf", Quiet())

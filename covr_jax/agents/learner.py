@@ -55,6 +55,7 @@ class Learner(NamedTuple):
     init: Callable[[Array, Array, Array], LearnerState]
     act: Callable[..., Array]
     entropy: Callable[..., Array]
+    mean_entropy: Callable[..., Array]
     value: Callable[[LearnerState, Array, Array], Array]
     update: Callable[..., tuple[LearnerState, Metrics]]
 
@@ -90,6 +91,7 @@ def make_learner(action_dim: int, learning_rate: float, method: Method, config: 
       ``init(key, observation u8[1,H,W,C], action f32[1,A])``,
       ``act(state, observation u8[B,H,W,C], key=None, previous_action=None) -> f32[B,A]`` (without a key the mean),
       ``entropy(state, observation, key, previous_action=None) -> f32[B]`` (one-sample estimate -log pi(a|s), nats),
+      ``mean_entropy(state, observation, previous_action=None) -> f32[B]`` (its mean, without samples),
       ``value(state, observation, action) -> f32[B]``, min_i Q_i(s, a),
       ``update(state, batch, key, *, with_actor: bool) -> (state, metrics)``; the metrics are scalars but for
       ``td_error`` f32[B].
@@ -126,6 +128,9 @@ def make_learner(action_dim: int, learning_rate: float, method: Method, config: 
     def entropy(state: LearnerState, observation: Array, key: Array, previous_action: Array | None = None) -> Array:
         return method.policy.entropy(key, policy(state, observation, previous_action), state.exploration_noise)
 
+    def mean_entropy(state: LearnerState, observation: Array, previous_action: Array | None = None) -> Array:
+        return method.policy.mean_entropy(policy(state, observation, previous_action), state.exploration_noise)
+
     def value(state: LearnerState, observation: Array, action: Array) -> Array:
         features = networks.torso.apply(state.params["torso"], method.augmentation.center(observation))
         return parts.q(state.params["critic"], state.params["auxiliary"], features, action).min(0)
@@ -145,7 +150,7 @@ def make_learner(action_dim: int, learning_rate: float, method: Method, config: 
             metrics |= more
         return state.replace(updates=state.updates + 1), metrics
 
-    return Learner(init, act, entropy, value, update)
+    return Learner(init, act, entropy, mean_entropy, value, update)
 
 
 def _init(parts: _Parts, key: Array, observation: Array, action: Array) -> LearnerState:

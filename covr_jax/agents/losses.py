@@ -26,9 +26,12 @@ def squashed_sample(key: Array, mean: Array, log_std: Array) -> tuple[Array, Arr
     pre_tanh = mean + jnp.exp(log_std) * noise
     action = jnp.tanh(pre_tanh)
     gaussian = jnp.sum(-0.5 * noise**2 - log_std - 0.5 * _LOG_2PI, axis=-1)
-    # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), exact where tanh saturates.
-    log_det = jnp.sum(2.0 * (jnp.log(2.0) - pre_tanh - jax.nn.softplus(-2.0 * pre_tanh)), axis=-1)
-    return action, gaussian - log_det
+    return action, gaussian - jnp.sum(squash_log_det(pre_tanh), axis=-1)
+
+
+def squash_log_det(pre_tanh: Array) -> Array:
+    """log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), elementwise; exact where tanh saturates."""
+    return 2.0 * (jnp.log(2.0) - pre_tanh - jax.nn.softplus(-2.0 * pre_tanh))
 
 
 def soft_target(

@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from covr_jax.agents.losses import squashed_sample
+from covr_jax.agents.losses import squash_log_det, squashed_sample
 from covr_jax.types import Array
 
 _EDGE = 1e-6  # noisy actions stay inside of [-1, 1] by this much [DrQ-v2]
 _CLIP = 0.3  # of the noise in losses [DrQ-v2]
 _LOG_2PI_E = 2.8378770664093453
+_POINTS, _WEIGHTS = (x.astype(np.float32) for x in np.polynomial.hermite_e.hermegauss(32))
 
 
 class Policy(NamedTuple):
@@ -27,6 +29,7 @@ class Policy(NamedTuple):
     explore: Callable[[Array, Any, Array], Array]  # (key, outputs, noise) -> f32[B,A]
     sample: Callable[[Array, Any, Array], tuple[Array, Array]]  # in losses -> action f32[B,A], log_prob f32[B]
     entropy: Callable[[Array, Any, Array], Array]  # one-sample estimate -log pi(a|s), nats, f32[B]
+    mean_entropy: Callable[[Any, Array], Array]  # (outputs, noise) -> its mean over samples, f32[B]
     entropy_regularised: bool
 
 
@@ -35,11 +38,25 @@ def _gaussian_sample(key: Array, outputs: tuple[Array, Array], noise: Array) -> 
     return squashed_sample(key, *outputs)
 
 
+def _gaussian_entropy(outputs: tuple[Array, Array], noise: Array) -> Array:
+    """H = sum_d (log sigma + 1/2 log 2 pi e + E[log(1 - tanh(u)^2)]), the mean by Gauss-Hermite quadrature.
+
+    Without samples, so that observations can be ranked. Off by 1e-6 nats per dimension for sigma up to 1, by 2e-4 for 2
+    and by less than 0.1 for the largest of 7.
+    """
+    del noise
+    mean, log_std = outputs
+    pre_tanh = mean[..., None] + jnp.exp(log_std)[..., None] * _POINTS
+    log_det = jnp.sum(squash_log_det(pre_tanh) * _WEIGHTS, axis=-1) / _WEIGHTS.sum()
+    return jnp.sum(log_std + 0.5 * _LOG_2PI_E + log_det, axis=-1)
+
+
 squashed_gaussian = Policy(
     mode=lambda outputs: jnp.tanh(outputs[0]),
     explore=lambda key, outputs, noise: _gaussian_sample(key, outputs, noise)[0],
     sample=_gaussian_sample,
     entropy=lambda key, outputs, noise: -_gaussian_sample(key, outputs, noise)[1],
+    mean_entropy=_gaussian_entropy,
     entropy_regularised=True,
 )
 
@@ -64,9 +81,8 @@ def _noisy_sample(key: Array, mean: Array, noise: Array) -> tuple[Array, Array]:
     return _noisy(key, mean, noise, _CLIP), jnp.zeros(mean.shape[:-1], mean.dtype)
 
 
-def _noise_entropy(key: Array, mean: Array, noise: Array) -> Array:
+def _noise_entropy(mean: Array, noise: Array) -> Array:
     """Of the noise alone, that of the unclipped Gaussian."""
-    del key
     per_dimension = 0.5 * _LOG_2PI_E + jnp.log(jnp.maximum(noise, _EDGE))
     return jnp.full(mean.shape[:-1], mean.shape[-1]) * per_dimension
 
@@ -76,6 +92,7 @@ noisy_deterministic = Policy(
     mode=jnp.tanh,
     explore=lambda key, mean, noise: _noisy(key, mean, noise, None),
     sample=_noisy_sample,
-    entropy=_noise_entropy,
+    entropy=lambda key, mean, noise: _noise_entropy(mean, noise),
+    mean_entropy=_noise_entropy,
     entropy_regularised=False,
 )

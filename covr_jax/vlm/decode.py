@@ -142,7 +142,7 @@ def decode_actions(
     Prompt, image and forced prefix run once; their keys and values stay where they are for the rest of the answer.
 
     Args:
-      pixel_values: of ``n`` images, from ``preprocess``.
+      pixel_values: of ``n`` questions, from ``preprocess``.
       pick: scores f32[N,K], -inf where the grammar forbids, -> choice i64[N]; None: the largest.
 
     Returns:

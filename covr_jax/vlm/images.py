@@ -1,6 +1,6 @@
 """Frames into what a vision encoder takes, on the frames' own device: batched, without PIL and without the host.
 
-Letters: N samples, H W C image, P patches per image.
+Letters: N samples, F pictures per sample, oldest first, H W image, P patches per picture.
 """
 
 from __future__ import annotations
@@ -22,27 +22,33 @@ class ImageSettings(NamedTuple):
     merge: int
     temporal: int
     patches: bool = True  # the model takes flat patches; False: whole pictures [N,3,size,size]
+    frames: int = 1  # F
 
     @property
     def tokens(self) -> int:
-        """Image tokens that the language model sees per frame."""
+        """Image tokens that the language model sees per picture."""
         return (self.size // (self.patch * self.merge)) ** 2
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """Patches in time, height and width."""
+        """Patches of a picture in time, height and width."""
         return (1, self.size // self.patch, self.size // self.patch)
 
 
 def preprocess(frames: torch.Tensor, image: ImageSettings) -> torch.Tensor:
-    """u8[N,H,W,3] -> what the upstream image processor gives, on the frames' device.
+    """u8[N,H,W,3F] -> what the upstream image processor gives for N*F pictures, on the frames' device.
 
-    That is f32[N*P, 3*temporal*patch*patch] for models that take patches, f32[N,3,size,size] for the others. Frames of
-    another size are resized to ``image.size`` squared; the aspect ratio is not kept.
+    That is f32[N*F*P, 3*temporal*patch*patch] for models that take patches, f32[N*F,3,size,size] for the others. Frames
+    of another size are resized to ``image.size`` squared; the aspect ratio is not kept.
+
+    Raises:
+      ValueError: for frames of another kind.
     """
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-        raise ValueError(f"frames must be uint8 [N,H,W,3], got {frames.dtype} {tuple(frames.shape)}")
-    x = resize(frames.permute(0, 3, 1, 2).float(), image.size)
+    channels = 3 * image.frames
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != channels:
+        raise ValueError(f"frames must be uint8 [N,H,W,{channels}], got {frames.dtype} {tuple(frames.shape)}")
+    pictures = frames.unflatten(-1, (image.frames, 3)).permute(0, 3, 4, 1, 2).flatten(0, 1)
+    x = resize(pictures.float(), image.size)
     mean = torch.tensor(CLIP_MEAN, device=x.device).view(1, 3, 1, 1)
     std = torch.tensor(CLIP_STD, device=x.device).view(1, 3, 1, 1)
     x = (x / 255.0 - mean) / std

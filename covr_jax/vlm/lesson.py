@@ -35,7 +35,7 @@ def teach(engine: Engine, lesson: Lesson, report: Report | None = None) -> dict[
 
 
 def action_error(engine: Engine, frames: Array, action: Array) -> float | None:
-    """Mean |a_v - a_r| over samples (frames u8[N,H,W,3], actions f32[N,A]) and dimensions; None: no valid answer."""
+    """Mean |a_v - a_r| over samples (frames u8[N,H,W,C], actions f32[N,A]) and dimensions; None: no valid answer."""
     prior = engine.query(frames)
     valid = np.asarray(prior.valid)
     return float(np.abs(np.asarray(prior.action) - np.asarray(action))[valid].mean()) if valid.any() else None

@@ -162,7 +162,7 @@ class PromptTokens(NamedTuple):
 
 
 def tokenize_prompt(backbone: Backbone, prompt: Prompt) -> PromptTokens:
-    """The model's chat layout, with the image placeholder widened to the image's token count.
+    """The model's chat layout, with each image placeholder widened to the image's token count.
 
     The layout is the tokenizer's own template, or the description's where it brings none. Special tokens are added as
     the upstream processor does. Where the layout has no system turn, its text opens the user's.
@@ -170,13 +170,13 @@ def tokenize_prompt(backbone: Backbone, prompt: Prompt) -> PromptTokens:
     Raises:
       ValueError: if there is no chat template or no image placeholder in it.
     """
-    tokenizer, description = backbone.tokenizer, backbone.description
+    tokenizer, description, image = backbone.tokenizer, backbone.description, backbone.image
     pad_id = backbone.model.config.image_token_id
     system, user = prompt
     if system and not description.system_role:
         system, user = "", f"{system}\n{user}"
     messages = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
-    messages.append({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": user}]})
+    messages.append({"role": "user", "content": [*[{"type": "image"}] * image.frames, {"type": "text", "text": user}]})
     text = tokenizer.apply_chat_template(
         messages,
         chat_template=tokenizer.chat_template or description.chat_template,
@@ -184,16 +184,15 @@ def tokenize_prompt(backbone: Backbone, prompt: Prompt) -> PromptTokens:
         add_generation_prompt=True,
     )
     ids = tokenizer(text).input_ids
-    if ids.count(pad_id) != 1:
-        raise ValueError("the chat template must place exactly one image token for one image")
-    at = ids.index(pad_id)
-    ids = ids[:at] + [pad_id] * backbone.image.tokens + ids[at + 1 :]
+    if ids.count(pad_id) != image.frames:
+        raise ValueError("the chat template must place exactly one image token for each image")
+    ids = [i for token in ids for i in [token] * (image.tokens if token == pad_id else 1)]
     ids = torch.tensor(ids, dtype=torch.long, device=backbone.model.device)
     types = (ids == pad_id).long()
     if not description.native_patches:
         return PromptTokens(ids, types, torch.arange(len(ids), device=ids.device)[None])
     # The layout decides them, so they are made once; the model would walk every row of every batch on the host.
-    grid = torch.tensor([backbone.image.grid], device=ids.device)
+    grid = torch.tensor([image.grid] * image.frames, device=ids.device)
     model = base_model(backbone.model).model
     where, _ = model.get_rope_index(ids[None], mm_token_type_ids=types[None], image_grid_thw=grid)
     return PromptTokens(ids, types, where)
@@ -238,7 +237,7 @@ def model_inputs(backbone: Backbone, pixel_values: torch.Tensor, ids: torch.Tens
     if backbone.description.native_patches:
         types = torch.nn.functional.pad(prompt.types, (0, length - prompt.types.numel()), value=0)
         inputs["mm_token_type_ids"] = types.expand(n, -1)
-        inputs["image_grid_thw"] = torch.tensor([backbone.image.grid] * n, device=ids.device)
+        inputs["image_grid_thw"] = torch.tensor([backbone.image.grid] * (n * backbone.image.frames), device=ids.device)
     return inputs
 
 

@@ -140,6 +140,7 @@ def make_vlm(config: Config, answer_dim: int, run_dir: Path) -> PriorService | N
     options = {name: getattr(vlm, name) for name in ("image_size", "dtype", "device", "gpu_share")}
     tuned = {
         "seed": config.seed,
+        "frames": vlm.frames,
         "decoding": vlm.decoding,
         "rank": vlm.lora_rank,
         "alpha": vlm.lora_alpha,

@@ -61,7 +61,7 @@ class Scored(NamedTuple):
 class Batch(NamedTuple):
     """One iteration's experience, on the host but for the tokens."""
 
-    frames: Array  # u8[N,H,W,3]
+    frames: Array  # u8[N,H,W,C]
     tokens: torch.Tensor  # i64[N,T]
     log_prob: np.ndarray  # f32[N], when the answers were given
     value: np.ndarray  # f32[N], then
@@ -131,7 +131,7 @@ def score(
     off the last layer at the last token before the answer's first decision.
 
     Args:
-      frames: u8[N,H,W,3]. tokens: i64[N,T].
+      frames: u8[N,H,W,C]. tokens: i64[N,T].
     """
     device = prompt.ids.device
     symbols, table = (torch.as_tensor(x, device=device) for x in (grammar.symbols, grammar.table))
@@ -218,7 +218,7 @@ class TokenPolicy:
         return torch.multinomial(share, 1, generator=self._generator)[:, 0]
 
     def take(self, frames: Array) -> Taken:
-        """Sampled answers for u8[N,H,W,3]."""
+        """Sampled answers for u8[N,H,W,C]."""
         lent, found = bridge.to_torch(frames), []
         for part in torch.split(lent, self.options.forward_batch):
             pixels = preprocess(part.to(self._prompt.ids.device), self._backbone.image)
@@ -234,7 +234,7 @@ class TokenPolicy:
         return Taken(tokens, action, valid, log_prob, torch.cat([s.value for _, s in found]).cpu().numpy())
 
     def values(self, frames: Array, tokens: torch.Tensor) -> np.ndarray:
-        """V of u8[N,H,W,3], f32[N]; ``tokens`` i64[N,T] are any answers."""
+        """V of u8[N,H,W,C], f32[N]; ``tokens`` i64[N,T] are any answers."""
         with torch.no_grad():
             size, lent = self.options.forward_batch, bridge.to_torch(frames)
             parts = zip(torch.split(lent, size), torch.split(tokens, size), strict=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Prompt(NamedTuple):
-    """One question about one frame; the frame itself is placed by the model's chat layout."""
+    """One question about one frame or several; the frames themselves are placed by the model's chat layout."""
 
     system: str
     user: str
@@ -112,8 +112,10 @@ def categories_for(task: str) -> tuple[str, ...]:
     return _CATEGORIES[task]
 
 
-def prompt_for(task: str, action_dim: int) -> Prompt:
+def prompt_for(task: str, action_dim: int, frames: int = 1) -> Prompt:
     """The question for a task whose actions have ``action_dim`` components, each in [-1, 1].
+
+    About more ``frames`` than one it says first what they are.
 
     Raises:
       ValueError: for an unknown task, or an action size that does not fit the task.
@@ -129,6 +131,9 @@ def prompt_for(task: str, action_dim: int) -> Prompt:
     else:
         role = "You are an AI assistant that controls a simulated body from camera images."
         scene = f"The image shows {entry.body}."
+    if frames > 1:
+        order = f"These are {frames} images, one time step apart, the oldest first; the last one shows the present."
+        scene = f"{order} {scene.replace('The image', 'Each image', 1)}"
     system = f"{role} Answer with one line only: Action: [{slots}], every value a decimal between -1 and 1."
     user = f"{scene} Goal: {entry.goal}. Action components: {components}. What is the next action?"
     return Prompt(system, user)
@@ -136,6 +141,8 @@ def prompt_for(task: str, action_dim: int) -> Prompt:
 
 def short_prompt_for(task: str, action_dim: int) -> Prompt:
     """The same question in the few words of the tiny model's vocabulary: domain and verb, of the suite's tasks.
+
+    It has no words for several frames, and finds their order in their positions.
 
     Raises:
       ValueError: as ``prompt_for``.

@@ -1,7 +1,8 @@
 """What the loop knows of the VLM: one ``PriorService`` protocol, and the records that cross it. No Torch here.
 
 A service answers frames with priors and is taught lessons. What runs the model behind it is an ``Engine``; where that
-engine lives (here, in a thread, in a child process, in a recording) is the service's affair. N samples, H W C image.
+engine lives (here, in a thread, in a child process, in a recording) is the service's affair. N samples, H W image,
+C = 3 channels for each of ``vlm.frames`` successive frames, the oldest first.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ class Answer(NamedTuple):
 class Lesson(NamedTuple):
     """One round's material: what is taught, and what measures it and is not."""
 
-    frames: Array  # u8[N,H,W,3]
+    frames: Array  # u8[N,H,W,C]
     action: Array  # f32[N,A]
     weight: Array  # f32[N], w_b of Eq. 6
-    held_frames: Array  # u8[M,H,W,3]
+    held_frames: Array  # u8[M,H,W,C]
     held_action: Array  # f32[M,A]
     shown: int  # of the held-out frames, how many are answered in words
 
@@ -77,7 +78,7 @@ class Engine(Protocol):
         ...
 
     def query(self, frames: Array) -> Prior:
-        """a_v for u8[N,H,W,3]."""
+        """a_v for u8[N,H,W,C]."""
         ...
 
     def answer(self, frames: Array) -> list[str]:
@@ -117,7 +118,7 @@ class PriorService(Protocol):
         ...
 
     def ask(self, time: int, frames: Array) -> None:
-        """Hand over u8[N,H,W,3], seen up to ``time``; dropped (and counted) when too much is waiting already."""
+        """Hand over u8[N,H,W,C], seen up to ``time``; dropped (and counted) when too much is waiting already."""
         ...
 
     def answers(self, time: int) -> list[Answer]:

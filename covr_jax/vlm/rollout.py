@@ -13,7 +13,7 @@ from covr_jax.vlm.advantages import gae
 class Rollout(NamedTuple):
     """T agent steps in E environments."""
 
-    frames: Array  # u8[T,E,H,W,3]
+    frames: Array  # u8[T,E,H,W,C]
     took: list[Any]  # T times ``policy.Taken``
     acts: np.ndarray  # bool[T,E]: False where the episode had ended and the action was ignored
     reward: np.ndarray  # f32[T,E], what followed

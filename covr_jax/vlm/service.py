@@ -1,6 +1,6 @@
 """The VLM as the learner meets it: ask for priors, fine-tune on its own experience, save the adapter.
 
-Synchronous: a call returns when it is done. Letters: N samples, H W C image, A action.
+Synchronous: a call returns when it is done. Letters: N samples, H W image, C = 3 channels per frame, A action.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class VLMService:
       task: one of ``prompts.TASKS``; chooses the prompt.
       action_dim: A.
       seed: adapter initialisation and, with the round's number, the order of its samples.
+      frames: successive frames that a question shows, along C, the oldest first.
       image_size, dtype, device: see ``load_backbone``.
       rank, alpha, dropout: of the LoRA adapter; None: the paper's (r 128, alpha 16 and in CARLA 256, 0.05), or what
         fits 'tiny'.
@@ -90,6 +91,7 @@ class VLMService:
         action_dim: int = 1,
         *,
         seed: int = 0,
+        frames: int = 1,
         image_size: int | None = None,
         dtype="auto",
         device="cpu",
@@ -109,10 +111,11 @@ class VLMService:
             raise ValueError(f"decoding must be 'constrained' or 'free', not {decoding!r}")
         self.name, self.task, self.action_dim, self.seed = name, task, action_dim, seed
         self.decoding, self.query_batch = decoding, query_batch
-        prompt = prompt_for(task, action_dim)  # before the weights: a wrong task should fail at once
+        prompt = prompt_for(task, action_dim, frames)  # before the weights: a wrong task should fail at once
         share_gpu(gpu_share, device)
         if backbone is None:
             backbone = load_backbone(name, image_size=image_size, dtype=dtype, device=device)
+        backbone = backbone._replace(image=backbone.image._replace(frames=frames))
         tiny = backbone.is_tiny
         self.signed = tiny if signed is None else signed
         self.merge = tiny if merge is None else merge
@@ -159,7 +162,7 @@ class VLMService:
         """a_v for some frames.
 
         Args:
-          frames: u8[N,H,W,3], jax.Array or numpy; may live on another device than the VLM.
+          frames: u8[N,H,W,C], jax.Array or numpy; may live on another device than the VLM.
 
         Returns:
           Prior of jax arrays: action f32[N,A] in [-1, 1] (zeros where not valid), valid bool[N].
@@ -175,10 +178,8 @@ class VLMService:
         return prior
 
     def answer(self, frames) -> list[str]:
-        """The VLM's answers as text, one per frame (u8[N,H,W,3]); for reports. Untrusted where decoding is 'free'."""
+        """The VLM's answers as text, one per frame (u8[N,H,W,C]); for reports. Untrusted where decoding is 'free'."""
         frames = bridge.to_torch(frames)
-        if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise ValueError(f"frames must be uint8 [N,H,W,3], got {frames.dtype} {tuple(frames.shape)}")
         texts = []
         for chunk in torch.split(frames, self.query_batch) if len(frames) else ():
             texts += self._answer_batch(chunk)
@@ -202,7 +203,7 @@ class VLMService:
         """One COVR round: the agent's selected experience becomes answers; see ``trainer.finetune`` for the result.
 
         Args:
-          frames: u8[N,H,W,3]; actions: f32[N,A]; weights: f32[N], w_b of Eq. 6; jax or numpy arrays.
+          frames: u8[N,H,W,C]; actions: f32[N,A]; weights: f32[N], w_b of Eq. 6; jax or numpy arrays.
           progress: called as (step, total, loss).
         """
         actions = np.asarray(actions, np.float32).reshape(-1, self.action_dim)

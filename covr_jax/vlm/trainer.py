@@ -97,7 +97,7 @@ def finetune(
     """Runs one round; only parameters that require gradients (the adapter) change.
 
     Args:
-      frames: u8[N,H,W,3] on any device.
+      frames: u8[N,H,W,C] on any device.
       answers: N texts of the action grammar.
       weights: f32[N], w_b of Eq. 6.
       seed: order of the samples and dropout; Torch's global generators are left alone.

@@ -104,13 +104,13 @@ class Bench:
     def _host_phases(self) -> list[Phase]:
         """What is not computed on the device: the VLM, what crosses to the host, and dispatching programs."""
         steps = self.programs.chunk_steps
-        frames = self.programs.query_frames(self.state)
-        vlm = self._vlm(frames.reshape(-1, *frames.shape[2:]))
-        lead = frames.shape[:2]
+        vlm = self._vlm(self.programs.questions(self.state).frames)
+        lanes = self.programs.env.num_envs
+        lead = (self.programs.candidates // lanes, lanes)
         prior = Prior(np.zeros((*lead, self.programs.answer_dim), np.float32), np.ones(lead, bool))
 
         def cross() -> None:
-            np.asarray(self.programs.query_frames(self.state))
+            np.asarray(self.programs.questions(self.state).frames)
             self.state = self.programs.attach(self.state, prior)
             self.jax.device_get(self.state.progress)
 

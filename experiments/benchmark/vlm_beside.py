@@ -17,9 +17,8 @@ import jax
 import numpy as np
 import torch
 
-from covr_jax import presets, runtime
+from covr_jax import presets, questions, runtime
 from covr_jax.config import Config
-from covr_jax.types import Prior
 from covr_jax.vlm.modes import make_service
 from covr_jax.vlm.protocol import Lesson, PriorService
 from covr_jax.vlm.service import VLMService
@@ -53,10 +52,10 @@ class Beside:
         if service is None:
             return
         now, lanes = int(self._state.replay.count), programs.env.num_envs
-        frames = programs.query_frames(self._state)
-        service.ask(now, frames.reshape(-1, *frames.shape[2:]))
-        for asked, (action, valid), _ in service.answers(now):
-            prior = Prior(action.reshape(-1, lanes, action.shape[-1]), valid.reshape(-1, lanes))
+        frames, place = programs.questions(self._state)
+        service.ask(now, frames)
+        for asked, prior, _ in service.answers(now):
+            prior = questions.scattered(prior, place, lanes, programs.candidates)
             self._state = programs.attach(self._state, prior, asked)
 
     def turn(self, chunks: int) -> float:

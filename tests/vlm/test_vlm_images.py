@@ -73,6 +73,16 @@ def test_frames_of_another_kind_are_refused():
             preprocess(bad, SETTINGS)
 
 
+def test_several_frames_of_a_sample_are_pictures_in_their_order():
+    stacked = torch.from_numpy(np.concatenate([noise(84), noise(84)[:, ::-1]], -1))  # u8[3,84,84,6]
+    both = preprocess(stacked, SETTINGS._replace(frames=2)).reshape(3, 2, 36, -1)
+    for position in range(2):
+        alone = preprocess(stacked[..., 3 * position : 3 * position + 3], SETTINGS).reshape(3, 36, -1)
+        assert torch.equal(both[:, position], alone)
+    with pytest.raises(ValueError, match=r"uint8 \[N,H,W,6\]"):
+        preprocess(stacked[..., :3], SETTINGS._replace(frames=2))
+
+
 @pytest.mark.parametrize("dtype", ["cpu", "meta"])
 def test_frames_stay_on_their_device(dtype):
     """On the meta device any step over the host would fail: there is nothing to copy."""
@@ -121,6 +131,37 @@ def test_inputs_are_all_that_the_upstream_processor_gives(any_backbone, monkeypa
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_inputs_of_several_pictures_are_the_upstream_processors(any_backbone, monkeypatch, count):
+    """The processor gets the pictures one by one, in the order in which they were taken."""
+    from PIL import Image
+
+    frames = noise(84, 2 * count).reshape(2, count, 84, 84, 3)
+    backbone = backbone_from(any_backbone.model, any_backbone.tokenizer, 84)
+    backbone = backbone._replace(image=backbone.image._replace(frames=count))
+    processor = processor_of(backbone, monkeypatch)
+    content = [*[{"type": "image"}] * count, {"type": "text", "text": "reacher easy"}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    pictures = [[Image.fromarray(picture) for picture in sample] for sample in frames]
+    theirs = processor(images=pictures, text=[text] * 2, return_tensors="pt", return_mm_token_type_ids=True)
+
+    prompt = tokenize_prompt(backbone, Prompt("", "reacher easy"))
+    stacked = torch.from_numpy(np.concatenate(list(frames.transpose(1, 0, 2, 3, 4)), -1))  # u8[2,84,84,3*count]
+    ours = model_inputs(backbone, preprocess(stacked, backbone.image), prompt.ids.expand(2, -1), prompt)
+    assert int(prompt.types.sum()) == count * backbone.image.tokens
+    assert torch.equal(prompt.types.expand(2, -1), theirs["mm_token_type_ids"])
+    if not backbone.description.native_patches:
+        theirs.pop("mm_token_type_ids")
+    torch.testing.assert_close(ours["pixel_values"], theirs["pixel_values"], atol=2e-6, rtol=0)
+    for key in set(theirs) & set(ours) - {"pixel_values"}:
+        assert torch.equal(ours[key], theirs[key]), key
+    assert set(theirs) - set(ours) == {"attention_mask"}
+    with torch.no_grad():
+        logits = backbone.model(**ours).logits
+        expected = backbone.model(**{**theirs, "pixel_values": ours["pixel_values"]}).logits
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
 def test_llavas_layout():
     from covr_jax.vlm import tiny
 
@@ -135,3 +176,6 @@ def test_llavas_layout():
 
     tokenize_prompt(backbone._replace(tokenizer=Tokenizer()), Prompt("Rules.", "What now?"))
     assert seen == ["USER: <image>\nRules.\nWhat now? ASSISTANT:"]
+    image = backbone.image._replace(frames=2)
+    tokenize_prompt(backbone._replace(tokenizer=Tokenizer(), image=image), Prompt("", "What now?"))
+    assert seen[1:] == ["USER: <image>\n<image>\nWhat now? ASSISTANT:"]

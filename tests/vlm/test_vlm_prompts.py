@@ -29,6 +29,14 @@ def test_prompts_and_digests_differ():
     assert len({short_prompt_for(t, a) for t, a in ACTIONS.items()}) == 10
 
 
+@pytest.mark.parametrize(("task", "action_dim"), ACTIONS.items())
+def test_several_frames_are_announced_and_one_is_not(task, action_dim):
+    one, three = prompt_for(task, action_dim), prompt_for(task, action_dim, 3)
+    assert prompt_for(task, action_dim, 1) == one and three.system == one.system and three.digest != one.digest
+    opening = "These are 3 images, one time step apart, the oldest first; the last one shows the present. "
+    assert three.user == opening + one.user.replace("The image", "Each image") and "images" not in one.user
+
+
 @pytest.mark.parametrize(("task", "action_dim"), [("dog_run", 2), ("", 1), ("cartpole_swingup", 2)])
 def test_errors_are_one_line(task, action_dim):
     for make in (prompt_for, short_prompt_for):

@@ -34,6 +34,19 @@ def test_splitting_and_padding_change_no_answer(make_service, frames):
     assert prior.action.shape == (0, 2) and prior.valid.shape == (0,)
 
 
+def test_answers_to_several_frames_learn_and_depend_on_their_order(make_service, frames):
+    """The label is decided by which of two pictures comes last: no single frame, and no unordered pair, tells it."""
+    first, second = frames[:1], frames[1:2]
+    pairs = np.concatenate([np.concatenate([first, second], -1), np.concatenate([second, first], -1)])
+    options = {"steps": 60, "batch_size": 2}
+    service = make_service(frames=2, rank=16, alpha=64.0, finetune_options=options)
+    actions = np.array([[0.5, -0.5], [-0.5, 0.5]], np.float32)
+    service.finetune(pairs, actions, np.ones(2))
+    np.testing.assert_allclose(np.asarray(service.query(pairs).action), actions, atol=1e-6)
+    with pytest.raises(ValueError, match=r"uint8 \[N,H,W,6\]"):
+        service.query(frames)
+
+
 def test_free_answers_of_a_blind_model_are_invalid_not_invented(make_service, frames):
     service = make_service(decoding="free")
     prior = service.query(frames)

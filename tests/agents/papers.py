@@ -90,20 +90,24 @@ def with_random_convolution(mild: Views) -> Views:
 # ----------------------------------------------------------- auxiliary losses
 
 
+def predictor(p: Tree, x: torch.Tensor) -> torch.Tensor:
+    return linear(p["Dense_1"], torch.relu(normalised(p["LayerNorm_0"], linear(p["Dense_0"], x))))
+
+
+def perceptron(p: Tree, x: torch.Tensor) -> torch.Tensor:
+    return linear(p["Dense_1"], torch.relu(linear(p["Dense_0"], x)))
+
+
 def latent_model(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, key: Any) -> Any:
     """DeepMDP: the next features and the reward from features and action."""
     del target, key
     (observation, *_), (following, *_) = views
-
-    def head(p: Tree, x: torch.Tensor) -> torch.Tensor:
-        return linear(p["Dense_1"], torch.relu(normalised(p["LayerNorm_0"], linear(p["Dense_0"], x))))
-
     h = agent.encode(p.encoder, agent.torso(p.torso, observation))
     with torch.no_grad():
         after = agent.encode(p.encoder, agent.torso(p.torso, following))
     both = torch.cat([h, tensor(batch.action)], -1)
-    transition = 0.5 * ((head(p.auxiliary["transition"], both) - after) ** 2).mean()
-    reward = mse(head(p.auxiliary["reward"], both)[:, 0], tensor(batch.reward))
+    transition = 0.5 * ((predictor(p.auxiliary["transition"], both) - after) ** 2).mean()
+    reward = mse(predictor(p.auxiliary["reward"], both)[:, 0], tensor(batch.reward))
     return transition + reward, {"losses/transition": transition.item(), "losses/reward": reward.item()}
 
 
@@ -136,9 +140,6 @@ def temporal_contrast(margin: int) -> Callable[..., Any]:
             return torch.tanh(normalised(heads["state"]["norm"], linear(heads["state"]["linear"],
                                                                           agent.torso(p.torso, images))))
 
-        def perceptron(p: Tree, x: torch.Tensor) -> torch.Tensor:
-            return linear(p["Dense_1"], torch.relu(linear(p["Dense_0"], x)))
-
         z = project(views[0][0])
         with torch.no_grad():
             later = project(shifted(keys[0], future.observation[-1], margin))
@@ -157,6 +158,42 @@ def temporal_contrast(margin: int) -> Callable[..., Any]:
     return loss
 
 
+def perturbed(key: Any, images: Any, side: int) -> torch.Tensor:
+    """Cropped anew, and each image's brightness off by 5% times a normal number within two deviations."""
+    keys = jax.random.split(key)
+    strength = 1 + 0.05 * tensor(jax.random.normal(keys[1], (len(images),))).clamp(-2, 2)
+    return cut_anywhere(keys[0], images, side) * strength[:, None, None, None]
+
+
+def cosine_error(heads: Tree, momentum: Tree, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Twice one minus the cosine between prediction and target, both projected."""
+    online = perceptron(heads["prediction"], perceptron(heads["projection"], predicted))
+    with torch.no_grad():
+        fixed = perceptron(momentum["projection"], wanted)
+    return 2 - 2 * torch.nn.functional.cosine_similarity(online, fixed, dim=-1)
+
+
+def self_prediction(side: int) -> Callable[..., Any]:
+    """SPR: a latent model rolled along the actions, against the momentum encoder of what followed."""
+
+    def loss(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, key: Any) -> Any:
+        del views
+        heads, future, keys = p.auxiliary, batch.future, jax.random.split(key)
+        kept, rows = np.flatnonzero(future.valid), len(future.valid)
+        z = agent.encode(p.encoder, agent.torso(p.torso, perturbed(keys[0], batch.observation, side)))
+        later = perturbed(keys[1], np.concatenate(future.observation), side)  # step after step
+        total = 0.0
+        for step, action in enumerate(tensor(future.action)):
+            z = predictor(heads["transition"], torch.cat([z, action], -1))
+            with torch.no_grad():
+                images = later[step * rows : (step + 1) * rows]
+                wanted = agent.encode(target["critic"]["encoder"], agent.torso(target["torso"], images))
+            total = total + cosine_error(heads, target["auxiliary"], z, wanted)[kept].mean()
+        return total, {}
+
+    return loss
+
+
 def papers(size: int) -> dict[str, Paper]:
     """The methods for images of ``size`` pixels, with the share of them that each paper's augmentation moves."""
     canvas, window, margin = round(1.08 * size), round(0.84 * size), max(round(4 * size / 84), 1)
@@ -171,4 +208,5 @@ def papers(size: int) -> dict[str, Paper]:
         "svea": Paper(with_random_convolution(shifts(margin)), weights=(0.5, 0.5), tanh=True),
         "resact": Paper(translated(canvas), change=True, residual=True, auxiliary=latent_model),
         "taco": Paper(shifts(margin), **ddpg, auxiliary=temporal_contrast(margin), latent_actions=True),
+        "spr": Paper(cropped(window), auxiliary=self_prediction(window)),
     }

@@ -14,6 +14,7 @@ import torch
 from oracle import Agent, Images, Paper, Tree, Views, latent_action, linear, mse, normalised, tensor
 
 from covr_jax import augment
+from covr_jax.agents.methods.mlr import hidden
 
 # --------------------------------------------------------------------- images
 
@@ -194,6 +195,59 @@ def self_prediction(side: int) -> Callable[..., Any]:
     return loss
 
 
+def transformer(p: Tree, x: torch.Tensor) -> torch.Tensor:
+    """Two blocks that normalise first, one head, on tokens [B, N, F]."""
+    size = x.shape[-1]
+    for block in (p["block_0"], p["block_1"]):
+        h = normalised(block["attention_norm"], x) @ block["attention_in"]["kernel"]
+        query, key, value = (h[..., i * size : (i + 1) * size] for i in range(3))
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+        x = x + linear(block["attention_out"], mixed)
+        h = torch.nn.functional.gelu(linear(block["perceptron_in"], normalised(block["perceptron_norm"], x)))
+        x = x + linear(block["perceptron_out"], h)
+    return x
+
+
+def positions(steps: int, size: int) -> torch.Tensor:
+    table = np.zeros((steps, size))
+    waves = -(-size // 2)
+    for step in range(steps):
+        for column in range(size):
+            angle = step / 10_000 ** (2 * (column % waves) / size)
+            table[step, column] = np.sin(angle) if column < waves else np.cos(angle)
+    return tensor(table)
+
+
+def reconstruction(side: int) -> Callable[..., Any]:
+    """MLR: the features of 16 whole observations from half of their patches and the actions between them.
+
+    Which patches are hidden is the library's choice, which has a test of its own.
+    """
+
+    def loss(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, key: Any) -> Any:
+        del views
+        heads, future = p.auxiliary, batch.future
+        kept, rows = np.flatnonzero(future.valid), len(future.valid)
+        keys = jax.random.split(key, 3)
+        sequence = np.concatenate([batch.observation[None], future.observation])
+        masked = sequence * (1 - np.asarray(hidden(keys[0], sequence.shape[2]), np.uint8))[:, None, :, :, None]
+        z = agent.encode(p.encoder, agent.torso(p.torso, perturbed(keys[1], np.concatenate(masked), side)))
+        with torch.no_grad():
+            whole = agent.torso(target["torso"], perturbed(keys[2], np.concatenate(sequence), side))
+            wanted = agent.encode(target["critic"]["encoder"], whole).reshape(16, rows, -1)
+        z = z.reshape(16, rows, -1)
+        place = positions(16, z.shape[-1])
+        tokens = []
+        for step in range(16):
+            tokens.append(z[step] + place[step])
+            if step < 15:
+                tokens.append(linear(heads["decoder"]["action"], tensor(future.action[step])) + place[step])
+        decoded = transformer(heads["decoder"], torch.stack(tokens, 1))[:, ::2].transpose(0, 1)
+        return cosine_error(heads, target["auxiliary"], decoded, wanted)[:, kept].mean(), {}
+
+    return loss
+
+
 def papers(size: int) -> dict[str, Paper]:
     """The methods for images of ``size`` pixels, with the share of them that each paper's augmentation moves."""
     canvas, window, margin = round(1.08 * size), round(0.84 * size), max(round(4 * size / 84), 1)
@@ -209,4 +263,5 @@ def papers(size: int) -> dict[str, Paper]:
         "resact": Paper(translated(canvas), change=True, residual=True, auxiliary=latent_model),
         "taco": Paper(shifts(margin), **ddpg, auxiliary=temporal_contrast(margin), latent_actions=True),
         "spr": Paper(cropped(window), auxiliary=self_prediction(window)),
+        "mlr": Paper(cropped(window), auxiliary=reconstruction(window)),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from covr_jax.agents.method import Method
-from covr_jax.agents.methods import curl, deepmdp, drq, drqv2, rad, resact, sac, spr, svea, taco
+from covr_jax.agents.methods import curl, deepmdp, drq, drqv2, mlr, rad, resact, sac, spr, svea, taco
 from covr_jax.agents.methods.settings import Request, Settings
 from covr_jax.config import AugmentConfig, ConfigError
 
@@ -20,6 +20,7 @@ _MODULES = {
     "resact": resact,
     "taco": taco,
     "spr": spr,
+    "mlr": mlr,
 }
 METHODS = tuple(_MODULES)
 

@@ -48,6 +48,11 @@ def changed(augmentation: Augmentation, key: Array, images: Array) -> Array:
     return augment.intensity(augmentation.random(place_key, images), strength)
 
 
+def encode(networks: Networks, torso: Params, encoder: Params, images: Array) -> Array:
+    """The critic's features f32[B,F]."""
+    return networks.features.apply(encoder, networks.torso.apply(torso, images))
+
+
 def init_heads(key: Array, features: int) -> dict[str, Params]:
     """Projection and prediction head."""
     head, z = perceptron(features, PROJECTION), jnp.zeros((1, features))
@@ -87,16 +92,14 @@ def self_prediction(networks: Networks, augmentation: Augmentation, action_dim: 
         del views
         observation, future = beginning("spr", batch)
         now_key, later_key = jax.random.split(key)
-
-        def encode(torso: Params, encoder: Params, images: Array) -> Array:
-            return networks.features.apply(encoder, networks.torso.apply(torso, images))
-
-        z, predicted = encode(trained.torso, trained.encoder, changed(augmentation, now_key, observation)), []
+        z = encode(networks, trained.torso, trained.encoder, changed(augmentation, now_key, observation))
+        predicted = []
         for action in future.action:
             z = transition.apply(trained.auxiliary["transition"], z, action)
             predicted.append(z)
         flat = future.observation.reshape(-1, *observation.shape[1:])
-        wanted = encode(target["torso"], target["critic"]["encoder"], changed(augmentation, later_key, flat))
+        later = changed(augmentation, later_key, flat)
+        wanted = encode(networks, target["torso"], target["critic"]["encoder"], later)
         error = distance(trained.auxiliary, target["auxiliary"], jnp.stack(predicted), wanted.reshape(STEPS, *z.shape))
         valid = future.valid.astype(z.dtype)
         return jnp.sum(valid * error.sum(0)) / jnp.maximum(valid.sum(), 1.0), {}

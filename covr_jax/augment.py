@@ -63,6 +63,11 @@ def shift(images: Array, offsets: Array, margin: int) -> Array:
     return crop(padded, offsets, images.shape[1])
 
 
+def intensity(images: Array, strength: Array) -> Array:
+    """Each image times its strength f32[B]: u8[B,H,W,C] -> f32[B,H,W,C], 1 for a byte of 255 at strength 1."""
+    return images.astype(jnp.float32) * (strength / 255.0)[:, None, None, None]
+
+
 def random_conv(key: Array, images: Array) -> Array:
     """sigmoid(k * x) per image, with k a 3x3 kernel of N(0, 1) over colours and x in [0, 1] (Lee et al. 2019).
 

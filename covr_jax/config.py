@@ -23,7 +23,7 @@ Distractors = Literal[
 
 Storage = Literal["device", "host"]
 
-Agent = Literal["sac", "rad", "drq", "drqv2", "deepmdp", "curl", "svea", "resact", "taco"]
+Agent = Literal["sac", "rad", "drq", "drqv2", "deepmdp", "curl", "svea", "resact", "taco", "spr", "mlr"]
 Guided = Literal["covr", "dpl", "apl"]
 Actor = Literal["vbe", "vpf"]
 Mapped = Literal["dgc_like"]

@@ -154,6 +154,13 @@ def test_svea_s_second_view_is_the_first_one_convolved():
         np.testing.assert_array_equal(np.sort(np.unique(view)), np.intersect1d(view, picture))
 
 
+def test_intensity_multiplies_each_image():
+    pictures, strength = images(14), np.array([1.0, 0.5, 1.1, 0.9, 2.0], np.float32)
+    result = augment.intensity(pictures, strength)
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, pictures / 255 * strength[:, None, None, None], rtol=1e-6)
+
+
 def test_no_augmentation_changes_nothing():
     observation, following = images(7), images(8)
     augmentation = no_augmentation()

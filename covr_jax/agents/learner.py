@@ -18,16 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from covr_jax.agents import losses
-from covr_jax.agents.method import (
-    Auxiliary,
-    Method,
-    Metrics,
-    Trained,
-    Views,
-    build_networks,
-    no_auxiliary,
-    same_action,
-)
+from covr_jax.agents.method import Auxiliary, Method, Metrics, Trained, Views, build_networks, no_auxiliary, same_action
 from covr_jax.agents.networks import Networks, Params, init_networks
 from covr_jax.config import SACConfig
 from covr_jax.covr.guidance import guidance_loss
@@ -38,7 +29,7 @@ class LearnerState(flax.struct.PyTreeNode):
     """All that learning carries; every leaf strongly typed, or the compiled step would be traced twice."""
 
     params: dict[str, Params]  # torso, actor, critic, auxiliary
-    target: dict[str, Params]  # torso, critic
+    target: dict[str, Params]  # torso, critic; auxiliary where that has averaged parts
     critic_opt: Any  # over torso and critic, and over auxiliary where the critic reads embedded actions
     actor_opt: Any
     auxiliary_opt: Any  # over torso, the critic's encoder and auxiliary; empty for methods without such a loss
@@ -164,12 +155,13 @@ def _init(parts: _Parts, key: Array, observation: Array, action: Array) -> Learn
     params = init_networks(networks, key, images, embedded, *((action,) if parts.method.residual else ()))
     params["auxiliary"] = auxiliary
     log_alpha = jnp.log(jnp.asarray(config.init_temperature, jnp.float32))
-    critic = {"torso": params["torso"], "critic": params["critic"]}
-    fitted = _fitted(parts, params)
+    followed = {"torso": params["torso"], "critic": params["critic"]}
+    if averaged := {name: auxiliary[name] for name in parts.auxiliary.averaged}:
+        followed["auxiliary"] = averaged
     return LearnerState(
         params=params,
-        target=jax.tree.map(jnp.copy, critic),
-        critic_opt=parts.optimiser.init(fitted),
+        target=jax.tree.map(jnp.copy, followed),
+        critic_opt=parts.optimiser.init(_fitted(parts, params)),
         actor_opt=parts.optimiser.init(params["actor"]),
         auxiliary_opt=parts.auxiliary_optimiser.init(_trained(params)) if parts.method.auxiliary else {},
         log_alpha=log_alpha,
@@ -302,4 +294,8 @@ def _update_target(config: SACConfig, state: LearnerState) -> LearnerState:
     encoder = move(target["critic"]["encoder"], online["critic"]["encoder"], config.encoder_tau)
     heads = move(target["critic"]["heads"], online["critic"]["heads"], config.critic_tau)
     torso = move(target["torso"], online["torso"], config.encoder_tau if config.torso_tau is None else config.torso_tau)
-    return state.replace(target={"torso": torso, "critic": {"encoder": encoder, "heads": heads}})
+    moved = {"torso": torso, "critic": {"encoder": encoder, "heads": heads}}
+    if "auxiliary" in target:
+        averaged = {name: online["auxiliary"][name] for name in target["auxiliary"]}
+        moved["auxiliary"] = move(target["auxiliary"], averaged, config.encoder_tau)
+    return state.replace(target=moved)

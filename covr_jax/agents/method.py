@@ -52,9 +52,10 @@ class Auxiliary(NamedTuple):
     """A loss beside the critic's and the actor's, minimised by an Adam of its own after each critic update."""
 
     init: Callable[[Array, Array, Array], Params]  # (key, torso features f32[1,N], action f32[1,A])
-    # (trained, target networks' {"torso", "critic"}, views, batch, key) -> (loss, metrics)
+    # (trained, targets {"torso", "critic", "auxiliary" where averaged}, views, batch, key) -> (loss, metrics)
     loss: Callable[[Trained, dict[str, Params], Views, Batch, Array], tuple[Array, Metrics]]
     embed_action: Callable[[Params, Array], Array] = same_action  # what the critic reads; its loss moves the parameters
+    averaged: tuple[str, ...] = ()  # entries of the parameters that have a target copy, which follows by encoder_tau
 
 
 class Method(NamedTuple):

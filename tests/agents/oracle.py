@@ -257,7 +257,11 @@ def _moved(taus: tuple[float, float, float], target: Tree, params: Tree) -> Tree
     old, new = target["critic"], params["critic"]
     critic = {"encoder": towards(old["encoder"], new["encoder"], taus[1]),
               "heads": towards(old["heads"], new["heads"], taus[2])}
-    return {"torso": towards(target["torso"], params["torso"], taus[0]), "critic": critic}
+    moved = {"torso": towards(target["torso"], params["torso"], taus[0]), "critic": critic}
+    if "auxiliary" in target:  # heads with a momentum copy
+        momentum = {name: params["auxiliary"][name] for name in target["auxiliary"]}
+        moved["auxiliary"] = towards(target["auxiliary"], momentum, taus[1])
+    return moved
 
 
 def assert_close(got: Tree, expected: Tree, what: str, rel: float = 1e-4) -> None:

@@ -14,6 +14,7 @@ import torch
 from oracle import Agent, Images, Paper, Tree, Views, latent_action, linear, mse, normalised, tensor
 
 from covr_jax import augment
+from covr_jax.agents.methods.mlr import hidden
 
 # --------------------------------------------------------------------- images
 
@@ -90,20 +91,24 @@ def with_random_convolution(mild: Views) -> Views:
 # ----------------------------------------------------------- auxiliary losses
 
 
+def predictor(p: Tree, x: torch.Tensor) -> torch.Tensor:
+    return linear(p["Dense_1"], torch.relu(normalised(p["LayerNorm_0"], linear(p["Dense_0"], x))))
+
+
+def perceptron(p: Tree, x: torch.Tensor) -> torch.Tensor:
+    return linear(p["Dense_1"], torch.relu(linear(p["Dense_0"], x)))
+
+
 def latent_model(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, key: Any) -> Any:
     """DeepMDP: the next features and the reward from features and action."""
     del target, key
     (observation, *_), (following, *_) = views
-
-    def head(p: Tree, x: torch.Tensor) -> torch.Tensor:
-        return linear(p["Dense_1"], torch.relu(normalised(p["LayerNorm_0"], linear(p["Dense_0"], x))))
-
     h = agent.encode(p.encoder, agent.torso(p.torso, observation))
     with torch.no_grad():
         after = agent.encode(p.encoder, agent.torso(p.torso, following))
     both = torch.cat([h, tensor(batch.action)], -1)
-    transition = 0.5 * ((head(p.auxiliary["transition"], both) - after) ** 2).mean()
-    reward = mse(head(p.auxiliary["reward"], both)[:, 0], tensor(batch.reward))
+    transition = 0.5 * ((predictor(p.auxiliary["transition"], both) - after) ** 2).mean()
+    reward = mse(predictor(p.auxiliary["reward"], both)[:, 0], tensor(batch.reward))
     return transition + reward, {"losses/transition": transition.item(), "losses/reward": reward.item()}
 
 
@@ -151,9 +156,6 @@ def temporal_contrast(margin: int) -> Callable[..., Any]:
             return torch.tanh(normalised(heads["state"]["norm"], linear(heads["state"]["linear"],
                                                                           agent.torso(p.torso, images))))
 
-        def perceptron(p: Tree, x: torch.Tensor) -> torch.Tensor:
-            return linear(p["Dense_1"], torch.relu(linear(p["Dense_0"], x)))
-
         z = project(views[0][0])
         with torch.no_grad():
             later = project(shifted(keys[0], future.observation[-1], margin))
@@ -168,6 +170,95 @@ def temporal_contrast(margin: int) -> Callable[..., Any]:
         reward = mse(perceptron(heads["reward"], both)[kept, 0], total[kept])
         parts = {"temporal": temporal, "instance": instance, "reward": reward}
         return sum(parts.values()), {f"losses/{name}": value.item() for name, value in parts.items()}
+
+    return loss
+
+
+def perturbed(key: Any, images: Any, side: int) -> torch.Tensor:
+    """Cropped anew, and each image's brightness off by 5% times a normal number within two deviations."""
+    keys = jax.random.split(key)
+    strength = 1 + 0.05 * tensor(jax.random.normal(keys[1], (len(images),))).clamp(-2, 2)
+    return cut_anywhere(keys[0], images, side) * strength[:, None, None, None]
+
+
+def cosine_error(heads: Tree, momentum: Tree, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Twice one minus the cosine between prediction and target, both projected."""
+    online = perceptron(heads["prediction"], perceptron(heads["projection"], predicted))
+    with torch.no_grad():
+        fixed = perceptron(momentum["projection"], wanted)
+    return 2 - 2 * torch.nn.functional.cosine_similarity(online, fixed, dim=-1)
+
+
+def self_prediction(side: int) -> Callable[..., Any]:
+    """SPR: a latent model rolled along the actions, against the momentum encoder of what followed."""
+
+    def loss(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, key: Any) -> Any:
+        del views
+        heads, future, keys = p.auxiliary, batch.future, jax.random.split(key)
+        kept, rows = np.flatnonzero(future.valid), len(future.valid)
+        z = agent.encode(p.encoder, agent.torso(p.torso, perturbed(keys[0], batch.observation, side)))
+        later = perturbed(keys[1], np.concatenate(future.observation), side)  # step after step
+        total = 0.0
+        for step, action in enumerate(tensor(future.action)):
+            z = predictor(heads["transition"], torch.cat([z, action], -1))
+            with torch.no_grad():
+                images = later[step * rows : (step + 1) * rows]
+                wanted = agent.encode(target["critic"]["encoder"], agent.torso(target["torso"], images))
+            total = total + cosine_error(heads, target["auxiliary"], z, wanted)[kept].mean()
+        return total, {}
+
+    return loss
+
+
+def transformer(p: Tree, x: torch.Tensor) -> torch.Tensor:
+    """Two blocks that normalise first, one head, on tokens [B, N, F]."""
+    size = x.shape[-1]
+    for block in (p["block_0"], p["block_1"]):
+        h = normalised(block["attention_norm"], x) @ block["attention_in"]["kernel"]
+        query, key, value = (h[..., i * size : (i + 1) * size] for i in range(3))
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+        x = x + linear(block["attention_out"], mixed)
+        h = torch.nn.functional.gelu(linear(block["perceptron_in"], normalised(block["perceptron_norm"], x)))
+        x = x + linear(block["perceptron_out"], h)
+    return x
+
+
+def positions(steps: int, size: int) -> torch.Tensor:
+    table = np.zeros((steps, size))
+    waves = -(-size // 2)
+    for step in range(steps):
+        for column in range(size):
+            angle = step / 10_000 ** (2 * (column % waves) / size)
+            table[step, column] = np.sin(angle) if column < waves else np.cos(angle)
+    return tensor(table)
+
+
+def reconstruction(side: int) -> Callable[..., Any]:
+    """MLR: the features of 16 whole observations from half of their patches and the actions between them.
+
+    Which patches are hidden is the library's choice, which has a test of its own.
+    """
+
+    def loss(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, key: Any) -> Any:
+        del views
+        heads, future = p.auxiliary, batch.future
+        kept, rows = np.flatnonzero(future.valid), len(future.valid)
+        keys = jax.random.split(key, 3)
+        sequence = np.concatenate([batch.observation[None], future.observation])
+        masked = sequence * (1 - np.asarray(hidden(keys[0], sequence.shape[2]), np.uint8))[:, None, :, :, None]
+        z = agent.encode(p.encoder, agent.torso(p.torso, perturbed(keys[1], np.concatenate(masked), side)))
+        with torch.no_grad():
+            whole = agent.torso(target["torso"], perturbed(keys[2], np.concatenate(sequence), side))
+            wanted = agent.encode(target["critic"]["encoder"], whole).reshape(16, rows, -1)
+        z = z.reshape(16, rows, -1)
+        place = positions(16, z.shape[-1])
+        tokens = []
+        for step in range(16):
+            tokens.append(z[step] + place[step])
+            if step < 15:
+                tokens.append(linear(heads["decoder"]["action"], tensor(future.action[step])) + place[step])
+        decoded = transformer(heads["decoder"], torch.stack(tokens, 1))[:, ::2].transpose(0, 1)
+        return cosine_error(heads, target["auxiliary"], decoded, wanted)[:, kept].mean(), {}
 
     return loss
 
@@ -187,4 +278,6 @@ def papers(size: int) -> dict[str, Paper]:
         "resact": Paper(translated(canvas), change=True, residual=True, auxiliary=latent_model),
         "taco": Paper(shifts(margin), **ddpg, auxiliary=temporal_contrast(margin), latent_actions=True),
         "dgc_like": Paper(plain, auxiliary=distilled),
+        "spr": Paper(cropped(window), auxiliary=self_prediction(window)),
+        "mlr": Paper(cropped(window), auxiliary=reconstruction(window)),
     }

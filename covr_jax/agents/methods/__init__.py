@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from covr_jax.agents.method import Method
-from covr_jax.agents.methods import curl, deepmdp, dgc_like, drq, drqv2, rad, resact, sac, svea, taco
+from covr_jax.agents.methods import curl, deepmdp, dgc_like, drq, drqv2, mlr, rad, resact, sac, spr, svea, taco
 from covr_jax.agents.methods.settings import Request, Settings
 from covr_jax.config import AugmentConfig, ConfigError
 
@@ -19,6 +19,8 @@ _MODULES = {
     "svea": svea,
     "resact": resact,
     "taco": taco,
+    "spr": spr,
+    "mlr": mlr,
     "dgc_like": dgc_like,
 }
 METHODS = tuple(_MODULES)

@@ -129,10 +129,10 @@ def _product(x: Array, kernel: Array, precision: jax.lax.Precision) -> Array:
     return x.reshape(batch, rows, columns, filters)
 
 
-def dense(size: int, arithmetic: Arithmetic, name: str | None = None) -> nn.Dense:
+def dense(size: int, arithmetic: Arithmetic, name: str | None = None, bias: bool = True) -> nn.Dense:
     """A linear layer, orthogonal at first."""
-    start = nn.initializers.orthogonal()
-    return nn.Dense(size, dtype=arithmetic.dtype, precision=arithmetic.precision, kernel_init=start, name=name)
+    start, (dtype, precision) = nn.initializers.orthogonal(), arithmetic
+    return nn.Dense(size, use_bias=bias, dtype=dtype, precision=precision, kernel_init=start, name=name)
 
 
 class Features(nn.Module):

@@ -36,8 +36,8 @@ def beginning(name: str, batch: Batch) -> tuple[Array, Future]:
     """The observations and the future of the batch's first rows."""
     if batch.future is None:
         raise ValueError(f"{name} needs batches with a future")
-    future = batch.future
-    first = Future(*(part[:, :ROWS] for part in future[:3]), future.valid[:ROWS])
+    action, reward, seen, valid = batch.future
+    first = Future(action[:, :ROWS], reward[:, :ROWS], seen[:, :ROWS], valid[:ROWS])
     return batch.observation[:ROWS], first
 
 

@@ -102,12 +102,23 @@ class Profile(NamedTuple):
     rig: Rig
     ego: str
     weather: str
+    gear_switch_s: float | None = None  # of the ego vehicle; None: the blueprint's
+    hidden: tuple[str, ...] = ()  # names of carla.CityObjectLabel, whose scenery is switched off
 
 
-_MOTION_BLUR = (("motion_blur_intensity", "1.0"), ("motion_blur_max_distortion", "1.0"))
+_LENS = (
+    ("enable_postprocess_effects", "True"),
+    ("motion_blur_intensity", "1.0"),
+    ("motion_blur_max_distortion", "1.0"),
+)
 PROFILES = {
     "dmr": Profile(
-        RULES["dmr"], Rig((0.0,), 1.0, 1.5, 60.0, 128, _MOTION_BLUR), "vehicle.tesla.model3", "hard_high_light"
+        RULES["dmr"],
+        Rig((0.0,), 1.0, 1.5, 60.0, 128, _LENS),
+        "vehicle.tesla.model3",
+        "hard_high_light",
+        gear_switch_s=0.01,
+        hidden=("Poles", "Vegetation", "Static", "Dynamic", "Other"),
     ),
     "dbc": Profile(
         RULES["dbc"], Rig((-120.0, -60.0, 0.0, 60.0, 120.0), 1.6, 1.7, 60.0, 84), "vehicle.audi.a2", "changing"

@@ -27,6 +27,8 @@ _CAMERA = [
     ("image_size_y", INT, "84"),
     ("fov", FLOAT, "90.0"),
     ("sensor_tick", FLOAT, "0.0"),
+    ("enable_postprocess_effects", BOOL, "true"),
+    ("motion_blur_intensity", FLOAT, "0.45"),  # kept, of no effect on the pictures
 ]
 
 BLUEPRINTS = [
@@ -62,6 +64,7 @@ class Actor:
     velocity: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     control: list[Any] = field(default_factory=lambda: [0.0, 0.0, 0.0, False, False, False, 0])
     walk: list[Any] = field(default_factory=lambda: [[1.0, 0.0, 0.0], 0.0, False])
+    physics: list[Any] | None = None  # the client's record; None: every vehicle's
     frozen: bool = False  # physics switched off: it moves nothing and is moved by nothing
 
     @property

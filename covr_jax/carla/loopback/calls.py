@@ -11,6 +11,7 @@ from typing import Any
 
 from covr_jax.carla.loopback import wire
 from covr_jax.carla.loopback.actors import BLUEPRINTS, Actor
+from covr_jax.carla.loopback.surroundings import Surroundings
 from covr_jax.carla.loopback.world import World
 
 _WHEELS = [
@@ -26,7 +27,7 @@ _PHYSICS = [
 _GONE = "actor not found"
 
 
-class Calls:
+class Calls(Surroundings):
     """Answers to the client.
 
     Args:
@@ -38,7 +39,8 @@ class Calls:
     def __init__(
         self, world: World, version: str, stream_port: int, tick: Callable[[], int], loaded: Callable[[], None]
     ):
-        self._world, self._version, self._port, self._tick, self._loaded = world, version, stream_port, tick, loaded
+        super().__init__(world)
+        self._version, self._port, self._tick, self._loaded = version, stream_port, tick, loaded
 
     # -------------------------------------------------------------- the server
 
@@ -152,12 +154,12 @@ class Calls:
 
     def get_physics_control(self, number: int) -> Any:
         """A vehicle's physics parameters."""
-        return wire.value(_PHYSICS) if number in self._world.actors else wire.refusal(_GONE)
+        actor = self._world.actors.get(number)
+        return wire.refusal(_GONE) if actor is None else wire.value(actor.physics or _PHYSICS)
 
-    def apply_physics_control(self, number: int, control: Any) -> Any:
-        """Accepted and ignored: the vehicles are kinematic."""
-        del control
-        return wire.done() if number in self._world.actors else wire.undone(_GONE)
+    def apply_physics_control(self, number: int, control: list[Any]) -> Any:
+        """Replace a vehicle's physics parameters; kept, of no effect: the vehicles are kinematic."""
+        return self._set(number, "physics", control)
 
     def apply_control_to_vehicle(self, number: int, control: list[Any]) -> Any:
         """Steering, throttle and brake of a vehicle."""
@@ -239,78 +241,6 @@ class Calls:
         elif kind != wire.AUTOPILOT:  # which is the Traffic Manager's, and that lives in the client
             return wire.refusal(f"the loopback server has no batch command {kind}")
         return wire.value(number)
-
-    # ------------------------------------------------------------ surroundings
-
-    def query_lights_state(self, client: Any) -> Any:
-        """Street lights; none."""
-        del client
-        return wire.value([])
-
-    def update_lights_state(self, client: Any, lights: Any, *options: Any) -> Any:
-        """Change street lights; none."""
-        del client, lights, options
-        return wire.done()
-
-    def get_environment_objects(self, label: int) -> Any:
-        """Objects of the scenery; none."""
-        del label
-        return wire.value([])
-
-    def enable_environment_objects(self, numbers: list[int], enabled: bool) -> Any:
-        """Show or hide objects of the scenery; none."""
-        del numbers, enabled
-        return wire.done()
-
-    def get_vehicle_light_states(self) -> Any:
-        """The lights of all vehicles."""
-        return wire.value([[actor.number, 0] for actor in self._world.actors.values() if actor.is_vehicle])
-
-    def reset_all_traffic_lights(self) -> Any:
-        """Restart the traffic lights; none."""
-        return wire.done()
-
-    def freeze_all_traffic_lights(self, frozen: bool) -> Any:
-        """Freeze the traffic lights; none."""
-        del frozen
-        return wire.done()
-
-    def is_sensor_enabled_for_ros(self, stream: int) -> Any:
-        """Whether a sensor publishes to ROS; never."""
-        del stream
-        return wire.value(False)
-
-    def enable_sensor_for_ros(self, stream: int) -> Any:
-        """Publish a sensor to ROS; refused silently, as nothing listens."""
-        del stream
-        return wire.done()
-
-    def disable_sensor_for_ros(self, stream: int) -> Any:
-        """Stop publishing a sensor to ROS."""
-        del stream
-        return wire.done()
-
-    # --------------------------------------------------------- Traffic Manager
-
-    def is_traffic_manager_running(self, port: int) -> Any:
-        """Whether a Traffic Manager runs at a port."""
-        del port
-        return wire.value(False)
-
-    def get_traffic_manager_running(self, port: int) -> Any:
-        """Address of the Traffic Manager at a port."""
-        del port
-        return wire.value(["", 0])
-
-    def add_traffic_manager_running(self, address: Any) -> Any:
-        """Remember a Traffic Manager's address."""
-        del address
-        return wire.value(True)
-
-    def destroy_traffic_manager(self, port: int) -> Any:
-        """Forget a Traffic Manager."""
-        del port
-        return wire.value(True)
 
 
 def stream_of(actor: Actor) -> int:

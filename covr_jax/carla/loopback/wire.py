@@ -16,6 +16,8 @@ COLLISION, CAMERA, WORLD = 0, 13, 17
 WORLD_STREAM = 1
 # Positions in the client's table of batch commands.
 SPAWN, DESTROY, VEHICLE_CONTROL, WALKER_CONTROL, AUTOPILOT = 0, 1, 2, 4, 16
+# Labels of the scenery.
+POLES, VEGETATION, ANY = 6, 9, 255
 # Types of blueprint attributes.
 BOOL, INT, FLOAT, STRING, COLOR = range(1, 6)
 
@@ -49,6 +51,11 @@ def blueprint(number: int, name: str, attributes: list[tuple[str, int, str]]) ->
     """What can be spawned; every attribute may be changed and has no recommended values."""
     rows = [[key, kind, text, [], True, False] for key, kind, text in attributes]
     return [number, name, name.replace(".", ","), rows]
+
+
+def scenery(number: int, name: str, label: int, transform: Transform) -> list[Any]:
+    """An object of the map: pose, box (middle, half sizes, rotation, actor), u64 number, name, label."""
+    return [transform, [[0.0, 0.0, 2.0], [0.2, 0.2, 2.0], [0.0] * 3, 0], number, name, label]
 
 
 def token(stream: int, port: int) -> bytes:

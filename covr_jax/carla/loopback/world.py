@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,13 +13,22 @@ from covr_jax.carla.loopback.bumps import Bump, collide
 from covr_jax.carla.loopback.ground import Ground
 from covr_jax.carla.loopback.picture import Painter
 from covr_jax.carla.loopback.road import parse
-from covr_jax.carla.loopback.wire import Transform
+from covr_jax.carla.loopback.wire import POLES, VEGETATION, Transform
 
 FREE_RUNNING_S = 0.05  # the step of a world that no client ticks
 _NOON = [10.0, 0.0, 0.0, 10.0, 0.0, 75.0, 0.0, 0.0, 0.0, 0.2, 1.0, 0.03, 0.0331, 0.0]
 # synchronous, no rendering, [fixed step], substepping, largest substep, substeps, view distance, deterministic
 # ragdolls, stream distance, activation distance, spectator as ego
 _SETTINGS = [False, False, [False], True, 0.01, 10, 0.0, False, 3000.0, 2000.0, True]
+
+
+class Thing(NamedTuple):
+    """An object of the scenery, which is listed and never drawn."""
+
+    number: int
+    name: str
+    label: int
+    transform: Transform
 
 
 class World:
@@ -31,6 +40,7 @@ class World:
     Attributes:
       episode: grows when a map is loaded; actors of an older one are gone.
       settings, weather: the client's records, as they come.
+      scenery: what stands beside the road. hidden: the numbers of it that a client has switched off.
     """
 
     def __init__(self, map_name: str, xodr: str):
@@ -41,13 +51,17 @@ class World:
         self._next_number = 1
         self.settings: list[Any] = list(_SETTINGS)
         self.actors: dict[int, Actor] = {}
+        self.scenery = [
+            Thing(1, "BP_Lamp_1", POLES, [[20.0, 15.0, 0.0], [0.0] * 3]),
+            Thing(2, "BP_Tree_1", VEGETATION, [[40.0, 20.0, 0.0], [0.0] * 3]),
+        ]
         self.begin()
 
     def begin(self) -> None:
         """A new episode: an empty road and weather as at noon. Frames go on counting."""
         self.episode += 1
         self.weather: list[float] = list(_NOON)
-        self.actors = {}
+        self.actors, self.hidden = {}, set[int]()
         self.spectator = self.add([0, "spectator", []], [[0.0] * 3, [0.0] * 3])
 
     @property

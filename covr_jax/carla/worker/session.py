@@ -17,6 +17,7 @@ from covr_jax.carla.boxes import Box
 from covr_jax.carla.channel import Facts, Setup, Stepped
 from covr_jax.carla.reward import DT, Progress, Tick, ended
 from covr_jax.carla.worker.company import LIFT, Company, lane_place
+from covr_jax.carla.worker.extras import hide_scenery, quick_gears, show_scenery
 from covr_jax.carla.worker.failures import Fault, Refusal
 from covr_jax.carla.worker.library import carla
 from covr_jax.carla.worker.sensors import Camera, Collisions
@@ -103,6 +104,7 @@ class Session:
         actors = world.get_actors()
         leftovers = [actor.id for pattern in _OURS for actor in actors.filter(pattern)]
         self._client.apply_batch_sync([carla.command.DestroyActor(number) for number in leftovers], False)
+        self._hidden = hide_scenery(world, self._profile.hidden)
         self._company = Company(self._client, world, self._scenario)
 
     # ----------------------------------------------------------------- episodes
@@ -129,6 +131,8 @@ class Session:
             blueprint = self._world.get_blueprint_library().find(self._profile.ego)
             blueprint.set_attribute("role_name", "hero")
             self._ego = self._world.spawn_actor(blueprint, place)
+            if self._profile.gear_switch_s is not None:
+                quick_gears(self._ego, self._profile.gear_switch_s)
             rig = self._profile.rig
             self._cameras = [Camera(self._world, self._ego, rig, yaw, self._setup.image_size) for yaw in rig.yaws]
             self._collisions = Collisions(self._world, self._ego)
@@ -211,6 +215,7 @@ class Session:
                 sensor.actor.stop()
                 sensor.actor.destroy()
             self._ego.destroy()
+        show_scenery(self._world, self._hidden)
         self._world.tick(self._setup.call_s)
         self._company.close()
         self._world.apply_settings(self._found)

@@ -113,7 +113,8 @@ def _panel(axes, curves: list[Curve], styles: dict[str, Style], band: str) -> No
     axes.spines["bottom"].set_color("#b9bfca")
     handles, labels = axes.get_legend_handles_labels()
     best = sorted(zip(handles, labels, strict=True), key=lambda pair: -float(pair[0].get_ydata()[-1]))
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if crowded else {}
+    # Long handles, so that dashes show.
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "handlelength": 4.0} if crowded else {}
     axes.legend(*zip(*best, strict=True), frameon=False, fontsize=9, labelcolor="#161b26", **beside)
 
 

@@ -52,8 +52,9 @@ def _headline(run: Run) -> str:
         seconds = max((number(row.get("wall_s")) or 0.0 for row in run.rows), default=None)
     method = shown_method(config.get("method", "unknown method"))
     names = [("method", f"{method} on {config['base']}" if method == "covr" and "base" in config else method)]
-    names += [(key, str(config[key])) for key in ("seed", "preset", "renderer") if key in config]
-    names += [("simulator", world)] if (world := simulator(config)) else []
+    names += [(key, str(config[key])) for key in ("seed", "preset") if key in config]
+    drawn = result.get("renderer") or config.get("renderer")  # the simulator on the host, where there is one
+    names += [("simulator", world)] if (world := simulator(config)) else [("renderer", str(drawn))] if drawn else []
     facts = " · ".join(f"{escape(key)} <b>{escape(value)}</b>" for key, value in names)
     total = number(config.get("total_steps"))
     of = "" if total is None else f"of {steps(total)}"

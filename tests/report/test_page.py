@@ -40,6 +40,23 @@ def test_headline(page, text):
     assert text in text_of(page)
 
 
+@pytest.mark.parametrize(
+    ("config", "result", "shown"),
+    [
+        ({}, {}, "renderer jax"),
+        ({"task": "car_racing"}, {"renderer": "gymnasium"}, "renderer gymnasium"),
+        ({"task": "carla_highway", "carla": {"endpoint": "loopback"}}, {"renderer": "loopback"}, "simulator loopback"),
+    ],
+)
+def test_who_drew_the_pictures(tmp_path, config, result, shown):
+    folder = make_run(tmp_path)
+    finish(folder)
+    edit(folder, "config.json", lambda record: record.update({"renderer": "jax", **config}))
+    edit(folder, "result.json", lambda record: record.update(result))
+    headline = "".join(text_of(write_report(folder).read_text()))
+    assert shown in headline and ("renderer jax" in headline) == (shown == "renderer jax")
+
+
 def test_command(page):
     assert "python experiments/train.py --task cartpole_swingup --method covr --seed 1" in page
 

@@ -13,6 +13,7 @@ Rooms, from the ground up (imports run strictly downward, see ``tests/test_impor
 * ``bridge``, ``vlm``              JAX <-> Torch, the Qwen2.5-VL LoRA service
 * ``checkpoint``, ``metrics``, ``profiling``, ``report``, ``runtime``
 * ``train_state``, ``programs``    what a run carries on the device; the compiled pieces of a run
+* ``evaluation``                   policies on fresh environments
 * ``rounds``, ``run_directory``    a COVR round; who owns a run's folder
 * ``loop``                         ``train()``
 """

@@ -21,8 +21,8 @@ def policy_budget(programs: Programs, learner: Any) -> dict[str, float]:
 
     The action is that of all evaluation lanes at once, dispatch and waiting included.
     """
-    policy = programs.learned_policy(learner)
-    lanes, side = programs.eval_env.num_envs, programs.config.env.image_size
+    policy = programs.evaluator.learned_policy(learner)
+    lanes, side = programs.evaluator.env.num_envs, programs.config.env.image_size
     picture = jnp.zeros((lanes, side, side, 3 * programs.frame_stack), jnp.uint8)  # no environment is disturbed
     timestep = TimeStep(jnp.zeros(lanes, jnp.int32), jnp.zeros(lanes), jnp.ones(lanes), picture)
     jax.block_until_ready(policy(timestep, 0))

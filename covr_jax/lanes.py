@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -115,24 +115,3 @@ def make_envs(config: Config, task: Task | HostTask, frame_stack: int) -> tuple[
         return training, training if same else make(lanes, distractors=distractors)
     except RendererError as error:
         raise ConfigError(str(error)) from error
-
-
-def in_turn(
-    rollout: Iterable[tuple[Any, TimeStep]], finished: Callable[[], list[list[Any]]], episodes: int
-) -> tuple[np.ndarray, list[Any]]:
-    """Returns f64[episodes] of a rollout's episodes, and what ``finished`` says of them.
-
-    The lanes' first episodes come first, then their second ones: so many of each lane, however short some are.
-    """
-    returns: list[list[float]] = []
-    total = np.zeros(())
-    for _, timestep in rollout:
-        step_type = np.asarray(timestep.step_type)
-        returns = returns or [[] for _ in step_type]
-        total = np.where(step_type == StepType.FIRST, 0.0, total + np.asarray(timestep.reward, np.float64))
-        for lane in np.nonzero(step_type == StepType.LAST)[0]:
-            returns[lane].append(float(total[lane]))
-        if min(map(len, returns)) * len(returns) >= episodes:
-            break
-    values, measured = ([item for row in zip(*lanes, strict=False) for item in row] for lanes in (returns, finished()))
-    return np.array(values[:episodes]), measured[:episodes]

@@ -20,12 +20,14 @@ from covr_jax import config as configuration
 from covr_jax.config import GUIDED, VLM_ACTS, Config
 from covr_jax.config_rules import validate
 from covr_jax.covr import guidance, schedule
+from covr_jax.evaluation import FINAL_EVALUATION
 from covr_jax.metrics import MetricsLogger
 from covr_jax.profiling import CompileLog, chunk_annotation
-from covr_jax.programs import FINAL_EVALUATION, Programs, TrainState
+from covr_jax.programs import Programs
 from covr_jax.rounds import Coach, Reporter
 from covr_jax.run_directory import Result
 from covr_jax.selection import Selector
+from covr_jax.train_state import TrainState
 from covr_jax.types import EnvironmentLost
 from covr_jax.vlm.modes import make_vlm
 from covr_jax.vlm.protocol import PriorService
@@ -166,7 +168,8 @@ class Trainer:
         return self._finish()
 
     def _before(self) -> None:
-        values = self.programs.evaluate(self.programs.random_policy(0), self.config.eval.episodes, FINAL_EVALUATION)
+        evaluator = self.programs.evaluator
+        values = evaluator.evaluate(evaluator.random_policy(0), self.config.eval.episodes, FINAL_EVALUATION)
         self.host.random_return = float(values.mean())
         row = {"eval/random_return": self.host.random_return}
         if self.vlm:
@@ -266,17 +269,21 @@ class Trainer:
 
     def _evaluate(self) -> None:
         self.host.evaluations += 1
-        policy = self.programs.learned_policy(self.state.learner)
-        values = self.programs.evaluate(policy, self.config.eval.episodes, self.host.evaluations)
+        values = self._returns(self.host.evaluations)
         measured = self._log_evaluation(values)
         self.host.next_eval = self.env_steps + self.config.eval.every
         shown = "".join(f", {name} {value:.3g}" for name, value in measured.items())
         text = f"evaluation at {self.env_steps:,} env steps: {values.mean():.0f} ± {values.std():.0f}{shown}"
         self.reporter.message(text)
 
+    def _returns(self, number: int) -> np.ndarray:
+        """Of the learned policy, f64[episodes], in the ``number``-th evaluation."""
+        evaluator = self.programs.evaluator
+        return evaluator.evaluate(evaluator.learned_policy(self.state.learner), self.config.eval.episodes, number)
+
     def _log_evaluation(self, values: np.ndarray, more: dict[str, float] | None = None) -> dict[str, float]:
         """The row of an evaluation that gave these returns; what the environment measured besides them."""
-        measured = self.programs.episode_metrics()
+        measured = self.programs.evaluator.episode_metrics()
         row = {"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()}
         self._log(row | {f"eval/{name}": value for name, value in measured.items()} | (more or {}))
         return measured
@@ -290,9 +297,7 @@ class Trainer:
         self.checkpointer.save(self.env_steps, self.state, host, self.vlm.save_adapter if self.vlm else None)
 
     def _finish(self) -> Result:
-        values = self.programs.evaluate(
-            self.programs.learned_policy(self.state.learner), self.config.eval.episodes, FINAL_EVALUATION
-        )
+        values = self._returns(FINAL_EVALUATION)
         costs = budget.policy_budget(self.programs, self.state.learner)
         self._log_evaluation(values, costs | (budget.vlm_budget(self.vlm) if self.vlm else {}))
         self.logger.close()

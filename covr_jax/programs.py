@@ -8,9 +8,7 @@ slower, the same composition is dispatched piece by piece. Letters: E envs, K ag
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -22,22 +20,14 @@ from covr_jax import config as configuration
 from covr_jax import draws, memory, questions, replay, runtime
 from covr_jax.agents import Augmentation, Learner, LearnerState, make_learner, make_method
 from covr_jax.config import Config, ConfigError
-from covr_jax.envs import EnvState, HostState, HostVecEnv, find_task
-from covr_jax.lanes import CompiledEnv as CompiledEnv
-from covr_jax.lanes import driven, in_turn, make_envs
+from covr_jax.envs import HostVecEnv, find_task
+from covr_jax.evaluation import Evaluator
+from covr_jax.lanes import driven, make_envs
 from covr_jax.questions import Questions
 from covr_jax.replay import ReplayState
+from covr_jax.streams import ACT, ENTROPY, ENV, INIT, UPDATE, stream
 from covr_jax.train_state import Progress, TrainState, advance
-from covr_jax.types import Array, EnvironmentLost, Prior, StepType, TimeStep
-
-# Purpose streams: a key is fold_in(fold_in(key(seed), stream), counter), so a new consumer never shifts another's.
-INIT, ENV, ACT, UPDATE, EVAL, ENTROPY = range(6)
-FINAL_EVALUATION = 1_000_000  # number of the start states of the last evaluation; earlier ones count from 1
-
-
-def stream(seed: int, purpose: int) -> Array:
-    """The root key of a purpose; fold a counter in before use."""
-    return jax.random.fold_in(jax.random.key(seed), purpose)
+from covr_jax.types import Array, EnvironmentLost, Prior, StepType
 
 
 class Programs:
@@ -58,7 +48,7 @@ class Programs:
         self.method = make_method(agent, config.augment, env.image_size, task.augmentation)
         self.augmentation = self.method.augmentation
         self.frame_stack = env.frame_stack + self.method.history
-        self.env, self.eval_env = make_envs(config, task, self.frame_stack)
+        self.env, eval_env = make_envs(config, task, self.frame_stack)
         self.learner: Learner = make_learner(
             self.env.action_dim, sac.learning_rate or task.learning_rate, self.method, sac
         )
@@ -70,10 +60,11 @@ class Programs:
         self.chunk_steps = every * math.ceil(10 / every)
         self.candidates = self.chunk_steps // config.vlm.every * env.num_envs
         self._check(self.augmentation)
-        self._measured: list[dict[str, float]] = []
         self._draw = draws.make_draw(config.replay)
         self._keys = {purpose: stream(config.seed, purpose) for purpose in (ACT, UPDATE)}
         self._compile()
+        driver = self._env if eval_env is self.env else driven(eval_env, self._placed)
+        self.evaluator = Evaluator(config.seed, eval_env, driver, self.learner, self.method, self._placed)
 
     def _check(self, augmentation: Augmentation) -> None:
         """Refuse sizes that would fail, or silently overwrite, only later."""
@@ -105,7 +96,6 @@ class Programs:
         self._act = runtime.jit(self._act_piece)
         self._random = runtime.jit(self._random_piece)
         self._env = driven(self.env, self._placed)
-        self._eval = self._env if self.eval_env is self.env else driven(self.eval_env, self._placed)
         self._add = runtime.jit(replay.add, donate_argnums=0)
         self._prioritise = runtime.jit(draws.prioritise, donate_argnums=0)
         self._mark = runtime.jit(draws.mark, donate_argnums=0)
@@ -115,9 +105,6 @@ class Programs:
             for with_actor in (False, True)
         }
         self._last_action = runtime.jit(replay.last_action)
-        self._mean_action = runtime.jit(
-            lambda learner, observation, previous: self.learner.act(learner, observation, None, previous)
-        )
         self._entropy = runtime.jit(self.learner.entropy)
         self._value = runtime.jit(self.learner.value)
         vlm = self.config.vlm
@@ -340,51 +327,6 @@ class Programs:
         place = jnp.asarray(time, jnp.int32), jnp.asarray(lane, jnp.int32)
         return state.replace(replay=self._mark(state.replay, *place))
 
-    def evaluate(self, policy: Callable[[TimeStep, int], Any], episodes: int, number: int) -> np.ndarray:
-        """Returns f64[episodes] of a policy (time step, agent step) -> action f32[E,A] on fresh environments.
-
-        Args:
-          number: which evaluation this is; equal numbers start from equal states.
-        """
-        values, self._measured = in_turn(self.rollout(policy, number), self._eval.finished, episodes)
-        return values
-
-    def episode_metrics(self) -> dict[str, float]:
-        """What the environment itself measured, by name: means over the episodes of the latest evaluation."""
-        names = self._measured[0] if self._measured else {}
-        return {name: float(np.mean([episode[name] for episode in self._measured])) for name in names}
-
-    def rollout(
-        self, policy: Callable[[TimeStep, int], Any], number: int
-    ) -> Iterator[tuple[EnvState | HostState, TimeStep]]:
-        """Every evaluation lane, step by step from FIRST without end. A state is gone at the next step."""
-        state, timestep = self._eval.reset(self._placed(jax.random.fold_in(stream(self.config.seed, EVAL), number)))
-        yield state, timestep
-        for step in itertools.count():
-            state, timestep = self._eval.step(state, self._placed(jnp.asarray(policy(timestep, step))))
-            yield state, timestep
-
     def close(self) -> None:
         """Close the worlds on the host."""
         self._env.close()
-
-    def learned_policy(self, learner: LearnerState) -> Callable[[TimeStep, int], Array]:
-        """The mean action of the actor; the VLM has no part in it."""
-        if not self.method.residual:
-            return lambda timestep, _: self._mean_action(learner, timestep.observation, None)
-        action = jnp.zeros((self.eval_env.num_envs, self.eval_env.action_dim), jnp.float32)
-
-        def policy(timestep: TimeStep, step: int) -> Array:
-            nonlocal action
-            going_on = timestep.step_type != StepType.FIRST
-            previous = jnp.where(going_on[:, None], action, 0.0)
-            action = self._mean_action(learner, timestep.observation, previous)
-            return action
-
-        return policy
-
-    def random_policy(self, number: int) -> Callable[[TimeStep, int], np.ndarray]:
-        """Uniform actions."""
-        generator = np.random.default_rng([self.config.seed, number])
-        shape = (self.eval_env.num_envs, self.eval_env.action_dim)
-        return lambda timestep, _: generator.uniform(-1.0, 1.0, shape).astype(np.float32)

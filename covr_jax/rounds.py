@@ -10,9 +10,10 @@ import numpy as np
 
 from covr_jax.config import Config
 from covr_jax.covr import ablations
-from covr_jax.programs import Programs, TrainState
+from covr_jax.programs import Programs
 from covr_jax.questions import seen
 from covr_jax.selection import Samples, Selector, frames_of
+from covr_jax.train_state import TrainState
 from covr_jax.vlm.protocol import Lesson, PriorError, PriorService
 
 _GALLERY = 6  # samples per round that the report shows
@@ -147,7 +148,7 @@ class Coach:
         episodes = self._config.vlm.return_episodes
         if not episodes:
             return {}
-        env, frames = self._programs.eval_env, self._config.vlm.frames
+        env, frames = self._programs.evaluator.env, self._config.vlm.frames
 
         def policy(timestep: Any, step: int) -> np.ndarray:
             del step
@@ -156,7 +157,7 @@ class Coach:
             return action
 
         try:
-            values = self._programs.evaluate(policy, episodes, number=0)
+            values = self._programs.evaluator.evaluate(policy, episodes, number=0)
         except PriorError:  # a measurement is not worth a run
             return {}
         return {"vlm_return": float(values.mean()), "vlm_return_std": float(values.std())}

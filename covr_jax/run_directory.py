@@ -13,7 +13,8 @@ from typing import NamedTuple
 from covr_jax import checkpoint
 from covr_jax import config as configuration
 from covr_jax.config import Config, ConfigError, Distractors
-from covr_jax.programs import Programs, TrainState
+from covr_jax.programs import Programs
+from covr_jax.train_state import TrainState
 
 
 class Result(NamedTuple):

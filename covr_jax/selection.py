@@ -15,7 +15,8 @@ import numpy as np
 from covr_jax import replay
 from covr_jax.config import Config
 from covr_jax.covr import ablations, eddf, returns, schedule
-from covr_jax.programs import Programs, TrainState
+from covr_jax.programs import Programs
+from covr_jax.train_state import TrainState
 from covr_jax.types import StepType
 
 

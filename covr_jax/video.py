@@ -25,7 +25,7 @@ def record_episode(programs: Programs, learner: LearnerState, path: Path) -> Pat
     """One evaluation episode of the actor's mean action, as an mp4 in real time."""
     import imageio_ffmpeg
 
-    env = programs.eval_env
+    env = programs.evaluator.env
     if isinstance(env, HostVecEnv):
         frames, fps = _seen(programs, learner), env.task.fps / env.action_repeat
     else:
@@ -64,7 +64,7 @@ def _drawn(programs: Programs, env: VecEnv, learner: LearnerState) -> list[np.nd
 
 def _episode(programs: Programs, learner: LearnerState) -> Iterator[tuple[Any, TimeStep]]:
     """States and time steps of the first evaluation lane's first episode."""
-    for state, timestep in programs.rollout(programs.learned_policy(learner), number=0):
+    for state, timestep in programs.evaluator.rollout(programs.evaluator.learned_policy(learner), number=0):
         yield state, timestep
         if timestep.step_type[0] == StepType.LAST:
             return

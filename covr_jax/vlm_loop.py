@@ -17,12 +17,14 @@ import numpy as np
 
 from covr_jax import budget, checkpoint, runtime
 from covr_jax.config import Config
+from covr_jax.evaluation import FINAL_EVALUATION
 from covr_jax.lanes import CompiledEnv, HostedEnv, driven
 from covr_jax.metrics import MetricsLogger
-from covr_jax.programs import ENV, FINAL_EVALUATION, Programs, stream
+from covr_jax.programs import Programs
 from covr_jax.questions import seen
 from covr_jax.rounds import Reporter
 from covr_jax.run_directory import Result
+from covr_jax.streams import ENV, stream
 from covr_jax.types import StepType, TimeStep
 from covr_jax.vlm.modes import SyncPrior, make_vlm
 from covr_jax.vlm.protocol import PriorService
@@ -63,7 +65,7 @@ class VLMTrainer:
             running=[0.0] * lanes,
             last=[math.nan] * lanes,
         )
-        self._held = np.zeros((self.programs.eval_env.num_envs, self.programs.env.action_dim), np.float32)
+        self._held = np.zeros((self.programs.evaluator.env.num_envs, self.programs.env.action_dim), np.float32)
 
     @property
     def env_steps(self) -> int:
@@ -92,8 +94,8 @@ class VLMTrainer:
         return Result(mean, std, self.host.random_return, self.env_steps, self.seconds)
 
     def _before(self) -> None:
-        random = self.programs.random_policy(0)
-        values = self.programs.evaluate(random, self.config.eval.episodes, FINAL_EVALUATION)
+        evaluator = self.programs.evaluator
+        values = evaluator.evaluate(evaluator.random_policy(0), self.config.eval.episodes, FINAL_EVALUATION)
         self.host.random_return = float(values.mean())
         self.reporter.message(f"VLM: {self.vlm.facts.name}, {self.vlm.facts.parameters}")
         self._log({"eval/random_return": self.host.random_return})
@@ -106,7 +108,7 @@ class VLMTrainer:
         return self._held
 
     def _evaluate(self, number: int) -> np.ndarray:
-        values = self.programs.evaluate(self._policy, self.config.eval.episodes, number)
+        values = self.programs.evaluator.evaluate(self._policy, self.config.eval.episodes, number)
         row = {"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()}
         row |= self.vlm.metrics() | budget.vlm_budget(self.vlm)
         self._log(row | {"mem/device_peak_bytes": runtime.peak_memory_bytes()})

@@ -39,20 +39,21 @@ def main() -> int:
     from covr_jax import run_directory
 
     config, programs, state = run_directory.load(arguments.run_dir, arguments.checkpoint, arguments.distractors)
-    lanes = programs.eval_env.num_envs
+    evaluator = programs.evaluator
+    lanes = evaluator.env.num_envs
     if arguments.episodes < 1 or (arguments.episodes > lanes and not programs.hosted):
         cli.fail(f"--episodes must be between 1 and {lanes}, the run's evaluation lanes")
     if arguments.constant and len(arguments.constant) != programs.env.action_dim:
         cli.fail(f"--constant needs {programs.env.action_dim} numbers for {config.task}")
-    policy = programs.learned_policy(state.learner)
+    policy = evaluator.learned_policy(state.learner)
     name = shown_method(config.method)
     if arguments.random:
-        policy, name = programs.random_policy(arguments.number), "random"
+        policy, name = evaluator.random_policy(arguments.number), "random"
     elif arguments.constant:
         action = np.tile(np.array(arguments.constant, np.float32), (lanes, 1))
         policy, name = (lambda *_: action), f"constant {' '.join(f'{number:g}' for number in arguments.constant)}"
-    values = programs.evaluate(policy, arguments.episodes, arguments.number)
-    measured = programs.episode_metrics()
+    values = evaluator.evaluate(policy, arguments.episodes, arguments.number)
+    measured = evaluator.episode_metrics()
     if arguments.video:
         from covr_jax.video import record_episode
 

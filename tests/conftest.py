@@ -70,8 +70,9 @@ def piece_sizes():
     """How many variants of each compiled piece of some Programs there are."""
 
     def sizes(programs):
-        names = ("_act", "_random", "_add", "_progress", "_mean_action", "_query", "_attach")
+        names = ("_act", "_random", "_add", "_progress", "_query", "_attach")
         pieces = {name: getattr(programs, name) for name in names}
+        pieces["_mean_action"] = programs.evaluator._mean_action
         pieces |= {name: getattr(programs._env, name) for name in ("_initial", "_advance", "_observe")}
         pieces |= {f"_learn {with_actor}": piece for with_actor, piece in programs._learn.items()}
         return {name: piece._cache_size() for name, piece in pieces.items()}

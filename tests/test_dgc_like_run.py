@@ -117,7 +117,7 @@ def test_it_resumes_and_is_evaluated_without_the_vlm(short, finished, tmp_path, 
         np.testing.assert_array_equal(one, two)
     monkeypatch.setattr(MapVLM, "query", None)
     _, programs, state = run_directory.load(directory, None, None)
-    assert np.isfinite(programs.evaluate(programs.learned_policy(state.learner), 1, 0)).all()
+    assert np.isfinite(programs.evaluator.evaluate(programs.evaluator.learned_policy(state.learner), 1, 0)).all()
 
 
 @pytest.mark.parametrize("mode", ["async", "process"])

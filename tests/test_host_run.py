@@ -133,10 +133,11 @@ def test_an_evaluation_between_chunks_leaves_a_seam_that_nothing_joins(config, s
     programs, _ = start()
     assert (programs.chunk_steps, programs.env.episode_length) == (10, 18)
     state, _ = programs.chunk(programs.init(), learn=False)
-    values = programs.evaluate(programs.random_policy(0), 5, 1)
+    values = programs.evaluator.evaluate(programs.evaluator.random_policy(0), 5, 1)
     # Lane 0's episodes pay 1 + ... + 7, lane 1's 11 + ... + 28; in order: first ones, second ones, ...
     assert values.tolist() == [28, 351, 28, 351, 28]
-    assert programs.episode_metrics() == {"length": pytest.approx((3 * 7 + 2 * 18) / 5), "lane": pytest.approx(2 / 5)}
+    measured = programs.evaluator.episode_metrics()
+    assert measured == {"length": pytest.approx((3 * 7 + 2 * 18) / 5), "lane": pytest.approx(2 / 5)}
     for _ in range(4):
         state, metrics = programs.chunk(state, learn=True)
     assert all(np.isfinite(value) for value in metrics.values())

@@ -160,7 +160,7 @@ def test_a_run_with_frames_on_the_host_equals_one_on_the_device(tiny_config, mak
     checkpointer.save(1, states["host"], {})
     restored, _, _ = checkpointer.restore(programs.init())
     assert kind(restored.replay) == "pinned_host"
-    programs.evaluate(programs.learned_policy(restored.learner), 2, 1)
+    programs.evaluator.evaluate(programs.evaluator.learned_policy(restored.learner), 2, 1)
     frames = programs.questions(restored).frames
     np.testing.assert_array_equal(frames, make_programs(tiny_config).questions(states["device"]).frames)
     programs.chunk(restored, learn=True)

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax import bridge, replay, runtime
-from covr_jax import programs as programs_module
+from covr_jax import bridge, replay, runtime, streams
 from covr_jax.config import ConfigError
 from covr_jax.programs import Programs
 from covr_jax.types import Prior, StepType
@@ -47,7 +46,7 @@ def history(programs):
             prior = Prior(*map(bridge.to_jax, answers))
             state = programs.attach(state, prior)
         if chunk % 10 == 9:
-            programs.evaluate(programs.learned_policy(state.learner), 2, chunk)
+            programs.evaluator.evaluate(programs.evaluator.learned_policy(state.learner), 2, chunk)
         row = (state.progress, state.learner.updates, state.replay.count, metrics)
         rows.append((learn, *jax.tree.map(np.asarray, row)))
     return rows, state
@@ -124,12 +123,12 @@ def test_questions_are_the_frames_of_every_fifth_step(programs, history):
 
 
 def test_evaluation_is_decided_by_its_number(programs, history):
-    policy = programs.learned_policy(history[1].learner)
-    one, again, other = (programs.evaluate(policy, 2, number) for number in (5, 5, 6))
+    policy = programs.evaluator.learned_policy(history[1].learner)
+    one, again, other = (programs.evaluator.evaluate(policy, 2, number) for number in (5, 5, 6))
     np.testing.assert_array_equal(one, again)
     assert (one != other).all() and one[0] != one[1]
     assert one.dtype == np.float64 and (one > 0).all() and (one < EPISODE * 40).all()
-    assert programs.evaluate(policy, 1, 5).tolist() == one[:1].tolist()
+    assert programs.evaluator.evaluate(policy, 1, 5).tolist() == one[:1].tolist()
     # The learned policy is the mean action: it sees the time step and nothing else.
     timestep = history[1].timestep
     np.testing.assert_array_equal(policy(timestep, 0), policy(timestep, 7))
@@ -138,7 +137,7 @@ def test_evaluation_is_decided_by_its_number(programs, history):
 def test_training_leaves_no_trace_in_an_evaluation_and_vice_versa(programs):
     state, _ = programs.chunk(programs.init(), learn=False)
     before = jax.tree.map(np.asarray, (state.env.qpos, state.timestep.observation, state.progress))
-    programs.evaluate(programs.random_policy(0), 2, 1)
+    programs.evaluator.evaluate(programs.evaluator.random_policy(0), 2, 1)
     after = jax.tree.map(np.asarray, (state.env.qpos, state.timestep.observation, state.progress))
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
@@ -222,16 +221,6 @@ def test_options_that_do_not_fit_together_are_refused_in_one_line(tiny_config, c
 
 
 def test_purposes_have_streams_of_their_own():
-    keys = [
-        programs_module.stream(seed, purpose)
-        for seed in (0, 1)
-        for purpose in (
-            programs_module.INIT,
-            programs_module.ENV,
-            programs_module.ACT,
-            programs_module.UPDATE,
-            programs_module.EVAL,
-            programs_module.ENTROPY,
-        )
-    ]
+    purposes = (streams.INIT, streams.ENV, streams.ACT, streams.UPDATE, streams.EVAL, streams.ENTROPY)
+    keys = [streams.stream(seed, purpose) for seed in (0, 1) for purpose in purposes]
     assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 12

@@ -14,9 +14,10 @@ import pytest
 from covr_jax import config, loop, vlm_loop
 from covr_jax.checkpoint import CheckpointError
 from covr_jax.config import ConfigError
+from covr_jax.lanes import CompiledEnv
 from covr_jax.metrics import read_metrics
-from covr_jax.programs import CompiledEnv, stream
 from covr_jax.report import write_report
+from covr_jax.streams import stream
 from covr_jax.types import StepType
 from covr_jax.vlm.fake import FakeVLM
 
@@ -51,7 +52,7 @@ def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path, frames):
             asked.append(oracle.query(np.asarray(timestep.observation)[..., -3 * frames :]).action)
         return asked[-1]
 
-    expected = programs.evaluate(policy, 2, loop.FINAL_EVALUATION)
+    expected = programs.evaluator.evaluate(policy, 2, loop.FINAL_EVALUATION)
     assert result.final_return == pytest.approx(float(expected.mean()))
     assert result.random_return != result.final_return
     (first, last) = read_metrics(tmp_path / "vbe" / "metrics.jsonl")

@@ -37,7 +37,7 @@ def built(task: str, lanes: int, samples: int) -> tuple[Any, Any, Any, Any]:
     import jax.numpy as jnp
 
     from covr_jax import envs
-    from covr_jax.programs import CompiledEnv
+    from covr_jax.lanes import CompiledEnv
 
     env = envs.make(task, lanes, image_size=SIZE, samples=samples)
     compiled = CompiledEnv(env)

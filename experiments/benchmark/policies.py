@@ -35,15 +35,15 @@ def measured(run_dir: Path, constants: list[str], episodes: int, number: int) ->
     from covr_jax import run_directory
 
     config, programs, state = run_directory.load(run_dir)
-    lanes = programs.eval_env.num_envs
-    policies = {config.method: programs.learned_policy(state.learner), "random": programs.random_policy(number)}
+    evaluator, lanes = programs.evaluator, programs.evaluator.env.num_envs
+    policies = {config.method: evaluator.learned_policy(state.learner), "random": evaluator.random_policy(number)}
     policies |= {f"constant {text}": constant(text, lanes, programs.env.action_dim) for text in constants}
     rows = []
     try:
         for name, policy in policies.items():
-            values = programs.evaluate(policy, episodes, number)
+            values = evaluator.evaluate(policy, episodes, number)
             row = {"policy": name, "return": float(values.mean()), "return_std": float(values.std())}
-            rows.append(row | {"least": float(values.min())} | programs.episode_metrics())
+            rows.append(row | {"least": float(values.min())} | evaluator.episode_metrics())
             print(json.dumps(rows[-1]), flush=True)
     finally:
         programs.close()

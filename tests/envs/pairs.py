@@ -13,7 +13,7 @@ import numpy as np
 from dm_control import suite
 
 from covr_jax import envs
-from covr_jax.programs import CompiledEnv
+from covr_jax.lanes import CompiledEnv
 
 LANES = 100
 SIZE = 24  # pixels

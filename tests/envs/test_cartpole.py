@@ -15,7 +15,7 @@ from dm_control import suite
 from covr_jax import envs
 from covr_jax.envs import VecEnv, get_task
 from covr_jax.envs.task import Task
-from covr_jax.programs import CompiledEnv
+from covr_jax.lanes import CompiledEnv
 from covr_jax.render import Renderer
 from covr_jax.types import StepType
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reporters import Quiet
 
 from covr_jax import config as configuration
 from covr_jax import loop, presets, replay, run_directory
@@ -26,17 +27,6 @@ sys.path.insert(0, str(ROOT))
 
 from covr_jax.vlm.maps import MapVLM  # noqa: E402
 from experiments import cli  # noqa: E402
-
-
-class Silent:
-    def message(self, text):
-        pass
-
-    def update(self, env_steps, shown):
-        pass
-
-    def finetune(self, step, steps, loss):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +46,7 @@ def short(tiny_config):
 def finished(short, tmp_path_factory):
     """A run's directory and its trainer."""
     directory = tmp_path_factory.mktemp("run")
-    trainer = loop.Trainer(short, directory, Silent())
+    trainer = loop.Trainer(short, directory, Quiet())
     (directory / "config.json").write_text(json.dumps(configuration.to_dict(short)))
     result = trainer.run()
     (directory / "result.json").write_text(json.dumps(result._asdict()))
@@ -109,8 +99,8 @@ def test_a_batch_holds_the_map_of_its_newest_frame_and_no_prior(finished):
 def test_it_resumes_and_is_evaluated_without_the_vlm(short, finished, tmp_path, monkeypatch):
     directory, trainer = finished
     half = dataclasses.replace(short, total_steps=2_000)
-    loop.Trainer(half, tmp_path, Silent()).run()
-    resumed = loop.Trainer(short, tmp_path, Silent())
+    loop.Trainer(half, tmp_path, Quiet()).run()
+    resumed = loop.Trainer(short, tmp_path, Quiet())
     assert 2_000 <= resumed.env_steps < 4_000
     resumed.run()
     for one, two in zip(*(jax.tree.leaves(t.state.learner.params) for t in (trainer, resumed)), strict=True):
@@ -124,7 +114,7 @@ def test_it_resumes_and_is_evaluated_without_the_vlm(short, finished, tmp_path, 
 def test_a_thread_or_a_child_answers_too(short, tmp_path, mode):
     vlm = dataclasses.replace(short.vlm, mode=mode, deadline_s=300.0)
     config = dataclasses.replace(short, vlm=vlm, total_steps=2_000)
-    trainer = loop.Trainer(config, tmp_path, Silent())
+    trainer = loop.Trainer(config, tmp_path, Quiet())
     try:
         trainer.run()
         assert trainer.vlm.counters["failures"] == trainer.vlm.counters["hangs"] == 0
@@ -183,7 +173,7 @@ def test_what_does_not_go_together_is_refused(short, changes, said):
 def test_a_wrong_model_and_a_wrong_base_are_one_line(short, tmp_path, capsys):
     config = dataclasses.replace(short, vlm=dataclasses.replace(short.vlm, name=str(tmp_path / "nothing")))
     with pytest.raises(ConfigError, match="cannot load the VLM"):
-        loop.Trainer(config, tmp_path / "run", Silent())
+        loop.Trainer(config, tmp_path / "run", Quiet())
     with pytest.raises(SystemExit):
         cli.parse_config(["--method", "covr", "--base", "dgc_like"], "train.py", "")
     assert capsys.readouterr().err.strip().endswith("cannot be a --base; use --method dgc_like")

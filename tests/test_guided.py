@@ -8,6 +8,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from reporters import Quiet
 
 from covr_jax import config as configuration
 from covr_jax import draws, loop
@@ -16,20 +17,9 @@ from covr_jax.config_rules import validate
 from covr_jax.programs import Programs
 
 
-class Silent:
-    def message(self, text):
-        pass
-
-    def update(self, env_steps, shown):
-        pass
-
-    def finetune(self, step, steps, loss):
-        pass
-
-
 def train(config, directory):
     """The finished trainer and its rows of training metrics."""
-    trainer = loop.Trainer(config, directory, Silent())
+    trainer = loop.Trainer(config, directory, Quiet())
     trainer.run()
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return trainer, [row for row in rows if "train/env_steps_per_second" in row], rows

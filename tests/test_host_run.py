@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from reporters import Quiet
 
 from covr_jax import config as configuration
 from covr_jax import loop, replay, selection
@@ -69,21 +69,6 @@ def start(built, monkeypatch):
 
     yield anew
     programs.close()
-
-
-class Quiet:
-    def __init__(self, stop_at=math.inf):
-        self.stop_at, self.messages = stop_at, []
-
-    def message(self, text):
-        self.messages.append(text)
-
-    def update(self, env_steps, shown):
-        if env_steps >= self.stop_at:
-            raise KeyboardInterrupt
-
-    def finetune(self, step, steps, loss):
-        pass
 
 
 def seen(store, time, lane):

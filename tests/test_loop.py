@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reporters import Quiet
 
 from covr_jax import loop, run_directory
 from covr_jax.checkpoint import Checkpointer, CheckpointError
 from covr_jax.config import ConfigError
 from covr_jax.covr import schedule
+from covr_jax.evaluation import Evaluator
 from covr_jax.metrics import read_metrics
 from covr_jax.programs import Programs
 from covr_jax.rounds import Coach
@@ -51,23 +53,6 @@ class WatchedVLM(FakeVLM):
 
 class Stop(Exception):
     """Stands for a kill."""
-
-
-class Quiet:
-    """A reporter that says nothing and may pull the plug."""
-
-    def __init__(self, stop_at=math.inf):
-        self.stop_at, self.messages = stop_at, []
-
-    def message(self, text):
-        self.messages.append(text)
-
-    def update(self, env_steps, shown):
-        if env_steps >= self.stop_at:
-            raise Stop
-
-    def finetune(self, step, steps, loss):
-        pass
 
 
 def host_copy(tree):
@@ -134,8 +119,8 @@ def run(make_programs):
                 log.saved[self.env_steps] = host_copy(self.state)
                 log.ended = self.state
 
-        def phased(name):
-            original = getattr(Programs, name)
+        def phased(owner, name):
+            original = getattr(owner, name)
 
             def method(self, *arguments, **options):
                 log.phase = name
@@ -154,10 +139,10 @@ def run(make_programs):
             patch.setattr(loop, "Programs", make_programs)
             patch.setattr(loop, "Trainer", Watched)
             patch.setattr(modes, "build_engine", build_engine)
-            for name in ("chunk", "evaluate"):
-                patch.setattr(Programs, name, phased(name))
+            for owner, name in ((Programs, "chunk"), (Evaluator, "evaluate")):
+                patch.setattr(owner, name, phased(owner, name))
             with contextlib.suppress(Stop):
-                loop.train(config, run_dir, Quiet(stop_at))
+                loop.train(config, run_dir, Quiet(stop_at, Stop))
         return log
 
     return go

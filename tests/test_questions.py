@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reporters import Quiet
 
 from covr_jax import loop, questions, replay
 from covr_jax.agents.policies import noisy_deterministic, squashed_gaussian
@@ -156,17 +157,6 @@ def test_ends_of_episodes_are_asked_about_last(tiny_config):
 
 
 # ------------------------------------------------------------------------ runs
-
-
-class Quiet:
-    def message(self, text):
-        pass
-
-    def update(self, env_steps, shown):
-        pass
-
-    def finetune(self, step, steps, loss):
-        pass
 
 
 @pytest.fixture(scope="module")

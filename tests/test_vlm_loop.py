@@ -10,6 +10,7 @@ import json
 
 import numpy as np
 import pytest
+from reporters import Quiet
 
 from covr_jax import config, loop, vlm_loop
 from covr_jax.checkpoint import CheckpointError
@@ -22,12 +23,7 @@ from covr_jax.types import StepType
 from covr_jax.vlm.fake import FakeVLM
 
 
-class Quiet:
-    """A reporter that says nothing."""
-
-    def message(self, text):
-        pass
-
+class Shown(Quiet):
     def update(self, env_steps, shown):
         assert {"train/env_steps_per_second", "train/updates_per_second", "covr/round"} <= set(shown)
 
@@ -42,7 +38,7 @@ def shared(monkeypatch, make_programs):
 def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path, frames):
     """Its return is that of the answers, asked every fifth step and held, computed here from the environment."""
     run = dataclasses.replace(tiny_config, method="vbe", vlm=dataclasses.replace(tiny_config.vlm, frames=frames))
-    result = loop.train(run, tmp_path / "vbe", Quiet())
+    result = loop.train(run, tmp_path / "vbe", Shown())
     assert result.env_steps == 0 and (tmp_path / "vbe" / "result.json").exists()
 
     programs, oracle, asked = shared(run), FakeVLM(), []
@@ -129,7 +125,7 @@ def test_vpf_trains_the_adapter_and_leaves_a_whole_run(tiny_config, shared, tmp_
         vlm=config.VLMConfig(name="tiny", lora_rank=2, frames=2),
         vpf=config.VPFConfig(steps=52, epochs=1, minibatch=20, learning_rate=1e-3, value_hidden=(8,)),
     )
-    result = loop.train(run, tmp_path / "vpf", Quiet())
+    result = loop.train(run, tmp_path / "vpf", Shown())
     assert result.env_steps == 52 * 40
     rows = read_metrics(tmp_path / "vpf" / "metrics.jsonl")
     training = [row for row in rows if "ppo/policy" in row]
@@ -158,7 +154,7 @@ def small_vpf(tiny_config):
 
 def test_vpf_goes_on_as_if_it_had_not_been_stopped(small_vpf, shared, tmp_path, monkeypatch):
     pytest.importorskip("torch")
-    whole = loop.train(small_vpf, tmp_path / "whole", Quiet())
+    whole = loop.train(small_vpf, tmp_path / "whole", Shown())
 
     iterate, calls = vlm_loop.VLMTrainer._iterate, []
 
@@ -171,8 +167,8 @@ def test_vpf_goes_on_as_if_it_had_not_been_stopped(small_vpf, shared, tmp_path, 
     with monkeypatch.context() as patched:
         patched.setattr(vlm_loop.VLMTrainer, "_iterate", stopped)
         with pytest.raises(KeyboardInterrupt):
-            loop.train(small_vpf, tmp_path / "parts", Quiet())
-    parts = loop.train(small_vpf, tmp_path / "parts", Quiet())
+            loop.train(small_vpf, tmp_path / "parts", Shown())
+    parts = loop.train(small_vpf, tmp_path / "parts", Shown())
     assert calls == [0, 1_040, 2_080] and parts[:4] == whole[:4]
 
     def what_was_seen(name):
@@ -189,12 +185,12 @@ def test_vpf_goes_on_as_if_it_had_not_been_stopped(small_vpf, shared, tmp_path, 
 def test_a_damaged_vpf_checkpoint_is_one_line(small_vpf, shared, tmp_path):
     pytest.importorskip("torch")
     run = dataclasses.replace(small_vpf, total_steps=1_000)
-    loop.train(run, tmp_path / "run", Quiet())
+    loop.train(run, tmp_path / "run", Shown())
     (tmp_path / "run" / "result.json").unlink()
     stored = tmp_path / "run" / "checkpoints" / "1040" / "adapter" / "ppo.pt"
     stored.write_bytes(stored.read_bytes()[:300])
     with pytest.raises(CheckpointError, match=r"checkpoint .*1040: .*delete it to use an older one") as said:
-        loop.train(run, tmp_path / "run", Quiet())
+        loop.train(run, tmp_path / "run", Shown())
     assert "\n" not in str(said.value)
 
 
@@ -210,5 +206,5 @@ def test_a_damaged_vpf_checkpoint_is_one_line(small_vpf, shared, tmp_path):
 def test_vpf_refuses_a_vlm_that_it_cannot_train(tiny_config, tmp_path, changes, said):
     run = dataclasses.replace(tiny_config, method="vpf", vlm=dataclasses.replace(tiny_config.vlm, **changes))
     with pytest.raises(ConfigError, match=said):
-        loop.train(run, tmp_path / "run", Quiet())
+        loop.train(run, tmp_path / "run", Shown())
     assert not (tmp_path / "run" / "config.json").exists()

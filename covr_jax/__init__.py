@@ -14,7 +14,8 @@ Rooms, from the ground up (imports run strictly downward, see ``tests/test_impor
 * ``checkpoint``, ``metrics``, ``profiling``, ``report``, ``runtime``
 * ``train_state``, ``programs``    what a run carries on the device; the compiled pieces of a run
 * ``evaluation``                   policies on fresh environments
-* ``rounds``, ``run_directory``    a COVR round; who owns a run's folder
+* ``conversation``, ``rounds``     what the VLM is asked; a COVR round
+* ``run_directory``                who owns a run's folder
 * ``loop``                         ``train()``
 """
 

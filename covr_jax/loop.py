@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from covr_jax import budget, checkpoint, questions, replay, run_directory, runtime
+from covr_jax import budget, checkpoint, replay, run_directory, runtime
 from covr_jax import config as configuration
 from covr_jax.config import GUIDED, VLM_ACTS, Config
 from covr_jax.config_rules import validate
+from covr_jax.conversation import Conversation
 from covr_jax.covr import guidance, schedule
 from covr_jax.evaluation import FINAL_EVALUATION
 from covr_jax.metrics import MetricsLogger
@@ -30,7 +31,6 @@ from covr_jax.selection import Selector
 from covr_jax.train_state import TrainState
 from covr_jax.types import EnvironmentLost
 from covr_jax.vlm.modes import make_vlm
-from covr_jax.vlm.protocol import PriorService
 from covr_jax.vlm_loop import VLMTrainer
 
 
@@ -47,8 +47,8 @@ class Host:
     seconds: float = 0.0  # spent in earlier sittings
     random_return: float = math.nan
     vlm_counters: dict[str, float] = field(default_factory=dict)
-    asked: int = 0  # frames that the VLM was asked about
-    skipped: int = 0  # candidates that it was not, because the policy was certain enough
+    asked: int = 0  # of the conversation with the VLM
+    skipped: int = 0
 
 
 class Trainer:
@@ -68,8 +68,9 @@ class Trainer:
         self.checkpointer = checkpoint.Checkpointer(run_dir)
         self.started = time.monotonic()
         self.told_compiling = False
-        self.places: dict[int, Any] = {}  # of the frames asked about, by the time of asking, until they are answered
         self.state, self.host, resumed = self._begin()
+        counts = self.host.asked, self.host.skipped
+        self.conversation = Conversation(self.programs, self.vlm, *counts) if self.vlm else None
         self.updates_since, self.steps_since = int(self.state.learner.updates), self.env_steps
         self.time_since = time.monotonic()
         self.logger = MetricsLogger(run_dir, resume_env_steps=self.env_steps if resumed else None)
@@ -184,27 +185,13 @@ class Trainer:
         self.state = self.programs.scheduled(self.state, **self._scheduled())
         with chunk_annotation(int(self.state.progress.vec_steps) // self.programs.chunk_steps):
             self.state, metrics = self.programs.chunk(self.state, learn=learn)
-        if self.vlm:
-            self._query(self.vlm)
+        if self.conversation:
+            self.state = self.conversation.turn(self.state, ask=self.guided)
         if learn and not self.told_compiling:
             self.told_compiling = True
             self.reporter.message(str(self.compile_log))
         if self.env_steps >= self.host.next_log:
             self._log_training(metrics)
-
-    def _query(self, vlm: PriorService) -> None:
-        """Hand the chunk's frames over, and store what has been answered by now with the frames it belongs to."""
-        now, lanes, total = int(self.state.replay.count), self.config.env.num_envs, self.programs.candidates
-        if self.guided:
-            frames, self.places[now] = self.programs.questions(self.state)
-            self.host.asked, self.host.skipped = self.host.asked + len(frames), self.host.skipped + total - len(frames)
-            vlm.ask(now, frames)
-        answers = vlm.answers(now)
-        for asked, prior, _ in answers:
-            prior = questions.scattered(prior, self.places[asked], lanes, total)
-            self.state = self.programs.attach(self.state, prior, asked)
-        if answers:  # what was asked before the newest of them has been dropped or lost
-            self.places = {time: place for time, place in self.places.items() if time > answers[-1].time}
 
     def _log_training(self, metrics: dict[str, Any]) -> None:
         now, updates = time.monotonic(), int(self.state.learner.updates)
@@ -219,10 +206,10 @@ class Trainer:
             "mem/device_peak_bytes": runtime.peak_memory_bytes(),
         }
         row |= self.compile_log.metrics()
-        if self.vlm:
+        if self.vlm and self.conversation:
             row |= self.vlm.metrics()
             if self.config.vlm.ask_share < 1:
-                row |= {"vlm/asked": self.host.asked, "vlm/skipped": self.host.skipped}
+                row |= {"vlm/asked": self.conversation.asked, "vlm/skipped": self.conversation.skipped}
         if self.coach:
             row["covr/guidance_weight"] = float(self.state.learner.guidance_weight)
         self._log(row)
@@ -291,8 +278,9 @@ class Trainer:
     def _save(self) -> None:
         self.host.next_checkpoint = self.env_steps + self.config.run.checkpoint_every
         host = asdict(self.host) | {"seconds": self.seconds}
-        if self.vlm:
+        if self.vlm and self.conversation:
             host["vlm_counters"] = dict(self.vlm.counters)
+            host |= {"asked": self.conversation.asked, "skipped": self.conversation.skipped}
         self.logger.flush()
         self.checkpointer.save(self.env_steps, self.state, host, self.vlm.save_adapter if self.vlm else None)
 

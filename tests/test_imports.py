@@ -39,6 +39,7 @@ FLOORS = {
     "report": 5,
     "programs": 5,
     "selection": 6,
+    "conversation": 6,
     "rounds": 7,
     "run_directory": 6,
     "video": 6,

@@ -309,4 +309,4 @@ def test_late_answers_go_to_the_chunk_they_were_asked_for(run, half, monkeypatch
                 valid += 1
     assert valid == sum(int(FakeVLM().query(frames).valid.sum()) for frames in asked[:-2]) > 0
     assert not store.prior.valid[end : end + 20].any()
-    assert sorted(trainer.places) == [int(store.count) - 10, int(store.count)]
+    assert trainer.conversation.waiting == [int(store.count) - 10, int(store.count)]

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 import torch
 
-from covr_jax import presets, questions, runtime
+from covr_jax import presets, runtime
 from covr_jax.config import Config
+from covr_jax.conversation import Conversation
 from covr_jax.vlm.modes import make_service
 from covr_jax.vlm.protocol import Lesson, PriorService
 from covr_jax.vlm.service import VLMService
@@ -40,6 +41,7 @@ class Beside:
         self, programs: Any, service: PriorService | None, lesson: Lesson | None = None, spinning: int | None = None
     ):
         self._programs, self._service, self._lesson, self._spinning = programs, service, lesson, spinning
+        self._conversation = Conversation(programs, service) if service else None
         self._state = programs.init()
         for _ in range(2):
             self._state, _ = programs.chunk(self._state, learn=False)
@@ -47,16 +49,9 @@ class Beside:
 
     def _chunk(self) -> None:
         """As ``loop.Trainer`` does it once guidance is open."""
-        programs, service = self._programs, self._service
-        self._state, _ = programs.chunk(self._state, learn=True)
-        if service is None:
-            return
-        now, lanes = int(self._state.replay.count), programs.env.num_envs
-        frames, place = programs.questions(self._state)
-        service.ask(now, frames)
-        for asked, prior, _ in service.answers(now):
-            prior = questions.scattered(prior, place, lanes, programs.candidates)
-            self._state = programs.attach(self._state, prior, asked)
+        self._state, _ = self._programs.chunk(self._state, learn=True)
+        if self._conversation:
+            self._state = self._conversation.turn(self._state, ask=True)
 
     def turn(self, chunks: int) -> float:
         """Seconds of some chunks; a lesson begins before and is waited for afterwards, off the clock."""

@@ -1,0 +1,44 @@
+"""The run asks its VLM about frames, and keeps the answers with the frames that they belong to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from covr_jax import questions
+from covr_jax.programs import Programs
+from covr_jax.train_state import TrainState
+from covr_jax.vlm.protocol import PriorService
+
+
+class Conversation:
+    """Questions that are on their way, and counts of what was asked.
+
+    Attributes:
+      asked: frames that the VLM was asked about.
+      skipped: candidates that it was not, because the policy was certain enough.
+    """
+
+    def __init__(self, programs: Programs, vlm: PriorService, asked: int = 0, skipped: int = 0):
+        self.asked, self.skipped = asked, skipped
+        self._programs, self._vlm = programs, vlm
+        self._places: dict[int, Any] = {}  # of the frames asked about, by the time of asking
+
+    def turn(self, state: TrainState, *, ask: bool) -> TrainState:
+        """After a chunk: hand its frames over if told to, and store what has been answered by now."""
+        now, total = int(state.replay.count), self._programs.candidates
+        if ask:
+            frames, self._places[now] = self._programs.questions(state)
+            self.asked, self.skipped = self.asked + len(frames), self.skipped + total - len(frames)
+            self._vlm.ask(now, frames)
+        answers = self._vlm.answers(now)
+        for asked, prior, _ in answers:
+            prior = questions.scattered(prior, self._places[asked], self._programs.env.num_envs, total)
+            state = self._programs.attach(state, prior, asked)
+        if answers:  # what was asked before the newest of them has been dropped or lost
+            self._places = {time: place for time, place in self._places.items() if time > answers[-1].time}
+        return state
+
+    @property
+    def waiting(self) -> list[int]:
+        """When the questions were asked whose answers are still to come, in slots written by then."""
+        return sorted(self._places)

@@ -61,11 +61,14 @@ class Checkpointer:
             shutil.rmtree(self._root / str(old), ignore_errors=True)
         return final
 
-    def restore(self, like: Any, env_steps: int | None = None) -> tuple[Any, dict[str, Any], Path]:
+    def restore(
+        self, like: Callable[[], Any], env_steps: int | None = None
+    ) -> tuple[Any, dict[str, Any], Path]:
         """The newest checkpoint (or that of ``env_steps``): state, host values, directory.
 
         Args:
-          like: a state of the same structure; its shapes, dtypes and placement are used, its values are not.
+          like: makes a state of the same structure, whose shapes, dtypes and placement are used. It is called here, so
+            that its memory is free again before anything is read: a replay may fill most of what there is.
 
         Raises:
           CheckpointError: none there, or one that cannot be read.
@@ -77,19 +80,25 @@ class Checkpointer:
         if not known or (env_steps is not None and env_steps not in known):
             raise CheckpointError(f"no checkpoint {env_steps or ''} in {self._root}; train first")
         directory = self._root / str(known[-1] if env_steps is None else env_steps)
+        state = like()
+        pinned = [leaf.committed for leaf in jax.tree.leaves(state)]
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        del state
         try:
-            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-            state = ocp.load(directory.resolve() / "state", abstract)
-            state = jax.tree.map(_placed_as, state, like)
+            leaves, structure = jax.tree.flatten(ocp.load(directory.resolve() / "state", abstract))
+            for place, pin in enumerate(pinned):  # one by one: of no more than one array are there two copies
+                leaves[place] = _placed_as(leaves[place], pin)
+            state = jax.tree.unflatten(structure, leaves)
             host = json.loads((directory / "host.json").read_text())
         except Exception as error:  # a damaged array comes out of TensorStore as a bare Exception
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            text = f"cannot read checkpoint {directory}: {line}; delete it to use an older one"
-            raise CheckpointError(text) from error
+            full = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in line
+            remedy = "free memory and run again" if full else "delete it to use an older one"
+            raise CheckpointError(f"cannot read checkpoint {directory}: {line}; {remedy}") from error
         return state, host, directory
 
 
-def _placed_as(leaf: Any, wanted: Any) -> Any:
+def _placed_as(leaf: Any, pinned: bool) -> Any:
     """A copy like one that a program computed: orbax pins arrays to a device, and pinned ones compile anew."""
     import jax
     import jax.numpy as jnp
@@ -98,7 +107,7 @@ def _placed_as(leaf: Any, wanted: Any) -> Any:
     if len(leaf.sharding.device_set) > 1:
         return leaf
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_placed_as(jax.random.key_data(leaf), jax.random.key_data(wanted)))
-    if wanted.committed:  # pinned on purpose, perhaps in the host's memory
-        return jax.device_put(np.array(leaf), wanted.sharding)
+        return jax.random.wrap_key_data(_placed_as(jax.random.key_data(leaf), pinned))
+    if pinned:  # on purpose, perhaps in the host's memory
+        return jax.device_put(np.array(leaf), leaf.sharding)
     return jnp.array(np.asarray(leaf), copy=True)

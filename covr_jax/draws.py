@@ -81,6 +81,8 @@ def _by_mass(state: ReplayState, key: Array, batch_size: int, mass: Array) -> tu
     below = jnp.cumsum(mass.reshape(-1))
     points = jax.random.uniform(key, (batch_size,)) * below[-1]
     index = jnp.searchsorted(below, points, side="right").clip(max=below.shape[0] - 1)
+    # Sums of float32 may rise by rounding where there is no mass; the heaviest transition stands in there.
+    index = jnp.where(mass.reshape(-1)[index] > 0, index, jnp.argmax(mass))
     return _times(state)[index // num_envs], index % num_envs, mass.reshape(-1)[index] / below[-1]
 
 

@@ -84,7 +84,7 @@ class Trainer:
         if not self.checkpointer.steps():
             host = Host(data_start=[0] * config.env.num_envs, next_checkpoint=config.run.checkpoint_every)
             return self.programs.init(), host, False
-        state, values, directory = self.checkpointer.restore(self.programs.init(begin=False))
+        state, values, directory = self.checkpointer.restore(lambda: self.programs.init(begin=False))
         host = Host(**values)
         if self.vlm:
             try:

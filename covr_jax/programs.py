@@ -19,7 +19,7 @@ import numpy as np
 from covr_jax import config as configuration
 from covr_jax import draws, memory, questions, replay, runtime
 from covr_jax.agents import Augmentation, Learner, LearnerState, make_learner, make_method
-from covr_jax.config import Config, ConfigError
+from covr_jax.config import Config, ConfigError, given
 from covr_jax.envs import HostVecEnv, find_task
 from covr_jax.evaluation import Evaluator
 from covr_jax.lanes import driven, make_envs
@@ -50,7 +50,7 @@ class Programs:
         self.frame_stack = env.frame_stack + self.method.history
         self.env, eval_env = make_envs(config, task, self.frame_stack)
         self.learner: Learner = make_learner(
-            self.env.action_dim, sac.learning_rate or task.learning_rate, self.method, sac
+            self.env.action_dim, given(sac.learning_rate, task.learning_rate), self.method, sac
         )
         self.slots = replay.capacity_in_slots(config.replay.capacity, env.num_envs, self.frame_stack)
         # A cycle is the fewest agent steps after which "actor every n updates" repeats.

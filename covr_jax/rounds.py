@@ -14,6 +14,7 @@ from covr_jax.programs import Programs
 from covr_jax.questions import seen
 from covr_jax.selection import Samples, Selector, frames_of
 from covr_jax.train_state import TrainState
+from covr_jax.types import EnvironmentLost
 from covr_jax.vlm.protocol import Lesson, PriorError, PriorService
 
 _GALLERY = 6  # samples per round that the report shows
@@ -158,7 +159,7 @@ class Coach:
 
         try:
             values = self._programs.evaluator.evaluate(policy, episodes, number=0)
-        except PriorError:  # a measurement is not worth a run
+        except (PriorError, EnvironmentLost):  # not worth a run; the next step meets a lost world again
             return {}
         return {"vlm_return": float(values.mean()), "vlm_return_std": float(values.std())}
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from covr_jax import checkpoint
 from covr_jax import config as configuration
-from covr_jax.config import Config, ConfigError, Distractors
+from covr_jax.config import VLM_ACTS, Config, ConfigError, Distractors
 from covr_jax.programs import Programs
 from covr_jax.train_state import TrainState
 
@@ -64,7 +64,7 @@ def load(
     ``distractors`` takes the place of the run's own in evaluation.
 
     Raises:
-      ConfigError, CheckpointError: no run there.
+      ConfigError, CheckpointError: no run there, or one in which the VLM acts.
     """
     path = run_dir / "config.json"
     if not path.exists():
@@ -72,6 +72,9 @@ def load(
     config = configuration.from_dict(json.loads(path.read_text()))
     if distractors:
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, distractors=distractors))
+    if config.method in VLM_ACTS:
+        shown = run_dir / "metrics.jsonl"
+        raise ConfigError(f"{config.method} has no policy but the VLM's; its evaluations are in {shown}")
     programs = Programs(config)
-    state, _, _ = checkpoint.Checkpointer(run_dir).restore(programs.init(begin=False), env_steps)
+    state, _, _ = checkpoint.Checkpointer(run_dir).restore(lambda: programs.init(begin=False), env_steps)
     return config, programs, state

@@ -25,7 +25,7 @@ from covr_jax.questions import seen
 from covr_jax.rounds import Reporter
 from covr_jax.run_directory import Result
 from covr_jax.streams import ENV, stream
-from covr_jax.types import StepType, TimeStep
+from covr_jax.types import EnvironmentLost, StepType, TimeStep
 from covr_jax.vlm.modes import SyncPrior, make_vlm
 from covr_jax.vlm.protocol import PriorService
 from covr_jax.vlm.rollout import Rollout, batch_of
@@ -82,14 +82,21 @@ class VLMTrainer:
         self.logger.write(row, env_steps=self.env_steps, agent_steps=host.agent_steps, updates=host.updates)
 
     def run(self) -> Result:
-        """Train (``vpf`` only), evaluate, write metrics."""
-        if self.config.method == "vpf":
-            self._train()
-        else:
-            self.logger = MetricsLogger(self.run_dir)
-            self._before()
-        values = self._evaluate(FINAL_EVALUATION)
-        self.logger.close()
+        """Train (``vpf`` only), evaluate, write metrics.
+
+        Raises:
+          EnvironmentLost: a world on the host does not come back; of ``vpf`` a checkpoint has been written.
+        """
+        try:
+            if self.config.method == "vpf":
+                self._train()
+            else:
+                self.logger = MetricsLogger(self.run_dir)
+                self._before()
+            values = self._evaluate(FINAL_EVALUATION)
+            self.logger.close()
+        finally:
+            self.programs.close()
         mean, std = float(values.mean()), float(values.std())
         return Result(mean, std, self.host.random_return, self.env_steps, self.seconds)
 
@@ -110,6 +117,7 @@ class VLMTrainer:
     def _evaluate(self, number: int) -> np.ndarray:
         values = self.programs.evaluator.evaluate(self._policy, self.config.eval.episodes, number)
         row = {"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()}
+        row |= {f"eval/{name}": value for name, value in self.programs.evaluator.episode_metrics().items()}
         row |= self.vlm.metrics() | budget.vlm_budget(self.vlm)
         self._log(row | {"mem/device_peak_bytes": runtime.peak_memory_bytes()})
         self.reporter.message(f"evaluation at {self.env_steps:,} env steps: {values.mean():.0f} ± {values.std():.0f}")
@@ -125,14 +133,18 @@ class VLMTrainer:
         policy = TokenPolicy(cast(Any, cast(SyncPrior, self.vlm).engine), options, vpf.value_hidden, self.config.seed)
         env = driven(self.programs.env)
         place = self._begin(env, policy)
-        while self.env_steps < self.config.total_steps:
-            place = self._iterate(policy, env, *place)
-            if self.env_steps >= self.host.next_eval and self.env_steps < self.config.total_steps:
-                self.host.evaluations += 1
-                self.host.next_eval = self.env_steps + self.config.eval.every
-                self._evaluate(self.host.evaluations)
-            if self.env_steps >= self.host.next_checkpoint:
-                self._save(policy, place)
+        try:
+            while self.env_steps < self.config.total_steps:
+                place = self._iterate(policy, env, *place)
+                if self.env_steps >= self.host.next_eval and self.env_steps < self.config.total_steps:
+                    self.host.evaluations += 1
+                    self.host.next_eval = self.env_steps + self.config.eval.every
+                    self._evaluate(self.host.evaluations)
+                if self.env_steps >= self.host.next_checkpoint:
+                    self._save(policy, place)
+        except EnvironmentLost:  # an iteration under way is begun again
+            self._save(policy, place)
+            raise
         self.vlm.save_adapter(self.run_dir / ADAPTER)
 
     def _begin(self, env: CompiledEnv | HostedEnv, policy: Any) -> tuple[Any, TimeStep]:
@@ -142,7 +154,7 @@ class VLMTrainer:
             self.logger = MetricsLogger(self.run_dir)
             self._before()
             return env.reset(key)
-        place, values, directory = self.checkpointer.restore(env.blank(key))
+        place, values, directory = self.checkpointer.restore(lambda: env.blank(key))
         self.host = Host(**values)
         try:
             policy.load(directory / "adapter")
@@ -208,8 +220,14 @@ def collect(
         rows["frames"].append(frames)
         rows["took"].append(took)
         rows["value"].append(took.value)
-        rows["acts"].append(np.asarray(timestep.step_type) != StepType.LAST)
+        acts = np.asarray(timestep.step_type) != StepType.LAST
         state, timestep = env.step(state, jnp.asarray(took.action))
+        # A world on the host may begin anew in mid-episode: this action was ignored, and the one before was the last.
+        broken = acts & (np.asarray(timestep.step_type) == StepType.FIRST)
+        running[broken] = 0.0
+        if rows["ends"]:
+            rows["ends"][-1] = rows["ends"][-1] | broken
+        rows["acts"].append(acts & ~broken)
         ends = np.asarray(timestep.step_type) == StepType.LAST
         rows["reward"].append(np.asarray(timestep.reward))
         rows["discount"].append(np.asarray(timestep.discount))

@@ -76,6 +76,15 @@ def make_slots(jobs: int, gpus: list[str]) -> list[Slot]:
     return [Slot(*slot) for slot in zip(shares, visible, strict=True)]
 
 
+def refuse_own(options: list[str]) -> None:
+    """Raise ConfigError where an option meant for every train.py is one that tells the runs apart."""
+    from covr_jax.config import ConfigError
+
+    for name in ("task", "method", "base", "seed", "run-dir"):
+        if any(option == f"--{name}" or option.startswith(f"--{name}=") for option in options):
+            raise ConfigError(f"--{name} tells the runs apart and cannot be given to all of them; see --help")
+
+
 def unfinished(jobs: list[Job]) -> list[Job]:
     """The runs to do.
 
@@ -154,6 +163,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--gpus", nargs="+", default=[], metavar="GPU", help="one run at a time on each of these")
     own, options = parser.parse_known_args()
+    refuse_own(options)
     jobs = make_jobs(own.tasks, own.methods, own.seeds, own.root, options)
     slots, rest = make_slots(own.jobs, own.gpus), unfinished(jobs)
     print(f"{len(jobs)} runs, {len(jobs) - len(rest)} of them finished, {len(slots)} at a time", flush=True)

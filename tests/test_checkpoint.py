@@ -38,7 +38,7 @@ def test_there_and_back_bit_for_bit(tmp_path):
         800, state(1), host, lambda directory: (directory.mkdir(), (directory / "a").write_text("x"))
     )
     assert path == tmp_path / "checkpoints" / "800"
-    restored, values, directory = checkpointer.restore(state(2))
+    restored, values, directory = checkpointer.restore(lambda: state(2))
     assert_equal(restored, state(1))
     assert directory == path and (directory / "adapter" / "a").read_text() == "x"
     assert values["start"] == [3, 4] and np.isnan(values["random_return"])
@@ -53,17 +53,17 @@ def test_the_newest_is_restored_the_oldest_are_dropped_and_unfinished_ones_ignor
     assert checkpointer.steps() == [40, 300][-KEEP:]  # by number, not by name
     (tmp_path / "checkpoints" / "999.tmp").mkdir()
     (tmp_path / "checkpoints" / "notes").mkdir()
-    restored, host, _ = checkpointer.restore(state(0))
+    restored, host, _ = checkpointer.restore(lambda: state(0))
     assert host == {"at": 300} and int(restored["count"]) == 300
-    older, _, _ = checkpointer.restore(state(0), 40)
+    older, _, _ = checkpointer.restore(lambda: state(0), 40)
     assert int(older["count"]) == 40
     checkpointer.save(300, state(301), {"at": 301})  # the same step again takes the place of the first
-    assert int(checkpointer.restore(state(0))[0]["count"]) == 301
+    assert int(checkpointer.restore(lambda: state(0))[0]["count"]) == 301
 
 
 def refuse(checkpointer, like, *arguments):
     with pytest.raises(CheckpointError) as caught:
-        checkpointer.restore(like, *arguments)
+        checkpointer.restore(lambda: like, *arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -110,7 +110,7 @@ def test_a_damaged_checkpoint_is_named_in_one_line_and_the_older_one_still_serve
     damage(checkpointer.save(20, state(20), {"at": 20}))
     message = refuse(checkpointer, state(0))
     assert str(tmp_path / "checkpoints" / "20") in message and "delete it to use an older one" in message
-    restored, host, _ = checkpointer.restore(state(0), 10)
+    restored, host, _ = checkpointer.restore(lambda: state(0), 10)
     assert host == {"at": 10}
     assert_equal(restored, state(10))
 
@@ -139,6 +139,6 @@ def test_a_disk_that_refuses_keeps_the_earlier_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot write checkpoint .*No space left on device.*free space"):
         checkpointer.save(2, state(2), {"at": 2}, full)
     assert checkpointer.steps() == [1]
-    assert checkpointer.restore(state(0))[1] == {"at": 1}
+    assert checkpointer.restore(lambda: state(0))[1] == {"at": 1}
     checkpointer.save(2, state(2), {"at": 2})  # what the failed attempt left behind is no obstacle
     assert json.loads((tmp_path / "checkpoints" / "2" / "host.json").read_text()) == {"at": 2}

@@ -190,7 +190,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config, start, tmp_path):
     assert whole[:4] == parts[:4]
     states = []
     for name in ("whole", "parts"):
-        state, host, _ = Checkpointer(tmp_path / name).restore(programs.init(begin=False))
+        state, host, _ = Checkpointer(tmp_path / name).restore(lambda: programs.init(begin=False))
         states.append((leaves(state), host["evaluations"], host["next_eval"]))
     jax.tree.map(np.testing.assert_array_equal, *states)
     cuts = check_seams(states[0][0].replay)
@@ -205,7 +205,7 @@ def test_resuming_in_mid_episode_ends_it_as_truncated(config, start, tmp_path):
     checkpointer.save(40, state, {})
     running = np.asarray(state.progress.running_return)
     programs, opened = start()
-    restored, _, _ = checkpointer.restore(programs.init(begin=False))
+    restored, _, _ = checkpointer.restore(lambda: programs.init(begin=False))
     assert not opened
     restored, _ = programs.chunk(restored, learn=False)
     assert check_seams(restored.replay) == [1, 1]
@@ -227,7 +227,7 @@ def test_a_lost_world_leaves_a_checkpoint_from_which_the_run_goes_on(config, sta
     programs, _ = start()
     result = loop.train(config, tmp_path, Quiet())
     assert result.env_steps >= 480
-    state, _, _ = Checkpointer(tmp_path).restore(programs.init(begin=False))
+    state, _, _ = Checkpointer(tmp_path).restore(lambda: programs.init(begin=False))
     check_seams(state.replay)
     check_samples(state.replay, config.sac)
 

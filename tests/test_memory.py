@@ -158,7 +158,7 @@ def test_a_run_with_frames_on_the_host_equals_one_on_the_device(tiny_config, mak
     # A restored state goes on where the frames were, in the same programs.
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, states["host"], {})
-    restored, _, _ = checkpointer.restore(programs.init())
+    restored, _, _ = checkpointer.restore(programs.init)
     assert kind(restored.replay) == "pinned_host"
     programs.evaluator.evaluate(programs.evaluator.learned_policy(restored.learner), 2, 1)
     frames = programs.questions(restored).frames

@@ -52,6 +52,43 @@ def test_tables_that_share_a_run_share_its_directory():
     assert Path("runs/cartpole_swingup/covr/seed1") in runs and Path("runs/carla_highway/covr_sac/seed1") in runs
 
 
+def parsed(name, options, clip=None):
+    """Config by directory of a table's runs."""
+    configs = {}
+    for job in tables.jobs_of(table(name), [1], Path("runs"), options, clip):
+        _, arguments = cli.split_option(job.arguments, "run-dir")
+        configs[job.run_dir.parent.name] = cli.parse_config(arguments, "train.py", "")
+    return configs
+
+
+@pytest.mark.parametrize("given", [["--vlm", "/models/qwen"], ["--vlm=/models/qwen"], ["--vlm.name", "/models/qwen"]])
+def test_a_model_for_all_rows_is_not_for_those_that_name_one_or_need_a_clip(given):
+    for clip, expected in ((None, parsed("table1", [])["dgc_like"].vlm.name), ("/models/clip", "/models/clip")):
+        configs = parsed("table1", given, clip)
+        assert configs["covr_sac"].vlm.name == "/models/qwen"
+        assert configs["dgc_like"].vlm.name == expected != "/models/qwen"
+    names = [config.vlm.name for config in parsed("vlms", given).values()]
+    assert names == [config.vlm.name for config in parsed("vlms", []).values()] and len(set(names)) == 3
+
+
+def test_a_row_keeps_what_it_sets():
+    options = ["--covr.filter", "none", "--total-steps", "7"]
+    m5, hard = parsed("table5", options), parsed("hard", options)
+    assert {config.total_steps for config in m5.values()} == {7}
+    assert {config.total_steps for config in hard.values()} == {500_000}
+    top = [config.covr.filter for name, config in m5.items() if "top" in config.covr.filter]
+    assert len(top) == 3
+
+
+@pytest.mark.parametrize("option", [["--seed", "5"], ["--task=walker_walk"], ["--method", "rad"]])
+def test_what_tells_the_runs_apart_cannot_be_given_to_all(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["table3.py", "--root", str(tmp_path), *option])
+    with pytest.raises(SystemExit) as stopped:
+        tables.main(table("table3"), "")
+    assert stopped.value.code == 2 and "tells the runs apart" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_paper_says_the_same_wherever_it_repeats_itself():
     assert [mean for mean, _ in published("table3", "RAD + COVR")] == [mean for mean, _ in published("table4", "COVR")]
     highway = [mean for mean, _ in published("table1", "COVR")]
@@ -115,5 +152,5 @@ def test_the_script_lists_its_commands_and_runs_nothing(tmp_path, monkeypatch, c
         tables.main(table("table3"), "")
     lines = capsys.readouterr().out.splitlines()
     assert stopped.value.code == 0 and len(lines) == 36 and list(tmp_path.iterdir()) == []
-    command = "--task cartpole_swingup --method covr --base sac --seed 4 --preset cpu --run-dir "
+    command = "--task cartpole_swingup --preset cpu --method covr --base sac --seed 4 --run-dir "
     assert lines[1].endswith(f"{command}{tmp_path}/cartpole_swingup/covr_sac/seed4")

@@ -15,9 +15,9 @@ class Rollout(NamedTuple):
 
     frames: Array  # u8[T,E,H,W,C]
     took: list[Any]  # T times ``policy.Taken``
-    acts: np.ndarray  # bool[T,E]: False where the episode had ended and the action was ignored
+    acts: np.ndarray  # bool[T,E]: False where the episode had ended, or was broken off, and the action was ignored
     reward: np.ndarray  # f32[T,E], what followed
-    ends: np.ndarray  # bool[T,E], whether the time step that followed was its episode's last
+    ends: np.ndarray  # bool[T,E], whether the time step that followed was the last that is known of its episode
     discount: np.ndarray  # f32[T,E], of that time step
     value: np.ndarray  # f32[T+1,E]
 

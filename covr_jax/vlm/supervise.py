@@ -71,6 +71,7 @@ class Supervised:
         self._loading, self._refused = False, ""
         self._stuck = False  # a thread that hangs: it cannot be ended, only waited for
         self._restart_due, self._pause_until = False, -math.inf
+        self._restarts = 0  # of this sitting; the counter is the run's
         self._window_end = clock() + limits.deadline_s
         self._error = ""
         self._greeted, self._heard = False, clock()
@@ -257,7 +258,7 @@ class Supervised:
             self._worker = None
         self._stuck = self._worker is not None and counter == "hangs"
         if not self._stuck:
-            used = self.counters["restarts"]
+            used = self._restarts
             pause = min(_PAUSE_S * 2.0**used, _LONGEST_PAUSE_S) if used < self._limits.restarts else math.inf
             self._restart_due, self._pause_until = True, self._clock() + pause
 
@@ -266,6 +267,7 @@ class Supervised:
         if not self._restart_due or self._clock() < self._pause_until:
             return
         self._restart_due = False
+        self._restarts += 1
         self.counters["restarts"] += 1
         if self._worker is None:
             self._greeted, self._heard = False, self._clock()

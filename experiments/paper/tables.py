@@ -13,7 +13,8 @@ from covr_jax.report.table import Cell, read_final, summarise
 from experiments import cli, sweep
 
 OTHERS = """Options that are not listed here go to every train.py, for example --preset cpu, --vlm PATH or
---endpoint HOST:PORT. The same command goes on where it was stopped."""
+--endpoint HOST:PORT; what a row of the table sets stays as it is there. The same command goes on where it was
+stopped."""
 Published = tuple[float, float | None]  # mean, std where there is one
 
 
@@ -53,8 +54,16 @@ def means(*values: float) -> tuple[Published, ...]:
     return tuple((value, None) for value in values)
 
 
-def jobs_of(table: Table, seeds: list[int], root: Path, options: list[str]) -> list[sweep.Job]:
-    """The runs of a table, seeds outermost; tables that need the same run share its directory."""
+def jobs_of(
+    table: Table, seeds: list[int], root: Path, options: list[str], clip: str | None = None
+) -> list[sweep.Job]:
+    """The runs of a table, seeds outermost; tables that need the same run share its directory.
+
+    Args:
+      options: of train.py, for all runs; those of the table and of its rows stand above them.
+      clip: the model of DGC-like, which cannot take the others' ``--vlm``.
+    """
+    _, without_vlm = cli.split_option(cli.split_option(options, "vlm")[1], "vlm.name")
     tasks = list(dict.fromkeys(column.task for column in table.columns))
     jobs = []
     for seed in seeds:
@@ -63,7 +72,10 @@ def jobs_of(table: Table, seeds: list[int], root: Path, options: list[str]) -> l
                 if row.run is None:
                     continue
                 run_dir = root / task / row.run / f"seed{seed}"
-                arguments = ["--task", task, *row.options, *table.options, "--seed", str(seed), *options]
+                given = without_vlm if {"dgc_like", "--vlm.name"} & set(row.options) else options
+                if "dgc_like" in row.options and clip:
+                    given = [*given, "--vlm.name", clip]
+                arguments = ["--task", task, *given, *table.options, *row.options, "--seed", str(seed)]
                 jobs.append(sweep.Job(run_dir, [*arguments, "--run-dir", str(run_dir)]))
     return jobs
 
@@ -111,13 +123,15 @@ def main(table: Table, description: str) -> None:
     parser.add_argument("--root", type=Path, default=Path("runs/paper"), help="a run goes to ROOT/TASK/METHOD/seedSEED")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--gpus", nargs="+", default=[], metavar="GPU", help="one run at a time on each of these")
+    parser.add_argument("--clip", metavar="MODEL", help="of DGC-like, in the tables that have it; --vlm is the others'")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
     parser.add_argument("--show", action="store_true", help="print the table of what has finished and run nothing")
     parser.add_argument("--output", type=Path, metavar="FILE", help="Markdown file to write")
     own, options = parser.parse_known_args()
 
     def run() -> int:
-        jobs = jobs_of(table, own.seeds, own.root, options)
+        sweep.refuse_own(options)
+        jobs = jobs_of(table, own.seeds, own.root, options, own.clip)
         if own.list:
             print("\n".join(sweep.command_of(job) for job in jobs))
             return 0

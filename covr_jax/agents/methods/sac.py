@@ -1,4 +1,5 @@
-"""SAC from pixels (Haarnoja et al. 2018; encoder of Yarats et al. 2019): no augmentation."""
+"""SAC from pixels (Haarnoja et al. 2018; encoder of Yarats et al. 2019 without its last tanh, as CURL has it): no
+augmentation."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 L_Q = alpha L(s) + beta L(aug(s)) with alpha = beta = 0.5 and y from s' alone; the actor learns from s. aug is a random
 convolution, whose result we round to bytes. The authors' encoder of eleven layers is the ``paper`` preset's; smaller
-presets keep theirs.
+presets keep theirs. Ours: a rectifier after the last of its convolutions too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Encoder, actor and twin critic of pixel agents.
 
 Encoder of SAC-AE (Yarats et al. 2019): VALID convolutions (3x3 there), ReLU, a linear layer to
-``feature_dim``, LayerNorm. Actor and critic share the convolutions; each has its own linear layer and LayerNorm.
+``feature_dim``, LayerNorm, and with ``squash`` its tanh. Actor and critic share the convolutions; each has its own
+linear layer and LayerNorm.
 Letters: B batch, H W image, C channels, N torso features, F features, A action.
 """
 

@@ -84,7 +84,7 @@ def shown_method(method: Any) -> str:
 def method_name(config: dict[str, Any]) -> str:
     """What a run is called beside others: the method, its base where that is not RAD, and whose pictures it saw.
 
-    Runs of one name are seeds of each other: pictures of another renderer or simulator are another task.
+    Pictures of another renderer or simulator are another task. ``names.told_apart`` adds what else differs.
     """
     name = shown_method(config.get("method", "unknown"))
     base = config.get("base", "rad")
@@ -162,6 +162,11 @@ def _video(path: Path, notes: list[str]) -> str | None:
         notes.append(f"{path.name} of {size} bytes is not shown, the limit is {MAX_VIDEO_BYTES}")
         return None
     return _data_uri("video/mp4", path.read_bytes())
+
+
+def read_config(run_dir: str | Path) -> dict[str, Any]:
+    """The options of a run; empty where they cannot be read."""
+    return _read_json(Path(run_dir) / "config.json", dict, [])
 
 
 def read_run(run_dir: str | Path) -> Run:

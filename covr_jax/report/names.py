@@ -1,0 +1,66 @@
+"""What runs are called beside each other, so that only seeds of one setting share a name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from covr_jax.report.data import ReportError, read_config
+
+Shown = TypeVar("Shown", bound=NamedTuple)
+_NO_PART = ("seed", "run.", "eval.")  # options without a part in what a run learns
+_NOISE = "sac.noise_"  # of deterministic policies alone
+_DETERMINISTIC = ("drqv2", "taco")
+
+
+def leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The options of a run that its learning depends on, by their full names."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            found |= leaves(value, f"{prefix}{name}.")
+        elif not f"{prefix}{name}".startswith(_NO_PART):
+            found[prefix + name] = value
+    if prefix or {config.get("method"), config.get("base")} & set(_DETERMINISTIC):
+        return found
+    return {name: value for name, value in found.items() if not name.startswith(_NOISE)}
+
+
+def suffixes(settings: list[dict[str, Any]]) -> list[str]:
+    """What sets each of several runs apart, empty where nothing does; an option that a run does not know says nothing.
+
+    Runs of different presets differ in much: they go by the preset, and by what else differs within it.
+    """
+    names = sorted(set().union(*settings))
+    differing = [name for name in names if len({repr(run[name]) for run in settings if name in run}) > 1]
+    if "preset" not in differing:
+        return ["".join(f", {name} {run[name]}" for name in differing if name in run) for run in settings]
+    found = [""] * len(settings)
+    for preset in {run.get("preset") for run in settings}:
+        mine = [i for i, run in enumerate(settings) if run.get("preset") == preset]
+        for i, suffix in zip(mine, suffixes([settings[i] for i in mine]), strict=True):
+            found[i] = f", preset {preset}{suffix}"
+    return found
+
+
+def told_apart(run_dirs: Sequence[str | Path], shown: Sequence[Shown]) -> list[Shown]:
+    """What was read of each run (a tuple with ``task`` and ``method``) under a name that only its seeds share.
+
+    Raises:
+      ReportError: two runs of one name and one seed.
+    """
+    configs = [read_config(run_dir) for run_dir in run_dirs]
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, item in enumerate(shown):
+        groups.setdefault((item.task, item.method), []).append(i)  # type: ignore[attr-defined]
+    renamed = list(shown)
+    seen: dict[tuple[str, str, Any], str | Path] = {}
+    for (task, method), group in groups.items():
+        for i, suffix in zip(group, suffixes([leaves(configs[i]) for i in group]), strict=True):
+            name, seed = method + suffix, configs[i].get("seed")
+            renamed[i] = renamed[i]._replace(method=name)
+            other = seen.setdefault((task, name, seed), run_dirs[i])
+            if seed is not None and other is not run_dirs[i]:
+                raise ReportError(f"{name} on {task} has seed {seed} twice: {other} and {run_dirs[i]}; leave one out")
+    return renamed

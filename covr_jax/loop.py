@@ -175,6 +175,13 @@ class Trainer:
         row = {"eval/random_return": self.host.random_return}
         if self.vlm:
             self.reporter.message(f"VLM: {self.vlm.facts.name}, {self.vlm.facts.parameters}")
+        env = self.programs.env
+        first_end = env.num_envs * env.episode_length * env.action_repeat
+        if self.rounds and not self.programs.hosted and first_end > self.config.total_steps:
+            self.reporter.message(
+                f"no round will take place: {env.num_envs} environments in step end their first episodes after"
+                f" {first_end:,} env steps; use fewer --env.num-envs or more --total-steps"
+            )
         if self.coach:
             baseline = self.coach.baseline()
             row |= {"vlm/prior_return": baseline["vlm_return"]} if "vlm_return" in baseline else {}
@@ -244,10 +251,11 @@ class Trainer:
         """A round without a VLM: what EDDF selects is drawn more often (M10 and M11 of Table 5)."""
         if selector is None:
             return False
-        self.host.rounds += 1
-        kept, record, self.host.data_start = selector.select(
-            self.state, self.host.rounds, self.env_steps, self.host.data_start
-        )
+        number = self.host.rounds + 1
+        kept, record, following = selector.select(self.state, number, self.env_steps, self.host.data_start)
+        if not record["samples"]:
+            return False
+        self.host.rounds, self.host.data_start = number, following
         if len(kept.time):
             self.state = self.programs.mark(self.state, kept.time, kept.lane)
         names = ("tau", "exploration", "kept_fraction", "interval")

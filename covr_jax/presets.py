@@ -28,10 +28,13 @@ def paper() -> Config:
 
 
 def throughput() -> Config:
-    """The paper's numbers with 256 environments in parallel, at the same updates per transition."""
+    """The paper's numbers with 16 environments in parallel, at the same updates per transition.
+
+    Environments in step end their episodes together, 16 at 16K env steps; with many more, 100K would hold no episode.
+    """
     return Config(
-        env=EnvConfig(num_envs=256),
-        sac=SACConfig(updates_per_step=256, precision="tf32"),
+        env=EnvConfig(num_envs=16),
+        sac=SACConfig(updates_per_step=16, precision="tf32"),
         eval=EvalConfig(every=20_000),
         run=RunConfig(log_every=10_000),
     )

@@ -72,12 +72,16 @@ class Coach:
     ) -> tuple[dict[str, Any], list[int]] | None:
         """Begin round ``number``, or go on with it: its record and the start of the next D_f once it has ended.
 
-        Until then, and after a round that failed and will be begun again, the adapter and D_f are those of before.
+        Until then, and after a round that failed and will be begun again, the adapter and D_f are those of before. A
+        round waits until an episode of its D_f has ended: many environments in step end theirs late.
         """
         if self._under_way is None:
             if not self._vlm.ready:
                 return None
-            self._under_way = self.prepare(state, number, env_steps, start)
+            prepared = self.prepare(state, number, env_steps, start)
+            if not prepared.record["samples"]:
+                return None
+            self._under_way = prepared
             if self._under_way.lesson is not None:
                 self._vlm.teach(self._under_way.lesson)
         taught = None
@@ -96,7 +100,7 @@ class Coach:
     def prepare(self, state: TrainState, number: int, env_steps: int, start: list[int]) -> Round:
         """Round ``number`` (from 1), up to what the VLM has to do; changes nothing.
 
-        With no finished episode, or with equal returns throughout, nothing is taught; D_f is cleared all the same.
+        With no finished episode, or with equal returns throughout, nothing is to be taught.
         """
         kept, record, following = self._selector.select(state, number, env_steps, start)
         under_way = Round(number, record, start, following)

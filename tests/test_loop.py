@@ -210,6 +210,27 @@ def test_rounds_fire_within_a_chunk_of_their_step(covr, tiny_config):
         assert expected <= env_steps < expected + longest
 
 
+def test_a_round_waits_until_an_episode_has_ended(run, tiny_config, folder):
+    """Due at 400, 1200, 2400 and 4000; episodes end at 2000 and 4000, chunks at 720, 1520, 2320, 3120, 3920, 4640."""
+    early = dataclasses.replace(tiny_config.covr, psi_0=400)
+    log = run(dataclasses.replace(tiny_config, covr=early, total_steps=4800), folder / "early")
+    assert [env_steps for env_steps, _ in log.rounds] == [2320, 4640]
+    records = [json.loads((folder / f"early/vlm/round_{number}/record.json").read_text()) for number in (1, 2)]
+    assert [record["samples"] for record in records] == [50, 50]
+
+
+def test_that_no_episode_will_end_is_said(make_programs, tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "Programs", make_programs)
+    for total_steps, said in ((1600, True), (4800, False)):
+        quiet = Quiet(stop_at=0)
+        early = dataclasses.replace(tiny_config.covr, psi_0=400)
+        config = dataclasses.replace(tiny_config, total_steps=total_steps, covr=early)
+        with pytest.raises(KeyboardInterrupt):
+            loop.Trainer(config, tmp_path / str(total_steps), quiet).run()
+        expected = "no round will take place: 2 environments in step end their first episodes after 2,000 env steps"
+        assert any(text.startswith(expected) for text in quiet.messages) == said
+
+
 def test_every_round_starts_with_an_empty_buffer(covr, tiny_config, folder):
     records = [
         json.loads((folder / f"covr/vlm/round_{number}/record.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -142,3 +143,36 @@ def test_a_disk_that_refuses_keeps_the_earlier_checkpoint(tmp_path):
     assert checkpointer.restore(lambda: state(0))[1] == {"at": 1}
     checkpointer.save(2, state(2), {"at": 2})  # what the failed attempt left behind is no obstacle
     assert json.loads((tmp_path / "checkpoints" / "2" / "host.json").read_text()) == {"at": 2}
+
+
+def test_the_state_to_fill_is_gone_before_one_is_read(tmp_path, monkeypatch):
+    from orbax.checkpoint import v1 as ocp
+
+    checkpointer, load, alive = Checkpointer(tmp_path), ocp.load, []
+    checkpointer.save(1, state(1), {})
+
+    def like():
+        filled = state(0)
+        alive.extend(weakref.ref(leaf) for leaf in jax.tree.leaves(filled))
+        return filled
+
+    def watched(*arguments):
+        assert alive and not any(leaf() is not None for leaf in alive)
+        return load(*arguments)
+
+    monkeypatch.setattr(ocp, "load", watched)
+    assert_equal(checkpointer.restore(like)[0], state(1))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: out of memory")])
+def test_memory_that_does_not_suffice_costs_no_checkpoint(tmp_path, monkeypatch, error):
+    from orbax.checkpoint import v1 as ocp
+
+    def full(*_):
+        raise error
+
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, state(1), {})
+    monkeypatch.setattr(ocp, "load", full)
+    message = refuse(checkpointer, state(0))
+    assert message.endswith("; free memory and run again") and "delete" not in message

@@ -116,3 +116,13 @@ def test_the_config_names_the_draw():
         assert drawn.time.shape == drawn.lane.shape == (8,)
         assert (drawn.weight is not None) == (name == "prioritised")
     assert draws.make_draw(ReplayConfig()) is draws.uniform
+
+
+def test_what_has_no_mass_is_not_drawn_even_where_sums_round_up(monkeypatch):
+    state, history = ring(17)
+    heavy = allowed(history, 17)[4]
+    state = draws.prioritise(state, tuple(jnp.asarray([number], jnp.int32) for number in heavy), jnp.asarray([9.0]))
+    monkeypatch.setattr(draws.jnp, "searchsorted", lambda below, points, side: jnp.full(points.shape, below.shape[0]))
+    drawn = draws.prioritised(0.6, 0.4)(state, jax.random.key(0), 4, STACK, 0)  # the newest slot has no successor
+    assert list(zip(drawn.time.tolist(), drawn.lane.tolist(), strict=True)) == [heavy] * 4
+    np.testing.assert_array_equal(drawn.weight, 1.0)

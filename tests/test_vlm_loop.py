@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from reporters import Quiet
 
-from covr_jax import config, loop, vlm_loop
+from covr_jax import config, loop, run_directory, vlm_loop
 from covr_jax.checkpoint import CheckpointError
 from covr_jax.config import ConfigError
 from covr_jax.lanes import CompiledEnv
 from covr_jax.metrics import read_metrics
 from covr_jax.report import write_report
 from covr_jax.streams import stream
-from covr_jax.types import StepType
+from covr_jax.types import StepType, TimeStep
 from covr_jax.vlm.fake import FakeVLM
 
 
@@ -208,3 +208,40 @@ def test_vpf_refuses_a_vlm_that_it_cannot_train(tiny_config, tmp_path, changes, 
     with pytest.raises(ConfigError, match=said):
         loop.train(run, tmp_path / "run", Shown())
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+class Breaking:
+    """Two lanes; of these step types one row per step, rewards 1, 2, ... but at FIRST, and value 10 x reward."""
+
+    TYPES = ((1, 1), (0, 1), (1, 2), (1, 0))
+
+    def __init__(self):
+        self.count = 0
+
+    def timestep(self, step_type):
+        step_type = np.array(step_type)
+        reward = np.where(step_type == StepType.FIRST, 0.0, self.count)
+        return TimeStep(step_type, reward, np.ones(2), np.zeros((2, 4, 4, 3), np.uint8))
+
+    def step(self, state, action):
+        self.count += 1
+        return state, self.timestep(self.TYPES[self.count - 1])
+
+
+def test_an_episode_that_is_broken_off_ends_where_it_was_last_seen():
+    """Lane 0 begins anew at the second step, after the first was no LAST; lane 1 ends as it should at the third."""
+    env, running, last = Breaking(), np.array([5.0, 5.0]), np.full(2, np.nan)
+    rollout, _, _ = vlm_loop.collect(Scripted(2), env, None, env.timestep((1, 1)), 4, running, last)
+    assert rollout.acts.T.tolist() == [[True, False, True, True], [True, True, True, False]]
+    assert rollout.ends.T.tolist() == [[True, False, False, False], [False, False, True, False]]
+    assert running.tolist() == [3.0 + 4.0, 0.0] and np.isnan(last[0]) and last[1] == 5 + 1 + 2 + 3
+    batch = vlm_loop.batch_of(rollout, 1.0, 1.0)
+    # Values are 1, 2, 3, 4, 5: what lane 0 did first is worth its reward and the value of where it led, no more.
+    assert batch.target.tolist()[0] == 1 + 2
+
+
+def test_evaluating_what_the_vlm_played_is_refused_in_one_line(tmp_path):
+    options = config.Config(method="vbe", vlm=config.VLMConfig(name="fake"))
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict(options)))
+    with pytest.raises(ConfigError, match=r"vbe has no policy but the VLM's; its evaluations are in .*metrics.jsonl"):
+        run_directory.load(tmp_path)

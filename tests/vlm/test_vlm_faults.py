@@ -101,6 +101,17 @@ def test_pauses_double_and_the_budget_ends_them(start, tmp_path, mode):
     assert counts(service, "failures", "restarts", "lost", "dropped") == [4, 3, 4, 1]
 
 
+def test_a_new_sitting_has_its_whole_budget_and_the_runs_counters(start, tmp_path):
+    service, clock = start("async", restarts=1)
+    service.save_adapter(tmp_path / "saved")
+    service.restore(tmp_path / "saved", {**service.counters, "failures": 2, "restarts": 1}, 0)
+    order(tmp_path, "query.error")
+    ask(service, 10)
+    assert service.answers(10) == [] and not service.ready
+    clock.now += 1.001
+    assert service.ready and counts(service, "failures", "restarts") == [3, 2]
+
+
 def test_a_child_that_dies_while_it_starts_again_uses_up_the_budget(start, tmp_path):
     service, clock = start("process", restarts=2)
     for fault in ("query.exit", "load.error", "load.exit"):

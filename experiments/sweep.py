@@ -11,6 +11,7 @@ the processors evenly, one job per GPU where GPUs are named.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import subprocess
@@ -135,13 +136,12 @@ def _start(job: Job, slot: Slot) -> subprocess.Popen:
     job.run_dir.mkdir(parents=True, exist_ok=True)
     with (job.run_dir / "train.log").open("a") as log:
         print(f"$ {command_of(job)}", file=log, flush=True)
-        return subprocess.Popen(
-            [sys.executable, str(TRAIN), *job.arguments],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | slot.environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, slot.processors),
-        )
+        command, environment = [sys.executable, str(TRAIN), *job.arguments], os.environ | slot.environment
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    # Long before it has threads; between fork and exec nothing may run beside JAX's own.
+    with contextlib.suppress(ProcessLookupError):
+        os.sched_setaffinity(process.pid, slot.processors)
+    return process
 
 
 def _last_words(job: Job, code: int) -> str:

@@ -39,7 +39,6 @@ def tiny_config():
     return config.Config(
         total_steps=12_000,
         env=config.EnvConfig(num_envs=2, action_repeat=40, image_size=20, samples=1),
-        augment=config.AugmentConfig(size=22),
         sac=config.SACConfig(
             batch_size=4,
             init_steps=40,

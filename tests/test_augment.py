@@ -189,6 +189,8 @@ def test_sizes_of_the_methods(task_default, size, image, expected):
         ("rad", AugmentConfig(kind="crop", size=41), "crop needs 1 <= augment.size <= env.image_size"),
         ("rad", AugmentConfig(kind="none"), "rad without an augmentation is another method"),
         ("sac", AugmentConfig(kind="crop"), "sac uses no augmentation"),
+        ("sac", AugmentConfig(size=12), "sac keeps the pictures' size; drop --augment.size 12"),
+        ("drq", AugmentConfig(size=12), "drq keeps the pictures' size; drop --augment.size 12"),
         ("rainbow", AugmentConfig(), "unknown method 'rainbow'; choose from sac, rad"),
     ],
 )

@@ -15,7 +15,7 @@ from covr_jax.config import ConfigError, to_dict
 from experiments import cli
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--preset", "demo", "--env.image-size", "20", "--augment.size", "22", "--env.num-envs", "1"]
+SMALL = ["--preset", "demo", "--env.image-size", "20", "--env.num-envs", "1"]
 
 
 def train(*arguments, directory):

@@ -36,8 +36,14 @@ class Request(NamedTuple):
         """For methods without one. Raises ConfigError where one is asked for."""
         if self.augment.kind not in ("auto", "none"):
             raise ConfigError(f"{self.name} uses no augmentation; drop --augment.kind {self.augment.kind} or use rad")
+        self._refuse_size()
 
     def refuse_other_augmentation(self) -> None:
         """For methods that bring their own. Raises ConfigError where another is asked for."""
         if self.augment.kind != "auto":
             raise ConfigError(f"{self.name} brings its own augmentation; drop --augment.kind {self.augment.kind}")
+        self._refuse_size()
+
+    def _refuse_size(self) -> None:
+        if self.augment.size is not None:
+            raise ConfigError(f"{self.name} keeps the pictures' size; drop --augment.size {self.augment.size}")

@@ -13,10 +13,12 @@ Rooms, from the ground up (imports run strictly downward, see ``tests/test_impor
 * ``bridge``, ``vlm``              JAX <-> Torch, the Qwen2.5-VL LoRA service
 * ``checkpoint``, ``metrics``, ``profiling``, ``report``, ``runtime``
 * ``train_state``, ``programs``    what a run carries on the device; the compiled pieces of a run
-* ``evaluation``                   policies on fresh environments
-* ``conversation``, ``rounds``     what the VLM is asked; a COVR round
+* ``streams``, ``draws``           random numbers by purpose; which transitions are drawn
+* ``lanes``, ``evaluation``        environments in step; policies on fresh ones
+* ``questions``, ``conversation``  which frames the VLM is asked about; asking, and where answers go
+* ``selection``, ``rounds``        what of D_f is kept; a COVR round
 * ``run_directory``                who owns a run's folder
-* ``loop``                         ``train()``
+* ``loop``, ``vlm_loop``           ``train()``; runs in which the VLM itself acts
 """
 
 __version__ = "0.1.0"

@@ -224,3 +224,17 @@ def test_purposes_have_streams_of_their_own():
     purposes = (streams.INIT, streams.ENV, streams.ACT, streams.UPDATE, streams.EVAL, streams.ENTROPY)
     keys = [streams.stream(seed, purpose) for seed in (0, 1) for purpose in purposes]
     assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 12
+
+
+def test_a_learning_rate_of_zero_is_no_missing_one(tiny_config, monkeypatch):
+    rates = []
+
+    def spy(action_dim, learning_rate, *_):
+        rates.append(learning_rate)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("covr_jax.programs.make_learner", spy)
+    for rate in (None, 0.0):
+        with pytest.raises(KeyboardInterrupt):
+            Programs(dataclasses.replace(tiny_config, sac=dataclasses.replace(tiny_config.sac, learning_rate=rate)))
+    assert rates == [1e-3, 0.0]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from covr_jax import replay, selection
-from covr_jax.rounds import filmstrip
-from covr_jax.types import StepType, TimeStep
+from covr_jax.rounds import Coach, Round, filmstrip
+from covr_jax.types import EnvironmentLost, StepType, TimeStep
+from covr_jax.vlm.protocol import PriorError
 
 F, M, L = StepType.FIRST, StepType.MID, StepType.LAST
 
@@ -119,6 +121,18 @@ def test_several_frames_are_the_newest_ones_and_repeat_before_the_first():
         np.testing.assert_array_equal(
             strip[:, side * position : side * (position + 1)], frames[0, ..., 3 * position : 3 * position + 3]
         )
+
+
+@pytest.mark.parametrize("error", [PriorError("no answer"), EnvironmentLost("gone")])
+def test_a_return_of_the_vlm_that_cannot_be_measured_costs_no_round(tiny_config, tmp_path, error):
+    def evaluate(policy, episodes, number):
+        raise error
+
+    config = dataclasses.replace(tiny_config, vlm=dataclasses.replace(tiny_config.vlm, return_episodes=2))
+    programs = SimpleNamespace(evaluator=SimpleNamespace(env=None, evaluate=evaluate))
+    coach = Coach(config, programs, None, tmp_path)
+    record, start = coach.finish(Round(1, {"round": 1}, [0, 0], [26, 26]), None)
+    assert (record, start) == ({"round": 1}, [26, 26])
 
 
 def test_take_selects_rows_of_every_field():

@@ -15,6 +15,7 @@ from reporters import Quiet
 from covr_jax import config, loop, run_directory, vlm_loop
 from covr_jax.checkpoint import CheckpointError
 from covr_jax.config import ConfigError
+from covr_jax.evaluation import Evaluator
 from covr_jax.lanes import CompiledEnv
 from covr_jax.metrics import read_metrics
 from covr_jax.report import write_report
@@ -35,9 +36,10 @@ def shared(monkeypatch, make_programs):
 
 
 @pytest.mark.parametrize("frames", [1, 2])
-def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path, frames):
+def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path, monkeypatch, frames):
     """Its return is that of the answers, asked every fifth step and held, computed here from the environment."""
     run = dataclasses.replace(tiny_config, method="vbe", vlm=dataclasses.replace(tiny_config.vlm, frames=frames))
+    monkeypatch.setattr(Evaluator, "episode_metrics", lambda self: {"DD": 7.0})
     result = loop.train(run, tmp_path / "vbe", Shown())
     assert result.env_steps == 0 and (tmp_path / "vbe" / "result.json").exists()
 
@@ -53,7 +55,7 @@ def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path, frames):
     assert result.random_return != result.final_return
     (first, last) = read_metrics(tmp_path / "vbe" / "metrics.jsonl")
     assert first["eval/random_return"] == pytest.approx(result.random_return)
-    assert last["vlm/queries"] == len(asked) == 5
+    assert last["vlm/queries"] == len(asked) == 5 and last["eval/DD"] == 7.0
     assert last["vlm/parse_fail_rate"] == oracle.counters["parse_failures"] / oracle.counters["frames"]
     assert "vbe" in write_report(tmp_path / "vbe").read_text()
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax.agents.networks import init_networks, make_networks
+from covr_jax.agents.networks import init_networks, layers, make_networks
 from covr_jax.agents.networks.layers import _rectified
 
 B, SIZE, S, N = 2, 7, 3, 4
@@ -26,9 +26,9 @@ def convolve(images, kernel, bias, stride):
 
 
 @pytest.mark.parametrize("basis", ["frames", "differences"])
-@pytest.mark.parametrize("layers", [((3,), (1,)), ((2,), (2,)), ((3, 2), (2, 1)), ((2, 2), (2, 1))])
-def test_a_torso_is_its_convolutions(basis, layers):
-    kernels, strides = layers
+@pytest.mark.parametrize("shapes_of_kernels", [((3,), (1,)), ((2,), (2,)), ((3, 2), (2, 1)), ((2, 2), (2, 1))])
+def test_a_torso_is_its_convolutions(basis, shapes_of_kernels):
+    kernels, strides = shapes_of_kernels
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (B, SIZE, SIZE, 3 * S), dtype=np.uint8)
     torso = make_networks(
@@ -120,3 +120,22 @@ def test_a_rectified_sum_has_relus_gradient():
     for one, two in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
     assert (ours[1][0][x + bias == 0] == 0).all()
+
+
+@pytest.mark.parametrize(("dtype", "stride"), [(jnp.uint8, 2), (jnp.float32, 1)])
+def test_a_kernel_s_gradient_in_uneven_parts_is_that_of_the_batch(monkeypatch, dtype, stride):
+    monkeypatch.setattr(layers, "_PART", 1)
+    monkeypatch.setattr(layers, "_MOST_PARTS", 2)
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.integers(0, 4, (5, SIZE, SIZE, 3)), dtype)  # three images and two
+    kernel = jnp.asarray(generator.normal(size=(3, 3, 3, N)), jnp.float32)
+    argnums = (1,) if dtype == jnp.uint8 else (0, 1)
+
+    def gradients(convolution):
+        def loss(x, kernel):
+            return jnp.sin(convolution(x, kernel, stride, jax.lax.Precision.HIGHEST)).sum()
+
+        return jax.grad(loss, argnums)(x, kernel)
+
+    for ours, plain in zip(gradients(layers._convolution), gradients(layers._convolve), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-4)

@@ -5,19 +5,24 @@ Letters: B batch, H W image, C channels, F features.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import platform_dependent
 
 from covr_jax import runtime
 from covr_jax.types import Array
 
 Params = Any
 _RELU_GAIN = np.sqrt(2.0).item()
+_MOST_PARTS, _PART = 16, 2**18  # of a batch, numbers in one; see _convolution
 _DIFFERENCE_GAIN = 2.0  # frames differ in few pixels: a larger share of the first kernel for them
 
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -113,10 +118,46 @@ def _rectified_backward(y: Array, gradient: Array) -> tuple[Array, Array]:
 _rectified.defvjp(_rectified_forward, _rectified_backward)
 
 
-def _convolution(x: Array, kernel: Array, stride: int, precision: jax.lax.Precision) -> Array:
+def _convolve(x: Array, kernel: Array, stride: int, precision: jax.lax.Precision) -> Array:
     strides, order = (stride, stride), ("NHWC", "HWIO", "NHWC")
     x = x.astype(kernel.dtype)
     return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=order, precision=precision)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolution(x: Array, kernel: Array, stride: int, precision: jax.lax.Precision) -> Array:
+    """VALID convolution of x[B,H,W,C]; bytes are converted, and have no gradient.
+
+    On CPU the gradient of a kernel runs on one core, but several of them run side by side if enough are ready: a large
+    batch is taken in parts.
+    """
+    return _convolve(x, kernel, stride, precision)
+
+
+def _convolution_forward(x: Array, kernel: Array, *options: Any) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel, *options), (x, kernel)
+
+
+def _convolution_backward(
+    stride: int, precision: jax.lax.Precision, operands: tuple[Array, Array], gradient: Array
+) -> tuple[Array | None, Array]:
+    x, kernel = operands
+
+    def of_kernel(x: Array, gradient: Array) -> Array:
+        return jax.vjp(lambda kernel: _convolve(x, kernel, stride, precision), kernel)[1](gradient)[0]
+
+    def of_kernel_in_parts(x: Array, gradient: Array) -> Array:
+        size = -(-len(x) // max(1, min(_MOST_PARTS, x.size // _PART)))
+        parts = [slice(start, start + size) for start in range(0, len(x), size)]
+        return functools.reduce(operator.add, [of_kernel(x[part], gradient[part]) for part in parts])
+
+    kernel_gradient = platform_dependent(x, gradient, cpu=of_kernel_in_parts, default=of_kernel)
+    if x.dtype == jnp.uint8:
+        return None, kernel_gradient
+    return jax.vjp(lambda x: _convolve(x, kernel, stride, precision), x)[1](gradient)[0], kernel_gradient
+
+
+_convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
 def _product(x: Array, kernel: Array, precision: jax.lax.Precision) -> Array:

@@ -24,8 +24,8 @@ def to_torch(array: jax.Array | np.ndarray, device: Any = None) -> torch.Tensor:
     """Lends an array to Torch; the caller must not write into the tensor (it would change the immutable array).
 
     Args:
-      array: a concrete jax.Array on CPU or CUDA (lent without a copy), on a TPU or spread over devices (copied through
-        the host), or a numpy array (copied).
+      array: a concrete jax.Array on a CPU or CUDA device that Torch has too (lent without a copy), on another or spread
+        over devices (copied through the host), or a numpy array (copied).
       device: torch device the tensor is wanted on; None leaves it where the data are.
 
     Raises:
@@ -43,7 +43,8 @@ def to_torch(array: jax.Array | np.ndarray, device: Any = None) -> torch.Tensor:
     else:
         # Torch does not wait for JAX's asynchronous dispatch on its own.
         jax.block_until_ready(array)
-        if len(array.devices()) == 1 and next(iter(array.devices())).platform in ("cpu", "gpu", "cuda"):
+        lent = ("cpu", "gpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+        if len(array.devices()) == 1 and next(iter(array.devices())).platform in lent:
             tensor = torch.from_dlpack(array)
         else:
             tensor = torch.from_numpy(np.array(array, copy=True))

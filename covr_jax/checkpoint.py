@@ -43,18 +43,19 @@ class Checkpointer:
         Raises:
           CheckpointError: the disk refused; earlier checkpoints are untouched.
         """
-        from orbax.checkpoint import v1 as ocp
-
-        final, temporary = self._root / str(env_steps), self._root / f"{env_steps}.tmp"
+        final, temporary, replaced = (self._root / f"{env_steps}{suffix}" for suffix in ("", ".tmp", ".old"))
         try:
             shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
             temporary.mkdir(parents=True)
-            ocp.save(temporary.resolve() / "state", state)
+            _save_arrays(temporary.resolve() / "state", state)
             if save_adapter is not None:
                 save_adapter(temporary / "adapter")
             (temporary / "host.json").write_text(json.dumps(host))
-            shutil.rmtree(final, ignore_errors=True)
+            if final.exists():  # of a sitting that ended here: it must not be found half deleted
+                final.rename(replaced)
             temporary.rename(final)
+            shutil.rmtree(replaced, ignore_errors=True)
         except OSError as error:
             raise CheckpointError(f"cannot write checkpoint {final}: {error}; free space and run again") from error
         for old in self.steps()[:-KEEP]:
@@ -98,6 +99,15 @@ class Checkpointer:
         return state, host, directory
 
 
+def _save_arrays(path: Path, state: Any) -> None:
+    from orbax.checkpoint import v1 as ocp
+
+    try:
+        ocp.save(path, state)
+    except (ValueError, RuntimeError) as error:  # what TensorStore makes of a full disk
+        raise OSError((str(error).splitlines() or [type(error).__name__])[0]) from error
+
+
 def _placed_as(leaf: Any, pinned: bool) -> Any:
     """A copy like one that a program computed: orbax pins arrays to a device, and pinned ones compile anew."""
     import jax
@@ -108,6 +118,7 @@ def _placed_as(leaf: Any, pinned: bool) -> Any:
         return leaf
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_placed_as(jax.random.key_data(leaf), pinned))
-    if pinned:  # on purpose, perhaps in the host's memory
-        return jax.device_put(np.array(leaf), leaf.sharding)
-    return jnp.array(np.asarray(leaf), copy=True)
+    sharding, values = leaf.sharding, np.array(leaf)
+    leaf.delete()  # before there is another copy
+    # Pinned on purpose, perhaps in the host's memory.
+    return jax.device_put(values, sharding) if pinned else jnp.array(values, copy=True)

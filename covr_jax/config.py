@@ -119,7 +119,7 @@ class CovrConfig:
     exploration: Literal["neg_entropy", "literal", "normalised", "progress"] = "neg_entropy"  # eps of Eq. 5
     entropy_samples: int = 1024  # observations of D_f for the entropy estimate [ours]
     min_keep: int = 64  # EDDF keeps at least this many samples [ours]
-    return_discount: float = 0.99  # gamma of the return-to-go g_t [ours: the agent's]
+    return_discount: float = 0.99  # gamma of the return-to-go g_t; not tied to sac.discount [ours]
     weight_norm: Literal["minmax", "maxabs"] = "minmax"  # RALW's normalisation to [-1, 1]
     # The ablations of Table 5 [COVR]
     filter: Literal["eddf", "random", "top", "none"] = "eddf"  # random: as many as EDDF keeps (M1); top: M2 to M4

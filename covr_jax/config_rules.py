@@ -13,6 +13,7 @@ def validate(config: Config) -> None:
         "env.frame-stack": config.env.frame_stack,
         "env.action-repeat": given(config.env.action_repeat, 1),
         "env.image-size": config.env.image_size,
+        "augment.size": given(config.augment.size, 1),
         "sac.batch-size": config.sac.batch_size,
         "sac.updates-per-step": config.sac.updates_per_step,
         "sac.steps-per-update": config.sac.steps_per_update,
@@ -61,6 +62,7 @@ def validate(config: Config) -> None:
         "vpf.entropy-weight": config.vpf.entropy_weight,
         "vpf.max-grad-norm": config.vpf.max_grad_norm,
         "vpf.learning-rate": config.vpf.learning_rate,
+        "vlm.learning-rate": given(config.vlm.learning_rate, 0),
         "vpf.final-learning-rate": config.vpf.final_learning_rate,
         "sac.learning-rate": given(config.sac.learning_rate, 0),
         "sac.auxiliary-learning-rate": given(config.sac.auxiliary_learning_rate, 0),
@@ -105,6 +107,13 @@ def _check_alone(config: Config) -> None:
     if not kernels or len(kernels) != len(strides) or min(*kernels, *strides) < 1:
         sizes = f"--sac.conv-kernels {kernels} and --sac.conv-strides {strides}"
         raise ConfigError(f"{sizes} must be positive, one per layer")
+    if not 0 <= config.sac.alpha_beta1 < 1:
+        raise ConfigError(f"--sac.alpha-beta1 must be at least 0 and below 1, got {config.sac.alpha_beta1}")
+    low, high = config.sac.log_std_min, config.sac.log_std_max
+    if not low < high:
+        raise ConfigError(f"--sac.log-std-min must be below --sac.log-std-max, got {low} and {high}")
+    if not 0 <= config.covr.top_percentile <= 100:
+        raise ConfigError(f"--covr.top-percentile must be between 0 and 100, got {config.covr.top_percentile}")
     if not 0 < config.vlm.gpu_share < 1:
         raise ConfigError(f"--vlm.gpu-share must be between 0 and 1, both excluded, got {config.vlm.gpu_share}")
     if not 0 < config.vlm.ask_share <= 1:
@@ -130,6 +139,8 @@ def _check_together(config: Config) -> None:
         raise ConfigError(f"--vlm.frames must be at most --env.frame-stack, {stack}, got {vlm.frames}")
     if config.method == "vpf" and (vlm.name == "fake" or vlm.mode != "sync" or vlm.record or vlm.replay):
         raise ConfigError("vpf trains the VLM itself: a model, not fake, --vlm.mode sync, no recording or replay")
+    if config.method == "vpf" and vlm.decoding == "free":
+        raise ConfigError("vpf trains the VLM under the action grammar; use --vlm.decoding constrained")
     if config.base in MAPPED:
         raise ConfigError(f"{config.base} asks a VLM of its own and cannot be a --base; use --method {config.base}")
     if config.method in MAPPED:

@@ -27,9 +27,12 @@ class Conversation:
         """After a chunk: hand its frames over if told to, and store what has been answered by now."""
         now, total = int(state.replay.count), self._programs.candidates
         if ask:
-            frames, self._places[now] = self._programs.questions(state)
-            self.asked, self.skipped = self.asked + len(frames), self.skipped + total - len(frames)
+            frames, places = self._programs.questions(state)
+            dropped = self._vlm.counters.get("dropped", 0)
             self._vlm.ask(now, frames)
+            if self._vlm.counters.get("dropped", 0) == dropped:
+                self._places[now] = places
+                self.asked, self.skipped = self.asked + len(frames), self.skipped + total - len(frames)
         answers = self._vlm.answers(now)
         for asked, prior, _ in answers:
             prior = questions.scattered(prior, self._places[asked], self._programs.env.num_envs, total)

@@ -25,7 +25,7 @@ from covr_jax.evaluation import FINAL_EVALUATION
 from covr_jax.metrics import MetricsLogger
 from covr_jax.profiling import CompileLog, chunk_annotation
 from covr_jax.programs import Programs
-from covr_jax.rounds import Coach, Reporter
+from covr_jax.rounds import Coach, Reporter, foretell
 from covr_jax.run_directory import Result
 from covr_jax.selection import Selector
 from covr_jax.train_state import TrainState
@@ -109,7 +109,10 @@ class Trainer:
 
     @property
     def guided(self) -> bool:
-        """Whether the VLM is asked: with `covr` once the cold start is over, with all other methods always."""
+        """Whether the VLM is asked: with `covr` once the cold start is over, with `apl` while its answers have weight,
+        with all other methods always."""
+        if self.config.method == "apl":
+            return self.env_steps < self.config.covr.anneal_steps
         if self.vlm is None or self.config.method != "covr":
             return self.vlm is not None
         return schedule.gate_open(self.host.rounds, self.config.cold_start_rounds)
@@ -175,13 +178,7 @@ class Trainer:
         row = {"eval/random_return": self.host.random_return}
         if self.vlm:
             self.reporter.message(f"VLM: {self.vlm.facts.name}, {self.vlm.facts.parameters}")
-        env = self.programs.env
-        first_end = env.num_envs * env.episode_length * env.action_repeat
-        if self.rounds and not self.programs.hosted and first_end > self.config.total_steps:
-            self.reporter.message(
-                f"no round will take place: {env.num_envs} environments in step end their first episodes after"
-                f" {first_end:,} env steps; use fewer --env.num-envs or more --total-steps"
-            )
+        foretell(self.config, self.programs, self.rounds, self.reporter)
         if self.coach:
             baseline = self.coach.baseline()
             row |= {"vlm/prior_return": baseline["vlm_return"]} if "vlm_return" in baseline else {}
@@ -299,9 +296,7 @@ class Trainer:
         self.logger.close()
         self.compile_log.close()
         if self.config.run.video:
-            from covr_jax.video import record_episode
-
-            record_episode(self.programs, self.state.learner, self.run_dir / "videos" / "final.mp4")
+            self._film()
         return Result(
             final_return=float(values.mean()),
             final_return_std=float(values.std()),
@@ -309,6 +304,16 @@ class Trainer:
             env_steps=self.env_steps,
             seconds=self.seconds,
         )
+
+
+    def _film(self) -> None:
+        from covr_jax.video import record_episode
+
+        policy = self.programs.evaluator.learned_policy(self.state.learner)
+        try:
+            record_episode(self.programs, policy, self.run_dir / "videos" / "final.mp4")
+        except (EnvironmentLost, OSError) as error:  # the run is over and measured: a film is not worth it
+            self.reporter.message(f"no video: {error}")
 
 
 def _trainer(config: Config, run_dir: Path, reporter: Reporter) -> Any:
@@ -334,12 +339,12 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
         trainer = _trainer(config, run_dir, reporter)
         # Only now: options that turn out to be unusable do not claim the directory.
         if not (run_dir / "config.json").exists():
-            (run_dir / "config.json").write_text(json.dumps(configuration.to_dict(config), indent=2))
+            run_directory.write_json(run_dir / "config.json", configuration.to_dict(config), indent=2)
         try:
             result = trainer.run()
         finally:
             if trainer.vlm:
                 trainer.vlm.close()
         facts = {"renderer": trainer.programs.pictures, "command": command}
-        finished.write_text(json.dumps(result._asdict() | facts, indent=1))
+        run_directory.write_json(finished, result._asdict() | facts)
     return result

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +14,7 @@ from covr_jax.config import Config
 from covr_jax.covr import ablations
 from covr_jax.programs import Programs
 from covr_jax.questions import seen
+from covr_jax.run_directory import write_json
 from covr_jax.selection import Samples, Selector, frames_of
 from covr_jax.train_state import TrainState
 from covr_jax.types import EnvironmentLost
@@ -63,7 +66,9 @@ class Coach:
 
     def baseline(self) -> dict[str, Any]:
         """Round 0: the VLM before any tuning."""
-        record: dict[str, Any] = {"round": 0, "env_steps": 0, "action_error": None, **self._vlm_return()}
+        at_once = self._config.method != "covr" or self._config.cold_start_rounds == 0
+        record: dict[str, Any] = {"round": 0, "env_steps": 0, "action_error": None, "guidance": at_once}
+        record |= self._vlm_return()
         self._write(0, record)
         return record
 
@@ -189,9 +194,34 @@ class Coach:
                     "return": float(shown.returns[index]),
                 }
             )
-        (directory / "samples.json").write_text(json.dumps(rows, indent=1))
+        write_json(directory / "samples.json", rows)
 
     def _write(self, number: int, record: dict[str, Any]) -> None:
         directory = self._directory / f"round_{number}"
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "record.json").write_text(json.dumps(record, indent=1))
+        write_json(directory / "record.json", record)
+
+
+def foretell(config: Config, programs: Programs, rounds: Sequence[int], reporter: Reporter) -> None:
+    """Say what the run's length, environments and replay will leave of its schedule of rounds (env steps)."""
+    env, total = programs.env, config.total_steps
+    # Environments in step end their episodes together, and a round needs one that has ended.
+    apart = 0 if programs.hosted else env.num_envs * env.episode_length * env.action_repeat
+    due = sum(step < total for step in rounds)
+    due = min(due, (total - 1) // apart) if apart else due
+    if rounds and apart > total:
+        reporter.message(
+            f"no round will take place: {env.num_envs} environments in step end their first episodes after"
+            f" {apart:,} env steps; use fewer --env.num-envs or more --total-steps"
+        )
+    elif config.method == "covr" and due < config.cold_start_rounds:
+        reporter.message(
+            f"the VLM will not guide: {due} of the {config.cold_start_rounds} rounds that guidance waits for take place"
+            " before the end; use more --total-steps or a smaller --covr.psi-0"
+        )
+    longest = max((after - before for before, after in pairwise([0, *rounds])), default=0)
+    if longest > config.replay.capacity * env.action_repeat:
+        reporter.message(
+            f"rounds are up to {longest:,} env steps apart, more than --replay.capacity holds: the oldest samples"
+            " will have been overwritten"
+        )

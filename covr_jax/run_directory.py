@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from covr_jax import checkpoint
 from covr_jax import config as configuration
@@ -25,6 +26,13 @@ class Result(NamedTuple):
     random_return: float
     env_steps: int
     seconds: float
+
+
+def write_json(path: Path, value: Any, indent: int = 1) -> None:
+    """The file is there whole or as it was before."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=indent))
+    os.replace(partial, path)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def main() -> int:
     if arguments.video:
         from covr_jax.video import record_episode
 
-        record_episode(programs, state.learner, arguments.video)
+        record_episode(programs, policy, arguments.video, arguments.number)
     programs.close()
     row = {
         "task": config.task,

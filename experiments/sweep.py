@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -110,6 +111,7 @@ def run_all(jobs: list[Job], slots: list[Slot]) -> list[Job]:
     """Runs them, as many at a time as there are slots; returns those that failed."""
     waiting, free, failed = list(jobs), list(slots), []
     running: list[tuple[subprocess.Popen, Job, Slot]] = []
+    ended = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else nothing below is run
     try:
         while waiting or running:
             while waiting and free:
@@ -129,6 +131,7 @@ def run_all(jobs: list[Job], slots: list[Slot]) -> list[Job]:
             process.terminate()
         for process, _, _ in running:
             process.wait()
+        signal.signal(signal.SIGTERM, ended)
     return failed
 
 

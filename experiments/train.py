@@ -45,5 +45,6 @@ def main() -> int:
 if __name__ == "__main__":
     from covr_jax.checkpoint import CheckpointError
     from covr_jax.config import ConfigError
+    from covr_jax.vlm.protocol import PriorError
 
-    cli.guarded(main, ConfigError, CheckpointError)
+    cli.guarded(main, ConfigError, CheckpointError, PriorError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import weakref
 
 import jax
@@ -176,3 +177,32 @@ def test_memory_that_does_not_suffice_costs_no_checkpoint(tmp_path, monkeypatch,
     monkeypatch.setattr(ocp, "load", full)
     message = refuse(checkpointer, state(0))
     assert message.endswith("; free memory and run again") and "delete" not in message
+
+
+def test_a_disk_that_refuses_the_arrays_is_told_alike(tmp_path, monkeypatch):
+    from orbax.checkpoint import v1 as ocp
+
+    def full(*_):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device\nsource locations")
+
+    monkeypatch.setattr(ocp, "save", full)
+    with pytest.raises(CheckpointError, match=r"cannot write checkpoint .*No space left on device; free space"):
+        Checkpointer(tmp_path).save(2, state(2), {})
+
+
+def test_one_that_is_written_again_is_never_found_half_deleted(tmp_path, monkeypatch):
+    checkpointer, remove = Checkpointer(tmp_path), shutil.rmtree
+    checkpointer.save(300, state(1), {"at": 1})
+
+    def killed(path, ignore_errors=False):
+        if path.exists():
+            (path / "host.json").unlink()  # half way
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save(300, state(2), {"at": 2})
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    assert checkpointer.restore(lambda: state(0))[1] == {"at": 2}
+    checkpointer.save(300, state(3), {"at": 3})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["300"]

@@ -75,6 +75,7 @@ AT_LEAST_ONE = [
     "env.frame-stack",
     "env.action-repeat",
     "env.image-size",
+    "augment.size",
     "sac.batch-size",
     "sac.updates-per-step",
     "sac.init-steps",
@@ -105,6 +106,7 @@ NOT_NEGATIVE = [
     "vlm.return-episodes",
     "sac.learning-rate",
     "sac.alpha-learning-rate",
+    "vlm.learning-rate",
 ]
 UNIT = [
     "sac.discount",
@@ -121,6 +123,9 @@ BROKEN = [
     ("env.samples", 3, "must be 1, 2 or 4, got 3"),
     ("vlm.frames", 4, "must be at most --env.frame-stack, 3, got 4"),
     ("sac.init-temperature", 0.0, "must be positive"),
+    *(("sac.alpha-beta1", value, "must be at least 0 and below 1") for value in (-0.1, 1.0, float("nan"))),
+    ("sac.log-std-min", 2.0, "must be below --sac.log-std-max, got 2.0 and 2.0"),
+    *(("covr.top-percentile", value, "must be between 0 and 100") for value in (-5.0, 180.0, float("nan"))),
     *(("vlm.ask-share", value, "must be above 0 and at most 1") for value in (0.0, -0.5, 1.01, float("nan"))),
 ]
 

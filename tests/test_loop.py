@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,9 @@ from covr_jax.covr import schedule
 from covr_jax.evaluation import Evaluator
 from covr_jax.metrics import read_metrics
 from covr_jax.programs import Programs
-from covr_jax.rounds import Coach
+from covr_jax.rounds import Coach, foretell
 from covr_jax.selection import Selector
+from covr_jax.types import EnvironmentLost
 from covr_jax.vlm import modes
 from covr_jax.vlm.fake import FakeVLM
 
@@ -219,16 +221,38 @@ def test_a_round_waits_until_an_episode_has_ended(run, tiny_config, folder):
     assert [record["samples"] for record in records] == [50, 50]
 
 
-def test_that_no_episode_will_end_is_said(make_programs, tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "Programs", make_programs)
-    for total_steps, said in ((1600, True), (4800, False)):
-        quiet = Quiet(stop_at=0)
-        early = dataclasses.replace(tiny_config.covr, psi_0=400)
-        config = dataclasses.replace(tiny_config, total_steps=total_steps, covr=early)
-        with pytest.raises(KeyboardInterrupt):
-            loop.Trainer(config, tmp_path / str(total_steps), quiet).run()
-        expected = "no round will take place: 2 environments in step end their first episodes after 2,000 env steps"
-        assert any(text.startswith(expected) for text in quiet.messages) == said
+@pytest.mark.parametrize(
+    ("total_steps", "capacity", "said"),
+    [
+        (1600, 200, "no round will take place: 2 environments in step end their first episodes after 2,000 env steps"),
+        (4000, 200, "the VLM will not guide: 1 of the 2 rounds that guidance waits for take place before the end"),
+        (4800, 200, None),
+        (4800, 39, "rounds are up to 1,600 env steps apart, more than --replay.capacity holds"),
+    ],
+)
+def test_what_will_be_missing_is_foretold(tiny_config, total_steps, capacity, said):
+    """Rounds are due at 400, 1200, 2400 and 4000, and one can begin at 2000 and at 4000, where an episode ends."""
+    early = dataclasses.replace(tiny_config.covr, psi_0=400)
+    kept = dataclasses.replace(tiny_config.replay, capacity=capacity)
+    config = dataclasses.replace(tiny_config, total_steps=total_steps, covr=early, replay=kept)
+    env = SimpleNamespace(num_envs=2, episode_length=25, action_repeat=40)
+    quiet = Quiet()
+    foretell(config, SimpleNamespace(env=env, hosted=False), schedule.round_steps(400, total_steps), quiet)
+    assert [text.startswith(said) for text in quiet.messages] == ([True] if said else [])
+
+
+def test_a_film_that_fails_costs_no_result(monkeypatch, tmp_path):
+    from covr_jax import video
+
+    def lost(*_):
+        raise EnvironmentLost("the world is gone")
+
+    monkeypatch.setattr(video, "record_episode", lost)
+    quiet = Quiet()
+    programs = SimpleNamespace(evaluator=SimpleNamespace(learned_policy=lambda learner: None))
+    state = SimpleNamespace(learner=None)
+    loop.Trainer._film(SimpleNamespace(programs=programs, state=state, run_dir=tmp_path, reporter=quiet))
+    assert quiet.messages == ["no video: the world is gone"]
 
 
 def test_every_round_starts_with_an_empty_buffer(covr, tiny_config, folder):
@@ -500,3 +524,17 @@ def test_options_that_turn_out_unusable_do_not_claim_the_directory(run, tiny_con
     wrong = dataclasses.replace(tiny_config, method="rad", task="nonsense")
     assert "unknown task" in refused(ConfigError, run, wrong, folder / "typo")
     assert not (folder / "typo" / "config.json").exists()
+
+
+def test_a_record_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    run_directory.write_json(path, {"round": 1})
+
+    def full(self, text):
+        Path.open(self, "w").write(text[:3])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_directory.write_json(path, {"round": 2})
+    assert json.loads(path.read_text()) == {"round": 1}

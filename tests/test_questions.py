@@ -18,6 +18,7 @@ from reporters import Quiet
 
 from covr_jax import loop, questions, replay
 from covr_jax.agents.policies import noisy_deterministic, squashed_gaussian
+from covr_jax.conversation import Conversation
 from covr_jax.metrics import read_metrics
 from covr_jax.programs import Programs
 from covr_jax.types import Prior, StepType
@@ -55,6 +56,28 @@ def test_answers_go_back_to_their_places():
     np.testing.assert_allclose(action.reshape(6, 2)[[0, 2, 5]], prior.action)
     assert not action.reshape(6, 2)[[1, 3, 4]].any()
     assert valid.tolist() == [[True, False], [False, False], [False, True]]
+
+
+def test_questions_that_are_dropped_are_not_asked_and_not_waited_for():
+    class Busy(FakeVLM):
+        busy = False
+
+        def __init__(self):
+            super().__init__()
+            self.counters = {"dropped": 0}
+
+        def ask(self, time, frames):
+            self.counters["dropped"] += self.busy
+
+        def answers(self, time):
+            return []
+
+    vlm, frames = Busy(), jnp.zeros((3, 4, 4, 3), jnp.uint8)
+    programs = SimpleNamespace(candidates=4, questions=lambda state: (frames, jnp.arange(3)))
+    talk = Conversation(programs, vlm)
+    for now, vlm.busy in ((10, False), (20, True), (30, True)):
+        talk.turn(SimpleNamespace(replay=SimpleNamespace(count=now)), ask=True)
+    assert (talk.asked, talk.skipped, talk.waiting) == (3, 1, [10])
 
 
 # --------------------------------------------------------------------- entropy

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -68,6 +69,19 @@ def test_a_run_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
     ]
     log = (tmp_path / "better" / "train.log").read_text().splitlines()
     assert log[:2] == [f"$ python {script} better", "cores 1 7"]
+
+
+def test_a_sweep_that_is_ended_ends_its_runs(tmp_path, monkeypatch):
+    script = tmp_path / "train.py"
+    script.write_text("import os, signal, time\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(600)\n")
+    monkeypatch.setattr(sweep, "TRAIN", script)
+    before, started, start = signal.getsignal(signal.SIGTERM), [], sweep._start
+    monkeypatch.setattr(sweep, "_start", lambda job, slot: started.append(start(job, slot)) or started[-1])
+    with pytest.raises(SystemExit) as ended:
+        sweep.run_all([sweep.Job(tmp_path / "one", [])], sweep.make_slots(1, []))
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert [process.returncode for process in started] == [-signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_wrong_options_are_told_before_anything_runs(tmp_path, monkeypatch, capsys):

@@ -151,6 +151,7 @@ class HostVecEnv:
             self._envs = list(self._pool.map(self._open, lanes))
         self._key, self._episode = key, episode
         self._finished = [[] for _ in lanes]
+        self._serial = (self._serial + 1) % 2**31  # should a lane fail now, no earlier state is the latest any more
         return self._collect(list(self._pool.map(self._start, lanes)))
 
     def _open(self, lane: int) -> HostEnv:

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, TypeVar
 from covr_jax.report.data import ReportError, read_config
 
 Shown = TypeVar("Shown", bound=NamedTuple)
-_NO_PART = ("seed", "run.", "eval.")  # options without a part in what a run learns
+_NO_PART = ("seed", "run.", "eval.every", "eval.episodes")  # options without a part in what a run learns or shows
 _NOISE = "sac.noise_"  # of deterministic policies alone
 _DETERMINISTIC = ("drqv2", "taco")
 
 
 def leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The options of a run that its learning depends on, by their full names."""
+    """The options of a run that its learning and its evaluations depend on, by their full names."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):

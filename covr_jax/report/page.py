@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from covr_jax.config import VLM_ACTS
 from covr_jax.report import figures
 from covr_jax.report.data import Round, Run, number, numbers, read_run, shown_method, simulator
 from covr_jax.report.style import CSS
@@ -196,10 +197,13 @@ def _sections(run: Run) -> list[str]:
     none += f" (method {shown_method(method)})." if isinstance(method, str) and not run.rounds else "."
     iterations = [part for part in (figures.iterations(run), _iteration_table(run)) if part]
     video = f'<video controls loop muted playsinline src="{run.video}"></video>' if run.video else None
+    acts = "Evaluation acts with the policy's mean; the VLM never acts."
+    if method in VLM_ACTS:
+        acts = "The VLM's answers act."
     return [
         _section(
             "Learning curve",
-            "Sum of the rewards of an episode. Evaluation acts with the policy's mean; the VLM never acts.",
+            f"Sum of the rewards of an episode. {acts}",
             figures.learning_curve(run),
             "No data: neither an evaluation nor a finished training episode is in metrics.jsonl.",
         ),

@@ -64,6 +64,8 @@ def placement(device, dtype, *, is_tiny: bool):
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise VLMLoadError("--vlm.device cuda: Torch finds no GPU; use --vlm.device cpu, or install its CUDA build")
     if dtype == "auto":
         dtype = torch.float32 if is_tiny or device.type == "cpu" else torch.bfloat16
     return device, getattr(torch, dtype) if isinstance(dtype, str) else dtype

@@ -20,8 +20,8 @@ TABLE = Table(
         Column("Pendulum", "pendulum_swingup"),
     ),
     rows=(
-        Row("TACO", "taco_500k", ("--method", "taco"), ((112, 42), (467, None), (485, 167))),
-        Row("ResAct", "resact_500k", ("--method", "resact"), ((99, 49), (355, None), (618, 380))),
+        Row("TACO", "taco_500k", ("--method", "taco"), ((112, 42), (355, None), (485, 167))),
+        Row("ResAct", "resact_500k", ("--method", "resact"), ((99, 49), (467, None), (618, 380))),
         Row("COVR", "covr_500k", guided("covr", "rad"), ((188, 9), (485, 25), (792, 82))),
     ),
     options=("--total-steps", "500000"),

@@ -126,6 +126,17 @@ def test_a_lost_world_is_told():
         env.step(state, NOTHING)
 
 
+def test_a_reset_that_fails_leaves_no_state_that_goes_on():
+    env, opened = make()
+    state, _ = env.step(env.reset(KEY)[0], NOTHING)
+    reset, opened[1].reset = opened[1].reset, lambda: (_ for _ in ()).throw(EnvironmentLost("gone"))
+    with pytest.raises(EnvironmentLost):
+        env.reset(KEY + 1)  # an evaluation's
+    opened[1].reset = reset
+    _, timestep = env.step(state, NOTHING)
+    assert timestep.step_type.tolist() == [0, 0]  # both begin anew: lane 0 stood in the evaluation's episode
+
+
 # ------------------------------------------------------------ child processes
 
 

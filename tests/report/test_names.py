@@ -41,6 +41,11 @@ def test_what_differs_is_said_of_both_and_other_methods_keep_their_name(tmp_path
     assert told(tmp_path, SAC, larger, rad) == ["sac, sac.batch_size 4", "sac, sac.batch_size 8", "rad"]
 
 
+def test_what_evaluations_showed_is_a_setting(tmp_path):
+    plain, hard = with_(eval={"distractors": None}), with_(seed=2, eval={"distractors": "color_hard"})
+    assert told(tmp_path, plain, hard) == ["sac, eval.distractors None", "sac, eval.distractors color_hard"]
+
+
 def test_the_noise_of_a_deterministic_policy_is_a_setting(tmp_path):
     one, other = (with_(method="drqv2", seed=seed, sac={"noise_steps": seed}) for seed in (1, 2))
     assert told(tmp_path, one, other) == ["drqv2, sac.noise_steps 1", "drqv2, sac.noise_steps 2"]

@@ -11,6 +11,7 @@ import pytest
 from synthetic_run import edit, finish, make_run, png
 
 from covr_jax.report import ReportError, write_report
+from covr_jax.report.data import read_run
 from covr_jax.report.svg import show
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -149,6 +150,17 @@ def test_a_method_without_a_vlm_says_so(tmp_path):
     assert page.count("No data: this run has no VLM fine-tuning rounds (method rad).") == 5
     assert "No data: this run recorded no video." in page
     assert "Critic loss" in page
+
+
+@pytest.mark.parametrize(("method", "acts"), [("covr", "the VLM never acts"), ("vbe", "The VLM&#x27;s answers act.")])
+def test_who_acts_is_said(tmp_path, method, acts):
+    assert acts in write_report(make_run(tmp_path, rounds=0, method=method)).read_text()
+
+
+def test_guidance_from_the_start_is_shown(tmp_path):
+    folder = make_run(tmp_path, method="dpl")
+    edit(folder, "vlm/round_0/record.json", lambda record: record.update(guidance=True))
+    assert read_run(folder).guided()[0][0] == 0.0
 
 
 @pytest.mark.parametrize("rows", ["", '{"env_steps": 0}\n', '{"env_steps": 8, "eval/episode_return": null}\n{"env_st'])

@@ -16,6 +16,7 @@ from covr_jax.vlm.model import (
     preprocess,
     tokenize_prompt,
 )
+from covr_jax.vlm.pretrained import placement
 from covr_jax.vlm.prompts import Prompt, prompt_for
 from covr_jax.vlm.vision import NAME
 
@@ -178,3 +179,10 @@ def test_real_prompt_is_built_from_the_tokenizers_own_template(backbone):
     tokens = tokenize_prompt(backbone, prompt_for("cartpole_swingup", 1))
     text = backbone.tokenizer.decode(tokens.ids)
     assert text.count("<|image_pad|>") == 9 and text.endswith("<|im_start|>") and text.count("<|im_start|>") == 3
+
+
+def test_a_gpu_that_torch_does_not_find_is_one_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(VLMLoadError, match=r"^--vlm.device cuda: Torch finds no GPU; use --vlm.device cpu"):
+        placement("cuda", "auto", is_tiny=True)
+    assert placement("auto", "auto", is_tiny=False) == (torch.device("cpu"), torch.float32)

@@ -261,3 +261,14 @@ def test_decoding_device_and_memory_reach_the_engine(monkeypatch, tmp_path):
     assert (given["decoding"], given["device"], given["gpu_share"], given["merge"]) == ("free", "cpu", 0.25, None)
     modes.make_vlm(config.Config(method="vpf", vlm=config.VLMConfig(name="fake")), 1, tmp_path)
     assert given["merge"] is False and given["decoding"] == "constrained" and given["device"] == "auto"
+
+
+def test_a_replayed_query_answers_to_its_own_frames_only(tmp_path):
+    recorder = Recorder(modes.SyncPrior(FakeVLM()), tmp_path / "answers.jsonl")
+    given = [recorder.query(some_frames(seed)) for seed in (1, 2, 3)]
+    replay = Replay(tmp_path / "answers.jsonl")
+    np.testing.assert_array_equal(replay.query(some_frames(1)).action, given[0].action)
+    with pytest.raises(PriorError, match="the recording holds answers to other frames"):
+        replay.query(some_frames(9))
+    assert replay.counters["missed"] == 1
+    np.testing.assert_array_equal(replay.query(some_frames(3)).action, given[2].action)

@@ -12,9 +12,12 @@ from covr_jax import envs, video
 from covr_jax.types import StepType
 
 
+SIZE = 64
+
+
 @pytest.fixture(scope="module")
 def reacher():
-    return envs.make("reacher_easy", 1, image_size=240, frame_stack=1)
+    return envs.make("reacher_easy", 1, image_size=SIZE, frame_stack=1)
 
 
 def stub(env, steps, asked):
@@ -28,7 +31,8 @@ def stub(env, steps, asked):
 
 
 @pytest.mark.parametrize("goal", [[0.1, 0.15], [-0.2, 0.0]])
-def test_reacher_s_target_is_where_the_episode_has_it(reacher, goal):
+def test_reacher_s_target_is_where_the_episode_has_it(reacher, monkeypatch, goal):
+    monkeypatch.setattr(video, "_SIZE", SIZE)
     state, timestep = reacher.reset(jax.random.key(0), goal=np.array([goal], np.float32))
     last = timestep._replace(step_type=np.array([StepType.LAST]))
     asked = []

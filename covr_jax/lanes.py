@@ -113,5 +113,5 @@ def make_envs(config: Config, task: Task | HostTask, frame_stack: int) -> tuple[
         training = make(env.num_envs, distractors=env.distractors)
         same = (lanes, distractors) == (env.num_envs, env.distractors)
         return training, training if same else make(lanes, distractors=distractors)
-    except RendererError as error:
+    except (RendererError, ValueError) as error:
         raise ConfigError(str(error)) from error

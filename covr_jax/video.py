@@ -56,7 +56,7 @@ def _drawn(programs: Programs, env: VecEnv, policy: Policy, number: int) -> list
 
     def draw(state: Any) -> jax.Array:
         data = mjx.kinematics(model, mjx.make_data(env.mj_model).replace(qpos=state.qpos[0]))
-        data = mjx.camlight(model, mjx.com_pos(model, data))
+        data = mjx.tendon(model, mjx.camlight(model, mjx.com_pos(model, data)))
         return renderer(env.task.place(data, state.goal[0]) if env.task.place else data)
 
     draw = runtime.jit(draw)

@@ -21,6 +21,11 @@ LOSSES = {f"losses/{name}" for name in ("critic", "actor", "alpha", "guidance")}
 NAMES = LOSSES | {f"sac/{name}" for name in ("alpha", "entropy", "q_mean")}
 
 
+def test_an_action_repeat_that_does_not_divide_an_episode_is_one_line(tiny_config):
+    with pytest.raises(ConfigError, match="an action repeat of 7 does not divide the 1000 control steps"):
+        Programs(dataclasses.replace(tiny_config, env=dataclasses.replace(tiny_config.env, action_repeat=7)))
+
+
 def firsts(vec_steps):
     """How many of the first env.step calls of a lane started an episode: an episode is 25 steps and one FIRST."""
     return vec_steps // (EPISODE + 1)

@@ -11,7 +11,6 @@ import pytest
 from covr_jax import envs, video
 from covr_jax.types import StepType
 
-
 SIZE = 64
 
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -91,6 +92,7 @@ class Child:
         )
         theirs.close()
         self._channel = Channel(ours)
+        self._turn = threading.Lock()  # after Ctrl-C a lane's thread may still wait for its answer
 
     @property
     def pid(self) -> int:
@@ -100,8 +102,9 @@ class Child:
     def ask(self, request: Request, deadline_s: float) -> Any:
         """Its answer. Raises Mishap where it fails, dies or stays silent; only ``kill`` may follow then."""
         try:
-            self._channel.send(request, deadline_s)
-            answer = self._channel.receive(deadline_s)
+            with self._turn:
+                self._channel.send(request, deadline_s)
+                answer = self._channel.receive(deadline_s)
         except Silence:
             name = type(request).__name__.lower()
             raise Mishap(Failure("silence", f"no answer to {name} within {deadline_s:g} s")) from None

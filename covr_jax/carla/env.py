@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import dm_env
@@ -55,6 +56,7 @@ class CarlaEnv(dm_env.Environment):
 
     Raises:
       ValueError: for unknown names, on construction.
+      ServerRefused: on construction, where the client is not installed.
       ServerGone, ServerRefused: by ``reset`` and ``step``, and only where a new attempt is vain.
     """
 
@@ -82,12 +84,15 @@ class CarlaEnv(dm_env.Environment):
         limits, size = limits or Limits(), image_size or rig.size
         if min(size, max_ticks, frame_skip or 1) < 1:
             raise ValueError("image_size, max_ticks and frame_skip must be at least 1")
+        own = not launch and endpoint == LOOPBACK
+        if missing := [name for name in ("carla", *(["msgpack"] if own else [])) if find_spec(name) is None]:
+            raise ServerRefused(f"not installed: {', '.join(missing)}; pip install carla==0.9.16 msgpack")
         setup = Setup(
             host="", port=0, scenario=scenario, profile=profile, image_size=size, max_ticks=max_ticks, weather=weather,
             any_version=allow_version_mismatch, connect_s=0.0, load_s=0.0, call_s=0.0, server_group=None,
             frame_skip=frame_skip,
         )  # fmt: skip
-        if not launch and endpoint == LOOPBACK:
+        if own:
             launch = loopback_command(SCENARIOS[scenario].towns[0])
         server = OwnServer(launch, limits.connect_s) if launch else parse_address(endpoint)
         self._host = Host(setup, server, limits)

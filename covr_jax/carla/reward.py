@@ -8,8 +8,9 @@ The rules are those of two public lines of work, quirks included:
 * ``dbc`` never ends an episode for a collision; ``dmr`` does after 20 colliding ticks in a row.
 * An episode that reaches its number of ticks is truncated, every other end is a termination.
 
-The originals test the height of the vehicle against the world's zero; here it is the height above the lane, which is
-the same on the maps that they use.
+Two things are not the originals'. They test the height of the vehicle against the world's zero; here it is the height
+above the lane, which is the same on the maps that they use. And a vehicle off the road ends the episode with both
+profiles, as with DBC; DMR takes the nearest lane for its own and drives on beside the road.
 """
 
 from __future__ import annotations

@@ -109,7 +109,9 @@ class Profile(NamedTuple):
 _LENS = (
     ("enable_postprocess_effects", "True"),
     ("motion_blur_intensity", "1.0"),
-    ("motion_blur_max_distortion", "1.0"),
+    ("motion_blur_max_distortion", "0.8"),
+    ("exposure_min_bright", "12.0"),
+    ("exposure_max_bright", "20.0"),
 )
 PROFILES = {
     "dmr": Profile(

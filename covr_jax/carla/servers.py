@@ -88,6 +88,8 @@ class OwnServer:
             )
             if self._listens():
                 return
+            if self.alive():
+                break  # it runs and does not listen: on other ports it would not either
         self.stop()
         raise OSError(f"{self._command[0]} ended or never listened on its port")
 

@@ -30,8 +30,7 @@ class ProcessEnv(dm_env.Environment):
     ``host_env.HostEnv``). The child ends with this object's ``close`` or with this process, however that ends.
 
     Raises:
-      EnvironmentLost: from any call, once the child is dead.
-      RuntimeError: what went wrong in the child, in one line.
+      EnvironmentLost: from any call, once the child is dead; or what went wrong in it, in one line.
     """
 
     def __init__(self, build: Callable[[], dm_env.Environment], image_size: int):
@@ -53,7 +52,7 @@ class ProcessEnv(dm_env.Environment):
             text = f"the process of an environment died (exit code {self._process.exitcode})"
             raise EnvironmentLost(text) from gone
         if error is not None:
-            raise RuntimeError(f"an environment failed: {error}")
+            raise EnvironmentLost(f"an environment failed: {error}")
         return answer
 
     def _timestep(self, answer: tuple[int, float | None, float | None]) -> dm_env.TimeStep:

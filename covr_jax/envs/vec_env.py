@@ -91,6 +91,11 @@ class VecEnv:
             self._model = self._model.tree_replace({"opt.iterations": newton, "opt.ls_iterations": line_search})
         self._substeps = round(task.control_timestep / self.mj_model.opt.timestep)
         self._time_limit = round(task.time_limit / task.control_timestep)
+        if self._time_limit % self.action_repeat:
+            raise ValueError(
+                f"an action repeat of {self.action_repeat} does not divide the {self._time_limit} control steps of a"
+                f" {task.name} episode"
+            )
         drawn = {"samples": samples, "num_envs": num_envs, "distractors": distractors}
         self._renderer = make_renderer(renderer, self.mj_model, image_size, image_size, **drawn) if pixels else None
         self._control_range = jnp.asarray(self.mj_model.actuator_ctrlrange, jnp.result_type(float))
@@ -243,9 +248,9 @@ class VecEnv:
         return jax.vmap(read)(qpos, qvel)
 
     def _data(self, qpos: Array, qvel: Array, ctrl: Array, goal: Array | None, touch: Array | None) -> mjx.Data:
-        """One world's data with kinematics, centres of mass, velocities and cameras as of ``qpos`` and ``qvel``."""
+        """One world's data with kinematics, centres of mass, velocities, tendons and cameras as of qpos and qvel."""
         data = mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl)
-        data = self._kinematics(data, goal)
+        data = mjx.tendon(self._model, self._kinematics(data, goal))  # taut ones are drawn in another colour
         return data if touch is None else data.replace(sensordata=touch)
 
     def _kinematics(self, data: mjx.Data, goal: Array | None) -> mjx.Data:

@@ -47,6 +47,8 @@ def ours(config: Config) -> Contestant:
     from covr_jax import programs, runtime
 
     runtime.configure()
+    if not runtime.on_cpu():
+        raise SystemExit("the PyTorch loop computes on the CPU: set JAX_PLATFORMS=cpu")
     built = programs.Programs(config)
     held = [built.init()]
 

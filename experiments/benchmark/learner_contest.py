@@ -76,6 +76,8 @@ class Bench:
         self.arguments = (shapes, batch_size, precision, threads)
         torch.set_num_threads(threads)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if (self.device == "cpu") != runtime.on_cpu():
+            raise SystemExit(f"JAX computes on {jax.default_backend()}, Torch on {self.device}: nothing to compare")
         self.precision = precision
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.benchmark = True

@@ -4,12 +4,14 @@
 
 Each makes whole updates (critic, auxiliary loss, and the actor as often as its settings say) in the preset's sizes for
 that method, on one batch that is already on the device. With ``--equal`` all have SAC's sizes (batch, image,
-layers), so that the ratio is the cost of the composition alone. Compile seconds are of the first call.
+layers), so that the ratio is the cost of the composition alone. Compile seconds are of the first call, without the
+persistent cache.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from functools import partial
@@ -32,13 +34,15 @@ def contestant(name: str, preset: str, equal: bool) -> tuple[Contestant, float]:
 
     from covr_jax import presets, runtime
     from covr_jax.agents import make_learner, make_method
+    from covr_jax.agents.methods import settings
     from covr_jax.config import AugmentConfig
 
     config = presets.make(preset, name)
     common = presets.make(preset, "sac")
     sac, size, augment = config.sac, config.env.image_size, config.augment
     if equal:
-        sac, size, augment = common.sac, common.env.image_size, AugmentConfig()
+        sac = dataclasses.replace(common.sac, **settings(name).always)
+        size, augment = common.env.image_size, AugmentConfig()
     method = make_method(name, augment, size, "translate")
     learner = make_learner(ACTION_DIM, sac.learning_rate or 1e-3, method, sac)
     batch = _batch(method, sac.batch_size, size, config.env.frame_stack)
@@ -96,9 +100,12 @@ def main() -> int:
     arguments = parser.parse_args()
     threads = pin(arguments.threads)
 
+    import jax
+
     from covr_jax import runtime
 
     runtime.configure()
+    jax.config.update("jax_enable_compilation_cache", False)
     names = ["sac", *[name for name in arguments.methods if name != "sac"]]
     made = {name: contestant(name, arguments.preset, arguments.equal) for name in names}
     turns = take_turns({name: one for name, (one, _) in made.items()}, arguments.rounds, arguments.seconds)

@@ -55,7 +55,7 @@ class Bench:
 
     def _device_phases(self) -> list[Phase]:
         programs, config, state = self.programs, self.config, self.state
-        updates = config.sac.updates_per_step
+        updates = config.sac.updates_per_step / config.sac.steps_per_update
         with_actor = updates / config.sac.actor_update_every
         previous = programs._last_action(state.replay, state.timestep) if programs.method.residual else None
         act = (state.learner, state.timestep.observation, state.progress.vec_steps, previous)
@@ -89,7 +89,10 @@ class Bench:
 
         programs, sac, stack = self.programs, self.config.sac, self.programs.frame_stack
         key = self.jax.random.key(0)
+        method = programs.method
         draw = partial(replay.sample, batch_size=sac.batch_size, frame_stack=stack, n_step=sac.n_step)
+        draw = partial(draw, previous=method.residual, horizon=method.horizon, maps=method.map_side > 0)
+        draw = partial(draw, draw=programs._draw, updates=self.state.learner.updates)
         sample = runtime.jit(partial(draw, discount=sac.discount))
         batch = sample(self.state.replay, key)
         augment = runtime.jit(programs.augmentation.augment)
@@ -143,7 +146,7 @@ class Bench:
         nothing = self.jax.jit(lambda learner: learner.updates + 1)
         seconds = self._seconds(lambda: nothing(self.state.learner))
         # On CPU act, add, advance, observe, progress and each update; elsewhere a chunk is one program.
-        pieces = 5.0 + self.config.sac.updates_per_step
+        pieces = 5.0 + self.config.sac.updates_per_step / self.config.sac.steps_per_update
         return seconds, pieces if runtime.on_cpu() else 1.0 / self.programs.chunk_steps
 
     def _seconds(self, work: Callable[[], Any]) -> float:

@@ -30,8 +30,8 @@ def constant(text: str, lanes: int, action_dim: int) -> Callable[..., np.ndarray
     return lambda *_: action
 
 
-def measured(run_dir: Path, constants: list[str], episodes: int, number: int) -> tuple[list[dict[str, Any]], Any]:
-    """One row per policy, the trained one first; and the run's configuration."""
+def measured(run_dir: Path, constants: list[str], episodes: int, number: int) -> tuple[list[dict[str, Any]], Any, int]:
+    """One row per policy, the trained one first; the run's configuration; env steps of the checkpoint."""
     from covr_jax import run_directory
 
     config, programs, state = run_directory.load(run_dir)
@@ -47,7 +47,7 @@ def measured(run_dir: Path, constants: list[str], episodes: int, number: int) ->
             print(json.dumps(rows[-1]), flush=True)
     finally:
         programs.close()
-    return rows, config
+    return rows, config, int(state.progress.transitions) * programs.env.action_repeat
 
 
 def main() -> int:
@@ -63,9 +63,9 @@ def main() -> int:
 
     cli.import_quietly()
     runtime.configure()
-    rows, config = measured(arguments.run_dir, arguments.constant, arguments.episodes, arguments.number)
+    rows, config, env_steps = measured(arguments.run_dir, arguments.constant, arguments.episodes, arguments.number)
     if arguments.output:
-        about = {"task": config.task, "seed": config.seed, "env_steps": config.total_steps}
+        about = {"task": config.task, "seed": config.seed, "env_steps": env_steps}
         if config.task.startswith("carla_"):
             about["simulator"] = config.carla.endpoint
         measure.write(arguments.output, rows, episodes=arguments.episodes, **about)

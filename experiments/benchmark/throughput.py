@@ -48,7 +48,7 @@ def summary_of(bench: Any, rows: list[dict[str, Any]], ceilings: roofline.Ceilin
     return {
         "env_steps_per_s": lanes * bench.programs.env.action_repeat / seconds,
         "frames_per_s": lanes / seconds,
-        "updates_per_s": config.sac.updates_per_step / seconds,
+        "updates_per_s": config.sac.updates_per_step / config.sac.steps_per_update / seconds,
         "dispatch_share": by_name["host"]["share"],
         "chunk_steps": bench.programs.chunk_steps,
         "compile_s": bench.compile_log.seconds,

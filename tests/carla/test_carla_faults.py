@@ -6,16 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from covr_jax.carla import env as carla_env
 from covr_jax.carla.channel import Failure
-from covr_jax.carla.client import Host, Limits, Mishap, ServerGone
+from covr_jax.carla.client import Child, Host, Limits, Mishap, ServerGone, ServerRefused
 from covr_jax.carla.env import CarlaEnv
 from covr_jax.carla.loopback.faults import KINDS
-from covr_jax.carla.servers import child_environment, parse_address
+from covr_jax.carla.servers import OwnServer, child_environment, loopback_command, parse_address
 from experiments.benchmark.carla_faults import alive, trial
 
 pytest.importorskip("carla", reason="the client is not installed")
@@ -122,6 +125,66 @@ def test_nothing_is_left_when_the_parent_is_killed():
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.05)
     assert not any(map(alive, pids))
+
+
+ASKED = """
+import os, sys, carla
+client = carla.Client("127.0.0.1", int(sys.argv[1]))
+client.set_timeout(5.0)
+print(client.get_world().get_settings().synchronous_mode, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_killed_parent_gives_another_s_server_its_clock_back():
+    server = OwnServer(loopback_command("covr_street"), 30.0)
+    server.start()
+
+    def synchronous():
+        command = [sys.executable, "-c", ASKED, str(server.address.port)]
+        return subprocess.run(command, capture_output=True, text=True, env=child_environment(), check=True).stdout
+
+    code = (
+        "import sys, time; from covr_jax.carla.env import CarlaEnv\n"
+        "env = CarlaEnv('ghost_pedestrian', f'127.0.0.1:{sys.argv[1]}', image_size=16); env.reset()\n"
+        "print(env.host.pid, flush=True); time.sleep(60)"
+    )
+    try:
+        command = [sys.executable, "-c", code, str(server.address.port)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=child_environment()) as parent:
+            pid = int(parent.stdout.readline())
+            assert synchronous() == "True\n"
+            parent.kill()
+        end = time.monotonic() + 15.0
+        while alive(pid) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not alive(pid) and synchronous() == "False\n"
+    finally:
+        server.stop()
+
+
+def test_a_client_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(carla_env, "find_spec", lambda name: None if name == "msgpack" else name)
+    with pytest.raises(ServerRefused, match=r"^not installed: msgpack; pip install"):
+        CarlaEnv("highway")
+    CarlaEnv("highway", "127.0.0.1:9").close()  # a server of somebody else's does not need it
+
+
+def test_one_child_is_asked_one_thing_at_a_time():
+    """Ctrl-C closes a world from the main thread while a lane's thread still waits for its answer."""
+    child, said = object.__new__(Child), []
+
+    class Line:
+        def send(self, request, deadline_s):
+            said.append(request)
+
+        def receive(self, deadline_s):
+            time.sleep(0.2)
+            return said[-1]
+
+    child._channel, child._turn = Line(), threading.Lock()
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda request: child.ask(request, 1.0), ["step", "close"])) == ["step", "close"]
 
 
 def test_faults_of_long_ago_do_not_count():

@@ -307,3 +307,20 @@ def test_the_first_observation_is_dm_controls_of_that_state(name):
                 env.physics.named.model.geom_pos["target"][:2] = state.goal[lane]
         expected = flat(env.task.get_observation(env.physics))
         np.testing.assert_allclose(timestep.observation[lane], expected, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("below", [0.02, 0.35])  # m, from the cup to the ball: a slack string and a taut one
+def test_the_renderer_is_told_how_long_the_string_is(below):
+    env = envs.make("ball_in_cup_catch", 1, pixels=False)
+    qpos = np.array([0.0, 0.0, 0.0, -below], np.float32)
+    data = mujoco.MjData(env.mj_model)
+    data.qpos[:] = qpos
+    mujoco.mj_forward(env.mj_model, data)
+    ours = jax.jit(env._data)(jnp.asarray(qpos), jnp.zeros(4), jnp.zeros(2), None, None)
+    assert data.ten_length[0] > 0.05
+    np.testing.assert_allclose(ours.ten_length, data.ten_length, rtol=1e-5)
+
+
+def test_an_action_repeat_that_does_not_divide_an_episode_is_refused():
+    with pytest.raises(ValueError, match="repeat of 3 does not divide the 1000 control steps of a walker_walk episode"):
+        envs.make("walker_walk", 1, pixels=False, action_repeat=3)

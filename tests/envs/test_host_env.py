@@ -155,7 +155,7 @@ def test_a_process_answers_as_the_environment_itself():
         child.step([0, 0])
         np.testing.assert_array_equal(two.observation, before)  # a picture handed out stays as it is
         child.seed("no number")
-        with pytest.raises(RuntimeError, match="an environment failed: TypeError: "):
+        with pytest.raises(EnvironmentLost, match="an environment failed: TypeError: "):
             child.reset()
         child._process.kill()
         with pytest.raises(EnvironmentLost, match="died \\(exit code -9\\)"):

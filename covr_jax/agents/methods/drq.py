@@ -2,7 +2,8 @@
 
 y = 1/M sum_m (r + gamma V(f(s', nu'_m))) and L = sum_k mean_b (Q(f(s, nu_k), a) - y)^2 with K = M = 2 shifts nu; the
 actor learns from the first of s. The encoder ends in a tanh.
-Ours: both Q losses are summed over the shifts, as in the authors' code, where the paper writes a mean.
+Ours: both Q losses are summed over the shifts, as in the authors' code, where the paper writes a mean; convolutions
+begin delta-orthogonal, as in SAC-AE.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 y = R_n + gamma^n min_i Qbar_i(s_{t+n}, a') with a' = clip(mu(s_{t+n}) + clip(N(0, sigma), +-0.3)); the actor maximises
 min_i Q_i(s, a) with the same noise. The convolutions have no target copy (``torso_tau`` 1). Ours: sigma falls with the
-env steps of all environments together; the replay has the config's size instead of 1e6; the task's action repeat; one
-setting for all tasks, where the authors give walker ``--sac.n-step 1 --sac.batch-size 512``.
+env steps of all environments together; the replay has the config's size instead of 1e6; the task's action repeat;
+convolutions begin delta-orthogonal instead of orthogonal as a whole; one setting for all tasks, where the authors give
+walker ``--sac.n-step 1 --sac.batch-size 512``.
 """
 
 from __future__ import annotations

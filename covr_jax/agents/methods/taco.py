@@ -4,7 +4,7 @@ L = InfoNCE(G(z_t, u_{t:t+K}), z_{t+K}) + InfoNCE(z_t, z_t of another shift) + m
 unit weights, u = encoded actions, z = projected features; the critic reads u(a) in place of a.
 The critic's loss moves the action encoder as well. Ours: pairs whose episode ends within K steps are left out of the
 first and third loss; rewards are summed without a discount; this loss comes right after the critic's instead of last;
-walker is set up as all tasks (see ``drqv2``).
+walker is set up as all tasks, and convolutions begin, as in ``drqv2``.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ exit, in which the client is known to abort.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from covr_jax.carla.worker.failures import Fault, failure_of
 from covr_jax.carla.worker.session import Session
 
 _LOOK_S = 0.25  # between two looks at the parent
+_LEAVE_S = 10.0  # for giving somebody else's server its clock back
 
 
 class Worker:
@@ -30,11 +32,14 @@ class Worker:
         threading.Thread(target=self._watch, name="parent", daemon=True).start()
 
     def _watch(self) -> None:
-        """An orphan ends at once, with the server that its parent had started."""
+        """An orphan ends at once, with the server that its parent had started; or soon, once it has left another's."""
         while os.getppid() == self._parent:
             time.sleep(_LOOK_S)
-        if self._server_group is not None:
-            os.killpg(self._server_group, signal.SIGKILL)
+        if self._server_group is None:
+            time.sleep(_LEAVE_S)  # ``main`` leaves the world and exits
+        else:
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                os.killpg(self._server_group, signal.SIGKILL)
         os._exit(0)
 
     def answer(self, request: Request) -> object:
@@ -69,8 +74,9 @@ def main() -> None:
             channel.send(answer)
             if isinstance(request, Close):
                 break
-    except (EOFError, OSError):
-        pass  # the parent let go of the line: nobody is left to tell
+    except (EOFError, OSError):  # the parent let go of the line: nobody is left to tell, but the world is to be left
+        with contextlib.suppress(Exception):
+            worker.answer(Close())
     os._exit(0)
 
 

@@ -44,8 +44,8 @@ def test_priors_guide_from_the_start_and_the_vlm_stays_as_it_is(short, tmp_path,
     assert learning and any(row["losses/guidance"] > 0 for row in learning)
     before = [0, *[row["env_steps"] for row in rows[:-1]]]  # the weight of a chunk is that of its start
     weights = [row["covr/guidance_weight"] for row in rows]
-    asked = {row["env_steps"]: row["vlm/queries"] for row in rows}
-    assert (asked[rows[-1]["env_steps"]] > asked[4_800]) == (method == "dpl")  # nothing is asked in vain
+    asked = [row["vlm/queries"] for row in rows if row["env_steps"] >= 4_000]
+    assert len(asked) > 1 and (asked[-1] > asked[0]) == (method == "dpl")  # nothing is asked in vain
     if method == "dpl":
         assert set(weights) == {0.5}
     else:

@@ -3,7 +3,7 @@
 L = 0.5 mean (T(h, a) - sg f(s'))^2 + mean (R(h, a) - r)^2, with h = f(s) the features of the critic's encoder, moves
 that encoder and both heads after each critic update. Ours: the deterministic transition model; one Adam for encoder and
 heads, which is the same as the authors' two with equal rates; with n-step returns the heads predict n steps on; 128
-transitions per update as in all methods here, where Zhang et al. take 512.
+transitions per update, where Zhang et al. take 512.
 """
 
 from __future__ import annotations

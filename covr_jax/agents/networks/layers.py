@@ -5,10 +5,9 @@ Letters: B batch, H W image, C channels, F features.
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -149,7 +148,7 @@ def _convolution_backward(
     def of_kernel_in_parts(x: Array, gradient: Array) -> Array:
         size = -(-len(x) // max(1, min(_MOST_PARTS, x.size // _PART)))
         parts = [slice(start, start + size) for start in range(0, len(x), size)]
-        return functools.reduce(operator.add, [of_kernel(x[part], gradient[part]) for part in parts])
+        return reduce(operator.add, [of_kernel(x[part], gradient[part]) for part in parts])
 
     kernel_gradient = platform_dependent(x, gradient, cpu=of_kernel_in_parts, default=of_kernel)
     if x.dtype == jnp.uint8:

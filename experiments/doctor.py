@@ -77,6 +77,22 @@ def check_devices() -> list[Finding]:
     ]
 
 
+def check_kernels() -> list[Finding]:
+    """Whether updates on CPU have their C++ kernel."""
+    import warnings
+
+    from covr_jax import runtime
+    from covr_jax.agents.networks import convolution
+
+    if not runtime.on_cpu():
+        return []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if convolution.has_kernel():
+            return [Finding("ok", "CPU kernels", "compiled")]
+    return [Finding("note", "CPU kernels", str(said[-1].message) if said else "switched off by COVR_JAX_NATIVE=0")]
+
+
 def check_renderer() -> list[Finding]:
     """Draw one frame and see that it has a picture in it."""
     import mujoco
@@ -184,7 +200,7 @@ def main() -> int:
 
         cli.import_quietly()
         runtime.configure()
-        for check in (check_memory, check_devices, check_renderer, check_bridge, check_vlm):
+        for check in (check_memory, check_devices, check_kernels, check_renderer, check_bridge, check_vlm):
             try:
                 findings += check()
             except Exception as error:  # a broken installation fails in any way; the table says where

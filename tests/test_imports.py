@@ -22,6 +22,7 @@ FLOORS = {
     "questions": 3,
     "augment": 2,
     "runtime": 1,
+    "native": 2,
     "memory": 1,
     "render": 2,
     "bridge": 2,

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax.agents.networks import init_networks, layers, make_networks
-from covr_jax.agents.networks.layers import _rectified
+from covr_jax.agents.networks import init_networks, make_networks
+from covr_jax.agents.networks.convolution import rectified
 
 B, SIZE, S, N = 2, 7, 3, 4
 
@@ -115,27 +115,8 @@ def test_a_rectified_sum_has_relus_gradient():
     bias, weight = jnp.asarray([0.0, 1.0, -1.0, 2.0]), jnp.asarray(generator.normal(size=x.shape), jnp.float32)
     ours, plain = (
         jax.value_and_grad(lambda x, b: (f(x, b) * weight).sum(), argnums=(0, 1))(x, bias)  # noqa: B023
-        for f in (_rectified, lambda x, b: jax.nn.relu(x + b[None, None, None]))
+        for f in (rectified, lambda x, b: jax.nn.relu(x + b[None, None, None]))
     )
     for one, two in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
     assert (ours[1][0][x + bias == 0] == 0).all()
-
-
-@pytest.mark.parametrize(("dtype", "stride"), [(jnp.uint8, 2), (jnp.float32, 1)])
-def test_a_kernel_s_gradient_in_uneven_parts_is_that_of_the_batch(monkeypatch, dtype, stride):
-    monkeypatch.setattr(layers, "_PART", 1)
-    monkeypatch.setattr(layers, "_MOST_PARTS", 2)
-    generator = np.random.default_rng(0)
-    x = jnp.asarray(generator.integers(0, 4, (5, SIZE, SIZE, 3)), dtype)  # three images and two
-    kernel = jnp.asarray(generator.normal(size=(3, 3, 3, N)), jnp.float32)
-    argnums = (1,) if dtype == jnp.uint8 else (0, 1)
-
-    def gradients(convolution):
-        def loss(x, kernel):
-            return jnp.sin(convolution(x, kernel, stride, jax.lax.Precision.HIGHEST)).sum()
-
-        return jax.grad(loss, argnums)(x, kernel)
-
-    for ours, plain in zip(gradients(layers._convolution), gradients(layers._convolve), strict=True):
-        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-4)

@@ -18,8 +18,9 @@ torch = pytest.importorskip("torch")
 
 from covr_jax.agents import make_learner  # noqa: E402
 from covr_jax.agents.methods import make_method  # noqa: E402
+from covr_jax.agents.networks.convolution import convolve  # noqa: E402
 from covr_jax.config import AugmentConfig, SACConfig  # noqa: E402
-from experiments.benchmark import learner, learner_contest, turns  # noqa: E402
+from experiments.benchmark import learner, learner_contest, roofline, turns  # noqa: E402
 from experiments.benchmark import learner_parity as parity  # noqa: E402
 from experiments.benchmark.naive_jax import NaiveRAD  # noqa: E402
 from experiments.benchmark.torch_rad import TorchRAD  # noqa: E402
@@ -213,3 +214,16 @@ def test_pinning_takes_the_last_processors(monkeypatch):
     assert turns.pin(2) == 2 and chosen == [[3, 5]]
     assert os.environ["OMP_NUM_THREADS"] == "2" and os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "kept"
     assert turns.pin(None) == 3
+
+
+@pytest.mark.parametrize(("argnums", "products"), [(None, 1), ((1, 2), 2), ((0, 1, 2), 3)])
+def test_the_work_of_convolutions_is_counted(argnums, products):
+    """A product for the value, one for each gradient that is asked for; XLA counts none of our kernel's."""
+    x, kernel, bias = jnp.ones((4, 9, 9, 32)), jnp.ones((3, 3, 32, 32)), jnp.ones(32)
+
+    def total(*given):
+        return convolve(*given, 1, jax.lax.Precision.HIGHEST).sum()
+
+    function = jax.jit(total if argnums is None else jax.value_and_grad(total, argnums))
+    by_hand = 2 * (4 * 7 * 7 * 32) * (3 * 3 * 32)
+    assert roofline.cost_of(function, x, kernel, bias).flops == pytest.approx(products * by_hand, rel=0.01)

@@ -1,0 +1,93 @@
+"""Kernels in C++ for CPUs: compiled on first use for the processor at hand, kept, and handed to XLA.
+
+Only where XLA's own code is far from what the processor can do. Without a compiler everything works as well, slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import jax
+
+from covr_jax import runtime
+
+_COMPILERS = ("c++", "g++", "clang++")
+_FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC")
+OFF = "COVR_JAX_NATIVE"  # "0" in the environment: do without
+
+
+class _NotBuilt(Exception):
+    """Says why, in one line."""
+
+
+@functools.cache
+def targets(source: Path, *symbols: str) -> bool:
+    """Make the XLA FFI handlers that a C++ file defines known as targets of ``jax.ffi.ffi_call``, under their names.
+
+    Returns:
+      Whether they are. False where programs run elsewhere than on CPU, where ``COVR_JAX_NATIVE`` is 0, and, with one
+      warning, where they cannot be compiled.
+    """
+    if not runtime.on_cpu() or os.environ.get(OFF) == "0":
+        return False
+    try:
+        library = ctypes.CDLL(str(_built(source)))
+    except (_NotBuilt, OSError) as error:
+        warnings.warn(f"{source.name} cannot be used, and updates on CPU take longer: {error}", stacklevel=2)
+        return False
+    for symbol in symbols:
+        jax.ffi.register_ffi_target(symbol, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+    return True
+
+
+def _built(source: Path) -> Path:
+    """The library of a source, compiled unless an earlier process has done so with the same compiler and processor."""
+    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        raise _NotBuilt(f"no C++ compiler ({', '.join(_COMPILERS)}); install one, as in apt install g++")
+    version = _output(compiler, "--version")
+    parts = (source.read_text(), version, jax.__version__, platform.machine(), _processor(), *_FLAGS)
+    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    folder = Path.home() / ".cache" / "covr_jax" / "native"
+    library = folder / f"{source.stem}_{name}.so"
+    if not library.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:  # a home that cannot be written to
+            folder = Path(tempfile.mkdtemp(prefix="covr_jax_"))
+            library = folder / library.name
+        with tempfile.TemporaryDirectory(dir=folder) as place:  # several processes may be at it
+            fresh = Path(place) / library.name
+            _output(compiler, *_FLAGS, *_tuning(), "-isystem", jax.ffi.include_dir(), str(source), "-o", str(fresh))
+            os.replace(fresh, library)
+    return library
+
+
+def _tuning() -> tuple[str, ...]:
+    return ("-mcpu=native",) if platform.machine() in ("arm64", "aarch64") else ("-march=native",)
+
+
+def _processor() -> str:
+    """What tells processors apart that need different code: a home may be shared by several machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def _output(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+        raise _NotBuilt(f"{command[0]} says: {said}")
+    return done.stdout

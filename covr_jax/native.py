@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 
@@ -23,13 +24,13 @@ from covr_jax import runtime
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC")
 OFF = "COVR_JAX_NATIVE"  # "0" in the environment: do without
+_LOCK = threading.Lock()
 
 
 class _NotBuilt(Exception):
     """Says why, in one line."""
 
 
-@functools.cache
 def targets(source: Path, *symbols: str) -> bool:
     """Make the XLA FFI handlers that a C++ file defines known as targets of ``jax.ffi.ffi_call``, under their names.
 
@@ -37,12 +38,18 @@ def targets(source: Path, *symbols: str) -> bool:
       Whether they are. False where programs run elsewhere than on CPU, where ``COVR_JAX_NATIVE`` is 0, and, with one
       warning, where they cannot be compiled.
     """
+    with _LOCK:
+        return _targets(source, *symbols)
+
+
+@functools.cache
+def _targets(source: Path, *symbols: str) -> bool:
     if not runtime.on_cpu() or os.environ.get(OFF) == "0":
         return False
     try:
         library = ctypes.CDLL(str(_built(source)))
     except (_NotBuilt, OSError) as error:
-        warnings.warn(f"{source.name} cannot be used, and updates on CPU take longer: {error}", stacklevel=2)
+        warnings.warn(f"{source.name} cannot be used, and updates on CPU take longer: {error}", stacklevel=3)
         return False
     for symbol in symbols:
         jax.ffi.register_ffi_target(symbol, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")

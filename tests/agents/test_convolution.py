@@ -25,10 +25,10 @@ COMPILER = any(map(shutil.which, native._COMPILERS))
 @pytest.fixture
 def elsewhere(monkeypatch):
     """Asked anew whether there are kernels, and again afterwards."""
-    native.targets.cache_clear()
+    native._targets.cache_clear()
     yield monkeypatch
     monkeypatch.undo()
-    native.targets.cache_clear()
+    native._targets.cache_clear()
 
 
 def operands(shape, side, filters, stride, dtype, seed=0):

@@ -15,7 +15,7 @@ import torch
 
 from covr_jax import presets, runtime
 from covr_jax.agents import LearnerState, make_learner, make_method
-from covr_jax.agents.networks import Precision
+from covr_jax.agents.networks import Precision, convolution
 from covr_jax.config import AugmentConfig, SACConfig
 from covr_jax.types import Batch, Prior
 from experiments.benchmark import learner_parity as parity
@@ -265,6 +265,7 @@ class Bench:
         rate = next(row["updates_per_s"] for row in rows if row["contestant"] == "ours")
         return {
             "device": jax.devices()[0].device_kind,
+            "convolutions": "convolution.cc" if convolution.has_kernel() else "XLA",
             "gflop_per_update": statistics.mean(flops) / 1e9,
             "gflop_by_hand": by_hand / 1e9,
             "gflop_per_s": rate * by_hand / 1e9,

@@ -161,6 +161,13 @@ def test_other_widths_and_types_are_left_to_xla(filters, dtype):
     assert "covr_convolution" not in text and "stablehlo.convolution" in text
 
 
+@pytest.mark.parametrize("shape", [(0, 6, 6, 32), (2, 2, 6, 32)])
+def test_no_images_and_no_windows_give_nothing(shape):
+    _, kernel, bias, _ = operands((1, 6, 6, 32), 3, 32, 1, np.float32)
+    y, pullback = jax.vjp(lambda *given: convolve(*given, 1, EXACT), np.zeros(shape, np.float32), kernel, bias)
+    assert y.size == 0 and all((np.asarray(each) == 0).all() for each in pullback(y))
+
+
 # ------------------------------------------------------------------------------------------ without
 
 

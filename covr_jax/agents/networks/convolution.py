@@ -29,8 +29,8 @@ _FILTERS, _LARGEST_SIDE = 32, 16  # what convolution.cc computes at once, and wh
 def convolve(x: Array, kernel: Array, bias: Array, stride: int, precision: jax.lax.Precision) -> Array:
     """relu(VALID convolution + bias) of x[B,H,W,C], kernel[K,K,C,N], bias[N]; bytes count as 0 to 255."""
     side, _, _, filters = kernel.shape
-    fits = filters % _FILTERS == 0 and side <= _LARGEST_SIDE and kernel.dtype == jnp.float32
-    if fits and x.dtype in (jnp.float32, jnp.uint8) and has_kernel():
+    fits = filters % _FILTERS == 0 and side <= min(_LARGEST_SIDE, *x.shape[1:3]) and kernel.dtype == jnp.float32
+    if fits and x.size and x.dtype in (jnp.float32, jnp.uint8) and has_kernel():
         return _fused(x, kernel, bias, stride, precision)
     return rectified(_linear(x, kernel, stride, precision), bias)
 

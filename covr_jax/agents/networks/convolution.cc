@@ -342,6 +342,18 @@ ffi::Error GradientsCallWithX(ffi::ThreadPool pool, int64_t stride, ffi::AnyBuff
   return Gradients(pool, stride, x, kernel, y, gradient, of_kernel, of_bias, of_x->typed_data());
 }
 
+auto GradientsBinding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Attr<int64_t>("stride")
+      .Arg<ffi::AnyBuffer>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Ret<Floats>()
+      .Ret<Floats>();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(covr_convolution, ForwardCall,
@@ -353,25 +365,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(covr_convolution, ForwardCall,
                                   .Arg<Floats>()
                                   .Ret<Floats>());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(covr_convolution_gradients, GradientsCall,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Attr<int64_t>("stride")
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(covr_convolution_gradients, GradientsCall, GradientsBinding());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(covr_convolution_gradients_with_x, GradientsCallWithX,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Attr<int64_t>("stride")
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(covr_convolution_gradients_with_x, GradientsCallWithX, GradientsBinding().Ret<Floats>());

@@ -1,14 +1,15 @@
 """Named starting points, per method: ``paper`` as published, ``throughput`` for accelerators, ``cpu`` for laptops,
-``demo`` for all stages of COVR in minutes."""
+``demo`` for all stages of COVR in minutes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 
-from covr_jax.agents.methods import METHODS, settings
+from covr_jax.agents.methods import METHODS, published_hyperparameters
 from covr_jax.config import (
-    MAPPED,
+    MAP_METHODS,
     ON_BASE,
     Config,
     ConfigError,
@@ -42,7 +43,8 @@ def throughput() -> Config:
 
 def cpu() -> Config:
     """Minutes on a laptop's core: 48x48 pixels, a small encoder, an update per two transitions, and the paper's
-    schedule at 0.6 of its length. Two environments, so that episodes have ended when the first round is due."""
+    schedule at 0.6 of its length. Two environments, so that episodes have ended when the first round is due.
+    """
     small = demo()
     return dataclasses.replace(
         small,
@@ -58,7 +60,8 @@ def cpu() -> Config:
 
 def demo() -> Config:
     """All stages of COVR in about ten minutes on two CPU cores: small images and networks, parallel environments,
-    more data per update, a short schedule of four rounds, and the embedded tiny VLM."""
+    more data per update, a short schedule of four rounds, and the embedded tiny VLM.
+    """
     return Config(
         preset="demo",
         total_steps=240_000,
@@ -99,10 +102,10 @@ def make(name: str, method: str = "covr", base: str = "rad") -> Config:
     known = (*ON_BASE, *METHODS)
     if method not in known:
         raise ConfigError(f"unknown method {method!r}; choose from {', '.join(known)}")
-    if base in MAPPED:
+    if base in MAP_METHODS:
         raise ConfigError(f"{base} asks a VLM of its own and cannot be a --base; use --method {base}")
     config = PRESETS[name]()
-    published = settings(base if method in ON_BASE else method)
+    published = published_hyperparameters(base if method in ON_BASE else method)
     sac, vlm = dict(published.always), dict(published.vlm)
     if config.vlm.name == "tiny":
         vlm.pop("name", None)

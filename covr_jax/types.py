@@ -73,7 +73,7 @@ class Batch(NamedTuple):
     next_observation: Array  # u8[B,H,W,3*stack]
     prior: Prior  # action f32[B,A], valid bool[B]
     weight: Array | None = None  # f32[B], of the critic loss; None: 1
-    place: tuple[Array, Array] | None = None  # i32[B] each, time and lane in the replay
+    index: tuple[Array, Array] | None = None  # i32[B] each, time and lane in the replay
     previous_action: Array | None = None  # f32[B,A], the action that led to the observation; 0 where it is FIRST
     future: Future | None = None
     maps: Maps | None = None  # value f32[B,G*G], valid bool[B]; no row then has a valid prior

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from covr_jax.vlm import tiny
 from covr_jax.vlm.codec import format_numbers
 from covr_jax.vlm.decode import answer_texts, build_grammar, decode_actions, parse_all
-from covr_jax.vlm.images import resize
-from covr_jax.vlm.model import backbone_from, model_inputs, preprocess, tokenize_prompt
+from covr_jax.vlm.models import tiny
+from covr_jax.vlm.models.images import resize
+from covr_jax.vlm.models.loading import backbone_from, model_inputs, preprocess, tokenize_prompt
 from covr_jax.vlm.prompts import Prompt
 from covr_jax.vlm.trainer import IGNORE, ralw_loss
 
@@ -51,8 +51,12 @@ DOMAINS = {
     "finger": Domain((-1.9, -1.9, -PI), (1.9, 1.9, PI), (0, 1), (2,), 4, 0.08),
     "ball_in_cup": Domain((-0.25, -0.25, -0.25, -0.25), (0.25, 0.25, 0.25, 0.25), (0, 1, 2, 3), (), 4, 0.08),
     "cheetah": Domain(
-        (0.0, -0.1, -0.5, -0.5, -0.8, -0.4, -0.9, -1.1, -0.5), (0.0, 0.3, 0.5, 1.0, 0.8, 0.8, 0.0, 0.8, 0.5),
-        (3, 4, 6, 7), (2,), 4, 0.08,
+        (0.0, -0.1, -0.5, -0.5, -0.8, -0.4, -0.9, -1.1, -0.5),
+        (0.0, 0.3, 0.5, 1.0, 0.8, 0.8, 0.0, 0.8, 0.5),
+        (3, 4, 6, 7),
+        (2,),
+        4,
+        0.08,
     ),
     "walker": Domain((-0.3, 0.0, -1.2, *_LEGS[0]), (0.1, 0.0, 1.2, *_LEGS[1]), (3, 4, 6, 7), (2,), 4, 0.08),
     "hopper": Domain(

@@ -52,6 +52,4 @@ class ConsoleReporter:
 
     def finetune(self, step: int, steps: int, loss: float) -> None:
         done = step >= steps
-        self._progress.update(
-            self._tuning, completed=step, total=steps, visible=not done, shown=f"loss {loss:.3f}"
-        )
+        self._progress.update(self._tuning, completed=step, total=steps, visible=not done, shown=f"loss {loss:.3f}")

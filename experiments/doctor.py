@@ -117,11 +117,11 @@ def check_bridge() -> list[Finding]:
     import numpy as np
     import torch
 
-    from covr_jax import bridge
+    from covr_jax.runtime import dlpack
 
-    lent = bridge.to_torch(jnp.arange(12, dtype=jnp.uint8).reshape(3, 4))
+    lent = dlpack.to_torch(jnp.arange(12, dtype=jnp.uint8).reshape(3, 4))
     owner = torch.linspace(-1, 1, 4)
-    taken = bridge.to_jax(owner)
+    taken = dlpack.to_jax(owner)
     owner.zero_()
     good = lent.sum().item() == 66 and np.allclose(taken, np.linspace(-1, 1, 4), atol=1e-6)
     if not good:
@@ -134,8 +134,9 @@ def check_memory() -> list[Finding]:
     import jax
     import torch
 
-    from covr_jax import memory, runtime
+    from covr_jax import runtime
     from covr_jax.config import VLMConfig
+    from covr_jax.runtime import memory
 
     free = memory.free_bytes("host")
     host = "unknown" if free is None else f"{free / 1e9:.1f} GB free"
@@ -159,9 +160,9 @@ def check_vlm() -> list[Finding]:
     import numpy as np
     import torch
 
-    from covr_jax.vlm.service import VLMService
+    from covr_jax.vlm.engine import VLMEngine
 
-    service = VLMService("tiny", device="auto")
+    service = VLMEngine("tiny", device="auto")
     frames = np.zeros((64, 84, 84, 3), np.uint8)
     seconds = {}
     for count in (1, 64):
@@ -180,9 +181,9 @@ def needs() -> Finding:
     import torch
     import transformers
 
-    from covr_jax.vlm.backbones import QWEN2_5_VL, released_config
-    from covr_jax.vlm.model import Backbone, add_lora
-    from covr_jax.vlm.service import PAPER_PRESET
+    from covr_jax.vlm.engine import PAPER_PRESET
+    from covr_jax.vlm.models.backbones import QWEN2_5_VL, released_config
+    from covr_jax.vlm.models.loading import Backbone, add_lora
 
     with torch.device("meta"):  # sizes only
         model = getattr(transformers, QWEN2_5_VL.model_class)(released_config(QWEN2_5_VL))

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from covr_jax.config import Distractors
 from covr_jax.report import shown_method
+from covr_jax.training.restore import load_run
 from experiments import cli
 
 
@@ -36,16 +37,15 @@ def main() -> int:
 
     cli.import_quietly()
     runtime.configure()
-    from covr_jax import run_directory
 
-    config, programs, state = run_directory.load(arguments.run_dir, arguments.checkpoint, arguments.distractors)
+    config, programs, state = load_run(arguments.run_dir, arguments.checkpoint, arguments.distractors)
     evaluator = programs.evaluator
     lanes = evaluator.env.num_envs
     if arguments.episodes < 1 or (arguments.episodes > lanes and not programs.hosted):
         cli.fail(f"--episodes must be between 1 and {lanes}, the run's evaluation lanes")
     if arguments.constant and len(arguments.constant) != programs.env.action_dim:
         cli.fail(f"--constant needs {programs.env.action_dim} numbers for {config.task}")
-    policy = evaluator.learned_policy(state.learner)
+    policy = evaluator.eval_policy(state.learner)
     name = shown_method(config.method)
     if arguments.random:
         policy, name = evaluator.random_policy(arguments.number), "random"
@@ -55,7 +55,7 @@ def main() -> int:
     values = evaluator.evaluate(policy, arguments.episodes, arguments.number)
     measured = evaluator.episode_metrics()
     if arguments.video:
-        from covr_jax.video import record_episode
+        from covr_jax.training.video import record_episode
 
         record_episode(programs, policy, arguments.video, arguments.number)
     programs.close()
@@ -83,7 +83,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from covr_jax.checkpoint import CheckpointError
     from covr_jax.config import ConfigError
+    from covr_jax.io.checkpoint import CheckpointError
 
     cli.guarded(main, ConfigError, CheckpointError)

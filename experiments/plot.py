@@ -1,7 +1,7 @@
 """Rebuild the report of one or more runs; with several, also draw their learning curves into one picture.
 
-    python experiments/plot.py runs/cartpole_swingup/covr/seed1
-    python experiments/plot.py runs/cartpole_swingup/*/seed* --output compare.png
+python experiments/plot.py runs/cartpole_swingup/covr/seed1
+python experiments/plot.py runs/cartpole_swingup/*/seed* --output compare.png
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from covr_jax.io.run_dir import check_config
 from experiments import cli
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -48,9 +49,7 @@ def command_of(job: Job) -> str:
     return shlex.join(["python", str(TRAIN), *job.arguments])
 
 
-def make_jobs(
-    tasks: list[str], methods: list[str], seeds: list[int], root: Path, options: list[str]
-) -> list[Job]:
+def make_jobs(tasks: list[str], methods: list[str], seeds: list[int], root: Path, options: list[str]) -> list[Job]:
     """Seeds outermost, so that a sweep that is stopped early has all methods; `method:base` is taken apart."""
     jobs = []
     for seed, task, method in product(seeds, tasks, methods):
@@ -93,15 +92,14 @@ def unfinished(jobs: list[Job]) -> list[Job]:
     Raises:
       ConfigError: options that cannot be used, or the directory of another configuration; nothing has run then.
     """
-    from covr_jax import run_directory
-    from covr_jax.config_rules import validate
+    from covr_jax.config.validate import validate
 
     rest = []
     for job in jobs:
         _, arguments = cli.split_option(job.arguments, "run-dir")
         config = cli.parse_config(arguments, "train.py", "")
         validate(config)
-        run_directory.check(config, job.run_dir)
+        check_config(config, job.run_dir)
         if not (job.run_dir / "result.json").exists():
             rest.append(job)
     return rest

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from covr_jax.report import ReportError
-from covr_jax.report.names import told_apart
+from covr_jax.report.names import disambiguate
 from covr_jax.report.table import KINDS, read_final, render, summarise
 
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
             if final is None:
                 print(f"table.py: {run_dir} has not finished and is left out", file=sys.stderr)
         finished = [(run_dir, final) for run_dir, final in zip(options.run_dir, finals, strict=True) if final]
-        cells = summarise(told_apart(*zip(*finished, strict=True)) if finished else [])
+        cells = summarise(disambiguate(*zip(*finished, strict=True)) if finished else [])
         print(render(cells, ".md"))
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -25,8 +25,8 @@ def main() -> int:
     runtime.configure()
     if config.method in WITH_VLM and config.vlm.device != "cpu":
         runtime.share_gpu(config.vlm.gpu_share)
-    from covr_jax import loop
     from covr_jax.report import write_report
+    from covr_jax.training import loop
     from experiments.console import ConsoleReporter
 
     directory = Path(run_dir or f"runs/{config.task}/{config.method}/seed{config.seed}")
@@ -43,8 +43,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from covr_jax.checkpoint import CheckpointError
     from covr_jax.config import ConfigError
-    from covr_jax.vlm.protocol import PriorError
+    from covr_jax.io.checkpoint import CheckpointError
+    from covr_jax.vlm.serving.protocol import PriorError
 
     cli.guarded(main, ConfigError, CheckpointError, PriorError)

@@ -59,7 +59,7 @@ def tiny_config():
 @pytest.fixture(scope="module")
 def make_programs():
     """Programs by config; one object per config and file, since tracing the renderer takes seconds."""
-    from covr_jax.programs import Programs
+    from covr_jax.training.programs import Programs
 
     return cache(Programs)
 

@@ -18,7 +18,16 @@ import jax.numpy as jnp
 import optax
 
 from covr_jax.agents import losses
-from covr_jax.agents.method import Auxiliary, Method, Metrics, Trained, Views, build_networks, no_auxiliary, same_action
+from covr_jax.agents.method import (
+    Auxiliary,
+    AuxiliaryParams,
+    Method,
+    Metrics,
+    Views,
+    build_networks,
+    no_auxiliary,
+    same_action,
+)
 from covr_jax.agents.networks import Networks, Params, init_networks
 from covr_jax.config import SACConfig
 from covr_jax.covr.guidance import guidance_loss
@@ -156,14 +165,14 @@ def _init(parts: _Parts, key: Array, observation: Array, action: Array) -> Learn
     params["auxiliary"] = auxiliary
     log_alpha = jnp.log(jnp.asarray(config.init_temperature, jnp.float32))
     followed = {"torso": params["torso"], "critic": params["critic"]}
-    if averaged := {name: auxiliary[name] for name in parts.auxiliary.averaged}:
-        followed["auxiliary"] = averaged
+    if ema_params := {name: auxiliary[name] for name in parts.auxiliary.ema_params}:
+        followed["auxiliary"] = ema_params
     return LearnerState(
         params=params,
         target=jax.tree.map(jnp.copy, followed),
         critic_opt=parts.optimiser.init(_fitted(parts, params)),
         actor_opt=parts.optimiser.init(params["actor"]),
-        auxiliary_opt=parts.auxiliary_optimiser.init(_trained(params)) if parts.method.auxiliary else {},
+        auxiliary_opt=parts.auxiliary_optimiser.init(_auxiliary_params(params)) if parts.method.auxiliary else {},
         log_alpha=log_alpha,
         alpha_opt=parts.alpha_optimiser.init(log_alpha),
         guidance_weight=jnp.zeros((), jnp.float32),
@@ -178,30 +187,30 @@ def _fitted(parts: _Parts, params: dict[str, Params]) -> dict[str, Params]:
     return {name: params[name] for name in ("torso", "critic", *(("auxiliary",) if embeds else ()))}
 
 
-def _trained(params: dict[str, Params]) -> Trained:
-    return Trained(params["torso"], params["critic"]["encoder"], params["auxiliary"])
+def _auxiliary_params(params: dict[str, Params]) -> AuxiliaryParams:
+    return AuxiliaryParams(params["torso"], params["critic"]["encoder"], params["auxiliary"])
 
 
-def _rows(views: tuple[Array, ...]) -> Array:
+def concat_views(views: tuple[Array, ...]) -> Array:
     """The views one after the other, [V*B,...], for one pass through a network."""
     return views[0] if len(views) == 1 else jnp.concatenate(views)
 
 
-def _tiled(x: Array, views: int) -> Array:
+def repeat_for_views(x: Array, views: int) -> Array:
     """The same rows for every view, [V*B,...]."""
     return x if views == 1 else jnp.tile(x, (views, *[1] * (x.ndim - 1)))
 
 
 def _targets(parts: _Parts, state: LearnerState, views: Views, batch: Batch, key: Array) -> Array:
-    """y f32[B]: the mean over the views of the next observation (DrQ's M; one elsewhere)."""
+    """Y f32[B]: the mean over the views of the next observation (DrQ's M; one elsewhere)."""
     params, config, count = state.params, parts.config, len(views.next_observation)
-    images = _rows(views.next_observation)
+    images = concat_views(views.next_observation)
     features = parts.networks.torso.apply(params["torso"], images)
-    outputs = parts.actor(params, features, _tiled(batch.action, count))
+    outputs = parts.actor(params, features, repeat_for_views(batch.action, count))
     next_action, next_log_prob = parts.method.policy.sample(key, outputs, state.exploration_noise)
     target_features = parts.networks.torso.apply(state.target["torso"], images)
     next_q = parts.q(state.target["critic"], params["auxiliary"], target_features, next_action)
-    reward, discount = _tiled(batch.reward, count), _tiled(batch.discount, count)
+    reward, discount = repeat_for_views(batch.reward, count), repeat_for_views(batch.discount, count)
     y = losses.soft_target(reward, discount, next_q, next_log_prob, jnp.exp(state.log_alpha), config.discount)
     return y if count == 1 else y.reshape(count, -1).mean(0)
 
@@ -213,9 +222,9 @@ def _update_critic(
     y = _targets(parts, state, views, batch, key)
 
     def loss(trained: dict[str, Params]) -> tuple[Array, Array]:
-        features = parts.networks.torso.apply(trained["torso"], _rows(views.observation))
+        features = parts.networks.torso.apply(trained["torso"], concat_views(views.observation))
         auxiliary = trained.get("auxiliary", params["auxiliary"])
-        q = parts.q(trained["critic"], auxiliary, features, _tiled(batch.action, len(weights)))
+        q = parts.q(trained["critic"], auxiliary, features, repeat_for_views(batch.action, len(weights)))
         per_view = jnp.split(q, len(weights), axis=1) if len(weights) > 1 else [q]
         value = sum(w * losses.critic_loss(part, y, batch.weight) for w, part in zip(weights, per_view, strict=True))
         return value, per_view[0]
@@ -232,10 +241,10 @@ def _update_critic(
 def _update_auxiliary(
     parts: _Parts, state: LearnerState, views: Views, batch: Batch, key: Array
 ) -> tuple[LearnerState, Metrics]:
-    def loss(trained: Trained) -> tuple[Array, Metrics]:
+    def loss(trained: AuxiliaryParams) -> tuple[Array, Metrics]:
         return parts.auxiliary.loss(trained, state.target, views, batch, key)
 
-    trained = _trained(state.params)
+    trained = _auxiliary_params(state.params)
     (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trained)
     updates, auxiliary_opt = parts.auxiliary_optimiser.update(grads, state.auxiliary_opt, trained)
     moved = optax.apply_updates(trained, updates)
@@ -296,6 +305,6 @@ def _update_target(config: SACConfig, state: LearnerState) -> LearnerState:
     torso = move(target["torso"], online["torso"], config.encoder_tau if config.torso_tau is None else config.torso_tau)
     moved = {"torso": torso, "critic": {"encoder": encoder, "heads": heads}}
     if "auxiliary" in target:
-        averaged = {name: online["auxiliary"][name] for name in target["auxiliary"]}
-        moved["auxiliary"] = move(target["auxiliary"], averaged, config.encoder_tau)
+        ema_params = {name: online["auxiliary"][name] for name in target["auxiliary"]}
+        moved["auxiliary"] = move(target["auxiliary"], ema_params, config.encoder_tau)
     return state.replace(target=moved)

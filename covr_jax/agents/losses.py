@@ -14,7 +14,7 @@ _LOG_2PI = 1.8378770664093453
 
 
 def squashed_sample(key: Array, mean: Array, log_std: Array) -> tuple[Array, Array]:
-    """a = tanh(mean + sigma * noise) and log pi(a|s) = log N(u) - sum log(1 - tanh(u)^2), u before the tanh.
+    """A = tanh(mean + sigma * noise) and log pi(a|s) = log N(u) - sum log(1 - tanh(u)^2), u before the tanh.
 
     Args:
       key: consumed. mean, log_std: f32[B,A].
@@ -37,7 +37,7 @@ def squash_log_det(pre_tanh: Array) -> Array:
 def soft_target(
     reward: Array, discount: Array, next_q: Array, next_log_prob: Array, alpha: Array, gamma: float
 ) -> Array:
-    """y = r + gamma d (min_i Qbar_i(s', a') - alpha log pi(a'|s')), f32[B]; next_q f32[2,B]. Constant for gradients."""
+    """Y = r + gamma d (min_i Qbar_i(s', a') - alpha log pi(a'|s')), f32[B]; next_q f32[2,B]. Constant for gradients."""
     value = jnp.min(next_q, axis=0) - alpha * next_log_prob
     return jax.lax.stop_gradient(reward + gamma * discount * value)
 

@@ -34,7 +34,7 @@ class Augmentation(NamedTuple):
     random: Callable[[Array, Array], Array]  # (key, u8[B,H,W,C]) -> u8[B,H',W',C], one more random view
 
 
-class Trained(NamedTuple):
+class AuxiliaryParams(NamedTuple):
     """What an auxiliary loss moves: the shared convolutions, the critic's encoder and parameters of its own."""
 
     torso: Params
@@ -53,9 +53,9 @@ class Auxiliary(NamedTuple):
 
     init: Callable[[Array, Array, Array], Params]  # (key, torso features f32[1,N], action f32[1,A])
     # (trained, targets {"torso", "critic", "auxiliary" where averaged}, views, batch, key) -> (loss, metrics)
-    loss: Callable[[Trained, dict[str, Params], Views, Batch, Array], tuple[Array, Metrics]]
+    loss: Callable[[AuxiliaryParams, dict[str, Params], Views, Batch, Array], tuple[Array, Metrics]]
     embed_action: Callable[[Params, Array], Array] = same_action  # what the critic reads; its loss moves the parameters
-    averaged: tuple[str, ...] = ()  # entries of the parameters that have a target copy, which follows by encoder_tau
+    ema_params: tuple[str, ...] = ()  # entries of the parameters that have a target copy, which follows by encoder_tau
 
 
 class Method(NamedTuple):

@@ -62,19 +62,19 @@ squashed_gaussian = Policy(
 
 
 @jax.custom_jvp
-def _inside(action: Array) -> Array:
+def clip_straight_through(action: Array) -> Array:
     """Clipped to [-1, 1]; the gradient passes as if it were not (DrQ-v2)."""
     return jnp.clip(action, -1.0 + _EDGE, 1.0 - _EDGE)
 
 
-_inside.defjvp(lambda primals, tangents: (_inside(*primals), tangents[0]))
+clip_straight_through.defjvp(lambda primals, tangents: (clip_straight_through(*primals), tangents[0]))
 
 
 def _noisy(key: Array, mean: Array, noise: Array, clip: float | None) -> Array:
     change = noise * jax.random.normal(key, mean.shape, mean.dtype)
     if clip is not None:
         change = jnp.clip(change, -clip, clip)
-    return _inside(jnp.tanh(mean) + change)
+    return clip_straight_through(jnp.tanh(mean) + change)
 
 
 def _noisy_sample(key: Array, mean: Array, noise: Array) -> tuple[Array, Array]:

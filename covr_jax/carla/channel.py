@@ -12,7 +12,7 @@ from covr_jax.carla.reward import Tick
 from covr_jax.types import Array
 
 
-class Setup(NamedTuple):
+class SessionSetup(NamedTuple):
     """What a child needs to know. Times in seconds."""
 
     host: str
@@ -31,9 +31,9 @@ class Setup(NamedTuple):
 
 
 class Connect(NamedTuple):
-    """Find the server and compare versions. Answer: ``Facts``."""
+    """Find the server and compare versions. Answer: ``WorkerInfo``."""
 
-    setup: Setup
+    setup: SessionSetup
 
 
 class Load(NamedTuple):
@@ -62,7 +62,7 @@ class Close(NamedTuple):
 Request = Connect | Load | Reset | Step | Close
 
 
-class Facts(NamedTuple):
+class WorkerInfo(NamedTuple):
     """Who is on the other side."""
 
     client_version: str
@@ -86,7 +86,7 @@ class Failure(NamedTuple):
     final: bool = False
 
 
-class Silence(Exception):
+class ChannelTimeout(Exception):
     """The other side said nothing in time."""
 
 
@@ -97,16 +97,16 @@ class Channel:
         self._line = line
 
     def send(self, message: Any, timeout_s: float | None = None) -> None:
-        """Raises OSError where the other side is gone, Silence where it does not read."""
+        """Raises OSError where the other side is gone, ChannelTimeout where it does not read."""
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         self._line.settimeout(timeout_s)
         try:
             self._line.sendall(struct.pack("<I", len(data)) + data)
         except TimeoutError:
-            raise Silence from None
+            raise ChannelTimeout from None
 
     def receive(self, timeout_s: float | None = None) -> Any:
-        """The next message. Raises EOFError or OSError where the other side is gone, Silence where it is slow."""
+        """The next message. Raises EOFError or OSError where the other side is gone, ChannelTimeout where it is slow."""
         end = None if timeout_s is None else time.monotonic() + timeout_s
         (size,) = struct.unpack("<I", self._read(4, end))
         return pickle.loads(self._read(size, end))
@@ -116,12 +116,12 @@ class Channel:
         while len(data) < size:
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
-                raise Silence
+                raise ChannelTimeout
             self._line.settimeout(left)
             try:
                 part = self._line.recv(min(size - len(data), 1 << 20))
             except TimeoutError:
-                raise Silence from None
+                raise ChannelTimeout from None
             if not part:
                 raise EOFError
             data += part

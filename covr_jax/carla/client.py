@@ -21,17 +21,17 @@ from typing import Any, NamedTuple
 
 from covr_jax.carla.channel import (
     Channel,
+    ChannelTimeout,
     Close,
     Connect,
-    Facts,
     Failure,
     Load,
     Request,
     Reset,
-    Setup,
-    Silence,
+    SessionSetup,
     Step,
     Stepped,
+    WorkerInfo,
 )
 from covr_jax.carla.servers import Address, OwnServer, child_environment, child_output
 from covr_jax.types import Array, EnvironmentLost
@@ -42,7 +42,7 @@ _COUNTERS = ("faults", "restarts", "server_restarts", "late_pictures", "late_col
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0  # between attempts; doubles
 
 
-class Limits(NamedTuple):
+class RetryPolicy(NamedTuple):
     """How patient the parent is, in seconds."""
 
     connect_s: float = 60.0
@@ -68,7 +68,7 @@ class ServerRefused(CarlaError):
     """The server is there but cannot be used: another version, no such map, an unknown host."""
 
 
-class Mishap(Exception):
+class StepFailure(Exception):
     """A request that failed; ``kind`` is one word."""
 
     def __init__(self, failure: Failure):
@@ -100,18 +100,18 @@ class Child:
         return self._process.pid
 
     def ask(self, request: Request, deadline_s: float) -> Any:
-        """Its answer. Raises Mishap where it fails, dies or stays silent; only ``kill`` may follow then."""
+        """Its answer. Raises StepFailure where it fails, dies or stays silent; only ``kill`` may follow then."""
         try:
             with self._turn:
                 self._channel.send(request, deadline_s)
                 answer = self._channel.receive(deadline_s)
-        except Silence:
+        except ChannelTimeout:
             name = type(request).__name__.lower()
-            raise Mishap(Failure("silence", f"no answer to {name} within {deadline_s:g} s")) from None
+            raise StepFailure(Failure("silence", f"no answer to {name} within {deadline_s:g} s")) from None
         except (EOFError, OSError):
-            raise Mishap(Failure("crash", f"the client's process ended: {self._obituary()}")) from None
+            raise StepFailure(Failure("crash", f"the client's process ended: {self._obituary()}")) from None
         if isinstance(answer, Failure):
-            raise Mishap(answer)
+            raise StepFailure(answer)
         return answer
 
     def _obituary(self) -> str:
@@ -126,11 +126,11 @@ class Child:
         self._channel.close()
 
 
-class Host:
+class CarlaSupervisor:
     """A simulator that is always there: see the module.
 
     Args:
-      setup: the child's instructions, see ``channel.Setup``; where the server is and the times are filled in here.
+      setup: the child's instructions, see ``channel.SessionSetup``; where the server is and the times are filled in here.
       server: a server of our own, or the address of somebody else's. clock: seconds; tests turn it by hand.
 
     Attributes:
@@ -141,9 +141,9 @@ class Host:
 
     def __init__(
         self,
-        setup: Setup,
+        setup: SessionSetup,
         server: OwnServer | Address,
-        limits: Limits,
+        limits: RetryPolicy,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._setup, self._server, self._limits, self._clock = setup, server, limits, clock
@@ -153,7 +153,7 @@ class Host:
         self._late = {"pictures": 0, "collisions": 0}  # of this child
         self.counters: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         self.last_fault = ""
-        self.town, self.facts = "", Facts("", "")
+        self.town, self.facts = "", WorkerInfo("", "")
 
     def reset(self, seed: int, episode: int) -> Array:
         """The first picture u8[H,W,3] of an episode. Raises ServerGone or ServerRefused; nothing is left running."""
@@ -168,7 +168,7 @@ class Host:
                 image = self._ask(Reset(seed, episode), self._limits.reset_s)
                 self._episodes += 1
                 return image
-            except Mishap as mishap:
+            except StepFailure as mishap:
                 if mishap.final:
                     self.close()
                     raise ServerRefused(str(mishap)) from None
@@ -180,7 +180,7 @@ class Host:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def step(self, steer: float, throttle: float, brake: float) -> Stepped:
-        """One agent step. Raises Mishap, after which only ``reset`` or ``close`` may follow."""
+        """One agent step. Raises StepFailure, after which only ``reset`` or ``close`` may follow."""
         stepped = self._ask(Step(steer, throttle, brake), self._limits.step_s)
         for name, count in stepped.late.items():
             self.counters[f"late_{name}"] += count - self._late[name]
@@ -213,7 +213,7 @@ class Host:
     def _retire(self) -> None:
         """Let the child take our things out of the world and end."""
         if self._child is not None:
-            with contextlib.suppress(Mishap):  # it is about to be ended anyway
+            with contextlib.suppress(StepFailure):  # it is about to be ended anyway
                 self._child.ask(Close(), _CLOSE_S)
             self._drop()
         self._episodes = 0
@@ -252,7 +252,7 @@ class Host:
             server.start()
         except OSError as error:
             self._note(Failure("no_server", str(error)))
-            raise Mishap(Failure("no_server", str(error))) from None
+            raise StepFailure(Failure("no_server", str(error))) from None
 
     def _ask(self, request: Request, deadline_s: float) -> Any:
         """Ask the child; a fault ends it."""
@@ -260,7 +260,7 @@ class Host:
             raise RuntimeError("reset comes first")
         try:
             return self._child.ask(request, deadline_s)
-        except Mishap as mishap:
+        except StepFailure as mishap:
             self._note(Failure(mishap.kind, str(mishap)))
             self._drop()
             raise
@@ -275,4 +275,3 @@ class Host:
         while self._faults and self._clock() - self._faults[0] > self._limits.window_s:
             self._faults.popleft()
         return len(self._faults) > self._limits.restarts
-

@@ -12,14 +12,14 @@ import dm_env
 import numpy as np
 from dm_env import specs
 
-from covr_jax.carla.channel import Setup
-from covr_jax.carla.client import CarlaError, Host, Limits, Mishap, ServerGone, ServerRefused
+from covr_jax.carla.channel import SessionSetup
+from covr_jax.carla.client import CarlaError, CarlaSupervisor, RetryPolicy, ServerGone, ServerRefused, StepFailure
 from covr_jax.carla.reward import TIME_LIMIT, Tally, step_reward
 from covr_jax.carla.scenarios import CHANGING, PROFILES, SCENARIOS, WEATHERS
 from covr_jax.carla.servers import OwnServer, loopback_command, parse_address
 from covr_jax.types import Array
 
-__all__ = ["LOOPBACK", "CarlaEnv", "CarlaError", "Limits", "ServerGone", "ServerRefused"]
+__all__ = ["LOOPBACK", "CarlaEnv", "CarlaError", "RetryPolicy", "ServerGone", "ServerRefused"]
 
 LOOPBACK = "loopback"
 _TIMED_STEPS = 1000  # over which the step's time is judged
@@ -72,7 +72,7 @@ class CarlaEnv(dm_env.Environment):
         weather: str | None = None,
         max_ticks: int = 1000,
         frame_skip: int | None = None,
-        limits: Limits | None = None,
+        limits: RetryPolicy | None = None,
         launch: Sequence[str] = (),
         allow_version_mismatch: bool = False,
     ):
@@ -81,13 +81,13 @@ class CarlaEnv(dm_env.Environment):
         rig, self._rules = PROFILES[profile].rig, PROFILES[profile].rules
         weather = weather or PROFILES[profile].weather
         _known("weather", weather, [*WEATHERS, CHANGING])
-        limits, size = limits or Limits(), image_size or rig.size
+        limits, size = limits or RetryPolicy(), image_size or rig.size
         if min(size, max_ticks, frame_skip or 1) < 1:
             raise ValueError("image_size, max_ticks and frame_skip must be at least 1")
         own = not launch and endpoint == LOOPBACK
         if missing := [name for name in ("carla", *(["msgpack"] if own else [])) if find_spec(name) is None]:
             raise ServerRefused(f"not installed: {', '.join(missing)}; pip install carla==0.9.16 msgpack")
-        setup = Setup(
+        setup = SessionSetup(
             host="", port=0, scenario=scenario, profile=profile, image_size=size, max_ticks=max_ticks, weather=weather,
             any_version=allow_version_mismatch, connect_s=0.0, load_s=0.0, call_s=0.0, server_group=None,
             frame_skip=frame_skip,
@@ -95,7 +95,7 @@ class CarlaEnv(dm_env.Environment):
         if own:
             launch = loopback_command(SCENARIOS[scenario].towns[0])
         server = OwnServer(launch, limits.connect_s) if launch else parse_address(endpoint)
-        self._host = Host(setup, server, limits)
+        self._host = CarlaSupervisor(setup, server, limits)
         self._shape = (size, size * len(rig.yaws), 3)
         self._seed, self.episode = seed, episode - 1
         self._over, self._observation = True, np.zeros(self._shape, np.uint8)
@@ -117,7 +117,7 @@ class CarlaEnv(dm_env.Environment):
         started = time.perf_counter()
         try:
             stepped = self._host.step(*controls(action))
-        except Mishap as mishap:
+        except StepFailure as mishap:
             self.fault = mishap.kind
             self._finish("fault")
             return dm_env.truncation(0.0, self._observation)
@@ -146,7 +146,8 @@ class CarlaEnv(dm_env.Environment):
     def metrics(self) -> dict[str, float]:
         """The last finished episode: ER and DD (m) as the paper has them, see ``reward``; its agent steps, reported
         collisions and simulated seconds; and faulted, 1 where the simulator and not a rule ended it: ER and DD are
-        then those up to the fault and belong in no average."""
+        then those up to the fault and belong in no average.
+        """
         tally = self._finished
         return {
             "ER": tally.er,
@@ -170,7 +171,7 @@ class CarlaEnv(dm_env.Environment):
         }
 
     @property
-    def host(self) -> Host:
+    def host(self) -> CarlaSupervisor:
         """The other side, for who wants to know its processes and its last fault."""
         return self._host
 

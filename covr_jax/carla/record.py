@@ -73,7 +73,7 @@ class Transcript:
         self._file.close()
 
 
-class Recorder:
+class CallRecorder:
     """A proxy for the port of the calls."""
 
     def __init__(self, server: Address, transcript: Transcript):
@@ -152,7 +152,7 @@ def main() -> int:
         return int(bool(lines))
     transcript = Transcript(options.output)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(Recorder(parse_address(options.server), transcript).run(options.port))
+        asyncio.run(CallRecorder(parse_address(options.server), transcript).run(options.port))
     transcript.close()
     return 0
 

@@ -46,7 +46,7 @@ def z_score(returns: jax.Array) -> jax.Array:
 
 
 def adaptive_threshold(z_returns: jax.Array, exploration: jax.Array | float) -> jax.Array:
-    """tau = Median(G_z) + Sigmoid(exploration) * IQR(G_z), Eq. 5; IQR is the 75th less the 25th percentile.
+    """Tau = Median(G_z) + Sigmoid(exploration) * IQR(G_z), Eq. 5; IQR is the 75th less the 25th percentile.
 
     Args:
       z_returns: f32[N], N >= 1.

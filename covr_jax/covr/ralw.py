@@ -9,7 +9,7 @@ KINDS = ("minmax", "maxabs")
 
 
 def normalize_returns(returns: jax.Array, kind: str = "minmax") -> jax.Array:
-    """gbar = 2 (g - min) / (max - min) - 1, the kept returns brought to [-1, 1].
+    """Gbar = 2 (g - min) / (max - min) - 1, the kept returns brought to [-1, 1].
 
     Min-max is the literal reading of the text; it sends everything under the mid-range below zero. ``maxabs`` is
     g / max|g|, which keeps signs, so that tasks without negative rewards lose no sample.

@@ -65,7 +65,7 @@ def round_steps(psi_0: int, total_steps: int, kind: str = "linear") -> list[int]
 
 
 def gate_open(rounds_done: int, cold_start_rounds: int) -> bool:
-    """rounds done >= cold-start rounds: whether a_v may guide the policy (2 in CARLA, 4 in DMControl, 0 at once).
+    """Rounds done >= cold-start rounds: whether a_v may guide the policy (2 in CARLA, 4 in DMControl, 0 at once).
 
     Raises:
       ValueError: a negative count.

@@ -9,7 +9,7 @@ import dm_env
 import numpy as np
 from dm_env import specs
 
-from covr_jax.envs.pictures import fit
+from covr_jax.envs.images import fit
 
 TIME_LIMIT = 1000  # simulation steps, as gymnasium registers it
 FPS = 50  # simulation steps per second

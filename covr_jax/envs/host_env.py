@@ -115,7 +115,7 @@ class HostVecEnv:
         """Agent steps of the longest episode."""
         return -(-self.task.time_limit // self.action_repeat)
 
-    def blank(self, key: Array) -> tuple[HostState, TimeStep]:
+    def abstract_state(self, key: Array) -> tuple[HostState, TimeStep]:
         """A state and a time step of the right shapes and of no world: nothing is opened."""
         lanes = self.num_envs
         state = HostState(np.asarray(key, np.uint32), np.full(lanes, -1, np.int32), np.asarray(-1, np.int32))
@@ -131,7 +131,7 @@ class HostVecEnv:
         if int(state.serial) != self._serial or not self._envs:
             return self._begin(np.asarray(state.key, np.uint32), np.asarray(state.episode, np.int32) + 1)
         lanes, actions = range(self.num_envs), np.asarray(action, np.float32)
-        return self._collect(list(self._pool.map(self._step_lane, lanes, actions)))
+        return self._collect(list(self._pool.map(self._step_env, lanes, actions)))
 
     def finished(self) -> list[list[dict[str, float]]]:
         """Per lane the environment's own metrics of each episode that has ended since all lanes last began anew."""
@@ -154,25 +154,25 @@ class HostVecEnv:
         self._serial = (self._serial + 1) % 2**31  # should a lane fail now, no earlier state is the latest any more
         return self._collect(list(self._pool.map(self._start, lanes)))
 
-    def _open(self, lane: int) -> HostEnv:
-        return self.task.open(lane, image_size=self.image_size, action_repeat=self.action_repeat)
+    def _open(self, env_id: int) -> HostEnv:
+        return self.task.open(env_id, image_size=self.image_size, action_repeat=self.action_repeat)
 
-    def _start(self, lane: int) -> dm_env.TimeStep:
-        entropy = [*self._key.tolist(), lane, int(self._episode[lane])]
-        self._envs[lane].seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
-        return self._envs[lane].reset()
+    def _start(self, env_id: int) -> dm_env.TimeStep:
+        entropy = [*self._key.tolist(), env_id, int(self._episode[env_id])]
+        self._envs[env_id].seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        return self._envs[env_id].reset()
 
-    def _step_lane(self, lane: int, action: np.ndarray) -> dm_env.TimeStep:
-        if self._ended[lane]:
-            self._episode[lane] += 1
-            return self._start(lane)
-        return self._envs[lane].step(action)
+    def _step_env(self, env_id: int, action: np.ndarray) -> dm_env.TimeStep:
+        if self._ended[env_id]:
+            self._episode[env_id] += 1
+            return self._start(env_id)
+        return self._envs[env_id].step(action)
 
     def _collect(self, steps: list[dm_env.TimeStep]) -> tuple[HostState, TimeStep]:
         """The lanes' time steps as one; dm_env has no reward and no discount at FIRST."""
         self._ended = np.array([step.last() for step in steps])
-        for lane in np.nonzero(self._ended)[0]:
-            self._finished[lane].append(self._envs[lane].metrics())
+        for env_id in np.nonzero(self._ended)[0]:
+            self._finished[env_id].append(self._envs[env_id].metrics())
         self._serial = (self._serial + 1) % 2**31
         frames = np.stack([step.observation for step in steps])
         first = np.array([step.first() for step in steps])

@@ -9,7 +9,7 @@ from typing import Any
 from covr_jax.carla.scenarios import SCENARIOS
 from covr_jax.envs import vec_env
 from covr_jax.envs.car_racing import FPS, TIME_LIMIT, CarRacing
-from covr_jax.envs.carla_lane import carla_task
+from covr_jax.envs.carla_vec import carla_task
 from covr_jax.envs.host_env import HostEnv, HostTask, HostVecEnv
 from covr_jax.envs.process_env import ProcessEnv
 from covr_jax.envs.task import Task

@@ -34,7 +34,7 @@ class Task:
     time_limit: float = 10.0  # seconds; 1000 control steps in every task of the suite's benchmark
     prepare: Callable[[mujoco.MjModel], None] | None = None  # what the suite changes in the model for this task
     goal: Callable[[Array, mjx.Model], Array] | None = None  # key -> f32[G], drawn anew for each episode
-    place: Callable[[mjx.Data, Array], mjx.Data] | None = None  # shows the goal in the world
+    set_goal: Callable[[mjx.Data, Array], mjx.Data] | None = None  # shows the goal in the world
     touch: bool = False  # the observation reads contact sensors
     # Newton and line search steps at most. In float32 MJX never meets the XML's tolerance and burns all of them; None
     # leaves the XML's numbers, a pair must give the same errors against C MuJoCo (tests/envs/test_dmc.py).

@@ -12,7 +12,7 @@ from mujoco import mjx
 from covr_jax.envs.dmc import ball_in_cup, cartpole, cheetah, finger, hopper, pendulum, reacher, walker
 from covr_jax.envs.task import Task
 from covr_jax.render import Renderer, make_renderer
-from covr_jax.render.distract import Look
+from covr_jax.render.distract import Appearance
 from covr_jax.render.factory import BatchRenderer
 from covr_jax.types import Array, StepType, TimeStep
 
@@ -49,7 +49,7 @@ class EnvState(flax.struct.PyTreeNode):
     ctrl: Array  # [E,A], last applied control in actuator units
     goal: Array | None  # [E,G], what some tasks draw for an episode besides the state
     touch: Array | None  # [E,S], the sensors as of the last physics step, where the task reads them
-    look: Look | None  # [E,...], what the episode looks like, where there are distractors
+    look: Appearance | None  # [E,...], what the episode looks like, where there are distractors
     step_count: Array  # i32[E], control steps since FIRST
     step_type: Array  # i32[E]
     key: Array  # key[E]
@@ -226,10 +226,10 @@ class VecEnv:
             return None
         return jnp.zeros((self.num_envs, self.image_size, self.image_size, 3 * self.frame_stack), jnp.uint8)
 
-    def _fresh(self, keys: Array) -> tuple[Array, Array, Array | None, Look | None]:
+    def _fresh(self, keys: Array) -> tuple[Array, Array, Array | None, Appearance | None]:
         """qpos, qvel, goal and look of new episodes; keys key[E]."""
 
-        def draw(key: Array) -> tuple[Array, Array, Array | None, Look | None]:
+        def draw(key: Array) -> tuple[Array, Array, Array | None, Appearance | None]:
             goal = self.task.goal(jax.random.fold_in(key, 1), self._model) if self.task.goal else None
             renderer = self._renderer
             look = renderer.look(jax.random.fold_in(key, 2)) if isinstance(renderer, Renderer) else None
@@ -256,7 +256,7 @@ class VecEnv:
     def _kinematics(self, data: mjx.Data, goal: Array | None) -> mjx.Data:
         for stage in (mjx.kinematics, mjx.com_pos, mjx.camlight, mjx.com_vel):
             data = stage(self._model, data)
-        return self.task.place(data, goal) if self.task.place else data
+        return self.task.set_goal(data, goal) if self.task.set_goal else data
 
     def _repeat(
         self, qpos: Array, qvel: Array, warmstart: Array, ctrl: Array, goal: Array | None

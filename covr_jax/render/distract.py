@@ -46,7 +46,7 @@ DISTRACTORS = {
 }
 
 
-class Look(NamedTuple):
+class Appearance(NamedTuple):
     """What one episode looks like. K items."""
 
     colours: Array  # f32[K,3] rgb in 0..1 of the items
@@ -59,7 +59,7 @@ class Look(NamedTuple):
     time: Array  # scalar, seconds since the episode began
 
 
-def draw_look(key: Array, scene: Scene, extent: float) -> Look:
+def draw_look(key: Array, scene: Scene, extent: float) -> Appearance:
     """A random look of the scene's distraction; the key is consumed. `extent` is the model's, in metres."""
     strength = DISTRACTORS[scene.distractors]
     item_key, floor_key, sky_key, wave_key, phase_key, palette_key, camera_key = jax.random.split(key, 7)
@@ -72,17 +72,19 @@ def draw_look(key: Array, scene: Scene, extent: float) -> Look:
     frequency = 6.0 * jax.random.normal(wave_key, (WAVES, 2))
     phase = jax.random.uniform(phase_key, (WAVES, 2), minval=-1.0)
     turn, shift = jax.random.uniform(camera_key, (2, 3), minval=-1.0)
-    return Look(
+    return Appearance(
         colours=own + strength.items * painted * (drawn - own),
         checker=0.5 * jax.random.uniform(floor_key, (2, 3)),
         sky=jax.random.uniform(sky_key, (3,)),
         waves=jnp.concatenate([frequency, jnp.pi * phase[:, :1], SPEED * phase[:, 1:]], 1),
         palette=jax.random.uniform(palette_key, (2, 3)),
-        turn=strength.angle * turn, shift=strength.shift * extent * shift, time=jnp.zeros(()),
+        turn=strength.angle * turn,
+        shift=strength.shift * extent * shift,
+        time=jnp.zeros(()),
     )
 
 
-def move_camera(look: Look, position: Array, rotation: Array) -> tuple[Array, Array]:
+def move_camera(look: Appearance, position: Array, rotation: Array) -> tuple[Array, Array]:
     """The camera's position f32[3] and rotation f32[3,3] (columns right, up, back) after the look's shift and turn."""
     position = position + (rotation * look.shift[None]).sum(-1)
     for axis in range(3):
@@ -93,7 +95,7 @@ def move_camera(look: Look, position: Array, rotation: Array) -> tuple[Array, Ar
     return position, rotation
 
 
-def background(look: Look, strength: Distraction, sky: Array, x: Array, y: Array) -> Array:
+def background(look: Appearance, strength: Distraction, sky: Array, x: Array, y: Array) -> Array:
     """int32[...]: packed 8-bit `sky` with the look's colour and waves; `x`, `y` are image plane coordinates."""
     height = 0.0
     for wave in range(WAVES):

@@ -28,8 +28,17 @@ class BatchRenderer(Protocol):
         ...
 
 
-def make_renderer(name: str, mj_model: mujoco.MjModel, height: int = 84, width: int = 84, camera: int | str = 0, *,
-                  samples: int = 4, num_envs: int = 1, distractors: str = "none") -> BatchRenderer:
+def make_renderer(
+    name: str,
+    mj_model: mujoco.MjModel,
+    height: int = 84,
+    width: int = 84,
+    camera: int | str = 0,
+    *,
+    samples: int = 4,
+    num_envs: int = 1,
+    distractors: str = "none",
+) -> BatchRenderer:
     """The renderer ``name`` of ``RENDERERS``; another one's pictures are another task.
 
     Args:

@@ -18,14 +18,14 @@ import mujoco
 import numpy as np
 
 from covr_jax.render.factory import RendererError
-from covr_jax.render.host import HostRenderer
+from covr_jax.render.mujoco_renderer import HostRenderer
 
 STATE = ("qpos", "mocap_pos", "mocap_quat")  # all that MuJoCo's kinematics depend on
 POSES = ("geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat")
 MOVED = 1e-4  # m, or entries of a rotation: far above float32 kinematics, far below a pixel
 
 
-class Painter:
+class GLWorker:
     """Fields of one world in, MuJoCo's picture out. NumPy only: a call into JAX from its own callback may deadlock."""
 
     def __init__(self, model: mujoco.MjModel, height: int, width: int, camera: int | str) -> None:
@@ -50,10 +50,10 @@ class Painter:
         return self.host(data)
 
 
-class Studio:
+class GLThread:
     """The one thread that makes, uses and frees an OpenGL context, which belongs to a thread: JAX calls from any."""
 
-    def __init__(self, make_painter: Callable[[], Painter]) -> None:
+    def __init__(self, make_painter: Callable[[], GLWorker]) -> None:
         """Raises what ``make_painter`` raises."""
         self._jobs: queue.SimpleQueue[tuple[Future, Callable[[], Any]] | None] = queue.SimpleQueue()
         self._closed = False
@@ -68,7 +68,7 @@ class Studio:
         atexit.register(self.close)
 
     def paint(self, fields: Mapping[str, Any]) -> np.ndarray:
-        """As ``Painter.paint``; what JAX hands over is read in the thread that it called."""
+        """As ``GLWorker.paint``; what JAX hands over is read in the thread that it called."""
         fields = {name: np.asarray(field) for name, field in fields.items()}
         return self._run(lambda: self._painter.paint(fields))
 
@@ -127,14 +127,15 @@ class GLRenderer:
       ValueError: no such camera.
     """
 
-    def __init__(self, mj_model: mujoco.MjModel, height: int = 84, width: int = 84, camera: int | str = 0, *,
-                 samples: int = 4) -> None:
+    def __init__(
+        self, mj_model: mujoco.MjModel, height: int = 84, width: int = 84, camera: int | str = 0, *, samples: int = 4
+    ) -> None:
         model = copy.copy(mj_model)
         model.vis.quality.offsamples = 0 if samples == 1 else samples
         room = model.vis.global_
         room.offheight, room.offwidth = max(room.offheight, height), max(room.offwidth, width)
         try:
-            self._studio = Studio(partial(Painter, model, height, width, camera))
+            self._studio = GLThread(partial(GLWorker, model, height, width, camera))
         except RuntimeError as error:
             raise RendererError(f"renderer gl: {error}") from error
         weakref.finalize(self, self._studio.close).atexit = False  # the studio has an exit hook of its own
@@ -142,8 +143,10 @@ class GLRenderer:
         if self._studio.samples != samples:
             granted = self._studio.samples
             self.close()
-            raise RendererError(f"renderer gl: this OpenGL draws with {granted} samples per pixel when asked for"
-                                f" {samples}; take {granted}")
+            raise RendererError(
+                f"renderer gl: this OpenGL draws with {granted} samples per pixel when asked for"
+                f" {samples}; take {granted}"
+            )
 
     def __call__(self, data: Any) -> jax.Array:
         """uint8[H,W,3] picture of one world: mjx.Data, or mujoco.MjData after mj_forward. Works under jit and vmap."""

@@ -35,7 +35,7 @@ def pixel_order(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 def to_image(pixels: Array, height: int, width: int) -> Array:
     """[H,W] from values [T,P] in drawing order."""
     down, across = -(-height // SIDE), -(-width // SIDE)
-    squares = pixels.reshape(-1)[:down * across * GROUP].reshape(down, across, SIDE, SIDE)
+    squares = pixels.reshape(-1)[: down * across * GROUP].reshape(down, across, SIDE, SIDE)
     return squares.transpose(0, 2, 1, 3).reshape(down * SIDE, across * SIDE)[:height, :width]
 
 
@@ -44,7 +44,7 @@ def by_group(pixels: Array) -> Array:
     return pixels.reshape(*pixels.shape[:-1], -1, GROUP)
 
 
-def where_needed(mask: Array, stage: Callable[..., Array], data: tuple[Array, ...], otherwise: Array) -> Array:
+def masked_apply(mask: Array, stage: Callable[..., Array], data: tuple[Array, ...], otherwise: Array) -> Array:
     """`stage(*data)` in every group with a pixel of `mask`, `otherwise` elsewhere; what it gives for a pixel outside
     of `mask` means nothing.
 
@@ -64,8 +64,11 @@ def where_needed(mask: Array, stage: Callable[..., Array], data: tuple[Array, ..
     place = jnp.cumsum(needed) - 1
     count = len(needed)
     slots = -(-count // CHUNK) * CHUNK
-    listed = jnp.zeros(slots, jnp.int32).at[jnp.where(needed, place, slots)].set(
-        jnp.arange(count, dtype=jnp.int32), mode="drop", unique_indices=True)
+    listed = (
+        jnp.zeros(slots, jnp.int32)
+        .at[jnp.where(needed, place, slots)]
+        .set(jnp.arange(count, dtype=jnp.int32), mode="drop", unique_indices=True)
+    )
 
     def work(state: tuple[Array, Array]) -> tuple[Array, Array]:
         first, done = state

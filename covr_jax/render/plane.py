@@ -55,9 +55,12 @@ class PlaneHit(NamedTuple):
 
 def plane_hit(view: View, rays: PinholeRays, planes: tuple[int, ...], winner: Array | int) -> PlaneHit:
     """Meets the winning one of `planes` at the pixel centre. The centre of an edge pixel may miss it: the point is
-    moved to the rectangle's border before anything is looked up there."""
-    pose = Pose(pick_vec(winner, {k: view.pose(k).position for k in planes}),
-                tuple(pick_vec(winner, {k: view.pose(k).axes[a] for k in planes}) for a in range(3)))
+    moved to the rectangle's border before anything is looked up there.
+    """
+    pose = Pose(
+        pick_vec(winner, {k: view.pose(k).position for k in planes}),
+        tuple(pick_vec(winner, {k: view.pose(k).axes[a] for k in planes}) for a in range(3)),
+    )
     offset = scale(-1.0, pose.position)
     tilt = jnp.minimum(rays.along(pose.axes[2]), -1e-9)
     t = jnp.clip(-dot(offset, pose.axes[2]) / tilt, 0.0, FAR)
@@ -111,10 +114,13 @@ def _corner_terms(view: View, hit: PlaneHit) -> list[Vec]:
     lower = u + v <= 1  # the quad is cut along the diagonal from (x1, y0) to (x0, y1)
     corners = ((x1, y0), (x0, y1), (jnp.where(lower, x0, x1), jnp.where(lower, y0, y1)))
     weights = (jnp.where(lower, u, 1 - v), jnp.where(lower, v, 1 - u), jnp.abs(1 - u - v))
-    passes = [light_passes(view.lights, hit.world(corner), hit.pose.axes[2], (0.0, 0.0, 0.0), material)
-              for corner in corners]
-    return [tuple(sum(w * colour[k] for w, colour in zip(weights, colours, strict=True)) for k in range(3))
-            for colours in zip(*passes, strict=True)]
+    passes = [
+        light_passes(view.lights, hit.world(corner), hit.pose.axes[2], (0.0, 0.0, 0.0), material) for corner in corners
+    ]
+    return [
+        tuple(sum(w * colour[k] for w, colour in zip(weights, colours, strict=True)) for k in range(3))
+        for colours in zip(*passes, strict=True)
+    ]
 
 
 def _is_coarse(item: Item) -> bool:
@@ -137,17 +143,24 @@ def _four_quads(view: View, hit: PlaneHit, item: Item, material: Material) -> li
         def corner_of_quad(i: int, j: int) -> Array:
             upper = jnp.where(above, value[i + 1, j + 1], value[i + 1, j])
             return jnp.where(right, upper, jnp.where(above, value[i, j + 1], value[i, j]))
+
         third = jnp.where(lower, corner_of_quad(0, 0), corner_of_quad(1, 1))
-        return (jnp.where(lower, u, 1 - v) * corner_of_quad(1, 0) + jnp.where(lower, v, 1 - u) * corner_of_quad(0, 1)
-                + jnp.abs(1 - u - v) * third)
+        return (
+            jnp.where(lower, u, 1 - v) * corner_of_quad(1, 0)
+            + jnp.where(lower, v, 1 - u) * corner_of_quad(0, 1)
+            + jnp.abs(1 - u - v) * third
+        )
+
     return [tuple(blend(value) for value in colour) for colour in passes]
 
 
 def pulse(x: Array, start: Array, stop: Array, width: Array) -> Array:
     """Mean over a window of `width` around x of the wave that is 1 on [start, stop) of every period 1."""
+
     def integral(v):
         whole = jnp.floor(v)
         return whole * (stop - start) + jnp.clip(v - whole - start, 0.0, stop - start)
+
     return (integral(x + 0.5 * width) - integral(x - 0.5 * width)) / width
 
 
@@ -156,8 +169,9 @@ def checker(u: Array, v: Array, width_u: Array, width_v: Array, edge_u: Array, e
 
     Stands for GL's trilinear filter without looking up a single texel.
     """
-    return (pulse(u, edge_u, 0.5, width_u) * pulse(v, edge_v, 0.5, width_v)
-            + pulse(u, 0.5, 1 - edge_u, width_u) * pulse(v, 0.5, 1 - edge_v, width_v))
+    return pulse(u, edge_u, 0.5, width_u) * pulse(v, edge_v, 0.5, width_v) + pulse(u, 0.5, 1 - edge_u, width_u) * pulse(
+        v, 0.5, 1 - edge_v, width_v
+    )
 
 
 class _Lookup(NamedTuple):
@@ -183,24 +197,36 @@ def _lookup(item: Item) -> _Lookup:
         gain.append(sign * (total / (2 * half) if half > 0 else 0.5 * repeat))
         shift.append(total / 2 if half > 0 else -0.5)
     texels = (float(texture.width), float(texture.height))
-    return _Lookup(texture.first, texture.second, tuple(gain), tuple(shift), texels,
-                   tuple(texture.edge / count for count in texels))
+    return _Lookup(
+        texture.first,
+        texture.second,
+        tuple(gain),
+        tuple(shift),
+        texels,
+        tuple(texture.edge / count for count in texels),
+    )
 
 
 def texture_of(view: View, rays: PinholeRays, hit: PlaneHit, planes: tuple[int, ...]) -> Vec:
     """Texture colour of the winning one of `planes`. GL's level of detail, the largest texel step to the next pixel,
-    sets the width of the filter."""
+    sets the width of the filter.
+    """
     rows = {k: _lookup(view.scene.items[k]) for k in planes}
-    first, second = (pick_vec(hit.winner, {k: getattr(row, name) for k, row in rows.items()})
-                     for name in ("first", "second"))
+    first, second = (
+        pick_vec(hit.winner, {k: getattr(row, name) for k, row in rows.items()}) for name in ("first", "second")
+    )
     if view.look is not None:
         strength = DISTRACTORS[view.scene.distractors].floor
-        first, second = (tuple(c + strength * (new - c) for c, new in zip(colour, vec(row), strict=True))
-                         for colour, row in zip((first, second), view.look.checker, strict=True))
+        first, second = (
+            tuple(c + strength * (new - c) for c, new in zip(colour, vec(row), strict=True))
+            for colour, row in zip((first, second), view.look.checker, strict=True)
+        )
     position, step, texels, edge = [], [], [], []
     for axis in range(2):
-        gain, shift, count, mark = (pick(hit.winner, {k: getattr(row, name)[axis] for k, row in rows.items()})
-                                    for name in ("gain", "shift", "texels", "edge"))
+        gain, shift, count, mark = (
+            pick(hit.winner, {k: getattr(row, name)[axis] for k, row in rows.items()})
+            for name in ("gain", "shift", "texels", "edge")
+        )
         # moving the ray by v moves the hit by t (v - d (v.n) / (d.n))
         slide = rays.along(hit.pose.axes[axis]) / hit.tilt
         moves = (dot(v, hit.pose.axes[axis]) - slide * dot(v, hit.pose.axes[2]) for v in (rays.right, rays.up))
@@ -215,8 +241,9 @@ def texture_of(view: View, rays: PinholeRays, hit: PlaneHit, planes: tuple[int, 
         texture = view.scene.items[k].texture
         if texture and texture.picture:
             mine = jnp.asarray(hit.winner == k)
-            found = jax.lax.cond(anywhere(mine), partial(look_up, texture), lambda *_, colour=colour: colour,
-                                 *position, step)
+            found = jax.lax.cond(
+                anywhere(mine), partial(look_up, texture), lambda *_, colour=colour: colour, *position, step
+            )
             colour = tuple(jnp.where(mine, new, old) for new, old in zip(found, colour, strict=True))
     return colour
 
@@ -231,8 +258,10 @@ def may_be_dark(view: View, x: np.ndarray, y: np.ndarray) -> dict[int, Array]:
     found = {}
     for index in view.scene.floors:
         hits = [plane_hit(view, view.rays(right, up), (index,), index) for right in corners[0] for up in corners[1]]
-        low, high = ([reduce(extreme, (hit.local[axis] for hit in hits)) for axis in range(2)]
-                     for extreme in (jnp.minimum, jnp.maximum))
+        low, high = (
+            [reduce(extreme, (hit.local[axis] for hit in hits)) for axis in range(2)]
+            for extreme in (jnp.minimum, jnp.maximum)
+        )
         centre = hits[0].world(tuple(0.5 * (a + b) for a, b in zip(low, high, strict=True)))
         radius = 0.5 * jnp.hypot(high[0] - low[0], high[1] - low[1])
         dark = jnp.zeros(len(x), bool)
@@ -253,7 +282,8 @@ def see_shadows(view: View, x: Array, y: Array, winner: Array) -> Array:
 
 def shade_floors(view: View, x: Array, y: Array, winner: Array, reflection: Array, bright: Array) -> Array:
     """int32[P] packed colour of plane `winner` in pixels with centres `x, y`: lit texture plus `reflection` (packed),
-    then the lights that cast shadows, where they are `bright` (see `see_shadows`)."""
+    then the lights that cast shadows, where they are `bright` (see `see_shadows`).
+    """
     rays = view.rays(x, y)
     hit = plane_hit(view, rays, view.scene.floors, winner)
     main, *others = _corner_terms(view, hit)

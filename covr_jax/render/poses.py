@@ -47,9 +47,12 @@ def poses_of(scene: Scene, data: Any) -> Poses:
     lights = [light_pose(light, data, xp) for light in scene.lights if light.index >= 0]
     stack = (lambda rows: xp.stack(rows)) if lights else (lambda rows: xp.zeros((0, 3)))
     poses = Poses(
-        item_position=xp.concatenate(position), item_rotation=xp.concatenate(rotation),
-        camera_position=data.cam_xpos[scene.camera], camera_rotation=data.cam_xmat[scene.camera].reshape(3, 3),
-        tendon_half=xp.concatenate(half), tendon_red=xp.concatenate(red),
+        item_position=xp.concatenate(position),
+        item_rotation=xp.concatenate(rotation),
+        camera_position=data.cam_xpos[scene.camera],
+        camera_rotation=data.cam_xmat[scene.camera].reshape(3, 3),
+        tendon_half=xp.concatenate(half),
+        tendon_red=xp.concatenate(red),
         light_position=stack([position for position, _ in lights]),
         light_direction=stack([direction for _, direction in lights]),
     )

@@ -53,7 +53,8 @@ def unit(a: Vec) -> Vec:
 
 class PinholeRays(NamedTuple):
     """Rays origin + t (forward + x right + y up). The vectors are scalars, x and y are blocks, so a projection on any
-    scalar vector costs two multiply-adds per ray."""
+    scalar vector costs two multiply-adds per ray.
+    """
 
     origin: Vec
     forward: Vec
@@ -72,8 +73,9 @@ class PinholeRays(NamedTuple):
 
     def at(self, t: Array) -> Vec:
         """The points at ray parameter `t`."""
-        return tuple(self.origin[k] + t * (self.forward[k] + self.x * self.right[k] + self.y * self.up[k])
-                     for k in range(3))
+        return tuple(
+            self.origin[k] + t * (self.forward[k] + self.x * self.right[k] + self.y * self.up[k]) for k in range(3)
+        )
 
 
 class FreeRays(NamedTuple):
@@ -107,7 +109,8 @@ class Pose(NamedTuple):
 
 class Hit(NamedTuple):
     """Nearest front-facing meeting of rays and one item. Where `ok` is False, `t` and `normal` continue the surface
-    smoothly past its silhouette: that is what shades a pixel whose centre the item just misses."""
+    smoothly past its silhouette: that is what shades a pixel whose centre the item just misses.
+    """
 
     t: Array  # ray parameter
     ok: Array  # bool: the ray's line meets the surface (t may still be negative)
@@ -132,8 +135,9 @@ def hit_capsule(rays: Rays, centre: Vec, axis: Vec, radius: Array, half: Array) 
     offset = sub(rays.origin, centre)
     squared, slope, drift = rays.squared(), rays.along(axis), rays.along(offset)
     lift, far = dot(axis, offset), dot(offset, offset)
-    side, side_disc = _root(jnp.maximum(squared - slope * slope, TINY), drift - lift * slope,
-                            far - lift * lift - radius * radius)
+    side, side_disc = _root(
+        jnp.maximum(squared - slope * slope, TINY), drift - lift * slope, far - lift * lift - radius * radius
+    )
     height = lift + side * slope
     end = jnp.where(height > 0, half, -half)
     cap, cap_disc = _root(squared, drift - end * slope, far - 2 * end * lift + end * end - radius * radius)
@@ -170,16 +174,22 @@ def hit_ellipsoid(rays: Rays, pose: Pose, size: Floats) -> Hit:
 def hit_cylinder(rays: Rays, pose: Pose, radius: Array, half: Array) -> Hit:
     """The curved side between the ends, else the disc that faces the ray."""
     o, d = _local(rays, pose)
-    side, discriminant = _root(jnp.maximum(d[0] * d[0] + d[1] * d[1], TINY), o[0] * d[0] + o[1] * d[1],
-                               o[0] * o[0] + o[1] * o[1] - radius * radius)
+    side, discriminant = _root(
+        jnp.maximum(d[0] * d[0] + d[1] * d[1], TINY),
+        o[0] * d[0] + o[1] * d[1],
+        o[0] * o[0] + o[1] * o[1] - radius * radius,
+    )
     on_side = (discriminant >= 0) & (jnp.abs(o[2] + side * d[2]) <= half) & (side > 0)
     dz = _nonzero(d[2])
     cap = (-jnp.sign(dz) * half - o[2]) / dz
     x, y = o[0] + cap * d[0], o[1] + cap * d[1]
     on_cap = x * x + y * y <= radius * radius
     zero = jnp.zeros_like(side)
-    normal = (jnp.where(on_side, o[0] + side * d[0], zero), jnp.where(on_side, o[1] + side * d[1], zero),
-              jnp.where(on_side, zero, -jnp.sign(dz)))
+    normal = (
+        jnp.where(on_side, o[0] + side * d[0], zero),
+        jnp.where(on_side, o[1] + side * d[1], zero),
+        jnp.where(on_side, zero, -jnp.sign(dz)),
+    )
     return Hit(jnp.where(on_side, side, cap), on_side | on_cap, _world(normal, pose))
 
 
@@ -240,7 +250,8 @@ def may_meet(rays: PinholeRays, x: tuple[Array, Array], y: tuple[Array, Array], 
 
 class Code(NamedTuple):
     """How a distance and an item index share one int32: positive floats order like their bits, so the low bits can
-    carry the index and one integer minimum finds the nearest item. Costs 2^(bits-23) of relative distance."""
+    carry the index and one integer minimum finds the nearest item. Costs 2^(bits-23) of relative distance.
+    """
 
     bits: int
 

@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from covr_jax.render.distract import DISTRACTORS, Look, background, draw_look
-from covr_jax.render.glass import blend
-from covr_jax.render.groups import GROUP, by_group, pixel_order, to_image, where_needed
-from covr_jax.render.mirror import mirrored, see_reflection, shade_reflection
+from covr_jax.render.distract import DISTRACTORS, Appearance, background, draw_look
+from covr_jax.render.groups import GROUP, by_group, masked_apply, pixel_order, to_image
 from covr_jax.render.plane import may_be_dark, see_shadows, shade_floors
 from covr_jax.render.poses import Poses, poses_of
 from covr_jax.render.raycast import Array, Code, PinholeRays, may_meet
+from covr_jax.render.reflection import mirrored, see_reflection, shade_reflection
 from covr_jax.render.scene import Scene, compile_scene
 from covr_jax.render.shade import shade_solids, unpack_colour, visible
 from covr_jax.render.sky import look_up
+from covr_jax.render.transparency import blend
 from covr_jax.render.view import WORLDS, View, anywhere, one_by_one, vec, view_of
 
 SHARE = 16  # bit of a layer from which the number of samples is kept
@@ -31,7 +31,7 @@ BLOCK = 64  # worlds a CPU draws at once: fewer, larger steps, which two cores c
 OBJECTS = {kind: int(getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")) for kind in ("geom", "site", "tendon")}
 
 
-def draw(scene: Scene, poses: Poses, look: Look | None) -> Array:
+def draw(scene: Scene, poses: Poses, look: Appearance | None) -> Array:
     """The scene's output of one world: uint8[H,W,3] picture, f32[H,W] depth or int32[H,W,2] segmentation."""
     view = view_of(scene, poses, look)
     return draw_colour(view) if scene.output == "rgb" else draw_nearest(view)
@@ -44,8 +44,9 @@ def draw_nearest(view: View) -> Array:
     depth, code = scene.output == "depth", Code.of(len(scene.items))
     items = scene.opaque if depth else tuple(range(len(scene.items)))
     everything = jnp.ones(len(scene.items), bool)
-    seen = jax.lax.map(lambda tile: visible(view, view.rays(*tile), items, code, everything),
-                       (jnp.asarray(x), jnp.asarray(y)))
+    seen = jax.lax.map(
+        lambda tile: visible(view, view.rays(*tile), items, code, everything), (jnp.asarray(x), jnp.asarray(y))
+    )
     seen = to_image(seen, scene.height, scene.width)
     if depth:
         return jnp.where(seen == code.none, np.float32(scene.far), code.distance(seen))
@@ -72,7 +73,7 @@ def draw_colour(view: View) -> Array:
     if scene.floors:
         colours.append(_colour_floors(view, code, x, y, winners[0]))
     if scene.solids:
-        colours += _colour_solids(view, code, x, y, winners[len(colours):])
+        colours += _colour_solids(view, code, x, y, winners[len(colours) :])
     tiles = (*tiles[:2], sky, layers, [colour.reshape(sky.shape) for colour in colours], seen)
     return _as_bytes(scene, jax.lax.map(lambda tile: mix(view, code, *tile), tiles))
 
@@ -120,8 +121,9 @@ def survey(view: View, code: Code, x: Array, y: Array, near: Array) -> tuple[lis
     """
     scene, rays = view.scene, view.rays(x, y)
     none = jnp.full((len(scene.samples), *x.shape), code.none)
-    seen = jax.lax.cond(anywhere(near), lambda: visible(view, view.spread(rays), scene.opaque, code, near),
-                        lambda: none)
+    seen = jax.lax.cond(
+        anywhere(near), lambda: visible(view, view.spread(rays), scene.opaque, code, near), lambda: none
+    )
     layers = _winners(seen, scene.floors, code, 1) if scene.floors else []
     if scene.solids:
         layers += _winners(seen, scene.solids, code, min(len(scene.solids), _solids_per_pixel(scene)))
@@ -135,15 +137,17 @@ def _colour_floors(view: View, code: Code, x: Array, y: Array, winner: Array) ->
     if scene.mirror is not None and len(scene.items) > 1:
         near = _near(view, mirrored(view, view.rays(0.0, 0.0)).rays, x, y).any(0)
         none = jnp.full((len(scene.samples), *x.shape), code.none)
-        image = where_needed((winner == scene.mirror) & _spread(near), partial(see_reflection, view, code),
-                             (x, y, winner), none)
-        reflection = where_needed((image != code.none).any(0), partial(shade_reflection, view, code), (x, y, image),
-                                  blank)
+        image = masked_apply(
+            (winner == scene.mirror) & _spread(near), partial(see_reflection, view, code), (x, y, winner), none
+        )
+        reflection = masked_apply(
+            (image != code.none).any(0), partial(shade_reflection, view, code), (x, y, image), blank
+        )
     if scene.casters and any(light.constants.shadow for light in view.lights):
         dark = may_be_dark(view, by_group(x), by_group(y))
         shadowed = reduce(or_, ((winner == k) & _spread(groups) for k, groups in dark.items()))
-        bright = where_needed(shadowed, partial(see_shadows, view), (x, y, winner), bright)
-    return where_needed(winner != code.mask, partial(shade_floors, view), (x, y, winner, reflection, bright), blank)
+        bright = masked_apply(shadowed, partial(see_shadows, view), (x, y, winner), bright)
+    return masked_apply(winner != code.mask, partial(shade_floors, view), (x, y, winner, reflection, bright), blank)
 
 
 def _spread(groups: Array) -> Array:
@@ -156,7 +160,7 @@ def _colour_solids(view: View, code: Code, x: Array, y: Array, winners: Sequence
     count = len(winners)
     winner = jnp.concatenate(winners)
     data = (jnp.concatenate([x] * count), jnp.concatenate([y] * count), winner)
-    colours = where_needed(winner != code.mask, partial(shade_solids, view), data, jnp.zeros_like(winner))
+    colours = masked_apply(winner != code.mask, partial(shade_solids, view), data, jnp.zeros_like(winner))
     return list(colours.reshape(count, -1))
 
 
@@ -183,10 +187,19 @@ def _winners(seen: Array, items: tuple[int, ...], code: Code, count: int) -> lis
     return found
 
 
-def mix(view: View, code: Code, x: Array, y: Array, sky: Array, layers: list[Array], colours: list[Array],
-        seen: Array | None) -> Array:
+def mix(
+    view: View,
+    code: Code,
+    x: Array,
+    y: Array,
+    sky: Array,
+    layers: list[Array],
+    colours: list[Array],
+    seen: Array | None,
+) -> Array:
     """int32[P]: the packed `colours` of the layers over the packed `sky`, by their shares of the samples, with what is
-    transparent. For the rest see `survey`."""
+    transparent. For the rest see `survey`.
+    """
     shares = [(layer >> SHARE).astype(jnp.float32) / len(view.scene.samples) for layer in layers]
     background = (1.0 - sum(shares)) / 255.0
     mixed = [((sky >> shift) & 255).astype(jnp.float32) * background for shift in (0, 8, 16)]
@@ -199,7 +212,7 @@ def mix(view: View, code: Code, x: Array, y: Array, sky: Array, layers: list[Arr
 
 
 @partial(jax.jit, static_argnums=0)
-def _draw_batch(scene: Scene, poses: Poses, look: Look | None) -> Array:
+def _draw_batch(scene: Scene, poses: Poses, look: Appearance | None) -> Array:
     """Pictures of poses (and looks) with leading axis E. A CPU draws a few worlds at a time, as its cache holds."""
     worlds = (poses, look)
     count = len(poses.camera_position)
@@ -232,25 +245,46 @@ class Renderer:
       ValueError: for a camera that does not exist, for meshes, height fields, skins and flexes, and for bad sizes.
     """
 
-    def __init__(self, mj_model: mujoco.MjModel, height: int = 84, width: int = 84, camera: int | str = 0, *,
-                 samples: int = 4, shadows: bool = True, reflections: bool = True, output: str = "rgb",
-                 distractors: str = "none") -> None:
+    def __init__(
+        self,
+        mj_model: mujoco.MjModel,
+        height: int = 84,
+        width: int = 84,
+        camera: int | str = 0,
+        *,
+        samples: int = 4,
+        shadows: bool = True,
+        reflections: bool = True,
+        output: str = "rgb",
+        distractors: str = "none",
+    ) -> None:
         if distractors not in DISTRACTORS:
             raise ValueError(f"distractors must be one of {', '.join(DISTRACTORS)}, got {distractors!r}")
         strength = DISTRACTORS[distractors]
-        self.scene = compile_scene(mj_model, height, width, camera, samples, shadows, reflections, output,
-                                   distractors=distractors, hide_floor=strength.hide_floor, turning=strength.angle > 0)
+        self.scene = compile_scene(
+            mj_model,
+            height,
+            width,
+            camera,
+            samples,
+            shadows,
+            reflections,
+            output,
+            distractors=distractors,
+            hide_floor=strength.hide_floor,
+            turning=strength.angle > 0,
+        )
         self._extent = float(mj_model.stat.extent)
 
-    def look(self, key: Array) -> Look | None:
+    def look(self, key: Array) -> Appearance | None:
         """What an episode looks like; None without distractors. The key is consumed."""
         return None if self.scene.distractors == "none" else draw_look(key, self.scene, self._extent)
 
-    def __call__(self, data: Any, look: Look | None = None) -> Array:
+    def __call__(self, data: Any, look: Appearance | None = None) -> Array:
         """Picture (see `output`) of one world: mjx.Data, or mujoco.MjData after mj_forward. Pure: jit, vmap, export."""
         world = jax.tree.map(lambda leaf: leaf[None], (poses_of(self.scene, data), look))
         return _draw_batch(self.scene, *world)[0]
 
-    def batch(self, data: Any, look: Look | None = None) -> Array:
+    def batch(self, data: Any, look: Appearance | None = None) -> Array:
         """Pictures of mjx.Data, and looks, with leading axis E."""
         return _draw_batch(self.scene, jax.vmap(partial(poses_of, self.scene))(data), look)

@@ -132,9 +132,20 @@ class Scene:
         return tuple(k for k, item in enumerate(self.items) if item.type != PLANE)
 
 
-def compile_scene(model: mujoco.MjModel, height: int, width: int, camera: int | str, samples: int,
-                  shadows: bool, reflections: bool, output: str = "rgb", *, distractors: str = "none",
-                  hide_floor: bool = False, turning: bool = False) -> Scene:
+def compile_scene(
+    model: mujoco.MjModel,
+    height: int,
+    width: int,
+    camera: int | str,
+    samples: int,
+    shadows: bool,
+    reflections: bool,
+    output: str = "rgb",
+    *,
+    distractors: str = "none",
+    hide_floor: bool = False,
+    turning: bool = False,
+) -> Scene:
     """Reads `model` once. `turning`: the camera will turn, whatever the model says.
 
     Raises ValueError for a bad size, camera, sample count or output, and for what cannot be drawn.
@@ -159,12 +170,24 @@ def compile_scene(model: mujoco.MjModel, height: int, width: int, camera: int | 
     else:
         backdrop = sky.sky_image(model, _camera_rotation(model, index), height, width, tangent)
     return Scene(
-        height=height, width=width, camera=index, tangent=tangent, samples=SAMPLES[samples], items=items,
-        tendons=tendons, lights=_lights(model, shadows), mirror=mirrors[0] if mirrors and reflections else None,
-        shadow_clip=float(model.stat.extent * model.vis.map.shadowclip), shadow_scale=float(model.vis.map.shadowscale),
-        near=float(model.stat.extent * model.vis.map.znear), far=float(model.stat.extent * model.vis.map.zfar),
+        height=height,
+        width=width,
+        camera=index,
+        tangent=tangent,
+        samples=SAMPLES[samples],
+        items=items,
+        tendons=tendons,
+        lights=_lights(model, shadows),
+        mirror=mirrors[0] if mirrors and reflections else None,
+        shadow_clip=float(model.stat.extent * model.vis.map.shadowclip),
+        shadow_scale=float(model.vis.map.shadowscale),
+        near=float(model.stat.extent * model.vis.map.znear),
+        far=float(model.stat.extent * model.vis.map.zfar),
         backs=tuple(k for k in planes if _may_be_behind(model, index, items[k])),
-        output=output, distractors=distractors, sky=backdrop.tobytes(), turning=turning,
+        output=output,
+        distractors=distractors,
+        sky=backdrop.tobytes(),
+        turning=turning,
     )
 
 
@@ -204,8 +227,10 @@ def _may_be_behind(model: mujoco.MjModel, camera: int, plane: Item) -> bool:
     if not still or height <= 0:
         return True
     mode, body = mujoco.mjtCamLight(int(model.cam_mode[camera])), model.cam_bodyid[camera]
-    follows = {mujoco.mjtCamLight.mjCAMLIGHT_TRACK: model.cam_pos0, mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM:
-               model.cam_poscom0}
+    follows = {
+        mujoco.mjtCamLight.mjCAMLIGHT_TRACK: model.cam_pos0,
+        mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM: model.cam_poscom0,
+    }
     if mode in follows:
         holds = model.geom_contype[plane.index] or model.geom_conaffinity[plane.index]
         return not (holds and normal @ follows[mode][camera] >= 0)
@@ -242,8 +267,16 @@ def _items(model: mujoco.MjModel) -> tuple[Item, ...]:
                 name, what = getattr(model, kind)(k).name, mujoco.mjtGeom(int(column["type"][k])).name
                 raise ValueError(f"{kind} {k} ('{name}') cannot be drawn: type {what} is not supported")
             bound = float(model.geom_rbound[k]) if kind == "geom" else float(np.linalg.norm(column["size"][k]))
-            items.append(Item(kind=kind, index=k, type=int(column["type"][k]), size=_floats(column["size"][k]),
-                              bound=bound, **material))
+            items.append(
+                Item(
+                    kind=kind,
+                    index=k,
+                    type=int(column["type"][k]),
+                    size=_floats(column["size"][k]),
+                    bound=bound,
+                    **material,
+                )
+            )
     return tuple(items)
 
 
@@ -254,8 +287,16 @@ def _tendons(model: mujoco.MjModel) -> tuple[tuple[Tendon, ...], tuple[Item, ...
         if values["alpha"] == 0:
             continue
         tendons.append(tendon)
-        items += [Item(kind="tendon", index=tendon.index, type=CAPSULE, size=(tendon.width, 0.0, 0.0),
-                       bound=tendon.width, **values)] * tendon.parts
+        items += [
+            Item(
+                kind="tendon",
+                index=tendon.index,
+                type=CAPSULE,
+                size=(tendon.width, 0.0, 0.0),
+                bound=tendon.width,
+                **values,
+            )
+        ] * tendon.parts
     return tuple(tendons), tuple(items)
 
 
@@ -265,8 +306,10 @@ def _material(model: mujoco.MjModel, material: int, rgba: np.ndarray) -> dict[st
         plain = {"emission": 0.0, "specular": 0.5, "shininess": 0.5, "reflectance": 0.0, "texture": None}
         return {"colour": own[:3], "alpha": own[3], **plain}
     rgba = own if own != DEFAULT_RGBA else _floats(model.mat_rgba[material])
-    values = {name: float(getattr(model, f"mat_{name}")[material])
-              for name in ("emission", "specular", "shininess", "reflectance")}
+    values = {
+        name: float(getattr(model, f"mat_{name}")[material])
+        for name in ("emission", "specular", "shininess", "reflectance")
+    }
     roles = (int(mujoco.mjtTextureRole.mjTEXROLE_RGB), int(mujoco.mjtTextureRole.mjTEXROLE_RGBA))
     index = max(int(model.mat_texid[material][role]) for role in roles)
     texture = read_texture(model, material, index) if index >= 0 else None
@@ -278,25 +321,47 @@ def _lights(model: mujoco.MjModel, shadows: bool) -> tuple[Light, ...]:
     head = model.vis.headlight
     lights = []
     if head.active:
-        lights.append(Light(
-            index=-1, directional=True, ambient=_floats(head.ambient), diffuse=_floats(head.diffuse),
-            specular=_floats(head.specular), attenuation=(1.0, 0.0, 0.0), cutoff=180.0, exponent=0.0, shadow=False,
-            mode=0, body=0, target=0, pose=(zero,) * 5))
+        lights.append(
+            Light(
+                index=-1,
+                directional=True,
+                ambient=_floats(head.ambient),
+                diffuse=_floats(head.diffuse),
+                specular=_floats(head.specular),
+                attenuation=(1.0, 0.0, 0.0),
+                cutoff=180.0,
+                exponent=0.0,
+                shadow=False,
+                mode=0,
+                body=0,
+                target=0,
+                pose=(zero,) * 5,
+            )
+        )
     directional = int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
     supported = (int(mujoco.mjtLightType.mjLIGHT_SPOT), directional)
     for k in range(model.nlight):
         if not model.light_active[k] or int(model.light_type[k]) not in supported:
             continue
-        lights.append(Light(
-            index=k, directional=int(model.light_type[k]) == directional,
-            ambient=_floats(model.light_ambient[k]), diffuse=_floats(model.light_diffuse[k]),
-            specular=_floats(model.light_specular[k]), attenuation=_floats(model.light_attenuation[k]),
-            cutoff=float(model.light_cutoff[k]), exponent=float(model.light_exponent[k]),
-            shadow=bool(model.light_castshadow[k]) and shadows, mode=int(model.light_mode[k]),
-            body=int(model.light_bodyid[k]), target=int(model.light_targetbodyid[k]),
-            pose=tuple(_floats(getattr(model, f"light_{name}")[k])
-                       for name in ("pos", "dir", "pos0", "poscom0", "dir0")),
-        ))
+        lights.append(
+            Light(
+                index=k,
+                directional=int(model.light_type[k]) == directional,
+                ambient=_floats(model.light_ambient[k]),
+                diffuse=_floats(model.light_diffuse[k]),
+                specular=_floats(model.light_specular[k]),
+                attenuation=_floats(model.light_attenuation[k]),
+                cutoff=float(model.light_cutoff[k]),
+                exponent=float(model.light_exponent[k]),
+                shadow=bool(model.light_castshadow[k]) and shadows,
+                mode=int(model.light_mode[k]),
+                body=int(model.light_bodyid[k]),
+                target=int(model.light_targetbodyid[k]),
+                pose=tuple(
+                    _floats(getattr(model, f"light_{name}")[k]) for name in ("pos", "dir", "pos0", "poscom0", "dir0")
+                ),
+            )
+        )
     return tuple(lights)
 
 

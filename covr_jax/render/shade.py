@@ -93,12 +93,16 @@ def light_eval(light: Light, point: Vec, normal: Vec, eye: Vec, material: Materi
     shine = _power(jnp.maximum(dot(normal, unit(half)), 0.0), 128.0 * material.shininess)
     shine = jnp.where(facing > 0, shine, 0.0) * material.specular
     facing = jnp.maximum(facing, 0.0)
-    return tuple(strength * ((constants.ambient[k] + facing * constants.diffuse[k]) * material.colour[k]
-                             + shine * constants.specular[k]) for k in range(3))
+    return tuple(
+        strength
+        * ((constants.ambient[k] + facing * constants.diffuse[k]) * material.colour[k] + shine * constants.specular[k])
+        for k in range(3)
+    )
 
 
-def light_passes(lights: tuple[Light, ...], point: Vec, normal: Vec, eye: Vec, material: Material,
-                 shadows: bool = True) -> list[Vec]:
+def light_passes(
+    lights: tuple[Light, ...], point: Vec, normal: Vec, eye: Vec, material: Material, shadows: bool = True
+) -> list[Vec]:
     """MuJoCo's passes at a point: first all lights that cast no shadow and the emission, then one per shadow light.
 
     Every pass is clamped by itself and the passes are added, so a shadowed pixel loses the whole light, and two lights
@@ -130,6 +134,7 @@ def lit(view: View, light: Light, point: Vec, normal: Vec, bias: float, shown: A
         hit = meet()
         blocked = hit.ok & (hit.t > 0)
         return dark | (blocked if constants.directional else blocked & (hit.t < 1))
+
     near = _between(view, light, point, shown)
     dark = view.visit(rays, scene.casters, block, jnp.zeros(jnp.shape(point[0]), bool), near)
     map_up = unit(cross(light.direction, (-1.0, 0.0, 0.0)))
@@ -170,9 +175,11 @@ def visible(view: View, rays: Rays, items: tuple[int, ...], code: Code, near: Ar
 
     `near` bool[K]: items that the rays could meet at all.
     """
+
     def nearer(nearest, index, meet):
         hit = meet()
         return jnp.minimum(nearest, code.pack(hit.t, hit.ok & (hit.t > view.scene.near), index))
+
     return view.visit(rays, items, nearer, jnp.full(rays.x.shape, code.none), near)
 
 
@@ -184,9 +191,13 @@ def material_of(view: View, items: tuple[int, ...], winner: Array, bare: bool = 
         if item.texture and not bare:
             mean = (0.5 * (a + b) for a, b in zip(item.texture.first, item.texture.second, strict=True))
             colours[index] = tuple(c * m for c, m in zip(colours[index], mean, strict=True))
-    return Material(pick_vec(winner, colours), *(
-        pick(winner, {index: getattr(item, name) for index, item in rows.items()})
-        for name in ("emission", "specular", "shininess")))
+    return Material(
+        pick_vec(winner, colours),
+        *(
+            pick(winner, {index: getattr(item, name) for index, item in rows.items()})
+            for name in ("emission", "specular", "shininess")
+        ),
+    )
 
 
 def surface(view: View, rays: Rays, items: tuple[int, ...], winner: Array) -> tuple[Vec, Vec]:
@@ -198,6 +209,7 @@ def surface(view: View, rays: Rays, items: tuple[int, ...], winner: Array) -> tu
         mine, hit = winner == index, meet()
         normal = tuple(jnp.where(mine, new, old) for new, old in zip(hit.normal, found[1], strict=True))
         return jnp.where(mine, hit.t, found[0]), normal
+
     wins = (winner[None] == jnp.arange(len(view.scene.items))[:, None]).any(1)
     t, normal = view.visit(rays, items, take, (t, normal), wins)
     return rays.at(t), unit(normal)

@@ -1,5 +1,6 @@
 """The skybox behind everything: an infinitely far cube has no parallax, so a camera that does not turn always sees the
-same picture of it, made once in NumPy."""
+same picture of it, made once in NumPy.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +29,10 @@ def sky_image(model: mujoco.MjModel, rotation: np.ndarray, height: int, width: i
         step += [np.abs(next_u - u), np.abs(next_v - v)]
     size = levels[0].shape[1]
     lod = np.clip(np.log2(np.maximum(np.maximum.reduce(np.broadcast_arrays(*step)) * size, 1e-9)), 0, len(levels) - 1)
-    image = sum(np.maximum(0.0, 1.0 - np.abs(lod - k))[..., None] * _bilinear(level, face, u, v, np)
-                for k, level in enumerate(levels))
+    image = sum(
+        np.maximum(0.0, 1.0 - np.abs(lod - k))[..., None] * _bilinear(level, face, u, v, np)
+        for k, level in enumerate(levels)
+    )
     return np.round(image).astype(np.uint8)
 
 
@@ -56,11 +59,11 @@ def _mip_levels(model: mujoco.MjModel) -> list[np.ndarray] | None:
         return None
     texture = boxes[0]
     size, channels, start = int(model.tex_width[texture]), int(model.tex_nchannel[texture]), int(model.tex_adr[texture])
-    texels = model.tex_data[start:start + 6 * size * size * channels].reshape(6, size, size, channels)[..., :3]
+    texels = model.tex_data[start : start + 6 * size * size * channels].reshape(6, size, size, channels)[..., :3]
     levels = [texels.astype(np.float64)]
     while levels[-1].shape[1] > 1:
         half = levels[-1].shape[1] // 2
-        quads = levels[-1][:, :2 * half, :2 * half].reshape(6, half, 2, half, 2, 3)
+        quads = levels[-1][:, : 2 * half, : 2 * half].reshape(6, half, 2, half, 2, 3)
         levels.append(np.round(quads.mean((2, 4))))
     return levels
 

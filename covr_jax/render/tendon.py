@@ -53,21 +53,32 @@ def read_tendons(model: mujoco.MjModel, groups: int) -> list[tuple[Tendon, int, 
             raise ValueError(f"tendon {k} ('{name}') cannot be drawn: it does not run through sites only")
         limits = tuple(float(x) for x in model.tendon_range[k]) if model.tendon_limited[k] else None
         gravity = float(np.linalg.norm(model.opt.gravity))
-        passive = np.concatenate([np.ravel(getattr(model, f"tendon_{name}")[k])
-                                  for name in ("stiffness", "damping", "frictionloss")])
-        hangs = (model.tendon_num[k] == 2 and limits is not None and limits[0] == 0 and limits[1] > 0
-                 and not passive.any() and gravity > 0)
+        passive = np.concatenate(
+            [np.ravel(getattr(model, f"tendon_{name}")[k]) for name in ("stiffness", "damping", "frictionloss")]
+        )
+        hangs = (
+            model.tendon_num[k] == 2
+            and limits is not None
+            and limits[0] == 0
+            and limits[1] > 0
+            and not passive.any()
+            and gravity > 0
+        )
         tendon = Tendon(
-            index=k, sites=tuple(int(s) for s in model.wrap_objid[rows]), width=float(model.tendon_width[k]),
-            limits=limits, impedance=tuple(float(x) for x in model.tendon_solimp_lim[k]), hangs=bool(hangs),
-            up=tuple(float(-g / gravity) for g in model.opt.gravity) if gravity else (0.0, 0.0, 1.0))
+            index=k,
+            sites=tuple(int(s) for s in model.wrap_objid[rows]),
+            width=float(model.tendon_width[k]),
+            limits=limits,
+            impedance=tuple(float(x) for x in model.tendon_solimp_lim[k]),
+            hangs=bool(hangs),
+            up=tuple(float(-g / gravity) for g in model.opt.gravity) if gravity else (0.0, 0.0, 1.0),
+        )
         found.append((tendon, int(model.tendon_matid[k]), model.tendon_rgba[k]))
     return found
 
 
 def tendon_pose(tendon: Tendon, data: Any, xp: Any = jnp) -> tuple[Array, Array, Array, Array]:
-    """The tendon's N capsules: centres [N,3], axes [N,3], half lengths [N], and the weight of the limit's red (scalar).
-    """
+    """The tendon's N capsules: centres [N,3], axes [N,3], half lengths [N], and the weight of the limit's red (scalar)."""
     points = data.site_xpos[np.array(tendon.sites)]
     length = data.ten_length[tendon.index]
     if tendon.hangs:
@@ -111,6 +122,9 @@ def _limit_weight(tendon: Tendon, length: Array, xp: Any) -> Array:
     low, high, width, middle, power = tendon.impedance
     violation = xp.maximum(length - tendon.limits[1], tendon.limits[0] - length)
     x = xp.clip(violation / max(width, 1e-9), 0.0, 1.0)
-    rise = xp.where(x <= middle, x**power / max(middle, 1e-9) ** (power - 1),
-                    1 - (1 - x) ** power / max(1 - middle, 1e-9) ** (power - 1))
+    rise = xp.where(
+        x <= middle,
+        x**power / max(middle, 1e-9) ** (power - 1),
+        1 - (1 - x) ** power / max(1 - middle, 1e-9) ** (power - 1),
+    )
     return xp.where(violation > 0, low + rise * (high - low), 0.0)

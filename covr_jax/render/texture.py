@@ -32,7 +32,7 @@ def read_texture(model: mujoco.MjModel, material: int, index: int) -> Texture:
     """Texture row `index` as `material` uses it. One colour all over is a checker too."""
     height, width, channels = int(model.tex_height[index]), int(model.tex_width[index]), int(model.tex_nchannel[index])
     start = int(model.tex_adr[index])
-    texels = model.tex_data[start:start + height * width * channels].reshape(height, width, channels)[..., :3]
+    texels = model.tex_data[start : start + height * width * channels].reshape(height, width, channels)[..., :3]
     first, second = texels[height // 4, width // 4], texels[height // 4, (3 * width) // 4]
     same_half = np.equal.outer(np.arange(height) * 2 < height, np.arange(width) * 2 < width)
     wrong = (np.where(same_half[..., None], first, second) != texels).any(-1)
@@ -44,9 +44,16 @@ def read_texture(model: mujoco.MjModel, material: int, index: int) -> Texture:
     if not flat or (wrong.any() and not edge):
         first = second = texels.mean((0, 1))
         picture = texels.tobytes() if flat else b""
-    return Texture(first=_colour(first), second=_colour(second), width=width, height=height, edge=edge,
-                   repeat=tuple(float(x) for x in model.mat_texrepeat[material]),
-                   uniform=bool(model.mat_texuniform[material]), picture=picture)
+    return Texture(
+        first=_colour(first),
+        second=_colour(second),
+        width=width,
+        height=height,
+        edge=edge,
+        repeat=tuple(float(x) for x in model.mat_texrepeat[material]),
+        uniform=bool(model.mat_texuniform[material]),
+        picture=picture,
+    )
 
 
 def _colour(texel: np.ndarray) -> Floats:
@@ -70,13 +77,13 @@ def mip_levels(texture: Texture) -> tuple[np.ndarray, np.ndarray]:
         if height == width == 1:
             return np.concatenate(texels), np.array(table, np.int32)
         rows, columns = max(height // 2, 1), max(width // 2, 1)
-        blocks = level[:rows * (height // rows), :columns * (width // columns)]
+        blocks = level[: rows * (height // rows), : columns * (width // columns)]
         blocks = blocks.reshape(rows, height // rows, columns, width // columns, 3)
         level = np.round(blocks.mean((1, 3)))
 
 
 def look_up(texture: Texture, u: Array, v: Array, step: Array) -> tuple[Array, Array, Array]:
-    """rgb in 0..1 of a repeated picture at (u, v), in repeats; `step` is the distance of neighbouring pixels in texels.
+    """Rgb in 0..1 of a repeated picture at (u, v), in repeats; `step` is the distance of neighbouring pixels in texels.
 
     GL's trilinear filter: bilinear in the two levels around log2(step), linear between them.
     """
@@ -95,8 +102,13 @@ def _bilinear(texels: Array, level: Array, u: Array, v: Array) -> list[Array]:
     column, row = jnp.floor(x), jnp.floor(y)
     fx, fy = x - column, y - row
     column, row = column.astype(jnp.int32), row.astype(jnp.int32)
-    corners = [texels[start + jnp.mod(row + down, height) * width + jnp.mod(column + right, width)]
-               for down in (0, 1) for right in (0, 1)]
+    corners = [
+        texels[start + jnp.mod(row + down, height) * width + jnp.mod(column + right, width)]
+        for down in (0, 1)
+        for right in (0, 1)
+    ]
     weights = [(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx]
-    return [sum(((corner >> shift) & 255) * weight for corner, weight in zip(corners, weights, strict=True))
-            for shift in (0, 8, 16)]
+    return [
+        sum(((corner >> shift) & 255) * weight for corner, weight in zip(corners, weights, strict=True))
+        for shift in (0, 8, 16)
+    ]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from covr_jax.render import scene as static
-from covr_jax.render.distract import Look, move_camera
+from covr_jax.render.distract import Appearance, move_camera
 from covr_jax.render.poses import Poses
 from covr_jax.render.raycast import Array, Hit, PinholeRays, Pose, Rays, Vec, intersect
 from covr_jax.render.tendon import LIMIT_COLOUR
@@ -42,7 +42,7 @@ class View(NamedTuple):
     size: Array  # f32[K,3], half sizes in metres
     colours: tuple[Vec, ...]  # one per item, rgb in 0..1
     lights: tuple[Light, ...]
-    look: Look | None  # where there are distractors
+    look: Appearance | None  # where there are distractors
     forward: Vec
     right: Vec
     up: Vec
@@ -55,8 +55,11 @@ class View(NamedTuple):
         square = jnp.where(kind == static.CYLINDER, 0.0, third * third) + first * first + second * second
         ball = jnp.where(kind == static.CAPSULE, first + second, jnp.sqrt(square))
         ball = jnp.where(kind == static.SPHERE, first, ball)
-        planes = {k: item.half(0) ** 2 + item.half(1) ** 2
-                  for k, item in enumerate(self.scene.items) if item.type == static.PLANE}
+        planes = {
+            k: item.half(0) ** 2 + item.half(1) ** 2
+            for k, item in enumerate(self.scene.items)
+            if item.type == static.PLANE
+        }
         return ball.at[np.array(list(planes), int)].set(np.sqrt(np.array(list(planes.values()), np.float32)))
 
     def rays(self, x: Array, y: Array) -> PinholeRays:
@@ -73,8 +76,9 @@ class View(NamedTuple):
         rotation = self.rotation[index]
         return Pose(vec(self.position[index]), tuple(vec(rotation[:, axis]) for axis in range(3)))
 
-    def visit(self, rays: Rays, items: tuple[int, ...], step: Callable[[Any, Array, Meet], Any], carry: Any,
-              wanted: Array) -> Any:
+    def visit(
+        self, rays: Rays, items: tuple[int, ...], step: Callable[[Any, Array, Meet], Any], carry: Any, wanted: Array
+    ) -> Any:
         """Folds `step(carry, index, meet)` over `items`, type by type; `meet()` is the meeting of `rays` with the item.
 
         `wanted` bool[K] tells which items can matter to these rays: a CPU visits no other that no world wants, an
@@ -93,11 +97,18 @@ class View(NamedTuple):
                         carry = step(carry, k, meet)
                 continue
             for first in range(0, len(group), WORD):
-                carry = self._visit_wanted(rays, kind, group[first:first + WORD], step, carry, wanted)
+                carry = self._visit_wanted(rays, kind, group[first : first + WORD], step, carry, wanted)
         return carry
 
-    def _visit_wanted(self, rays: Rays, kind: int, group: list[int], step: Callable[[Any, Array, Meet], Any],
-                      carry: Any, wanted: Array) -> Any:
+    def _visit_wanted(
+        self,
+        rays: Rays,
+        kind: int,
+        group: list[int],
+        step: Callable[[Any, Array, Meet], Any],
+        carry: Any,
+        wanted: Array,
+    ) -> Any:
         """A loop over the wanted ones alone: they are the bits of a word, lowest first."""
         rows = jnp.asarray(group, jnp.int32)
         word = jnp.where(wanted[rows], jnp.left_shift(1, jnp.arange(len(group))), 0).sum(dtype=jnp.int32)
@@ -107,6 +118,7 @@ class View(NamedTuple):
             k = rows[jax.lax.population_count(~word & (word - 1))]
             carry = step(carry, k, partial(intersect, rays, kind, vec(self.size[k]), self.pose(k)))
             return word & (word - 1), carry
+
         return jax.lax.while_loop(lambda state: state[0] != 0, body, (word, carry))[1]
 
 
@@ -130,7 +142,7 @@ def any_world(mask: Array) -> Array:
     return jax.lax.pmax(mask.astype(jnp.int32), WORLDS) > 0
 
 
-def view_of(scene: static.Scene, poses: Poses, look: Look | None) -> View:
+def view_of(scene: static.Scene, poses: Poses, look: Appearance | None) -> View:
     """Moves the camera to the origin: floors span hundreds of metres, and float32 is sharp only near zero."""
     eye, axes = poses.camera_position, poses.camera_rotation
     if look is not None:
@@ -149,8 +161,18 @@ def view_of(scene: static.Scene, poses: Poses, look: Look | None) -> View:
     first = len(scene.items) - sum(tendon.parts for tendon in scene.tendons)
     for tendon, red in zip(scene.tendons, poses.tendon_red, strict=True):
         colour = tuple(c + red * (limit - c) for c, limit in zip(colours[first], LIMIT_COLOUR, strict=True))
-        colours[first:first + tendon.parts] = [colour] * tendon.parts
+        colours[first : first + tendon.parts] = [colour] * tendon.parts
         first += tendon.parts
-    size = size.at[len(scene.items) - len(poses.tendon_half):, 1].set(poses.tendon_half)
-    return View(scene, poses.item_position - eye, poses.item_rotation, size, tuple(colours), tuple(lights),
-                look, forward, right, up)
+    size = size.at[len(scene.items) - len(poses.tendon_half) :, 1].set(poses.tendon_half)
+    return View(
+        scene,
+        poses.item_position - eye,
+        poses.item_rotation,
+        size,
+        tuple(colours),
+        tuple(lights),
+        look,
+        forward,
+        right,
+        up,
+    )

@@ -49,8 +49,16 @@ class WarpRenderer:
       ValueError: no such camera.
     """
 
-    def __init__(self, mj_model: mujoco.MjModel, height: int = 84, width: int = 84, camera: int | str = 0, *,
-                 samples: int = 4, num_envs: int = 1) -> None:
+    def __init__(
+        self,
+        mj_model: mujoco.MjModel,
+        height: int = 84,
+        width: int = 84,
+        camera: int | str = 0,
+        *,
+        samples: int = 4,
+        num_envs: int = 1,
+    ) -> None:
         check_versions()
         if samples not in RAYS:
             raise RendererError(f"renderer warp: samples must be one of {sorted(RAYS)}, got {samples}")
@@ -61,8 +69,18 @@ class WarpRenderer:
         self._model, self._blank = mjx.put_model(mj_model, impl="warp"), mjx.make_data(mj_model, impl="warp")
         self._mounts = [_mount(mj_model, k) for k in range(mj_model.nlight)]
         self._context = mjx.create_render_context(
-            mj_model, num_envs, devices=[device], cam_res=(width, height), cam_active=[row], render_rgb=True,
-            render_depth=False, render_seg=False, use_shadows=True, render_skybox=True, samples_per_pixel=RAYS[samples])
+            mj_model,
+            num_envs,
+            devices=[device],
+            cam_res=(width, height),
+            cam_active=[row],
+            render_rgb=True,
+            render_depth=False,
+            render_seg=False,
+            use_shadows=True,
+            render_skybox=True,
+            samples_per_pixel=RAYS[samples],
+        )
         self._draw_all = jax.custom_batching.custom_vmap(self._all)
         self._draw_all.def_vmap(self._refuse)
         self._draw_one = jax.custom_batching.custom_vmap(self._one)
@@ -105,23 +123,30 @@ class WarpRenderer:
         """What ``vmap`` makes of ``_one``: one call for all worlds."""
         if size != self.num_envs:
             raise RendererError(f"renderer warp: made for {self.num_envs} worlds at once, got {size}; set num_envs")
-        whole = {name: field if batched[0][name] else jnp.broadcast_to(field, (size, *field.shape))
-                 for name, field in fields.items()}
+        whole = {
+            name: field if batched[0][name] else jnp.broadcast_to(field, (size, *field.shape))
+            for name, field in fields.items()
+        }
         return self._draw_all(whole), True
 
     def _refuse(self, size: int, batched: Any, fields: Any) -> tuple[jax.Array, bool]:
         del batched, fields
-        raise RendererError(f"renderer warp: {size} batches of {self.num_envs} worlds cannot be drawn by one vmap;"
-                            " give num_envs all worlds")
+        raise RendererError(
+            f"renderer warp: {size} batches of {self.num_envs} worlds cannot be drawn by one vmap;"
+            " give num_envs all worlds"
+        )
 
 
-def check_versions(version: Callable[[str], str] = importlib.metadata.version,
-                   requires: Callable[[str], list[str] | None] = importlib.metadata.requires) -> None:
+def check_versions(
+    version: Callable[[str], str] = importlib.metadata.version,
+    requires: Callable[[str], list[str] | None] = importlib.metadata.requires,
+) -> None:
     """Raises RendererError unless mujoco-mjx is free of the race and warp-lang is the version it was made for."""
     mjx_version = version("mujoco-mjx")
     if tuple(int(part) for part in mjx_version.split(".")[:2]) < RACE_FREE:
-        raise RendererError(f"renderer warp: mujoco-mjx {mjx_version} may draw poses of the step before;"
-                            " pip install mujoco-mjx==3.17.0")
+        raise RendererError(
+            f"renderer warp: mujoco-mjx {mjx_version} may draw poses of the step before; pip install mujoco-mjx==3.17.0"
+        )
     pins = re.findall(r"^warp-lang==([\w.]+)", "\n".join(requires("mujoco-mjx") or []), flags=re.MULTILINE)
     remedy = f"pip install warp-lang=={pins[0]}" if pins else "pip install warp-lang"
     try:
@@ -129,8 +154,9 @@ def check_versions(version: Callable[[str], str] = importlib.metadata.version,
     except importlib.metadata.PackageNotFoundError as error:
         raise RendererError(f"renderer warp: warp-lang is not installed; {remedy}") from error
     if pins and found != pins[0]:
-        raise RendererError(f"renderer warp: mujoco-mjx {mjx_version} goes with warp-lang {pins[0]}, not {found};"
-                            f" {remedy}")
+        raise RendererError(
+            f"renderer warp: mujoco-mjx {mjx_version} goes with warp-lang {pins[0]}, not {found}; {remedy}"
+        )
 
 
 def _device_name() -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from covr_jax.report.data import ReportError, method_name, read_run
 from covr_jax.report.figures import baseline
-from covr_jax.report.names import told_apart
+from covr_jax.report.names import disambiguate
 from covr_jax.report.svg import steps
 
 BANDS = ("minmax", "std")
@@ -135,7 +135,7 @@ def write_comparison(run_dirs: list[str | Path], path: str | Path, band: str = "
     """
     from matplotlib.figure import Figure  # slow to load, and only this picture needs it
 
-    curves = told_apart(run_dirs, [read_curve(run_dir) for run_dir in run_dirs])
+    curves = disambiguate(run_dirs, [read_curve(run_dir) for run_dir in run_dirs])
     if not curves:
         raise ReportError("no runs to compare")
     tasks = sorted({c.task for c in curves})

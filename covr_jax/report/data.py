@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from covr_jax.config import GUIDED
-from covr_jax.metrics import read_metrics
+from covr_jax.io.metrics import read_metrics
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 MAX_VIDEO_BYTES = 64 * 2**20  # a page of this size still opens
@@ -49,7 +49,7 @@ class Run(NamedTuple):
         return max((row["env_steps"] for row in self.rows), default=0)
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:
-        """x and y of a metric, without the rows that lack it."""
+        """X and y of a metric, without the rows that lack it."""
         points = [(row["env_steps"], number(row.get(name))) for row in self.rows]
         return [x for x, y in points if y is not None], [y for _, y in points if y is not None]
 
@@ -84,7 +84,7 @@ def shown_method(method: Any) -> str:
 def method_name(config: dict[str, Any]) -> str:
     """What a run is called beside others: the method, its base where that is not RAD, and whose pictures it saw.
 
-    Pictures of another renderer or simulator are another task. ``names.told_apart`` adds what else differs.
+    Pictures of another renderer or simulator are another task. ``names.disambiguate`` adds what else differs.
     """
     name = shown_method(config.get("method", "unknown"))
     base = config.get("base", "rad")

@@ -44,7 +44,7 @@ def suffixes(settings: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def told_apart(run_dirs: Sequence[str | Path], shown: Sequence[Shown]) -> list[Shown]:
+def disambiguate(run_dirs: Sequence[str | Path], shown: Sequence[Shown]) -> list[Shown]:
     """What was read of each run (a tuple with ``task`` and ``method``) under a name that only its seeds share.
 
     Raises:

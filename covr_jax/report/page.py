@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from covr_jax.config import VLM_ACTS
+from covr_jax.config import VLM_POLICY_METHODS
 from covr_jax.report import figures
 from covr_jax.report.data import Round, Run, number, numbers, read_run, shown_method, simulator
 from covr_jax.report.style import CSS
@@ -198,7 +198,7 @@ def _sections(run: Run) -> list[str]:
     iterations = [part for part in (figures.iterations(run), _iteration_table(run)) if part]
     video = f'<video controls loop muted playsinline src="{run.video}"></video>' if run.video else None
     acts = "Evaluation acts with the policy's mean; the VLM never acts."
-    if method in VLM_ACTS:
+    if method in VLM_POLICY_METHODS:
         acts = "The VLM's answers act."
     return [
         _section(

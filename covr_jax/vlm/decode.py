@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from covr_jax.vlm.codec import PREFIX, SEPARATOR, SUFFIX, parse_action
-from covr_jax.vlm.kv_cache import static_cache
-from covr_jax.vlm.model import Backbone, PromptTokens, frozen_eval, model_inputs, positions, repeat_positions
+from covr_jax.vlm.models.kv_cache import static_cache
+from covr_jax.vlm.models.loading import Backbone, PromptTokens, frozen_eval, model_inputs, positions, repeat_positions
 
 
 class Grammar(NamedTuple):

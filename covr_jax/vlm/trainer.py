@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from covr_jax.vlm.decode import Grammar
-from covr_jax.vlm.model import Backbone, PromptTokens, base_model, model_inputs, preprocess
+from covr_jax.vlm.models.loading import Backbone, PromptTokens, base_model, model_inputs, preprocess
 
 IGNORE = -100  # label of a position that carries no loss
 

@@ -27,8 +27,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from covr_jax.carla.channel import Setup
-from covr_jax.carla.env import CarlaEnv, Limits
+from covr_jax.carla.channel import SessionSetup
+from covr_jax.carla.env import CarlaEnv, RetryPolicy
 from covr_jax.carla.scenarios import PROFILES, SCENARIOS
 from covr_jax.carla.servers import OwnServer, child_environment, loopback_command
 from experiments import cli
@@ -42,7 +42,7 @@ def client_rate(scenario: str, profile: str, size: int, seconds: float) -> tuple
     """``session_rate`` without a child, in a process that is thrown away: the client may abort at its end."""
     server = OwnServer(loopback_command(SCENARIOS[scenario].towns[0]), 30.0)
     server.start()
-    setup = Setup(
+    setup = SessionSetup(
         "127.0.0.1", server.address.port, scenario, profile, size, MAX_TICKS, "clear_noon", False, 10.0, 60.0, 5.0, None
     )
     # As a module: a script's own folder comes first in the path, and there this file is what `carla` means.
@@ -55,7 +55,7 @@ def client_rate(scenario: str, profile: str, size: int, seconds: float) -> tuple
     return rate, cpu_ms
 
 
-def session_rate(setup: Setup, seconds: float) -> tuple[float, float]:
+def session_rate(setup: SessionSetup, seconds: float) -> tuple[float, float]:
     """Ticks per second of a session in this process, and its processor time per tick in ms."""
     from covr_jax.carla.worker.session import Session
 
@@ -101,7 +101,7 @@ def alone(scenario: str, profile: str, size: int, seconds: float) -> dict[str, f
 
 def together(scenario: str, profile: str, size: int, count: int, seconds: float) -> float:
     """The sum over environments that step at the same time."""
-    limits, skip = Limits(step_s=60.0, call_s=30.0), PROFILES[profile].rules.frame_skip
+    limits, skip = RetryPolicy(step_s=60.0, call_s=30.0), PROFILES[profile].rules.frame_skip
     envs = [
         CarlaEnv(scenario, profile=profile, seed=seed, image_size=size, weather="clear_noon", max_ticks=MAX_TICKS,
                  limits=limits)
@@ -143,7 +143,7 @@ def main() -> int:
     parser.add_argument("--session", nargs=2, metavar=("SETUP", "SECONDS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.session:
-        print(*session_rate(Setup(*json.loads(arguments.session[0])), float(arguments.session[1])), flush=True)
+        print(*session_rate(SessionSetup(*json.loads(arguments.session[0])), float(arguments.session[1])), flush=True)
         os._exit(0)
     rows = []
     for scenario in arguments.scenarios:

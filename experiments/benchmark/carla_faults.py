@@ -31,7 +31,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from covr_jax.carla.env import CarlaEnv, Limits
+from covr_jax.carla.env import CarlaEnv, RetryPolicy
 from covr_jax.carla.loopback.faults import KINDS, PICTURE, PICTURE_KINDS, Fault, arm
 from experiments import cli
 from experiments.benchmark import measure
@@ -62,7 +62,7 @@ def actions(episode: int) -> np.ndarray:
 
 def make(scenario: str, episode: int, image_size: int, **limits: Any) -> CarlaEnv:
     """An environment about to play that episode, of patience without end."""
-    given = Limits(**{"restarts": 1000, **limits})
+    given = RetryPolicy(**{"restarts": 1000, **limits})
     return CarlaEnv(scenario, seed=5, episode=episode, image_size=image_size, limits=given)
 
 
@@ -198,13 +198,13 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=500, help="of the leak test; 0 for none")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
-    deadline, checks = Limits().step_s, []
+    deadline, checks = RetryPolicy().step_s, []
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for check in pool.map(trial, *zip(*product(KINDS, range(arguments.trials)), strict=True)):
             checks.append(check)
             print(check, "" if check.passed(deadline) else "FAILED", flush=True)
     rows = summary(checks, deadline)
-    found = [row for recycle in (10**9, Limits().recycle) for row in leaks(arguments.episodes, recycle)]
+    found = [row for recycle in (10**9, RetryPolicy().recycle) for row in leaks(arguments.episodes, recycle)]
     if arguments.output:
         more = {"simulator": "loopback", "deadline_s": deadline, "grace_s": GRACE_S, "leaks": found}
         measure.write(arguments.output, rows, **more)

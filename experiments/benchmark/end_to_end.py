@@ -44,7 +44,8 @@ def ours(config: Config) -> Contestant:
     """The run's chunks over a replay that has begun to fill."""
     import jax
 
-    from covr_jax import programs, runtime
+    from covr_jax import runtime
+    from covr_jax.training import programs
 
     runtime.configure()
     if not runtime.on_cpu():

@@ -37,10 +37,10 @@ def built(task: str, lanes: int, samples: int) -> tuple[Any, Any, Any, Any]:
     import jax.numpy as jnp
 
     from covr_jax import envs
-    from covr_jax.lanes import CompiledEnv
+    from covr_jax.envs.stepper import JitStepper
 
     env = envs.make(task, lanes, image_size=SIZE, samples=samples)
-    compiled = CompiledEnv(env)
+    compiled = JitStepper(env)
     action = jnp.zeros((lanes, env.action_dim))
     state, _ = compiled.reset(jax.random.key(0))
     state, _ = jax.block_until_ready(compiled.step(state, action))
@@ -104,7 +104,8 @@ def child_of(arguments: argparse.Namespace) -> Any:
     """What a process that this script started for one measurement has to print."""
     if arguments.dm_control:
         return rivals.dm_control(arguments.dm_control, SIZE)
-    from covr_jax import programs, runtime
+    from covr_jax import runtime
+    from covr_jax.training import programs
 
     del programs  # imported, so that no import is part of the time
     task, lanes, samples = arguments.compile

@@ -45,9 +45,7 @@ SHAPES = {
     "tiny": Shapes(
         20,
         16,
-        SACConfig(
-            batch_size=4, hidden_dim=16, feature_dim=8, num_filters=4, conv_kernels=(3, 3), conv_strides=(2, 1)
-        ),
+        SACConfig(batch_size=4, hidden_dim=16, feature_dim=8, num_filters=4, conv_kernels=(3, 3), conv_strides=(2, 1)),
     ),
 }
 
@@ -134,7 +132,8 @@ class Bench:
 
     def rounding(self) -> list[dict[str, Any]]:
         """What other precisions than float32 do to one update: relative differences of its losses and, per parameter,
-        largest difference of gradients over their largest value (the median and the worst of all parameters)."""
+        largest difference of gradients over their largest value (the median and the worst of all parameters).
+        """
 
         def of(precision: Precision) -> tuple[dict[str, np.ndarray], dict[str, float]]:
             after, metrics = self._update(precision, with_actor=True)(self.warm, self.batch, self.key)

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 import torch
 
-from covr_jax import augment
-from covr_jax.agents import LearnerState
+from covr_jax.agents import LearnerState, augment
 from covr_jax.types import Array, Batch
 from experiments.benchmark.torch_rad import Draws, TorchBatch, TorchRAD
 

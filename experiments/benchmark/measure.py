@@ -16,14 +16,24 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "warp-lang", "dm_control", "torch", "transformers",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "mujoco",
+    "mujoco-mjx",
+    "warp-lang",
+    "dm_control",
+    "torch",
+    "transformers",
     "carla",
 )
 
 
 def median_rate(work: Callable[[], Any], amount: float, *, seconds: float = 1.0, repeats: int = 5) -> float:
     """Median of ``amount`` per second over ``repeats`` blocks of about ``seconds`` each; ``work`` must wait for its
-    result and has run before."""
+    result and has run before.
+    """
     started = time.perf_counter()
     work()
     calls = max(1, round(seconds / max(time.perf_counter() - started, 1e-9)))
@@ -80,6 +90,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:,.4g}" if isinstance(value, float) and value < 100 else (
-        f"{value:,.0f}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:,.4g}"
+        if isinstance(value, float) and value < 100
+        else (f"{value:,.0f}" if isinstance(value, float) else str(value))
     )

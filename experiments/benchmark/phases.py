@@ -31,14 +31,14 @@ class Bench:
         import jax
 
         from covr_jax.config import ConfigError
-        from covr_jax.lanes import CompiledEnv
-        from covr_jax.profiling import CompileLog
-        from covr_jax.programs import Programs
+        from covr_jax.envs.stepper import JitStepper
+        from covr_jax.runtime.profiling import CompileLog
+        from covr_jax.training.programs import Programs
 
         self.config, self.jax = config, jax
         with CompileLog() as self.compile_log:
             self.programs = Programs(config)
-            if not isinstance(self.programs._env, CompiledEnv):
+            if not isinstance(self.programs._env, JitStepper):
                 raise ConfigError(f"{config.task} steps on the host; its speed is in experiments/benchmark/host_env.py")
             self.lanes = self.programs._env
             self.state = self.programs.init()
@@ -92,7 +92,7 @@ class Bench:
         method = programs.method
         draw = partial(replay.sample, batch_size=sac.batch_size, frame_stack=stack, n_step=sac.n_step)
         draw = partial(draw, previous=method.residual, horizon=method.horizon, maps=method.map_side > 0)
-        draw = partial(draw, draw=programs._draw, updates=self.state.learner.updates)
+        draw = partial(draw, sampler=programs._sampler, updates=self.state.learner.updates)
         sample = runtime.jit(partial(draw, discount=sac.discount))
         batch = sample(self.state.replay, key)
         augment = runtime.jit(programs.augmentation.augment)
@@ -125,7 +125,7 @@ class Bench:
 
     def _vlm(self, frames: Any) -> list[Phase]:
         from covr_jax.config import ConfigError
-        from covr_jax.vlm.modes import make_vlm
+        from covr_jax.vlm.serving.factory import make_vlm
 
         with tempfile.TemporaryDirectory() as directory:
             try:

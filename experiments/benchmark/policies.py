@@ -32,11 +32,11 @@ def constant(text: str, lanes: int, action_dim: int) -> Callable[..., np.ndarray
 
 def measured(run_dir: Path, constants: list[str], episodes: int, number: int) -> tuple[list[dict[str, Any]], Any, int]:
     """One row per policy, the trained one first; the run's configuration; env steps of the checkpoint."""
-    from covr_jax import run_directory
+    from covr_jax.training.restore import load_run
 
-    config, programs, state = run_directory.load(run_dir)
+    config, programs, state = load_run(run_dir)
     evaluator, lanes = programs.evaluator, programs.evaluator.env.num_envs
-    policies = {config.method: evaluator.learned_policy(state.learner), "random": evaluator.random_policy(number)}
+    policies = {config.method: evaluator.eval_policy(state.learner), "random": evaluator.random_policy(number)}
     policies |= {f"constant {text}": constant(text, lanes, programs.env.action_dim) for text in constants}
     rows = []
     try:
@@ -74,7 +74,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from covr_jax.checkpoint import CheckpointError
     from covr_jax.config import ConfigError
+    from covr_jax.io.checkpoint import CheckpointError
 
     cli.guarded(main, ConfigError, CheckpointError)

@@ -28,7 +28,7 @@ TRACED_CHUNKS = 3
 
 def trace(bench: Any, directory: str) -> None:
     """Write what the profiler sees of a few chunks."""
-    from covr_jax.profiling import chunk_annotation
+    from covr_jax.runtime.profiling import chunk_annotation
 
     with bench.jax.profiler.trace(directory, create_perfetto_trace=True):
         for number in range(TRACED_CHUNKS):
@@ -69,7 +69,7 @@ def main() -> int:
 
     from covr_jax import config as configuration
     from covr_jax import runtime
-    from covr_jax.config_rules import validate
+    from covr_jax.config.validate import validate
     from experiments.benchmark.phases import Bench
 
     runtime.configure()
@@ -80,8 +80,11 @@ def main() -> int:
     summary = summary_of(bench, rows, ceilings)
     print(bench.compile_log)
     print(measure.table(rows))
-    print("  ".join(f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value}"
-                    for name, value in summary.items()))
+    print(
+        "  ".join(
+            f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in summary.items()
+        )
+    )
     if directory:
         trace(bench, directory)
     if output:

@@ -33,7 +33,8 @@ def pin(threads: int | None) -> int:
 
 class Contestant(NamedTuple):
     """``work`` starts ``amount`` updates, or steps; ``wait`` returns when all that were started are done; ``cpu`` is
-    the processor time taken so far, seconds."""
+    the processor time taken so far, seconds.
+    """
 
     work: Callable[[], Any]
     amount: int
@@ -100,7 +101,8 @@ def run(contestant: Contestant, calls: int) -> Turn:
 
 def row(name: str, turns: list[Turn], ours: list[Turn], unit: str = "updates") -> dict[str, Any]:
     """Medians over rounds. ``ours_is``: how many times as fast ours was in the same round, on the clock and in
-    processor time, which neighbours on the machine disturb less (and which says nothing of a GPU)."""
+    processor time, which neighbours on the machine disturb less (and which says nothing of a GPU).
+    """
     pairs = list(zip(turns, ours, strict=True))
     return {
         "contestant": name,

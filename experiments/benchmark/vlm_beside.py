@@ -19,11 +19,11 @@ import torch
 
 from covr_jax import presets, runtime
 from covr_jax.config import Config
-from covr_jax.conversation import Conversation
-from covr_jax.vlm.modes import make_service
-from covr_jax.vlm.protocol import Lesson, PriorService
-from covr_jax.vlm.service import VLMService
-from covr_jax.vlm.supervise import Limits
+from covr_jax.training.queries import QueryManager
+from covr_jax.vlm.engine import VLMEngine
+from covr_jax.vlm.serving.factory import make_service
+from covr_jax.vlm.serving.protocol import FinetuneBatch, PriorService
+from covr_jax.vlm.serving.supervise import RetryPolicy
 from experiments.benchmark.vlm_contest import ACTION_DIM, make_vlm, random_frames
 
 # Keeps one processor busy with next to no memory: what any neighbour costs the learner on this machine.
@@ -38,10 +38,14 @@ class Beside:
     """
 
     def __init__(
-        self, programs: Any, service: PriorService | None, lesson: Lesson | None = None, spinning: int | None = None
+        self,
+        programs: Any,
+        service: PriorService | None,
+        lesson: FinetuneBatch | None = None,
+        spinning: int | None = None,
     ):
         self._programs, self._service, self._lesson, self._spinning = programs, service, lesson, spinning
-        self._conversation = Conversation(programs, service) if service else None
+        self._conversation = QueryManager(programs, service) if service else None
         self._state = programs.init()
         for _ in range(2):
             self._state, _ = programs.chunk(self._state, learn=False)
@@ -51,12 +55,12 @@ class Beside:
         """As ``loop.Trainer`` does it once guidance is open."""
         self._state, _ = self._programs.chunk(self._state, learn=True)
         if self._conversation:
-            self._state = self._conversation.turn(self._state, ask=True)
+            self._state = self._conversation.step(self._state, ask=True)
 
-    def turn(self, chunks: int) -> float:
+    def step(self, chunks: int) -> float:
         """Seconds of some chunks; a lesson begins before and is waited for afterwards, off the clock."""
         if self._service is not None and self._lesson is not None:
-            self._service.teach(self._lesson)
+            self._service.submit_finetune(self._lesson)
         neighbour = None
         if self._spinning is not None:
             neighbour = subprocess.Popen([sys.executable, "-S", "-c", SPIN, str(self._spinning)])
@@ -71,9 +75,9 @@ class Beside:
             neighbour.kill()
             neighbour.wait()
         if self._service is not None and self._lesson is not None:
-            early = self._service.taught()
+            early = self._service.poll_finetune()
             self.outlasted &= early is None
-            outcome = early or self._service.taught(wait=True)
+            outcome = early or self._service.poll_finetune(wait=True)
             if outcome is None or outcome.error:
                 raise RuntimeError(f"the lesson failed: {outcome and outcome.error}")
         return seconds
@@ -83,7 +87,7 @@ class Beside:
             self._service.close()
 
 
-def on_processors(processors: list[int], architecture: str, device: str, options: dict[str, Any]) -> VLMService:
+def on_processors(processors: list[int], architecture: str, device: str, options: dict[str, Any]) -> VLMEngine:
     """The VLM on these processors: called in the thread or child that runs it."""
     os.sched_setaffinity(0, processors)
     torch.set_num_threads(len(processors))
@@ -111,7 +115,7 @@ def learner_rows(
     learners, vlms = (processors[:-1], processors[-1:]) if spare else (processors, processors)
     os.sched_setaffinity(0, learners)  # before XLA counts them for its threads
     runtime.configure()
-    from covr_jax.programs import Programs
+    from covr_jax.training.programs import Programs
 
     config = learner_config(preset)
     programs = Programs(config)
@@ -122,18 +126,18 @@ def learner_rows(
         def service(mode: Any) -> PriorService:
             where = learners if mode == "sync" else vlms
             build = partial(on_processors, where, architecture, device, options)
-            return make_service(build, mode, Path(folder) / mode, Limits())
+            return make_service(build, mode, Path(folder) / mode, RetryPolicy())
 
         services = {mode: service(mode) for mode in ("async", "process", "sync")}
         entries = {"off": Beside(programs, None), "off_spinning": Beside(programs, None, spinning=vlms[-1])}
         entries |= {f"{mode}_asked": Beside(programs, services[mode]) for mode in ("sync", "async", "process")}
         entries |= {f"{mode}_taught": Beside(programs, services[mode], lesson) for mode in ("async", "process")}
         for entry in entries.values():
-            entry.turn(1)
+            entry.step(1)
         turns = {name: [] for name in entries}
         for _ in range(rounds):
             for name, entry in entries.items():
-                turns[name].append(entry.turn(chunks))
+                turns[name].append(entry.step(chunks))
         for each in services.values():
             each.close()
     updates = chunks * programs.chunk_steps * config.sac.updates_per_step
@@ -154,7 +158,7 @@ def learner_rows(
     ]
 
 
-def _lesson(size: int, count: int = 256) -> Lesson:
+def _lesson(size: int, count: int = 256) -> FinetuneBatch:
     frames, generator = np.asarray(random_frames(count + 8, size)), np.random.default_rng(0)
     action = generator.uniform(-1, 1, (count + 8, ACTION_DIM)).astype(np.float32)
-    return Lesson(frames[:count], action[:count], np.ones(count, np.float32), frames[count:], action[count:], 2)
+    return FinetuneBatch(frames[:count], action[:count], np.ones(count, np.float32), frames[count:], action[count:], 2)

@@ -13,12 +13,12 @@ import torch
 import transformers
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from covr_jax import bridge
-from covr_jax.vlm import tiny
-from covr_jax.vlm.backbones import LLAVA, QWEN2_5_VL, QWEN2_VL, released_config
+from covr_jax.runtime import dlpack
 from covr_jax.vlm.decode import Grammar
-from covr_jax.vlm.model import Backbone, PromptTokens, backbone_from, frozen_eval, model_inputs, preprocess
-from covr_jax.vlm.service import VLMService
+from covr_jax.vlm.engine import VLMEngine
+from covr_jax.vlm.models import tiny
+from covr_jax.vlm.models.backbones import LLAVA, QWEN2_5_VL, QWEN2_VL, released_config
+from covr_jax.vlm.models.loading import Backbone, PromptTokens, backbone_from, frozen_eval, model_inputs, preprocess
 from experiments.benchmark.turns import Contestant, row, take_turns
 
 TASK, ACTION_DIM = "cartpole_swingup", 1
@@ -43,11 +43,11 @@ def random_backbone(architecture: str, device: str) -> Backbone:
     return backbone_from(model.eval(), tokenizer)
 
 
-def make_vlm(architecture: str, device: str, **options: Any) -> VLMService:
-    """The service as a run would have it; ``options`` go to ``VLMService``."""
+def make_vlm(architecture: str, device: str, **options: Any) -> VLMEngine:
+    """The service as a run would have it; ``options`` go to ``VLMEngine``."""
     if architecture in tiny.FAMILIES:
-        return VLMService(architecture, TASK, ACTION_DIM, device=device, **options)
-    return VLMService(architecture, TASK, ACTION_DIM, backbone=random_backbone(architecture, device), **options)
+        return VLMEngine(architecture, TASK, ACTION_DIM, device=device, **options)
+    return VLMEngine(architecture, TASK, ACTION_DIM, backbone=random_backbone(architecture, device), **options)
 
 
 def random_frames(count: int, size: int, seed: int = 0) -> jax.Array:
@@ -127,7 +127,7 @@ def generate(
 class Priors:
     """Our query against ``generate``, on the weights that answer: the merged copy where the service has one."""
 
-    def __init__(self, service: VLMService, size: int, largest: int):
+    def __init__(self, service: VLMEngine, size: int, largest: int):
         self._service = service
         backbone, self._prompt, self._grammar = service.parts()
         self._models = {"": backbone}
@@ -182,7 +182,7 @@ def handover_rows(device: str, shapes: list[tuple[int, int]], rounds: int) -> li
     for count, size in shapes:
         frames = random_frames(count, size)
         ways = {
-            "dlpack": lambda f=frames: bridge.to_torch(f, device),
+            "dlpack": lambda f=frames: dlpack.to_torch(f, device),
             "numpy_copy": lambda f=frames: torch.from_numpy(np.array(f, copy=True)).to(device),
         }
         if not torch.equal(*(way() for way in ways.values())):
@@ -203,7 +203,7 @@ def handover_rows(device: str, shapes: list[tuple[int, int]], rounds: int) -> li
     return rows
 
 
-def finetune_row(service: VLMService, size: int, steps: int, rounds: int) -> dict[str, Any]:
+def finetune_row(service: VLMEngine, size: int, steps: int, rounds: int) -> dict[str, Any]:
     """Samples per second of RALW rounds; the adapter goes on from one to the next."""
     batch = service.finetune_options.batch_size
     frames, generator = random_frames(steps * batch, size), np.random.default_rng(0)

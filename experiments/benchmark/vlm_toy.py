@@ -87,13 +87,13 @@ def selected(toy: Toy, way: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def rows_of(seed: int, ways: list[str], samples: int, steps: int, noise: float) -> list[dict[str, Any]]:
     """One row per way."""
-    from covr_jax.vlm.lesson import action_error
-    from covr_jax.vlm.service import VLMService
+    from covr_jax.vlm.engine import VLMEngine
+    from covr_jax.vlm.finetune_round import action_error
 
     toy, rows = make_toy(samples, noise, seed), []
     zero = float(np.abs(toy.held_expert).mean())
     for way in ways:
-        service = VLMService("tiny", "cartpole_swingup", 1, seed=seed, finetune_options={"steps": steps})
+        service = VLMEngine("tiny", "cartpole_swingup", 1, seed=seed, finetune_options={"steps": steps})
         untuned = action_error(service, toy.held_frames, toy.held_expert)
         kept, actions, weights = selected(toy, way)
         started = time.perf_counter()
@@ -132,8 +132,8 @@ def main() -> int:
     from covr_jax import runtime
 
     runtime.configure()
-    settings = {name: getattr(arguments, name) for name in ("ways", "samples", "steps", "noise")}
-    rows = [row for seed in arguments.seeds for row in rows_of(seed, **settings)]
+    published_hyperparameters = {name: getattr(arguments, name) for name in ("ways", "samples", "steps", "noise")}
+    rows = [row for seed in arguments.seeds for row in rows_of(seed, **published_hyperparameters)]
     errors = {way: [row["error"] for row in rows if row["way"] == way] for way in arguments.ways}
     summary = [
         {"way": way, "error_mean": statistics.mean(values), "least": min(values), "most": max(values)}
@@ -141,7 +141,7 @@ def main() -> int:
     ]
     print(measure.table(summary))
     if arguments.output:
-        measure.write(arguments.output, rows, settings=settings, summary=summary)
+        measure.write(arguments.output, rows, published_hyperparameters=published_hyperparameters, summary=summary)
     return 0
 
 

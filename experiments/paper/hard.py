@@ -1,6 +1,6 @@
 """The appendix's hard DMControl tasks, 500K environment steps.
 
-    python experiments/paper/hard.py --vlm /models/Qwen2.5-VL-3B-Instruct --gpus 0
+python experiments/paper/hard.py --vlm /models/Qwen2.5-VL-3B-Instruct --gpus 0
 """
 
 from __future__ import annotations

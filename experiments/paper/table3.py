@@ -1,6 +1,6 @@
 """Table 3: DMControl, 100K environment steps, three base agents with and without COVR.
 
-    python experiments/paper/table3.py --vlm /models/Qwen2.5-VL-3B-Instruct --gpus 0
+python experiments/paper/table3.py --vlm /models/Qwen2.5-VL-3B-Instruct --gpus 0
 """
 
 from __future__ import annotations

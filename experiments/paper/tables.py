@@ -54,9 +54,7 @@ def means(*values: float) -> tuple[Published, ...]:
     return tuple((value, None) for value in values)
 
 
-def jobs_of(
-    table: Table, seeds: list[int], root: Path, options: list[str], clip: str | None = None
-) -> list[sweep.Job]:
+def jobs_of(table: Table, seeds: list[int], root: Path, options: list[str], clip: str | None = None) -> list[sweep.Job]:
     """The runs of a table, seeds outermost; tables that need the same run share its directory.
 
     Args:

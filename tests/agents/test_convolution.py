@@ -14,21 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax import native
 from covr_jax.agents.networks import convolution
 from covr_jax.agents.networks.convolution import GRADIENTS, GRADIENTS_WITH_X, convolve
+from covr_jax.runtime import cpu_kernels
 
 EXACT = jax.lax.Precision.HIGHEST
-COMPILER = any(map(shutil.which, native._COMPILERS))
+COMPILER = any(map(shutil.which, cpu_kernels._COMPILERS))
 
 
 @pytest.fixture
 def elsewhere(monkeypatch):
     """Asked anew whether there are kernels, and again afterwards."""
-    native._targets.cache_clear()
+    cpu_kernels._targets.cache_clear()
     yield monkeypatch
     monkeypatch.undo()
-    native._targets.cache_clear()
+    cpu_kernels._targets.cache_clear()
 
 
 def operands(shape, side, filters, stride, dtype, seed=0):
@@ -188,7 +188,7 @@ def test_a_compiler_that_fails_is_quoted(elsewhere, tmp_path):
     broken = tmp_path / "broken.cc"
     broken.write_text("int main( {")
     with pytest.warns(UserWarning, match=r"broken.cc.*says: .*error: "):
-        assert not native.targets(broken)
+        assert not cpu_kernels.targets(broken)
     assert not list(tmp_path.rglob("*.so"))
 
 
@@ -202,10 +202,10 @@ def test_a_library_is_compiled_once(elsewhere, tmp_path):
     elsewhere.setenv("HOME", str(tmp_path))
     source = tmp_path / "small.cc"
     source.write_text('extern "C" int one() { return 1; }')
-    first = native._built(source)
+    first = cpu_kernels._built(source)
     assert first.is_relative_to(tmp_path) and first.stat().st_size and len(list(first.parent.iterdir())) == 1
-    elsewhere.setattr(native, "_tuning", lambda: pytest.fail("compiled again"))
-    assert native._built(source) == first
+    elsewhere.setattr(cpu_kernels, "_tuning", lambda: pytest.fail("compiled again"))
+    assert cpu_kernels._built(source) == first
     source.write_text('extern "C" int one() { return 2; }')
     with pytest.raises(pytest.fail.Exception):
-        native._built(source)
+        cpu_kernels._built(source)

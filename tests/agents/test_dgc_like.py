@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from compositions import SIZE, B, composition, make_batch
-from oracle import assert_equal
-from test_methods_probes import pictures
 
 from covr_jax.agents.methods.dgc_like import SIDE, averaging, map_loss, on_map
 from covr_jax.types import Maps
+from tests.agents.test_methods_probes import pictures
+from tests.support.compositions import SIZE, B, composition, make_batch
+from tests.support.oracle import assert_equal
 
 
 @pytest.mark.parametrize("side", [1, 4, 7, 10, 14, 35])
@@ -59,8 +59,10 @@ def test_without_maps_it_is_deepmdp():
     for number in range(3):
         batch = make_batch(ours.method, 20 + number)
         batch = batch._replace(maps=batch.maps._replace(valid=np.zeros(B, bool)))
-        states = [now.update(state, batch, jax.random.key(number))[0]
-                  for now, state in zip((ours, theirs), states, strict=True)]
+        states = [
+            now.update(state, batch, jax.random.key(number))[0]
+            for now, state in zip((ours, theirs), states, strict=True)
+        ]
     one, two = states
     for part in ("torso", "critic", "actor"):
         assert_equal(one.params[part], two.params[part])

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax import augment
-from covr_jax.agents import Method, make_learner
+from covr_jax.agents import Method, augment, make_learner
 from covr_jax.agents import learner as learner_module
 from covr_jax.agents.methods.rad import random_translate
 from covr_jax.agents.methods.sac import no_augmentation

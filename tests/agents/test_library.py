@@ -84,8 +84,11 @@ def test_seeds_by_vmap_and_steps_by_scan_equal_one_learner_after_the_other(metho
         state, metrics = jax.lax.scan(step, state, (batches, keys))
         return state, jax.tree.map(lambda x: x[-1], metrics)
 
-    together = train(stacked([start(learner, seed, method) for seed in seeds]),
-                     stacked([stacked(row) for row in batches]), stacked([jnp.stack(row) for row in keys]))
+    together = train(
+        stacked([start(learner, seed, method) for seed in seeds]),
+        stacked([stacked(row) for row in batches]),
+        stacked([jnp.stack(row) for row in keys]),
+    )
     for seed in seeds:
         mine = jax.tree.map(lambda x, seed=seed: x[seed], together)
         # Adam divides by the gradient's size: where that is near zero, rounding moves a weight by part of a step.
@@ -115,13 +118,16 @@ def on_a_mesh():
 
 
 def run(code, **environment):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])} | environment
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment)
 
 
 def test_an_update_on_a_mesh_of_two_devices_equals_one_on_one():
-    done = run("import test_library; test_library.on_a_mesh()",
-               XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu")
+    done = run(
+        "from tests.agents import test_library; test_library.on_a_mesh()",
+        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+        JAX_PLATFORMS="cpu",
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 

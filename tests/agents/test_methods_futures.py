@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compositions import SIZE, B, compose, composition, make_batch
-from oracle import assert_equal
 
 from covr_jax.agents.methods import mlr, spr
 from covr_jax.types import Future
+from tests.support.compositions import SIZE, B, compose, composition, make_batch
+from tests.support.oracle import assert_equal
 
 PREDICTING = ("spr", "mlr")
 
@@ -89,8 +89,10 @@ def test_the_distance_is_that_of_directions():
     # Heads that pass positive and negative parts and put them together again: the identity.
     size = 3
     inner = np.concatenate([np.eye(size), -np.eye(size), np.zeros((size, spr.PROJECTION - 2 * size))], axis=1)
-    identity = {"Dense_0": {"kernel": jnp.asarray(inner), "bias": jnp.zeros(spr.PROJECTION)},
-                "Dense_1": {"kernel": jnp.asarray(inner.T), "bias": jnp.zeros(size)}}
+    identity = {
+        "Dense_0": {"kernel": jnp.asarray(inner), "bias": jnp.zeros(spr.PROJECTION)},
+        "Dense_1": {"kernel": jnp.asarray(inner.T), "bias": jnp.zeros(size)},
+    }
     heads = {"projection": identity, "prediction": identity}
     one = jnp.asarray([[1.0, 2.0, -3.0]] * 3 + [[0.0, 0.0, 0.0]])
     two = jnp.asarray([[2.0, 4.0, -6.0], [-1.0, -2.0, 3.0], [2.0, -1.0, 0.0], [1.0, 0.0, 0.0]])
@@ -101,7 +103,7 @@ def test_the_distance_is_that_of_directions():
 
 @pytest.mark.parametrize(("size", "side", "cells"), [(100, 10, 10), (84, 8, 11), (48, 5, 10), (SIZE, 1, 12), (3, 1, 3)])
 def test_half_of_the_patches_are_hidden_for_eight_steps(size, side, cells):
-    masks = np.asarray(mlr.hidden(jax.random.key(3), size))
+    masks = np.asarray(mlr.sample_mask(jax.random.key(3), size))
     assert masks.shape == (16, size, size) and masks.dtype == bool
     corners = masks[:, ::side, ::side]
     assert corners.shape == (16, cells, cells)
@@ -110,11 +112,11 @@ def test_half_of_the_patches_are_hidden_for_eight_steps(size, side, cells):
     for step in range(1, 16):
         assert np.array_equal(masks[step], masks[step - 1]) == (step != 8)
     if size > 3:
-        assert not np.array_equal(masks, mlr.hidden(jax.random.key(4), size))
+        assert not np.array_equal(masks, mlr.sample_mask(jax.random.key(4), size))
 
 
 def test_every_patch_is_hidden_half_of_the_time():
-    masks = np.asarray(jax.vmap(lambda key: mlr.hidden(key, 5))(jax.random.split(jax.random.key(0), 400)))
+    masks = np.asarray(jax.vmap(lambda key: mlr.sample_mask(key, 5))(jax.random.split(jax.random.key(0), 400)))
     share = masks[:, ::8].mean((0, 1)) * 25 / 12
     assert np.abs(share - 1.0).max() < 0.2  # of 800 draws, five standard deviations
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compositions import HASTE, NAMES, RATE, SIZE, B, composition, make_batch
-from oracle import assert_close, assert_equal, tensor, update
-from papers import papers
+
+from tests.support.compositions import HASTE, NAMES, RATE, SIZE, B, composition, make_batch
+from tests.support.oracle import assert_close, assert_equal, tensor, update
+from tests.support.papers import papers
 
 PAPERS = {
     name: paper._replace(taus=tuple(min(HASTE * tau, 1.0) for tau in paper.taus))

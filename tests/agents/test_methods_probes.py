@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compositions import CONFIG, NAMES, SIZE, A, B, channels, composition
 
 from covr_jax.types import Batch, Future, Maps, Prior
+from tests.support.compositions import CONFIG, NAMES, SIZE, A, B, channels, composition
 
 GAMMA = CONFIG.discount
 DRAWN = 50  # batches that are learnt from again and again

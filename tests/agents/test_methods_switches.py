@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compositions import CONFIG, NAMES, RATE, SIZE, A, B, compose, composition, make_batch
-from oracle import Agent, assert_equal, tensor, to_torch
-from papers import cut, papers, placed
 
 from covr_jax.agents import Method, Views, make_learner
 from covr_jax.agents.methods.drq import random_shifts
 from covr_jax.agents.networks import make_networks
+from tests.support.compositions import CONFIG, NAMES, RATE, SIZE, A, B, compose, composition, make_batch
+from tests.support.oracle import Agent, assert_equal, tensor, to_torch
+from tests.support.papers import cut, papers, placed
 
 STEPS = 3
 
@@ -66,8 +66,9 @@ def test_a_row_without_weight_is_not_fitted_but_counts():
     weight = np.where(np.arange(B) < B // 2, 2.0, 0.0).astype(np.float32)
     half = jax.tree.map(lambda x: None if x is None else x[: B // 2], batch)
     noise_free = sac.start()
-    state, metrics = sac.update(noise_free, batch._replace(weight=weight, discount=np.zeros(B, np.float32)),
-                                jax.random.key(0))
+    state, metrics = sac.update(
+        noise_free, batch._replace(weight=weight, discount=np.zeros(B, np.float32)), jax.random.key(0)
+    )
     alone, expected = sac.update(noise_free, half._replace(discount=np.zeros(B // 2, np.float32)), jax.random.key(0))
     assert float(metrics["losses/critic"]) == pytest.approx(float(expected["losses/critic"]), rel=1e-5)
     for one, two in zip(jax.tree.leaves(state.critic_opt[0].mu), jax.tree.leaves(alone.critic_opt[0].mu), strict=True):

@@ -31,9 +31,7 @@ def test_a_torso_is_its_convolutions(basis, shapes_of_kernels):
     kernels, strides = shapes_of_kernels
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (B, SIZE, SIZE, 3 * S), dtype=np.uint8)
-    torso = make_networks(
-        1, num_filters=N, conv_kernels=kernels, conv_strides=strides, frame_basis=basis
-    ).torso
+    torso = make_networks(1, num_filters=N, conv_kernels=kernels, conv_strides=strides, frame_basis=basis).torso
     shapes = torso.init(jax.random.key(0), images)
     params = jax.tree.map(lambda x: jnp.asarray(generator.normal(size=x.shape), jnp.float32), shapes)
     seen = images / 255.0

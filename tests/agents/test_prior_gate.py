@@ -7,12 +7,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from test_library import CONFIG, A, make_batch, start
 
 from covr_jax.agents import Method, losses, make_learner
 from covr_jax.agents.method import build_networks
 from covr_jax.agents.methods.sac import no_augmentation
 from covr_jax.types import Prior
+from tests.agents.test_library import CONFIG, A, make_batch, start
 
 METHOD = Method(no_augmentation())
 KEY = jax.random.key(5)

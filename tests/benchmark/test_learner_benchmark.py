@@ -81,9 +81,7 @@ def test_in_float32_the_gradients_agree_to_rounding():
     after, _ = update(state, BATCH, KEY)
     other = peer(16)
     parity.load(other, state)
-    found = parity.peer_gradients(
-        other, parity.to_torch(other, BATCH), parity.same_draws(other, KEY, SAC.batch_size)
-    )
+    found = parity.peer_gradients(other, parity.to_torch(other, BATCH), parity.same_draws(other, KEY, SAC.batch_size))
     assert largest(parity.layer_errors(parity.our_gradients(state, after, other), found)) < 1e-4
 
 
@@ -92,9 +90,12 @@ def test_naive_jax_makes_our_update():
     ours, _ = update(state, BATCH, KEY)
     naive = NaiveRAD(SAC, method(16).augmentation, RATE).jitted[True](state, BATCH, KEY)
     shapes = peer(16)
-    assert largest(
-        parity.layer_errors(parity.our_gradients(state, naive, shapes), parity.our_gradients(state, ours, shapes))
-    ) < 1e-4
+    assert (
+        largest(
+            parity.layer_errors(parity.our_gradients(state, naive, shapes), parity.our_gradients(state, ours, shapes))
+        )
+        < 1e-4
+    )
     assert largest(parity.layer_errors(parity.layout(shapes, naive.target), parity.layout(shapes, ours.target))) < 1e-4
     assert float(naive.log_alpha) == pytest.approx(float(ours.log_alpha), rel=1e-6)
 
@@ -112,9 +113,7 @@ def test_drawing_moves_the_pair_of_a_translation_alike_and_crops_each_alone():
 
 def test_flops_of_a_network_by_hand():
     """5x5x9 -> 3x3x2 by a 3x3 kernel; features 3; hidden 5; actions 6; two samples."""
-    sac = SACConfig(
-        batch_size=2, num_filters=2, conv_kernels=(3,), conv_strides=(1,), feature_dim=3, hidden_dim=5
-    )
+    sac = SACConfig(batch_size=2, num_filters=2, conv_kernels=(3,), conv_strides=(1,), feature_dim=3, hidden_dim=5)
     conv, linear = 2 * 81 * 2 * 9, 2 * 18 * 3
     twins, policy = 2 * 2 * (9 * 5 + 5 * 5 + 5), 2 * (3 * 5 + 5 * 5 + 5 * 12)
     critic = (conv + linear + policy) + (conv + linear + twins) + (2 * conv + 3 * linear + 3 * twins)

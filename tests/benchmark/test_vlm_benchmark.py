@@ -10,9 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from covr_jax.vlm import tiny  # noqa: E402
-from covr_jax.vlm.model import backbone_from  # noqa: E402
-from covr_jax.vlm.service import VLMService  # noqa: E402
+from covr_jax.vlm.engine import VLMEngine  # noqa: E402
+from covr_jax.vlm.models import tiny  # noqa: E402
+from covr_jax.vlm.models.loading import backbone_from  # noqa: E402
 from experiments.benchmark import vlm_contest, vlm_toy  # noqa: E402
 
 
@@ -21,7 +21,7 @@ def test_generate_under_the_automaton_says_what_we_say(action_dim, signed):
     """For every rival, frame by frame; unsigned answers differ in length."""
     task = "cartpole_swingup" if action_dim == 1 else "reacher_easy"
     backbone = backbone_from(*tiny.build_tiny(2), is_tiny=True)  # seed 2: answers differ between frames
-    service = VLMService("tiny", task, action_dim, signed=signed, rank=2, backbone=backbone)
+    service = VLMEngine("tiny", task, action_dim, signed=signed, rank=2, backbone=backbone)
     priors = vlm_contest.Priors(service, 40, 4)
     texts = {name: way() for name, way in priors.contestants(4).items()}
     assert len(texts) == 5 and len(set(texts["ours"])) > 1
@@ -29,7 +29,7 @@ def test_generate_under_the_automaton_says_what_we_say(action_dim, signed):
 
 
 def test_rows_are_made_of_equal_answers_only(monkeypatch):
-    service = VLMService("tiny", backbone=backbone_from(*tiny.build_tiny(2), is_tiny=True), rank=2)
+    service = VLMEngine("tiny", backbone=backbone_from(*tiny.build_tiny(2), is_tiny=True), rank=2)
     priors = vlm_contest.Priors(service, 40, 2)
     rows = priors.rows(2, 1, 0.001)
     assert [row["same_answers"] for row in rows] == [1.0] * 5 and all(row["answers_per_s"] > 0 for row in rows)

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from covr_jax.carla.env import CarlaEnv, Limits, ServerGone, ServerRefused, controls
+from covr_jax.carla.env import CarlaEnv, RetryPolicy, ServerGone, ServerRefused, controls
 from covr_jax.carla.servers import OwnServer, child_environment, parse_address
 
 pytest.importorskip("carla", reason="the client is not installed")
@@ -177,7 +177,7 @@ def test_a_server_that_never_comes_is_gone_in_one_line():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    limits = Limits(connect_s=0.3, call_s=0.3, patience_s=1.0)
+    limits = RetryPolicy(connect_s=0.3, call_s=0.3, patience_s=1.0)
     with environment("highway", f"127.0.0.1:{port}", limits=limits) as env:
         with pytest.raises(ServerGone, match=f"^the simulator does not come back: no_server: .*127.0.0.1:{port}$"):
             env.reset()

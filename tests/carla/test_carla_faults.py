@@ -15,7 +15,7 @@ import pytest
 
 from covr_jax.carla import env as carla_env
 from covr_jax.carla.channel import Failure
-from covr_jax.carla.client import Child, Host, Limits, Mishap, ServerGone, ServerRefused
+from covr_jax.carla.client import CarlaSupervisor, Child, RetryPolicy, ServerGone, ServerRefused, StepFailure
 from covr_jax.carla.env import CarlaEnv
 from covr_jax.carla.loopback.faults import KINDS
 from covr_jax.carla.servers import OwnServer, child_environment, loopback_command, parse_address
@@ -35,19 +35,19 @@ SEEN = {
 def test_a_fault_costs_one_step_and_nothing_wrong_is_returned(kind):
     """On the street, whose trials all have the odd number 1 and thus one reference."""
     checks = trial(kind, 1, image_size=16, call_s=0.5, calls=("tick_cue",))
-    assert checks.passed(Limits().step_s), checks
+    assert checks.passed(RetryPolicy().step_s), checks
     assert checks.seen in SEEN[kind] and checks.transitions >= 3
 
 
 def test_a_lost_control_is_noticed():
     """The client does not wait for the answer; without a look at the state the old control would go on unseen."""
     checks = trial("rpc-error", 1, image_size=16, calls=("apply_control_to_vehicle",))
-    assert checks.passed(Limits().step_s) and checks.seen == "control", checks
+    assert checks.passed(RetryPolicy().step_s) and checks.seen == "control", checks
 
 
 @pytest.fixture
 def env():
-    made = CarlaEnv("ghost_pedestrian", image_size=16, limits=Limits(step_s=1.0, call_s=0.5, connect_s=2.0))
+    made = CarlaEnv("ghost_pedestrian", image_size=16, limits=RetryPolicy(step_s=1.0, call_s=0.5, connect_s=2.0))
     yield made
     made.close()
 
@@ -85,7 +85,7 @@ def test_a_server_that_hangs_is_replaced(env):
 
 
 def test_child_and_server_are_replaced_after_some_episodes():
-    env = CarlaEnv("ghost_pedestrian", image_size=16, limits=Limits(recycle=2))
+    env = CarlaEnv("ghost_pedestrian", image_size=16, limits=RetryPolicy(recycle=2))
     pids = []
     for _ in range(4):
         env.reset()
@@ -96,7 +96,7 @@ def test_child_and_server_are_replaced_after_some_episodes():
 
 
 def test_too_many_faults_end_it():
-    limits = Limits(restarts=2, step_s=1.0)
+    limits = RetryPolicy(restarts=2, step_s=1.0)
     env = CarlaEnv("ghost_pedestrian", image_size=16, limits=limits)
     for _ in range(2):
         env.reset()
@@ -190,7 +190,7 @@ def test_one_child_is_asked_one_thing_at_a_time():
 def test_faults_of_long_ago_do_not_count():
     """By a clock turned by hand: five faults within ten minutes are one too many, spread over more they are not."""
     now = [0.0]
-    host = Host(None, parse_address("127.0.0.1:1"), Limits(restarts=4), clock=lambda: now[0])
+    host = CarlaSupervisor(None, parse_address("127.0.0.1:1"), RetryPolicy(restarts=4), clock=lambda: now[0])
     for _ in range(20):
         host._note(Failure("crash", "x"))
         assert not host._exhausted()
@@ -200,4 +200,4 @@ def test_faults_of_long_ago_do_not_count():
     assert host._exhausted()
     with pytest.raises(RuntimeError, match="reset comes first"):
         host.step(0.0, 0.0, 0.0)
-    assert issubclass(ServerGone, RuntimeError) and not issubclass(Mishap, RuntimeError)
+    assert issubclass(ServerGone, RuntimeError) and not issubclass(StepFailure, RuntimeError)

@@ -13,7 +13,7 @@ from covr_jax.carla.loopback import wire
 from covr_jax.carla.loopback.__main__ import ASSETS
 from covr_jax.carla.loopback.actors import BRAKE, DRAG, GRIP, MAX_STEER, THROTTLE, WHEEL_BASE
 from covr_jax.carla.loopback.faults import KINDS, PICTURE, Fault, Script, parse
-from covr_jax.carla.loopback.picture import light_of, rays_of
+from covr_jax.carla.loopback.image import light_of, rays_of
 from covr_jax.carla.loopback.world import World
 
 CAR, VAN, WALKER = "vehicle.tesla.model3", "vehicle.mercedes.sprinter", "walker.pedestrian.0001"

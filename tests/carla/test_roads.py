@@ -27,7 +27,11 @@ def load(name):
 
 def asked(name, x, y):
     """The client's answers at some points."""
-    command = [sys.executable, str(Path(__file__).parent / "waypoints.py"), str(ASSETS / f"{name}.xodr")]
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "support" / "waypoints.py"),
+        str(ASSETS / f"{name}.xodr"),
+    ]
     points = json.dumps(np.stack([x, y], 1).tolist())
     done = subprocess.run(
         command, input=points, capture_output=True, text=True, timeout=60, env=child_environment(), check=True

@@ -16,13 +16,17 @@ finite = st.floats(-BOUND, BOUND, width=32, allow_subnormal=False)
 compiled_degree = jax.jit(exploration_degree, static_argnames=("action_dim", "kind"))
 compiled_score, compiled_threshold = jax.jit(z_score), jax.jit(adaptive_threshold)
 compiled_filter = jax.jit(dynamic_filter, static_argnames="min_keep")
-returns_vectors = st.sampled_from([1, 3, 20]).flatmap(
-    lambda n: st.lists(
-        st.one_of(finite, st.sampled_from([0.0, 1.0, 1e-30, -1e30, 1e30])),
-        min_size=n,
-        max_size=n,
+returns_vectors = (
+    st.sampled_from([1, 3, 20])
+    .flatmap(
+        lambda n: st.lists(
+            st.one_of(finite, st.sampled_from([0.0, 1.0, 1e-30, -1e30, 1e30])),
+            min_size=n,
+            max_size=n,
+        )
     )
-).map(lambda values: np.array(values, np.float32))
+    .map(lambda values: np.array(values, np.float32))
+)
 
 
 def sigmoid(x):

@@ -11,11 +11,11 @@ from covr_jax.covr.ralw import KINDS, loss_weights, normalize_returns
 fuzz = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 BOUND = float(np.float32(1e30))
 finite = st.floats(-BOUND, BOUND, width=32, allow_subnormal=False)
-returns_vectors = st.sampled_from([1, 2, 20]).flatmap(
-    lambda n: st.lists(
-        st.one_of(finite, st.sampled_from([0.0, 1.0, -1e30, 1e30])), min_size=n, max_size=n
-    )
-).map(lambda values: np.array(values, np.float32))
+returns_vectors = (
+    st.sampled_from([1, 2, 20])
+    .flatmap(lambda n: st.lists(st.one_of(finite, st.sampled_from([0.0, 1.0, -1e30, 1e30])), min_size=n, max_size=n))
+    .map(lambda values: np.array(values, np.float32))
+)
 compiled = jax.jit(lambda returns: [(normalize_returns(returns, k), loss_weights(returns, k)) for k in KINDS])
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("Box2D")
 
 from covr_jax.envs import make
 from covr_jax.envs.car_racing import TIME_LIMIT, CarRacing
-from covr_jax.envs.pictures import fit
+from covr_jax.envs.images import fit
 
 
 class TestCarRacing(test_utils.EnvironmentTestMixin, absltest.TestCase):

@@ -14,8 +14,8 @@ from dm_control import suite
 
 from covr_jax import envs
 from covr_jax.envs import VecEnv, get_task
+from covr_jax.envs.stepper import JitStepper
 from covr_jax.envs.task import Task
-from covr_jax.lanes import CompiledEnv
 from covr_jax.render import Renderer
 from covr_jax.types import StepType
 
@@ -161,7 +161,7 @@ def test_lanes_start_apart_and_keys_decide():
 def episode():
     """127 agent steps of two lanes, pixels and all: (time steps with physics, the env)."""
     env = envs.make(TASK, 2, image_size=SIZE, samples=1)
-    compiled = CompiledEnv(env)
+    compiled = JitStepper(env)
     rows = []
     state, timestep = compiled.reset(jax.random.key(5))
     for step in range(128):

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pairs import LANES, SIZE, compiled
 
 from covr_jax.envs import TASKS
 from covr_jax.types import StepType
+from tests.support.pairs import LANES, SIZE, compiled
 
 FIRST, MID, LAST = StepType.FIRST, StepType.MID, StepType.LAST
 PLATFORMS = ("cpu", "cuda", "tpu")

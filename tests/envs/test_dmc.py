@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from dm_control import suite
 from mujoco import mjx
-from pairs import LANES, compiled, flat, load
 
 from covr_jax import envs
 from covr_jax.envs import TASKS, get_task
+from tests.support.pairs import LANES, compiled, flat, load
 
 MAX_AGE = 60  # control steps of random actions before a state is taken
 
@@ -69,8 +69,16 @@ def reference(name):
         goal = physics.named.model.geom_pos["target"][:2].copy() if name == "reacher_easy" else np.zeros(0)
         step = env.step(action[lane])
         rows.append(
-            (qpos, qvel, goal, action[lane], physics.data.qpos.copy(), physics.data.qvel.copy(),
-             flat(step.observation), step.reward)
+            (
+                qpos,
+                qvel,
+                goal,
+                action[lane],
+                physics.data.qpos.copy(),
+                physics.data.qvel.copy(),
+                flat(step.observation),
+                step.reward,
+            )
         )
     return Reference(*(np.stack(column) for column in zip(*rows, strict=True)))
 
@@ -90,8 +98,12 @@ def named(name):
     model = get_task(name).load_model()
     body, geom, site, joint = (
         lambda x, kind=kind: mujoco.mj_name2id(model, kind, x)
-        for kind in (mujoco.mjtObj.mjOBJ_BODY, mujoco.mjtObj.mjOBJ_GEOM, mujoco.mjtObj.mjOBJ_SITE,
-                     mujoco.mjtObj.mjOBJ_JOINT)
+        for kind in (
+            mujoco.mjtObj.mjOBJ_BODY,
+            mujoco.mjtObj.mjOBJ_GEOM,
+            mujoco.mjtObj.mjOBJ_SITE,
+            mujoco.mjtObj.mjOBJ_JOINT,
+        )
     )
     return model, body, geom, site, joint
 
@@ -264,10 +276,25 @@ def test_what_the_suite_promises_of_its_models(name):
     """They belong to its benchmark, every element has a name, there are two cameras, motors take -1 to 1."""
     assert tuple(name.rsplit("_", 1)) in suite.BENCHMARKING
     model = compiled(name).env.mj_model
-    counts = {"BODY": "nbody", "JOINT": "njnt", "GEOM": "ngeom", "SITE": "nsite", "CAMERA": "ncam", "LIGHT": "nlight",
-              "MESH": "nmesh", "HFIELD": "nhfield", "TEXTURE": "ntex", "MATERIAL": "nmat", "EQUALITY": "neq",
-              "TENDON": "ntendon", "ACTUATOR": "nu", "SENSOR": "nsensor", "NUMERIC": "nnumeric", "TEXT": "ntext",
-              "TUPLE": "ntuple"}
+    counts = {
+        "BODY": "nbody",
+        "JOINT": "njnt",
+        "GEOM": "ngeom",
+        "SITE": "nsite",
+        "CAMERA": "ncam",
+        "LIGHT": "nlight",
+        "MESH": "nmesh",
+        "HFIELD": "nhfield",
+        "TEXTURE": "ntex",
+        "MATERIAL": "nmat",
+        "EQUALITY": "neq",
+        "TENDON": "ntendon",
+        "ACTUATOR": "nu",
+        "SENSOR": "nsensor",
+        "NUMERIC": "nnumeric",
+        "TEXT": "ntext",
+        "TUPLE": "ntuple",
+    }
     for kind, count in counts.items():
         for index in range(getattr(model, count)):
             assert mujoco.mj_id2name(model, getattr(mujoco.mjtObj, f"mjOBJ_{kind}"), index), (kind, index)

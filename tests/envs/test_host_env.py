@@ -6,13 +6,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-from toy import Toy, toy_task
 
 from covr_jax import envs
 from covr_jax.envs import HostVecEnv
-from covr_jax.envs.pictures import area_weights, fit
+from covr_jax.envs.images import area_weights, fit
 from covr_jax.envs.process_env import ProcessEnv
 from covr_jax.types import EnvironmentLost
+from tests.support.toy import Toy, toy_task
 
 KEY = np.array([7, 9], np.uint32)
 NOTHING = np.zeros((2, 2), np.float32)
@@ -23,10 +23,10 @@ def make(**options):
     return HostVecEnv(task, 2, image_size=4, frame_stack=3), opened
 
 
-def times(timestep, lane):
+def times(timestep, env_id):
     """Which moments the three stacked pictures of a lane show, oldest first."""
-    assert (timestep.observation[lane] == timestep.observation[lane, 0, 0]).all()
-    return timestep.observation[lane, 0, 0, 2::3].tolist()
+    assert (timestep.observation[env_id] == timestep.observation[env_id, 0, 0]).all()
+    return timestep.observation[env_id, 0, 0, 2::3].tolist()
 
 
 def test_stacks_rewards_ends_and_restarts():
@@ -83,7 +83,7 @@ def test_a_state_left_behind_starts_new_episodes_that_follow_its_own():
     state, _ = env.reset(KEY)
     for _ in range(2):
         state, _ = env.step(state, NOTHING)
-    expected = [np.random.SeedSequence([7, 9, lane, 1]).generate_state(1)[0] for lane in (0, 1)]
+    expected = [np.random.SeedSequence([7, 9, env_id, 1]).generate_state(1)[0] for env_id in (0, 1)]
     # In the same process, after an evaluation has moved the worlds on,
     env.reset(KEY + 5)
     after, timestep = env.step(state, NOTHING)
@@ -110,7 +110,7 @@ def test_a_fault_begins_an_episode_in_its_lane_alone():
 
 def test_nothing_is_opened_before_it_is_needed_and_everything_closed():
     env, opened = make()
-    state, timestep = env.blank(KEY)
+    state, timestep = env.abstract_state(KEY)
     assert not opened and timestep.observation.shape == (2, 4, 4, 9)
     env.step(state, NOTHING)
     env.close()

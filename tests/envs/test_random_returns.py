@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pairs import LANES, compiled
 from scipy.stats import ks_2samp
 
 from covr_jax.envs import TASKS
 from experiments.benchmark.returns import FULL, SHORT, Episodes, ours, suites
+from tests.support.pairs import LANES, compiled
 
 EPISODES = 300  # of ten control steps
 CHEAP = ("cartpole_swingup", "reacher_easy", "pendulum_swingup")  # whole episodes, too, one in each lane

@@ -9,10 +9,10 @@ import mujoco
 import numpy as np
 import pytest
 from mujoco import mjx
-from pairs import LANES, compiled, load
 from scipy.stats import ks_2samp
 
 from covr_jax.envs import get_task
+from tests.support.pairs import LANES, compiled, load
 
 RESETS = 10_000
 VARIED = {  # how many numbers of qpos, qvel and goal are drawn

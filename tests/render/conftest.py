@@ -23,8 +23,9 @@ ZOO = """<mujoco><visual><headlight ambient=".4 .4 .4" diffuse=".8 .8 .8" specul
   <camera name="main" pos="0 -3 1.6" xyaxes="1 0 0 0 .45 1" fovy="45"/></worldbody></mujoco>"""
 
 
-def zoo(floor: str = 'size="2 2 .2" material="grid"',
-        light: str = '<light pos="0 0 4" dir="0 0 -1" diffuse=".7 .7 .7"/>') -> tuple[mujoco.MjModel, mujoco.MjData]:
+def zoo(
+    floor: str = 'size="2 2 .2" material="grid"', light: str = '<light pos="0 0 4" dir="0 0 -1" diffuse=".7 .7 .7"/>'
+) -> tuple[mujoco.MjModel, mujoco.MjData]:
     """One item of every type over a floor, with the floating sphere turned a little."""
     model = mujoco.MjModel.from_xml_string(ZOO.format(floor=floor, light=light))
     model.vis.quality.offsamples = 0
@@ -53,6 +54,7 @@ def opengl():
         except RuntimeError as error:
             pytest.skip(f"no OpenGL reference on this machine: {error}")
         return made[-1]
+
     yield make
     for renderer in made:
         renderer.close()
@@ -68,9 +70,18 @@ def newest_frames(env, qpos: np.ndarray, goal=None) -> np.ndarray:
 
     count, velocity = jnp.zeros((env.num_envs,), jnp.int32), jnp.zeros((env.num_envs, env.mj_model.nv))
     state = EnvState(
-        qpos=jnp.asarray(qpos), qvel=velocity, qacc_warmstart=velocity, ctrl=jnp.zeros((env.num_envs, env.action_dim)),
-        goal=goal, touch=None, look=None, step_count=count, step_type=count + StepType.FIRST,
-        key=jax.random.split(jax.random.key(0), env.num_envs), stack=env._empty_stack())
+        qpos=jnp.asarray(qpos),
+        qvel=velocity,
+        qacc_warmstart=velocity,
+        ctrl=jnp.zeros((env.num_envs, env.action_dim)),
+        goal=goal,
+        touch=None,
+        look=None,
+        step_count=count,
+        step_type=count + StepType.FIRST,
+        key=jax.random.split(jax.random.key(0), env.num_envs),
+        stack=env._empty_stack(),
+    )
     _, timestep = jax.jit(env.observe)(state, jnp.zeros((env.num_envs,)))
     return np.asarray(timestep.observation[..., -3:])
 

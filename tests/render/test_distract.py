@@ -101,10 +101,10 @@ def test_camera_moves_by_hand():
 
 
 def drawn_look(turn=(0.0, 0.0, 0.0), shift=(0.0, 0.0, 0.0)):
-    from covr_jax.render.distract import Look
+    from covr_jax.render.distract import Appearance
 
     zero = jnp.zeros(3)
-    return Look(zero, zero, zero, zero, zero, jnp.asarray(turn), jnp.asarray(shift), jnp.zeros(()))
+    return Appearance(zero, zero, zero, zero, zero, jnp.asarray(turn), jnp.asarray(shift), jnp.zeros(()))
 
 
 def test_environments_draw_a_look_per_episode_and_lane():

@@ -14,7 +14,7 @@ import pytest
 from mujoco import mjx
 
 from covr_jax import envs
-from covr_jax.render import RendererError, gl, host, make_renderer
+from covr_jax.render import RendererError, gl, make_renderer, mujoco_renderer
 
 LANES = 2
 MODEL = mujoco.MjModel.from_xml_string("""<mujoco><worldbody><light pos="0 0 3"/><geom type="plane" size="1 1 .5"/>
@@ -75,13 +75,13 @@ def test_environments_show_mujocos_own_picture(task, opengl, observe):
 
 
 def test_one_thread_draws_whoever_calls(make_gl, monkeypatch):
-    renderer, names, paint = make_gl(MODEL, 16, 16), [], gl.Painter.paint
+    renderer, names, paint = make_gl(MODEL, 16, 16), [], gl.GLWorker.paint
 
     def watched(painter, fields):
         names.append(threading.current_thread().name)
         return paint(painter, fields)
 
-    monkeypatch.setattr(gl.Painter, "paint", watched)
+    monkeypatch.setattr(gl.GLWorker, "paint", watched)
     draw, data = compiled(renderer)
     with ThreadPoolExecutor(3) as pool:
         pictures = [np.asarray(picture) for picture in pool.map(lambda _: draw(data), range(6))]
@@ -97,7 +97,7 @@ def test_samples_are_opengls(make_gl, opengl):
 
 
 def test_samples_that_opengl_does_not_grant_are_refused(make_gl, monkeypatch):
-    monkeypatch.setattr(gl.Studio, "samples", property(lambda studio: 8))
+    monkeypatch.setattr(gl.GLThread, "samples", property(lambda studio: 8))
     before = studios()
     with pytest.raises(RendererError, match="draws with 8 samples per pixel when asked for 4; take 8"):
         make_gl(MODEL)
@@ -131,6 +131,7 @@ def test_a_program_ends_cleanly(opengl):
     """Also with contexts that nobody closed: they are freed before OpenGL's own exit hooks, and nothing complains."""
     opengl(MODEL, 8, 8)
     code = """import mujoco
+from covr_jax.render import mujoco_renderer
 from covr_jax.render import HostRenderer, make_renderer
 close = HostRenderer.close
 HostRenderer.close = lambda self: (close(self), print("freed"))
@@ -144,7 +145,7 @@ print([renderer(data).shape for renderer in renderers])"""
 
 
 def test_without_opengl_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(host, "BACKENDS", ())
+    monkeypatch.setattr(mujoco_renderer, "BACKENDS", ())
     before = studios()
     line = r"^renderer gl: no off-screen OpenGL: install OSMesa \(libosmesa6\) or EGL \(libegl1\)$"
     with pytest.raises(RendererError, match=line):

@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from covr_jax.render import Renderer, groups, mirror, plane, renderer, view
+from covr_jax.render import Renderer, groups, plane, reflection, renderer, view
 from covr_jax.render.poses import poses_of
 
 WORLDS = 3
@@ -19,9 +19,11 @@ WORLDS = 3
 @pytest.fixture
 def accelerator(monkeypatch):
     """Programs as on an accelerator: one tile, no lists."""
+
     def switch():
         for module in (groups, renderer, view):
             monkeypatch.setattr(module, "one_by_one", lambda: False)
+
     return switch
 
 
@@ -29,8 +31,9 @@ def accelerator(monkeypatch):
 def test_drawing_order_and_back(height, width):
     row, column = groups.pixel_order(height, width)
     assert row.shape[1] % groups.GROUP == 0
-    np.testing.assert_array_equal(groups.to_image(row * width + column, height, width),
-                                  np.arange(height * width).reshape(height, width))
+    np.testing.assert_array_equal(
+        groups.to_image(row * width + column, height, width), np.arange(height * width).reshape(height, width)
+    )
 
 
 @pytest.mark.parametrize("shares", [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.0, 0.02, 0.3), (0.001, 1.0, 0.0)])
@@ -41,12 +44,14 @@ def test_every_pixel_that_needs_the_stage_gets_it(shares):
     shift = jnp.arange(pixels, dtype=jnp.float32)  # the same for all worlds
 
     def world(mask, data):
-        return groups.where_needed(mask, lambda a, b: 2 * a + b, (data, shift), jnp.full((2, pixels), -1.0))
+        return groups.masked_apply(mask, lambda a, b: 2 * a + b, (data, shift), jnp.full((2, pixels), -1.0))
+
     found = np.asarray(jax.jit(jax.vmap(world, axis_name=view.WORLDS))(mask, data))
     expected = np.where(mask[:, None], 2 * data + shift, -1.0)
     needed = np.repeat(np.asarray(mask).reshape(WORLDS, -1, groups.GROUP).any(-1), groups.GROUP, axis=1)
-    np.testing.assert_array_equal(found[np.broadcast_to(mask[:, None], found.shape)],
-                                  expected[np.broadcast_to(mask[:, None], found.shape)])
+    np.testing.assert_array_equal(
+        found[np.broadcast_to(mask[:, None], found.shape)], expected[np.broadcast_to(mask[:, None], found.shape)]
+    )
     assert (found[np.broadcast_to(~needed[:, None], found.shape)] == -1).all()
 
 
@@ -74,7 +79,7 @@ def test_nothing_dark_and_nothing_mirrored_is_left_out(make_zoo, monkeypatch):
     everywhere = jnp.ones(groups.pixel_order(44, 52)[0].size // groups.GROUP, bool)
     monkeypatch.setattr(renderer, "may_be_dark", lambda view, x, y: dict.fromkeys(view.scene.floors, everywhere))
     monkeypatch.setattr(renderer, "_near", lambda view, rays, x, y: jnp.stack([everywhere] * len(view.scene.items)))
-    monkeypatch.setattr(mirror, "may_meet", lambda rays, x, y, centre, radius: jnp.ones(radius.shape, bool))
+    monkeypatch.setattr(reflection, "may_meet", lambda rays, x, y, centre, radius: jnp.ones(radius.shape, bool))
     everything = picture_of(model, data)
     assert np.abs(usual.astype(int) - everything).max() <= 1 and (usual != everything).mean() < 1e-3
 

@@ -46,7 +46,7 @@ def test_segmentation(reference):
     renderer._scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = True
     renderer._scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
     codes = renderer(data).astype(int) @ [1, 256, 65536]
-    names = {geom.segid + 1: (geom.objid, geom.objtype) for geom in renderer._scene.geoms[:renderer._scene.ngeom]}
+    names = {geom.segid + 1: (geom.objid, geom.objtype) for geom in renderer._scene.geoms[: renderer._scene.ngeom]}
     expected = np.array([[names.get(code, (-1, -1)) for code in row] for row in codes.tolist()])
     assert (found == expected).all(-1).mean() > 0.999
     assert {(0, GEOM), (0, SITE), (5, GEOM), (-1, -1)} <= set(map(tuple, found.reshape(-1, 2).tolist()))

@@ -25,6 +25,7 @@ def world(ball_world):
     def forward(qpos):
         data = place(qpos)
         return mjx.camlight(device_model, mjx.com_pos(device_model, data))
+
     batch = forward(jnp.stack([jnp.asarray(state.qpos, jnp.float32) for state in states]))
     return Renderer(model, 24, 32, samples=2), states, batch
 

@@ -37,11 +37,14 @@ def test_meshes_that_nobody_sees_are_no_obstacle():
     assert Renderer(read(geom, TETRAHEDRON)).scene.items == ()
 
 
-@pytest.mark.parametrize("camera, message", [
-    (1, r"camera 1 is out of range: the model has 1 camera\(s\), \['eye'\]"),
-    (-1, "camera -1 is out of range"),
-    ("ear", r"no camera named 'ear'; it has \['eye'\]"),
-])
+@pytest.mark.parametrize(
+    "camera, message",
+    [
+        (1, r"camera 1 is out of range: the model has 1 camera\(s\), \['eye'\]"),
+        (-1, "camera -1 is out of range"),
+        ("ear", r"no camera named 'ear'; it has \['eye'\]"),
+    ],
+)
 def test_cameras_that_do_not_exist(camera, message):
     with pytest.raises(ValueError, match=message):
         Renderer(read(), camera=camera)
@@ -51,15 +54,19 @@ def test_cameras_that_do_not_exist(camera, message):
 
 def test_orthographic_cameras_are_refused():
     model = mujoco.MjModel.from_xml_string(
-        '<mujoco><worldbody><camera name="flat" projection="orthographic"/></worldbody></mujoco>')
+        '<mujoco><worldbody><camera name="flat" projection="orthographic"/></worldbody></mujoco>'
+    )
     with pytest.raises(ValueError, match="'flat'"):
         Renderer(model)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"samples": 3}, r"samples must be one of \[1, 2, 4\], got 3"),
-    ({"height": 0}, "at least one pixel"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"samples": 3}, r"samples must be one of \[1, 2, 4\], got 3"),
+        ({"height": 0}, "at least one pixel"),
+    ],
+)
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         Renderer(read(), **options)
@@ -77,7 +84,7 @@ def test_materials_follow_mujoco(make_zoo):
     model, _ = make_zoo()
     scene = Renderer(model).scene
     floor, box, cylinder = scene.items[:3]
-    assert floor.type == PLANE and scene.mirror == 0 and scene.floors == (0,)
+    assert floor.type == PLANE and scene.reflection == 0 and scene.floors == (0,)
     np.testing.assert_allclose(floor.texture.first, [25 / 255, 51 / 255, 76 / 255])
     np.testing.assert_allclose(floor.texture.second, [51 / 255, 76 / 255, 102 / 255])
     assert floor.texture.edge == 1

@@ -17,8 +17,20 @@ GREY = Material((0.8, 0.8, 0.8), 0.0, 0.5, 0.5)
 UP = (0.0, 0.0, 1.0)
 ORIGIN = (0.0, 0.0, 0.0)
 LAMP = scene.Light(
-    index=0, directional=False, ambient=(0.1,) * 3, diffuse=(0.5,) * 3, specular=(0.3,) * 3,
-    attenuation=(1.0, 0.0, 0.0), cutoff=50.0, exponent=2.0, shadow=False, mode=0, body=0, target=0, pose=(ORIGIN,) * 5)
+    index=0,
+    directional=False,
+    ambient=(0.1,) * 3,
+    diffuse=(0.5,) * 3,
+    specular=(0.3,) * 3,
+    attenuation=(1.0, 0.0, 0.0),
+    cutoff=50.0,
+    exponent=2.0,
+    shadow=False,
+    mode=0,
+    body=0,
+    target=0,
+    pose=(ORIGIN,) * 5,
+)
 
 
 def lamp(position=(0.0, 0.0, 2.0), direction=(0.0, 0.0, -1.0), **changes):

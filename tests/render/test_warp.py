@@ -12,8 +12,8 @@ from mujoco import mjx
 
 from covr_jax import envs
 from covr_jax.config import ConfigError
-from covr_jax.programs import Programs
 from covr_jax.render import RendererError, make_renderer
+from covr_jax.training.programs import Programs
 
 STATES = 10
 PINNED = {"mujoco-mjx": "3.17.0", "warp-lang": "1.18.0"}

@@ -7,9 +7,9 @@ import subprocess
 
 import numpy as np
 import pytest
-from synthetic_run import cartpole_frame, edit, finish, make_run
 
 from covr_jax.report import write_report
+from tests.support.synthetic_run import cartpole_frame, edit, finish, make_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = (

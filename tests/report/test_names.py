@@ -5,7 +5,7 @@ import json
 import pytest
 
 from covr_jax.report import ReportError
-from covr_jax.report.names import leaves, suffixes, told_apart
+from covr_jax.report.names import disambiguate, leaves, suffixes
 from covr_jax.report.table import Final
 
 SAC = {
@@ -26,7 +26,7 @@ def told(tmp_path, *configs):
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
     shown = [Final("walker", config["method"], float(i), None) for i, config in enumerate(configs)]
-    renamed = told_apart(folders, shown)
+    renamed = disambiguate(folders, shown)
     assert [(final.task, final.value) for final in renamed] == [(final.task, final.value) for final in shown]
     return [final.method for final in renamed]
 

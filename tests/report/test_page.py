@@ -8,11 +8,11 @@ import re
 
 import numpy as np
 import pytest
-from synthetic_run import edit, finish, make_run, png
 
 from covr_jax.report import ReportError, write_report
 from covr_jax.report.data import read_run
 from covr_jax.report.svg import show
+from tests.support.synthetic_run import edit, finish, make_run, png
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 

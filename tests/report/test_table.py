@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic_run import make_run
 
 from covr_jax.report import ReportError
 from covr_jax.report.table import Cell, Final, read_final, render, summarise
+from tests.support.synthetic_run import make_run
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "table.py"
 FINALS = [

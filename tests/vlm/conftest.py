@@ -11,8 +11,8 @@ torch.set_num_threads(1)
 
 @pytest.fixture
 def backbone():
-    from covr_jax.vlm import tiny
-    from covr_jax.vlm.model import backbone_from
+    from covr_jax.vlm.models import tiny
+    from covr_jax.vlm.models.loading import backbone_from
 
     return backbone_from(*tiny.build_tiny(0), is_tiny=True)
 
@@ -20,8 +20,8 @@ def backbone():
 @pytest.fixture(params=["qwen2_5_vl", "qwen2_vl", "llava"])
 def any_backbone(request):
     """One after the other, every architecture."""
-    from covr_jax.vlm import tiny
-    from covr_jax.vlm.model import backbone_from
+    from covr_jax.vlm.models import tiny
+    from covr_jax.vlm.models.loading import backbone_from
 
     return backbone_from(*tiny.build_tiny(2, request.param), is_tiny=True)  # seed 2: answers differ between frames
 
@@ -34,13 +34,13 @@ def frames():
 
 @pytest.fixture
 def make_service(monkeypatch):
-    from covr_jax.vlm import tiny
-    from covr_jax.vlm.service import VLMService
+    from covr_jax.vlm.engine import VLMEngine
+    from covr_jax.vlm.models import tiny
 
     monkeypatch.setattr(tiny, "load_tiny", lambda path=None: tiny.build_tiny(0))
 
     def make(**options):
         settings = {"rank": 4, "alpha": 8.0, "seed": 3, **options}
-        return VLMService("tiny", settings.pop("task", "reacher_easy"), settings.pop("action_dim", 2), **settings)
+        return VLMEngine("tiny", settings.pop("task", "reacher_easy"), settings.pop("action_dim", 2), **settings)
 
     return make

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from covr_jax.agents.method import Method
 from covr_jax.agents.methods import curl, deepmdp, dgc_like, drq, drqv2, mlr, rad, resact, sac, spr, svea, taco
-from covr_jax.agents.methods.settings import Request, Settings
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.config import AugmentConfig, ConfigError
 
 _MODULES = {
@@ -42,10 +42,10 @@ def make_method(name: str, augment: AugmentConfig, image_size: int, task_default
     Raises:
       ConfigError: unknown method, an augmentation that it does not take, or a size that does not fit.
     """
-    return _module(name).make(Request(name, augment, image_size, task_default))
+    return _module(name).make(MethodSpec(name, augment, image_size, task_default))
 
 
-def settings(name: str) -> Settings:
+def published_hyperparameters(name: str) -> PublishedHyperparameters:
     """What the method's authors publish with it. Raises ConfigError for an unknown name."""
     return _module(name).SETTINGS
 

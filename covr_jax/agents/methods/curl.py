@@ -10,14 +10,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from covr_jax.agents.method import Augmentation, Auxiliary, Method, Metrics, Trained, Views
+from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.methods.rad import placement
-from covr_jax.agents.methods.settings import Request, Settings
 from covr_jax.agents.networks import Networks, Params
 from covr_jax.config import SACConfig
 from covr_jax.types import Array, Batch
 
-SETTINGS = Settings(sac={"batch_size": 512, "auxiliary_learning_rate": 1e-3}, augment={"kind": "crop"})
+SETTINGS = PublishedHyperparameters(sac={"batch_size": 512, "auxiliary_learning_rate": 1e-3}, augment={"kind": "crop"})
 
 
 def info_nce(anchor: Array, positive: Array, weight: Array) -> Array:
@@ -39,7 +39,7 @@ def contrast(networks: Networks, augmentation: Augmentation, action_dim: int, co
         return {"weight": jax.random.uniform(key, (config.feature_dim, config.feature_dim))}
 
     def loss(
-        trained: Trained, target: dict[str, Params], views: Views, batch: Batch, key: Array
+        trained: AuxiliaryParams, target: dict[str, Params], views: Views, batch: Batch, key: Array
     ) -> tuple[Array, Metrics]:
         anchor = networks.features.apply(trained.encoder, networks.torso.apply(trained.torso, views.observation[0]))
         other = networks.torso.apply(target["torso"], augmentation.random(key, batch.observation))
@@ -49,7 +49,7 @@ def contrast(networks: Networks, augmentation: Augmentation, action_dim: int, co
     return Auxiliary(init, loss)
 
 
-def make(request: Request) -> Method:
+def make(request: MethodSpec) -> Method:
     """SAC on RAD's images with a contrastive loss; random crops unless another placement is asked for."""
     if request.augment.kind == "auto":
         request = request._replace(task_default="crop")

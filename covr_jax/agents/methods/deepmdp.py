@@ -14,18 +14,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from covr_jax.agents.method import Augmentation, Auxiliary, Method, Metrics, Trained, Views
+from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.methods.sac import no_augmentation
-from covr_jax.agents.methods.settings import Request, Settings
 from covr_jax.agents.networks import Networks, Params
 from covr_jax.agents.networks.predictors import predictor
 from covr_jax.config import SACConfig
 from covr_jax.types import Array, Batch
 
-SETTINGS = Settings(env={"image_size": 84}, sac={"auxiliary_learning_rate": 1e-3})
+SETTINGS = PublishedHyperparameters(env={"image_size": 84}, sac={"auxiliary_learning_rate": 1e-3})
 
 
-class Beside(NamedTuple):
+class ExtraLoss(NamedTuple):
     """A further loss, on the torso's features of the observation f32[B,N]."""
 
     init: Callable[[Array, Array], Params]  # (key, features f32[1,N])
@@ -38,7 +38,7 @@ def latent_model(
     action_dim: int,
     config: SACConfig,
     *,
-    beside: Beside | None = None,
+    beside: ExtraLoss | None = None,
 ) -> Auxiliary:
     """Transition and reward heads on the critic's features; the loss ``beside`` them is added to theirs."""
     del augmentation, action_dim
@@ -51,7 +51,7 @@ def latent_model(
         return params | ({"beside": beside.init(jax.random.fold_in(key, 2), features)} if beside else {})
 
     def loss(
-        trained: Trained, target: dict[str, Params], views: Views, batch: Batch, key: Array
+        trained: AuxiliaryParams, target: dict[str, Params], views: Views, batch: Batch, key: Array
     ) -> tuple[Array, Metrics]:
         del target, key
 
@@ -75,7 +75,7 @@ def latent_model(
     return Auxiliary(init, loss)
 
 
-def make(request: Request) -> Method:
+def make(request: MethodSpec) -> Method:
     """SAC with a latent model."""
     request.refuse_augmentation()
     return Method(no_augmentation(), auxiliary=latent_model)

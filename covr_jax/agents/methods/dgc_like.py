@@ -20,16 +20,16 @@ import numpy as np
 
 from covr_jax.agents.method import Augmentation, Auxiliary, Method, Metrics
 from covr_jax.agents.methods import deepmdp
-from covr_jax.agents.methods.deepmdp import Beside, latent_model
+from covr_jax.agents.methods.deepmdp import ExtraLoss, latent_model
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.methods.sac import no_augmentation
-from covr_jax.agents.methods.settings import Request, Settings
 from covr_jax.agents.networks import Networks, Params
 from covr_jax.agents.networks.predictors import pointwise
 from covr_jax.config import SACConfig
 from covr_jax.types import Array, Batch
 
 SIDE = 7  # G: two of the fourteen patches of CLIP's ViT-B/16 per cell
-SETTINGS = Settings(
+SETTINGS = PublishedHyperparameters(
     env=deepmdp.SETTINGS.env,
     sac=deepmdp.SETTINGS.sac,
     vlm={"name": "openai/clip-vit-base-patch16", "hold": False, "return_episodes": 0},
@@ -51,7 +51,7 @@ def map_loss(predicted: Array, value: Array, valid: Array) -> Array:
     return jnp.sum(error**2) / (jnp.maximum(valid.sum(), 1) * value.shape[1])
 
 
-def on_map(channels: int) -> Beside:
+def on_map(channels: int) -> ExtraLoss:
     """L_f on the torso's features f32[B,N] of square maps with so many channels."""
     mix = pointwise(1)
 
@@ -68,7 +68,7 @@ def on_map(channels: int) -> Beside:
         value = map_loss(predicted.reshape(-1, SIDE * SIDE), batch.maps.value, batch.maps.valid)
         return value, {"losses/map": value}
 
-    return Beside(lambda key, features: mix.init(key, cells_of(features)), loss)
+    return ExtraLoss(lambda key, features: mix.init(key, cells_of(features)), loss)
 
 
 def distilled(networks: Networks, augmentation: Augmentation, action_dim: int, config: SACConfig) -> Auxiliary:
@@ -76,7 +76,7 @@ def distilled(networks: Networks, augmentation: Augmentation, action_dim: int, c
     return latent_model(networks, augmentation, action_dim, config, beside=on_map(config.num_filters))
 
 
-def make(request: Request) -> Method:
+def make(request: MethodSpec) -> Method:
     """DeepMDP with features that show where the VLM sees what the task is about."""
     request.refuse_augmentation()
     return Method(no_augmentation(), auxiliary=distilled, map_side=SIDE)

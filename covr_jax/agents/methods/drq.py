@@ -13,14 +13,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from covr_jax import augment
+from covr_jax.agents import augment
 from covr_jax.agents.method import Augmentation, Method, Views
-from covr_jax.agents.methods.settings import Request, Settings
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.networks import make_networks
 from covr_jax.types import Array
 
 MARGIN = 4  # pixels of an 84x84 image
-SETTINGS = Settings(
+SETTINGS = PublishedHyperparameters(
     env={"image_size": 84},
     sac={
         "batch_size": 512,
@@ -55,7 +55,7 @@ def random_shifts(image_size: int, copies: int = 1) -> Augmentation:
     return Augmentation(views, center=lambda images: jnp.asarray(images), random=random)
 
 
-def make(request: Request) -> Method:
+def make(request: MethodSpec) -> Method:
     """SAC averaged over two shifts."""
     request.refuse_other_augmentation()
     return Method(

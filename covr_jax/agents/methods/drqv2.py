@@ -14,12 +14,12 @@ from functools import partial
 from covr_jax.agents import policies
 from covr_jax.agents.method import Method
 from covr_jax.agents.methods.drq import random_shifts
-from covr_jax.agents.methods.settings import Request, Settings
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.networks import make_networks
 
 deterministic_networks = partial(make_networks, squash=True, centre=True, stochastic=False)
 
-SETTINGS = Settings(
+SETTINGS = PublishedHyperparameters(
     env={"image_size": 84},
     sac={
         "batch_size": 256,
@@ -33,7 +33,7 @@ SETTINGS = Settings(
 )
 
 
-def make(request: Request) -> Method:
+def make(request: MethodSpec) -> Method:
     """DDPG with twin critics on one shift."""
     request.refuse_other_augmentation()
     return Method(

@@ -14,9 +14,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from covr_jax.agents.method import Augmentation, Auxiliary, Method, Metrics, Trained, Views
+from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.methods.rad import placement
-from covr_jax.agents.methods.settings import Request, Settings
 from covr_jax.agents.methods.spr import beginning, changed, distance, encode, init_heads
 from covr_jax.agents.networks import Networks, Params
 from covr_jax.agents.networks.predictors import latent_decoder
@@ -28,12 +28,12 @@ DEPTH = 8  # steps of a cube
 PATCH = 0.1  # of the image's side
 SHARE = 0.5  # of the patches that are hidden
 LAYERS = 2  # of the decoder
-SETTINGS = Settings(
+SETTINGS = PublishedHyperparameters(
     sac={"batch_size": 512, "num_filters": 64, "auxiliary_learning_rate": 5e-4}, augment={"kind": "crop"}
 )
 
 
-def hidden(key: Array, size: int) -> Array:
+def sample_mask(key: Array, size: int) -> Array:
     """What is masked, bool[K,size,size]: the same patches in every ``DEPTH`` steps."""
     side = max(round(PATCH * size), 1)
     cells = -(-size // side)
@@ -58,13 +58,13 @@ def reconstruction(networks: Networks, augmentation: Augmentation, action_dim: i
         return {"decoder": decoder.init(keys[0], z, actions), **init_heads(keys[1], config.feature_dim)}
 
     def loss(
-        trained: Trained, target: dict[str, Params], views: Views, batch: Batch, key: Array
+        trained: AuxiliaryParams, target: dict[str, Params], views: Views, batch: Batch, key: Array
     ) -> tuple[Array, Metrics]:
         del views
         observation, future = beginning("mlr", batch)
         mask_key, mine_key, whole_key = jax.random.split(key, 3)
         sequence = jnp.concatenate([observation[None], future.observation])  # u8[K,B,H,W,C]
-        mask = hidden(mask_key, sequence.shape[2])[:, None, :, :, None]
+        mask = sample_mask(mask_key, sequence.shape[2])[:, None, :, :, None]
         left = jnp.where(mask, jnp.uint8(0), sequence)
 
         def features(torso: Params, encoder: Params, key: Array, images: Array) -> Array:
@@ -78,10 +78,10 @@ def reconstruction(networks: Networks, augmentation: Augmentation, action_dim: i
         valid = future.valid.astype(error.dtype)
         return jnp.sum(valid * error) / jnp.maximum(valid.sum(), 1.0), {}
 
-    return Auxiliary(init, loss, averaged=("projection",))
+    return Auxiliary(init, loss, ema_params=("projection",))
 
 
-def make(request: Request) -> Method:
+def make(request: MethodSpec) -> Method:
     """SAC that completes masked sequences; random crops unless another placement is asked for."""
     if request.augment.kind == "auto":
         request = request._replace(task_default="crop")

@@ -12,21 +12,21 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from covr_jax import augment
+from covr_jax.agents import augment
 from covr_jax.agents.method import Augmentation, Method, Views
-from covr_jax.agents.methods.settings import Request, Settings
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.config import ConfigError
 from covr_jax.types import Array
 
-SETTINGS = Settings()  # the config's defaults are RAD's
+SETTINGS = PublishedHyperparameters()  # the config's defaults are RAD's
 
 
-def make(request: Request) -> Method:
+def make(request: MethodSpec) -> Method:
     """SAC on RAD's images."""
     return Method(placement(request))
 
 
-def placement(request: Request) -> Augmentation:
+def placement(request: MethodSpec) -> Augmentation:
     """RAD's augmentation for the task, or the one that is asked for.
 
     Raises:

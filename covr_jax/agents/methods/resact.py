@@ -13,16 +13,16 @@ from functools import partial
 
 from covr_jax.agents.method import Method
 from covr_jax.agents.methods.deepmdp import latent_model
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.methods.rad import placement
-from covr_jax.agents.methods.settings import Request, Settings
 from covr_jax.agents.networks import make_networks
 
-SETTINGS = Settings(
+SETTINGS = PublishedHyperparameters(
     sac={"feature_dim": 64, "auxiliary_learning_rate": 1e-3}, augment={"kind": "translate"}
 )
 
 
-def make(request: Request) -> Method:
+def make(request: MethodSpec) -> Method:
     """SAC with difference features, residual actions and a latent model; translated images unless asked otherwise."""
     if request.augment.kind == "auto":
         request = request._replace(task_default="translate")

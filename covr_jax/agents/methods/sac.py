@@ -1,13 +1,14 @@
 """SAC from pixels (Haarnoja et al. 2018; encoder of Yarats et al. 2019 without its last tanh, as CURL has it): no
-augmentation."""
+augmentation.
+"""
 
 from __future__ import annotations
 
 from covr_jax.agents.method import Augmentation, Method, Views
-from covr_jax.agents.methods.settings import Request, Settings
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.types import Array
 
-SETTINGS = Settings(env={"image_size": 84})
+SETTINGS = PublishedHyperparameters(env={"image_size": 84})
 
 
 def no_augmentation() -> Augmentation:
@@ -20,7 +21,7 @@ def no_augmentation() -> Augmentation:
     return Augmentation(augment=augment, center=lambda images: images, random=lambda key, images: images)
 
 
-def make(request: Request) -> Method:
+def make(request: MethodSpec) -> Method:
     """Soft actor-critic and nothing else."""
     request.refuse_augmentation()
     return Method(no_augmentation())

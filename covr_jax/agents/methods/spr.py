@@ -13,10 +13,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from covr_jax import augment
-from covr_jax.agents.method import Augmentation, Auxiliary, Method, Metrics, Trained, Views
+from covr_jax.agents import augment
+from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.methods.rad import placement
-from covr_jax.agents.methods.settings import Request, Settings
 from covr_jax.agents.networks import Networks, Params
 from covr_jax.agents.networks.predictors import perceptron, predictor
 from covr_jax.config import SACConfig
@@ -25,7 +25,7 @@ from covr_jax.types import Array, Batch, Future
 STEPS = 5  # K
 ROWS = 128  # of a batch that the loss reads, at most
 PROJECTION = 100  # hidden units of projection and prediction head
-SETTINGS = Settings(
+SETTINGS = PublishedHyperparameters(
     sac={"batch_size": 512, "num_filters": 64, "auxiliary_learning_rate": 1e-3}, augment={"kind": "crop"}
 )
 _STRENGTH, _CLIP = 0.05, 2.0  # of the change of brightness
@@ -59,7 +59,7 @@ def init_heads(key: Array, features: int) -> dict[str, Params]:
     return dict(zip(("projection", "prediction"), (head.init(key, z) for key in jax.random.split(key)), strict=True))
 
 
-def distance(trained: Params, averaged: Params, predicted: Array, wanted: Array) -> Array:
+def distance(trained: Params, ema_params: Params, predicted: Array, wanted: Array) -> Array:
     """2 - 2 cos of the heads' outputs, f32[...]; no gradient reaches what is ``wanted``.
 
     Args:
@@ -67,7 +67,7 @@ def distance(trained: Params, averaged: Params, predicted: Array, wanted: Array)
     """
     head = perceptron(predicted.shape[-1], PROJECTION)
     mine = head.apply(trained["prediction"], head.apply(trained["projection"], predicted))
-    theirs = jax.lax.stop_gradient(head.apply(averaged["projection"], wanted))
+    theirs = jax.lax.stop_gradient(head.apply(ema_params["projection"], wanted))
     return jnp.sum((_unit(mine) - _unit(theirs)) ** 2, axis=-1)
 
 
@@ -87,7 +87,7 @@ def self_prediction(networks: Networks, augmentation: Augmentation, action_dim: 
         return {"transition": transition.init(keys[0], z, action), **init_heads(keys[1], config.feature_dim)}
 
     def loss(
-        trained: Trained, target: dict[str, Params], views: Views, batch: Batch, key: Array
+        trained: AuxiliaryParams, target: dict[str, Params], views: Views, batch: Batch, key: Array
     ) -> tuple[Array, Metrics]:
         del views
         observation, future = beginning("spr", batch)
@@ -104,10 +104,10 @@ def self_prediction(networks: Networks, augmentation: Augmentation, action_dim: 
         valid = future.valid.astype(z.dtype)
         return jnp.sum(valid * error.sum(0)) / jnp.maximum(valid.sum(), 1.0), {}
 
-    return Auxiliary(init, loss, averaged=("projection",))
+    return Auxiliary(init, loss, ema_params=("projection",))
 
 
-def make(request: Request) -> Method:
+def make(request: MethodSpec) -> Method:
     """SAC that predicts its own features; random crops unless another placement is asked for."""
     if request.augment.kind == "auto":
         request = request._replace(task_default="crop")

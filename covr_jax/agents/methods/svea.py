@@ -11,14 +11,14 @@ from functools import partial
 
 import jax
 
-from covr_jax import augment
+from covr_jax.agents import augment
 from covr_jax.agents.method import Augmentation, Method, Views
 from covr_jax.agents.methods.drq import random_shifts
-from covr_jax.agents.methods.settings import Request, Settings
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.networks import make_networks
 from covr_jax.types import Array
 
-SETTINGS = Settings(
+SETTINGS = PublishedHyperparameters(
     env={"image_size": 84},
     sac={
         "learning_rate": 1e-3,
@@ -38,7 +38,7 @@ def _with_strong_view(shifts: Augmentation) -> Augmentation:
     return shifts._replace(augment=views)
 
 
-def make(request: Request) -> Method:
+def make(request: MethodSpec) -> Method:
     """SAC with a second, strongly augmented view in the critic loss."""
     request.refuse_other_augmentation()
     return Method(

@@ -13,18 +13,20 @@ import jax
 import jax.numpy as jnp
 
 from covr_jax.agents import policies
-from covr_jax.agents.method import Augmentation, Auxiliary, Method, Metrics, Trained, Views
+from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views
 from covr_jax.agents.methods import drqv2
 from covr_jax.agents.methods.curl import info_nce
 from covr_jax.agents.methods.drq import random_shifts
-from covr_jax.agents.methods.settings import Request, Settings
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.networks import Networks, Params
 from covr_jax.agents.networks.predictors import action_encoder, perceptron, projection
 from covr_jax.config import SACConfig
 from covr_jax.types import Array, Batch
 
 STEPS = 3  # K
-SETTINGS = Settings(env=drqv2.SETTINGS.env, sac=drqv2.SETTINGS.sac | {"batch_size": 1024}, always=drqv2.SETTINGS.always)
+SETTINGS = PublishedHyperparameters(
+    env=drqv2.SETTINGS.env, sac=drqv2.SETTINGS.sac | {"batch_size": 1024}, always=drqv2.SETTINGS.always
+)
 
 
 def latent_size(action_dim: int) -> int:
@@ -32,9 +34,7 @@ def latent_size(action_dim: int) -> int:
     return int(1.25 * action_dim) + 1
 
 
-def temporal_contrast(
-    networks: Networks, augmentation: Augmentation, action_dim: int, config: SACConfig
-) -> Auxiliary:
+def temporal_contrast(networks: Networks, augmentation: Augmentation, action_dim: int, config: SACConfig) -> Auxiliary:
     """TACO's loss; the critic reads encoded actions."""
     size, features = latent_size(action_dim), config.feature_dim
     encoder, sequence, state = action_encoder(size), projection(STEPS * size), projection(features)
@@ -53,7 +53,7 @@ def temporal_contrast(
         }
 
     def loss(
-        trained: Trained, target: dict[str, Params], views: Views, batch: Batch, key: Array
+        trained: AuxiliaryParams, target: dict[str, Params], views: Views, batch: Batch, key: Array
     ) -> tuple[Array, Metrics]:
         del target
         if batch.future is None:
@@ -84,7 +84,7 @@ def temporal_contrast(
     return Auxiliary(init, loss, embed)
 
 
-def make(request: Request) -> Method:
+def make(request: MethodSpec) -> Method:
     """DrQ-v2 with temporal action-driven contrastive learning."""
     request.refuse_other_augmentation()
     return Method(

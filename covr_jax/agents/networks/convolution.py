@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.lax import platform_dependent
 
-from covr_jax import native, runtime
+from covr_jax import runtime
+from covr_jax.runtime import cpu_kernels
 from covr_jax.types import Array
 
 _SOURCE = Path(__file__).with_name("convolution.cc")
@@ -37,7 +38,7 @@ def convolve(x: Array, kernel: Array, bias: Array, stride: int, precision: jax.l
 
 def has_kernel() -> bool:
     """Whether ``convolution.cc`` takes part: on CPU, where there is a C++ compiler; the first call compiles it."""
-    return native.targets(_SOURCE, *TARGETS)
+    return cpu_kernels.targets(_SOURCE, *TARGETS)
 
 
 def _linear(x: Array, kernel: Array, stride: int, precision: jax.lax.Precision) -> Array:
@@ -64,7 +65,7 @@ def _product(x: Array, kernel: Array, precision: jax.lax.Precision) -> Array:
 
 
 @jax.custom_vjp
-@runtime.standalone
+@runtime.no_inline
 def rectified(x: Array, bias: Array) -> Array:
     """ReLU of x[B,H,W,N] + bias[N]; its gradient is 0 at 0."""
     return nn.relu(x + bias[None, None, None])

@@ -93,7 +93,7 @@ def dense(size: int, arithmetic: Arithmetic, name: str | None = None, bias: bool
     return nn.Dense(size, use_bias=bias, dtype=dtype, precision=precision, kernel_init=start, name=name)
 
 
-class Features(nn.Module):
+class Projection(nn.Module):
     """Linear layer, LayerNorm and, where ``squash``, tanh."""
 
     size: int

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from covr_jax.agents.networks.layers import ARITHMETIC, Features, Network, dense, pair
+from covr_jax.agents.networks.layers import ARITHMETIC, Network, Projection, dense, pair
 from covr_jax.types import Array
 
 _EXACT = ARITHMETIC["float32"]
@@ -108,7 +108,7 @@ def pointwise(outputs: int) -> Network:
 
 def projection(outputs: int) -> Network:
     """f32[B,.] -> f32[B,outputs]: linear, LayerNorm, tanh."""
-    return pair(Features(outputs, _EXACT, squash=True))
+    return pair(Projection(outputs, _EXACT, squash=True))
 
 
 def latent_decoder(layers: int) -> Network:

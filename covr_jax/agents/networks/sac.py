@@ -19,10 +19,10 @@ from covr_jax.agents.networks.layers import (
     MLP,
     Arithmetic,
     Conv,
-    Features,
     Network,
     Params,
     Precision,
+    Projection,
     pair,
 )
 from covr_jax.types import Array
@@ -33,7 +33,8 @@ class Networks(NamedTuple):
     ``actor``: torso features (and the previous action f32[B,A] of residual actors) -> (mean, log_std) f32[B,A], of
     deterministic actors the mean alone; before the tanh;
     ``critic``: torso features, action -> f32[2,B];
-    ``features``: torso features -> f32[B,F], with the critic's ``encoder`` parameters."""
+    ``features``: torso features -> f32[B,F], with the critic's ``encoder`` parameters.
+    """
 
     torso: Network
     actor: Network
@@ -61,7 +62,7 @@ class _Convolutions(nn.Module):
         return x.reshape(x.shape[0], -1)
 
 
-class _ChangeTorso(nn.Module):
+class FrameDiffEncoder(nn.Module):
     """Features of the newest frames minus those, from convolutions of their own, of the frames one step before."""
 
     filters: int
@@ -89,7 +90,7 @@ class _Actor(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, previous_action: Array | None = None) -> tuple[Array, Array] | Array:
-        x = Features(self.feature_dim, self.arithmetic, self.squash, name="encoder")(x)
+        x = Projection(self.feature_dim, self.arithmetic, self.squash, name="encoder")(x)
         if previous_action is not None:
             x = jnp.concatenate([x, previous_action], axis=-1)
         outputs = self.action_dim * (2 if self.stochastic else 1)
@@ -110,7 +111,7 @@ class _Critic(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, action: Array) -> Array:
-        x = Features(self.feature_dim, self.arithmetic, self.squash, name="encoder")(x)
+        x = Projection(self.feature_dim, self.arithmetic, self.squash, name="encoder")(x)
         x = jnp.concatenate([x, action], axis=-1)
         twin = nn.vmap(
             MLP, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, out_axes=0, axis_size=2
@@ -145,12 +146,12 @@ def make_networks(
       stochastic: the actor gives a mean and a log deviation, not a mean alone.
     """
     arithmetic, differences = ARITHMETIC[precision], frame_basis == "differences"
-    torso = _ChangeTorso if change else _Convolutions
+    torso = FrameDiffEncoder if change else _Convolutions
     return Networks(
         torso=pair(torso(num_filters, conv_kernels, conv_strides, differences, centre, arithmetic)),
         actor=pair(_Actor(feature_dim, hidden_dim, action_dim, log_std_range, arithmetic, squash, stochastic)),
         critic=pair(_Critic(feature_dim, hidden_dim, arithmetic, squash)),
-        features=pair(Features(feature_dim, arithmetic, squash)),
+        features=pair(Projection(feature_dim, arithmetic, squash)),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from covr_jax.carla.loopback import wire
 from covr_jax.carla.loopback.actors import BLUEPRINTS, Actor
-from covr_jax.carla.loopback.surroundings import Surroundings
+from covr_jax.carla.loopback.misc_rpc import MiscRpc
 from covr_jax.carla.loopback.world import World
 
 _WHEELS = [
@@ -27,7 +27,7 @@ _PHYSICS = [
 _GONE = "actor not found"
 
 
-class Calls(Surroundings):
+class Calls(MiscRpc):
     """Answers to the client.
 
     Args:

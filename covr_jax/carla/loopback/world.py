@@ -9,9 +9,9 @@ import numpy as np
 
 from covr_jax.carla.boxes import overlap
 from covr_jax.carla.loopback.actors import Actor
-from covr_jax.carla.loopback.bumps import Bump, collide
+from covr_jax.carla.loopback.collisions import Bump, collide
 from covr_jax.carla.loopback.ground import Ground
-from covr_jax.carla.loopback.picture import Painter
+from covr_jax.carla.loopback.image import Painter
 from covr_jax.carla.loopback.road import parse
 from covr_jax.carla.loopback.wire import POLES, VEGETATION, Transform
 

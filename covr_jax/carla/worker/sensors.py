@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from covr_jax.carla.scenarios import Rig
+from covr_jax.carla.worker.carla_import import carla
 from covr_jax.carla.worker.failures import Fault
-from covr_jax.carla.worker.library import carla
 from covr_jax.types import Array
 
 

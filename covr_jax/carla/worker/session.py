@@ -14,13 +14,13 @@ import numpy as np
 
 from covr_jax.carla import scenarios
 from covr_jax.carla.boxes import Box
-from covr_jax.carla.channel import Facts, Setup, Stepped
+from covr_jax.carla.channel import SessionSetup, Stepped, WorkerInfo
 from covr_jax.carla.reward import DT, Progress, Tick, ended
-from covr_jax.carla.worker.company import LIFT, Company, lane_place
-from covr_jax.carla.worker.extras import hide_scenery, quick_gears, show_scenery
+from covr_jax.carla.worker.actor_pool import LIFT, ActorPool, lane_place
+from covr_jax.carla.worker.carla_import import carla
 from covr_jax.carla.worker.failures import Fault, Refusal
-from covr_jax.carla.worker.library import carla
 from covr_jax.carla.worker.sensors import Camera, Collisions
+from covr_jax.carla.worker.server_compat import hide_scenery, quick_gears, show_scenery
 from covr_jax.types import Array
 
 _PAUSE_S = 0.2  # between two attempts to reach the server
@@ -40,7 +40,7 @@ class Session:
       Fault, RuntimeError: whenever the server or the client fails. The session is of no use afterwards.
     """
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: SessionSetup):
         self._setup = setup
         self._scenario = scenarios.SCENARIOS[setup.scenario]
         profile = scenarios.PROFILES[setup.profile]
@@ -48,7 +48,7 @@ class Session:
         self._profile = profile._replace(rules=profile.rules._replace(max_ticks=setup.max_ticks, frame_skip=skip))
         self._client = carla.Client(setup.host, setup.port)
         self._client.set_timeout(setup.call_s)
-        self.facts = Facts(self._client.get_client_version(), self._find_server())
+        self.facts = WorkerInfo(self._client.get_client_version(), self._find_server())
         if self.facts.client_version != self.facts.server_version and not setup.any_version:
             raise Refusal(
                 f"the server is CARLA {self.facts.server_version}, the client {self.facts.client_version};"
@@ -105,7 +105,7 @@ class Session:
         leftovers = [actor.id for pattern in _OURS for actor in actors.filter(pattern)]
         self._client.apply_batch_sync([carla.command.DestroyActor(number) for number in leftovers], False)
         self._hidden = hide_scenery(world, self._profile.hidden)
-        self._company = Company(self._client, world, self._scenario)
+        self._company = ActorPool(self._client, world, self._scenario)
 
     # ----------------------------------------------------------------- episodes
 

@@ -25,7 +25,7 @@ def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """position (cup x, z, ball x, z), velocity: f32[8]."""
+    """Position (cup x, z, ball x, z), velocity: f32[8]."""
     del model
     return jnp.concatenate([data.qpos, data.qvel])
 

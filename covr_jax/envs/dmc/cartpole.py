@@ -22,14 +22,14 @@ def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """position (cart, pole zz, pole xz), velocity (cart, pole): f32[5]."""
+    """Position (cart, pole zz, pole xz), velocity (cart, pole): f32[5]."""
     del model
     pole = data.xmat[_POLE].reshape(3, 3)
     return jnp.concatenate([data.qpos[:1], pole[2, 2][None], pole[0, 2][None], data.qvel])
 
 
 def _reward(model: mjx.Model, data: mjx.Data) -> Array:
-    """upright * centred * small control * small velocity, each softened towards 1."""
+    """Upright * centred * small control * small velocity, each softened towards 1."""
     del model
     upright = (data.xmat[_POLE].reshape(3, 3)[2, 2] + 1.0) / 2.0
     centered = (1.0 + tolerance(data.qpos[0], margin=2.0)) / 2.0

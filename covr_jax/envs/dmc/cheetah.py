@@ -35,7 +35,7 @@ def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """position without the horizontal one (8), velocity (9): f32[17]."""
+    """Position without the horizontal one (8), velocity (9): f32[17]."""
     del model
     return jnp.concatenate([data.qpos[1:], data.qvel])
 

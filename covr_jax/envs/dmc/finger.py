@@ -31,7 +31,7 @@ def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """position (proximal, distal, tip x and z from the hinge), velocity (3), touch (2, log(1 + N)): f32[9]."""
+    """Position (proximal, distal, tip x and z from the hinge), velocity (3), touch (2, log(1 + N)): f32[9]."""
     del model
     tip = (data.site_xpos[_TIP_SITE] - data.xpos[_SPINNER])[jnp.array([0, 2])]
     return jnp.concatenate([data.qpos[:2], tip, data.qvel, jnp.log1p(data.sensordata[_TOUCH])])

@@ -22,13 +22,13 @@ def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """position without the horizontal one (6), velocity (7), touch (toe, heel, log(1 + N)): f32[15]."""
+    """Position without the horizontal one (6), velocity (7), touch (toe, heel, log(1 + N)): f32[15]."""
     del model
     return jnp.concatenate([data.qpos[1:], data.qvel, jnp.log1p(data.sensordata[_TOUCH])])
 
 
 def _reward(model: mjx.Model, data: mjx.Data) -> Array:
-    """standing * hopping."""
+    """Standing * hopping."""
     height = data.xipos[_TORSO, 2] - data.xipos[_FOOT, 2]
     standing = tolerance(height, (_STAND_HEIGHT, 2.0))
     hopping = tolerance(

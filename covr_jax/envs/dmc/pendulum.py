@@ -21,7 +21,7 @@ def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """orientation (zz, xz), velocity: f32[3]."""
+    """Orientation (zz, xz), velocity: f32[3]."""
     del model
     pole = data.xmat[_POLE].reshape(3, 3)
     return jnp.concatenate([pole[2, 2][None], pole[0, 2][None], data.qvel])

@@ -43,7 +43,7 @@ def _to_target(data: mjx.Data) -> Array:
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """position (shoulder, wrist), to_target (x, y), velocity: f32[6]."""
+    """Position (shoulder, wrist), to_target (x, y), velocity: f32[6]."""
     del model
     return jnp.concatenate([data.qpos, _to_target(data), data.qvel])
 
@@ -68,5 +68,5 @@ EASY = Task(
     time_limit=20.0,
     prepare=_prepare,
     goal=_goal,
-    place=_place,
+    set_goal=_place,
 )

@@ -22,7 +22,7 @@ def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """orientations (xx and xz of each of 7 bodies), torso height, velocity (9): f32[24]."""
+    """Orientations (xx and xz of each of 7 bodies), torso height, velocity (9): f32[24]."""
     del model
     orientations = data.xmat.reshape(-1, 9)[1:, jnp.array([0, 2])].ravel()
     return jnp.concatenate([orientations, data.xpos[_TORSO, 2:], data.qvel])

@@ -1,0 +1,39 @@
+"""Device-resident experience replay: a ring buffer (``buffer``), its state (``state``) and which transitions an update
+samples (``sampling``).
+"""
+
+from covr_jax.replay.buffer import (
+    Window,
+    add,
+    capacity_in_slots,
+    cut,
+    frames,
+    init,
+    last_action,
+    nbytes,
+    observations,
+    previous_actions,
+    sample,
+    set_prior,
+    size,
+    window,
+)
+from covr_jax.replay.state import ReplayState
+
+__all__ = [
+    "ReplayState",
+    "Window",
+    "add",
+    "capacity_in_slots",
+    "cut",
+    "frames",
+    "init",
+    "last_action",
+    "nbytes",
+    "observations",
+    "previous_actions",
+    "sample",
+    "set_prior",
+    "size",
+    "window",
+]

@@ -1,0 +1,304 @@
+"""Device-resident experience: each frame stored once, stacks rebuilt at sampling.
+
+One ring over time with E parallel lanes. Slot t of a lane holds the time step that arrived there (frame, reward,
+discount, step type) and the action taken from it; a transition is a pair of neighbouring slots of which the first is
+neither LAST nor CUT. All functions are pure; donate the state when compiling them, or every insert copies the ring.
+The frames, nearly all of its bytes, may live in the host's pinned memory: which one is part of their type, and the
+compiled programs then move single frames.
+Letters: T slots, E envs, B batch, H W image, A action, N numbers of a VLM's answer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from covr_jax.config import Storage
+from covr_jax.replay.sampling import Sampler, uniform
+from covr_jax.replay.state import ReplayState
+from covr_jax.types import Array, Batch, Future, Maps, Prior, StepType, TimeStep
+
+
+class Window(NamedTuple):
+    """Consecutive slots in time order, oldest first: what D_f is read from. All arrays on the host."""
+
+    slots: np.ndarray  # i64[N], positions in the ring
+    step_type: np.ndarray  # i8[N,E]
+    reward: np.ndarray  # f32[N,E]
+    action: np.ndarray  # f32[N,E,A]
+
+
+def capacity_in_slots(transitions: int, num_envs: int, frame_stack: int) -> int:
+    """Slots per lane for at least ``transitions`` transitions over all lanes."""
+    return max(-(-transitions // num_envs), 1) + frame_stack + 1
+
+
+def nbytes(slots: int, num_envs: int, image_size: int, action_dim: int, answer_dim: int | None = None) -> int:
+    """Predicted size of the ring in bytes; ``answer_dim`` as in ``init``."""
+    answer_dim = action_dim if answer_dim is None else answer_dim
+    return slots * num_envs * (3 * image_size**2 + 4 * (action_dim + answer_dim) + 14)
+
+
+def init(
+    slots: int,
+    num_envs: int,
+    image_size: int,
+    action_dim: int,
+    storage: Storage = "device",
+    answer_dim: int | None = None,
+) -> ReplayState:
+    """An empty ring, its frames in the device's memory or in the host's (where the backend has ``pinned_host``).
+
+    ``answer_dim``: N, numbers per answer of the VLM; None: A.
+    """
+    answer_dim = action_dim if answer_dim is None else answer_dim
+    lanes = (slots, num_envs)
+    shape = (*lanes, image_size, image_size, 3)
+    return ReplayState(
+        frame=jnp.zeros(shape, jnp.uint8) if storage == "device" else _zeros_on_host(shape),
+        step_type=jnp.zeros(lanes, jnp.int8),
+        reward=jnp.zeros(lanes, jnp.float32),
+        discount=jnp.zeros(lanes, jnp.float32),
+        action=jnp.zeros((*lanes, action_dim), jnp.float32),
+        prior=Prior(jnp.zeros((*lanes, answer_dim), jnp.float32), jnp.zeros(lanes, bool)),
+        priority=jnp.ones(lanes, jnp.float32),
+        top_priority=jnp.ones((), jnp.float32),
+        count=jnp.zeros((), jnp.int32),
+    )
+
+
+def _zeros_on_host(shape: tuple[int, ...]) -> Array:
+    host = jax.sharding.SingleDeviceSharding(jax.local_devices()[0], memory_kind="pinned_host")
+    return jax.device_put(np.zeros(shape, np.uint8), host)
+
+
+def _on_host(frame: Array) -> bool:
+    return jax.typeof(frame).memory_space == jax.memory.Space.Host
+
+
+def _write(frame: Array, slot: Array, newest: Array) -> Array:
+    """The frames u8[T,E,H,W,3] with those of one slot, u8[E,H,W,3], replaced."""
+    if not _on_host(frame):
+        return frame.at[slot].set(newest)
+    # Between the two memories XLA moves slices and nothing else: a scatter would be computed on the host.
+    newest = jax.device_put(newest[None], jax.memory.Space.Host)
+    origin = (slot, *[jnp.zeros_like(slot)] * (frame.ndim - 1))
+    return lax.dynamic_update_slice(frame, newest, origin, allow_negative_indices=False)
+
+
+def frames(state: ReplayState, time: Array, env_id: Array) -> Array:
+    """Single frames u8[...,H,W,3] of times i32[...] (counted since the first slot) and lanes, of one shape."""
+    slot = time % state.frame.shape[0]
+    if not _on_host(state.frame):
+        return state.frame[slot, env_id]
+
+    def fetch(index: tuple[Array, Array]) -> Array:
+        origin = (*index, *[jnp.zeros_like(index[0])] * 3)
+        taken = lax.dynamic_slice(state.frame, origin, (1, 1, *state.frame.shape[2:]), allow_negative_indices=False)
+        return jax.device_put(taken, jax.memory.Space.Device)[0, 0]
+
+    fetched = lax.map(fetch, (slot.ravel(), env_id.ravel()))
+    return fetched.reshape(*slot.shape, *state.frame.shape[2:])
+
+
+def add(state: ReplayState, timestep: TimeStep, action: Array) -> ReplayState:
+    """Write one slot: the time step's newest frame, u8[E,H,W,3], and the action f32[E,A] taken from it."""
+    slot = state.count % state.reward.shape[0]
+    return state.replace(
+        frame=_write(state.frame, slot, timestep.observation[..., -3:]),
+        step_type=state.step_type.at[slot].set(timestep.step_type.astype(jnp.int8)),
+        reward=state.reward.at[slot].set(timestep.reward.astype(jnp.float32)),
+        discount=state.discount.at[slot].set(timestep.discount.astype(jnp.float32)),
+        action=state.action.at[slot].set(action.astype(jnp.float32)),
+        prior=Prior(state.prior.action.at[slot].set(0.0), state.prior.valid.at[slot].set(False)),
+        priority=state.priority.at[slot].set(state.top_priority),
+        count=state.count + 1,
+    )
+
+
+def cut(state: ReplayState, lanes: Array) -> ReplayState:
+    """Mark the newest slot of the lanes bool[E]: what its action led to is not known, and no transition starts there.
+
+    The one before it keeps its discount, as at a time limit, and the episode has no return (``covr.returns``).
+    """
+    slot = (state.count - 1) % state.reward.shape[0]
+    newest = state.step_type[slot]
+    return state.replace(step_type=state.step_type.at[slot].set(jnp.where(lanes, jnp.int8(StepType.CUT), newest)))
+
+
+def set_prior(state: ReplayState, prior: Prior, end: Array | None = None, *, every: int, hold: bool) -> ReplayState:
+    """Store the VLM's answers with the slots that they belong to.
+
+    Args:
+      prior: action f32[Q,E,N], valid bool[Q,E]: answers to the frames of slots 0, every, 2*every, ... of the Q*every
+        slots before ``end``. Answers to frames that the ring has overwritten meanwhile are dropped.
+      end: i32, a time counted since the first slot; None: now.
+      every: slots per answer. hold: the slots between two questions keep the last answer (zero-order hold, but never
+        across an episode's end); else they stay without a prior.
+    """
+    slots, _ = state.reward.shape
+    queries = prior.valid.shape[0]
+    end = state.count if end is None else end
+    times = end - queries * every + jnp.arange(queries * every)
+    stored = jnp.repeat(times[::every] >= state.count - slots, every)
+    newest = times % slots
+    action = jnp.repeat(prior.action, every, axis=0)
+    valid = jnp.repeat(prior.valid, every, axis=0)
+    offset = jnp.arange(queries * every) % every
+    if hold:
+        first = state.step_type[newest] == StepType.FIRST
+        restarts = jnp.cumsum(first & (offset > 0)[:, None], axis=0)
+        at_query = jnp.repeat(restarts[::every], every, axis=0)
+        valid &= restarts == at_query
+    else:
+        valid &= (offset == 0)[:, None]
+    action = jnp.where(valid[..., None], action, 0.0)
+    target = jnp.where(stored, newest, slots)  # beyond the ring: written nowhere
+    return state.replace(
+        prior=Prior(
+            state.prior.action.at[target].set(action, mode="drop"), state.prior.valid.at[target].set(valid, mode="drop")
+        )
+    )
+
+
+def size(state: ReplayState) -> Array:
+    """Number of slots that hold a time step, i32."""
+    return jnp.minimum(state.count, state.reward.shape[0])
+
+
+def sample(
+    state: ReplayState,
+    key: Array,
+    batch_size: int,
+    frame_stack: int,
+    n_step: int = 1,
+    discount: float = 1.0,
+    *,
+    previous: bool = False,
+    horizon: int = 0,
+    maps: bool = False,
+    sampler: Sampler = uniform,
+    updates: Array | int = 0,
+) -> Batch:
+    """B transitions of which the whole history is stored. The ring must hold ``frame_stack`` + 1 slots.
+
+    Args:
+      key: one typed PRNG key, consumed.
+      n_step: rewards that a transition sums, fewer where the episode, or what is stored of it, ends before.
+      discount: gamma in R = sum_{k<m} gamma^k r_{t+k+1}; the batch's ``discount`` is gamma^(m-1) times those of the m
+        steps, so that the target R + gamma * discount * V(s_{t+m}) is the same formula for every m.
+      previous: whether the batch holds the actions before. horizon: steps of its ``future``; 0: none.
+      maps: whether what the VLM answered are maps, for the batch's ``maps``, and not priors.
+      draw: which transitions. updates: how many there were before; read by some draws.
+    """
+    slots = state.reward.shape[0]
+    indices = sampler(state, key, batch_size, frame_stack, jnp.asarray(updates))
+    time, env_id = indices.time, indices.env_id
+    slots_now = time % slots
+    end, reward, remaining = _accumulate(state, time, env_id, n_step, discount)
+    # One gather for both: XLA's CPU compiler repeats two of them inside each consumer's loops, at twice the time. One
+    # step on, all frames but the newest are those of the observation.
+    following = end[None] if n_step == 1 else _history(state, end, env_id, frame_stack)
+    times = jnp.concatenate([_history(state, time, env_id, frame_stack), following])
+    seen = frames(state, times, jnp.broadcast_to(env_id, times.shape))  # u8[stack+1 or 2*stack,B,H,W,3]
+    action = state.action[slots_now, env_id]
+    answer = Prior(state.prior.action[slots_now, env_id], state.prior.valid[slots_now, env_id])
+    return Batch(
+        observation=_stack(seen[:frame_stack]),
+        action=action,
+        reward=reward,
+        discount=remaining,
+        next_observation=_stack(seen[-frame_stack:]),
+        prior=Prior(jnp.zeros_like(action), jnp.zeros_like(answer.valid)) if maps else answer,
+        weight=indices.weight,
+        index=(time, env_id),
+        previous_action=previous_actions(state, time, env_id) if previous else None,
+        future=_future(state, time, env_id, frame_stack, horizon) if horizon else None,
+        maps=Maps(*answer) if maps else None,
+    )
+
+
+def previous_actions(state: ReplayState, time: Array, env_id: Array) -> Array:
+    """The actions f32[B,A] that led to stored times i32[B] of lanes; 0 at FIRST and before the oldest stored slot."""
+    slots = state.reward.shape[0]
+    known = (state.step_type[time % slots, env_id] != StepType.FIRST) & (time > jnp.maximum(state.count - slots, 0))
+    return jnp.where(known[:, None], state.action[(time - 1) % slots, env_id], 0.0)
+
+
+def last_action(state: ReplayState, timestep: TimeStep) -> Array:
+    """The actions f32[E,A] that led to a time step not yet stored; 0 where it is FIRST."""
+    newest = state.action[(state.count - 1) % state.reward.shape[0]]
+    return jnp.where((timestep.step_type == StepType.FIRST)[:, None], 0.0, newest)
+
+
+def _future(state: ReplayState, time: Array, env_id: Array, frame_stack: int, horizon: int) -> Future:
+    slots, newest = state.reward.shape[0], state.count - 1
+    steps = jnp.arange(horizon)[:, None]
+    now, after = ((time[None] + steps + shift).clip(max=newest) for shift in (0, 1))
+    lanes = jnp.broadcast_to(env_id[None], now.shape)
+    going_on = (state.step_type[now % slots, lanes] < StepType.LAST).all(axis=0)
+    flat = after.reshape(-1), lanes.reshape(-1)
+    seen = observations(state, *flat, frame_stack)
+    return Future(
+        action=state.action[now % slots, lanes],
+        reward=state.reward[after % slots, lanes],
+        observation=seen.reshape(*after.shape, *seen.shape[1:]),
+        valid=going_on & (time + horizon <= newest),
+    )
+
+
+def _accumulate(
+    state: ReplayState, time: Array, env_id: Array, n_step: int, gamma: float
+) -> tuple[Array, Array, Array]:
+    """Time of the bootstrap i32[B], discounted sum of rewards on the way and discount at its end, both f32[B]."""
+    slots = state.reward.shape[0]
+    end = time + 1
+    reward, discount = state.reward[end % slots, env_id], state.discount[end % slots, env_id]
+    for _ in range(n_step - 1):
+        onward = (state.step_type[end % slots, env_id] < StepType.LAST) & (end + 1 < state.count)
+        end = jnp.where(onward, end + 1, end)
+        weight = jnp.where(onward, gamma * discount, 0.0)
+        reward += weight * state.reward[end % slots, env_id]
+        discount = jnp.where(onward, weight * state.discount[end % slots, env_id], discount)
+    return end, reward, discount
+
+
+def _history(state: ReplayState, time: Array, env_id: Array, frame_stack: int) -> Array:
+    """Times i32[stack,B] of an observation's frames, oldest first; before FIRST, or the oldest stored, it repeats."""
+    slots = state.reward.shape[0]
+    times = [time]
+    for _ in range(frame_stack - 1):
+        oldest = (state.step_type[times[0] % slots, env_id] == StepType.FIRST) | (times[0] <= state.count - slots)
+        times.insert(0, jnp.where(oldest, times[0], times[0] - 1))
+    return jnp.stack(times)
+
+
+def _stack(images: Array) -> Array:
+    """u8[S,B,H,W,3] -> u8[B,H,W,3*S]."""
+    s, b, h, w, c = images.shape
+    return images.transpose(1, 2, 3, 0, 4).reshape(b, h, w, s * c)
+
+
+def observations(state: ReplayState, time: Array, env_id: Array, frame_stack: int) -> Array:
+    """Stacked observations u8[B,H,W,3*stack] at stored times i32[B] (counted since the first slot) of lanes i32[B]."""
+    times = _history(state, time, env_id, frame_stack)
+    return _stack(frames(state, times, jnp.broadcast_to(env_id, times.shape)))
+
+
+def window(state: ReplayState, start: int) -> Window:
+    """Slots ``start`` (counted since the first one ever written) to the newest, oldest first, on the host.
+
+    Slots that the ring has overwritten meanwhile are left out.
+    """
+    count, slots = int(state.count), state.reward.shape[0]
+    kept = np.arange(max(start, count - slots), count) % slots
+    return Window(
+        slots=kept,
+        step_type=np.asarray(state.step_type)[kept],
+        reward=np.asarray(state.reward)[kept],
+        action=np.asarray(state.action)[kept],
+    )

@@ -1,0 +1,162 @@
+"""Which transitions an update learns from: uniform, prioritised, recent or elite ones.
+
+A transition is named by the time of its first slot, counted since the first slot ever written, and its lane. It must
+not start at LAST or CUT, must have its successor stored, and once the ring is full its whole history.
+Letters: T slots, E envs, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from covr_jax.config import ReplayConfig
+from covr_jax.replay.state import ReplayState
+from covr_jax.types import Array, StepType
+
+_CANDIDATES = 4  # draws per sample; a slot that starts no transition (1 in 126 for cartpole) is drawn again
+ELITE = 2.0  # priority of marked slots; new ones have at most 1 where nothing is prioritised
+
+
+class SampleIndices(NamedTuple):
+    """B transitions."""
+
+    time: Array  # i32[B]
+    env_id: Array  # i32[B]
+    weight: Array | None = None  # f32[B], of the critic loss; None: 1
+
+
+# (state, key, batch size, frames per observation, updates so far i32) -> SampleIndices; the key is consumed
+Sampler = Callable[[ReplayState, Array, int, int, Array], SampleIndices]
+
+
+def _oldest(state: ReplayState, frame_stack: int) -> Array:
+    """The first time that may be drawn: once the ring is full its oldest slots have lost their history."""
+    slots = state.reward.shape[0]
+    return jnp.maximum(state.count - slots, 0) + jnp.where(state.count > slots, frame_stack - 1, 0)
+
+
+def _between(state: ReplayState, key: Array, batch_size: int, oldest: Array) -> SampleIndices:
+    """Uniform over the transitions that start at ``oldest`` or later."""
+    slots, num_envs = state.reward.shape
+    lane_key, time_key = jax.random.split(key)
+    lanes = jax.random.randint(lane_key, (_CANDIDATES, batch_size), 0, num_envs)
+    draws = jax.random.randint(time_key, (_CANDIDATES, batch_size), oldest, state.count - 1)
+    starts = state.step_type[draws % slots, lanes] < StepType.LAST
+    chosen = jnp.argmax(starts, axis=0)[None]
+    env_id = jnp.take_along_axis(lanes, chosen, axis=0)[0]
+    indices = jnp.take_along_axis(draws, chosen, axis=0)[0]
+    # Every candidate was an end: its neighbours are none, but where an episode was cut at its beginning.
+    before = (indices > oldest) & (state.step_type[(indices - 1) % slots, env_id] < StepType.LAST)
+    return SampleIndices(jnp.where(starts.any(axis=0), indices, jnp.where(before, indices - 1, indices + 1)), env_id)
+
+
+def uniform(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> SampleIndices:
+    """Every transition with the same probability."""
+    del updates
+    return _between(state, key, batch_size, _oldest(state, frame_stack))
+
+
+def _times(state: ReplayState) -> Array:
+    """The time that each slot of the ring holds, i32[T]; -1 where it is empty."""
+    slots = state.reward.shape[0]
+    newest = state.count - 1
+    times = newest - (newest - jnp.arange(slots)) % slots
+    return jnp.where(times >= 0, times, -1)
+
+
+def _mass(state: ReplayState, frame_stack: int, value: Array) -> Array:
+    """``value`` f32[T,E] of the slots that start a transition, 0 elsewhere."""
+    times = _times(state)
+    inside = (times >= _oldest(state, frame_stack)) & (times < state.count - 1)
+    return jnp.where(inside[:, None] & (state.step_type < StepType.LAST), value, 0.0)
+
+
+def _by_mass(state: ReplayState, key: Array, batch_size: int, mass: Array) -> tuple[Array, Array, Array]:
+    """Times, lanes and probabilities of draws in proportion to ``mass`` f32[T,E]."""
+    num_envs = mass.shape[1]
+    below = jnp.cumsum(mass.reshape(-1))
+    points = jax.random.uniform(key, (batch_size,)) * below[-1]
+    index = jnp.searchsorted(below, points, side="right").clip(max=below.shape[0] - 1)
+    # Sums of float32 may rise by rounding where there is no mass; the heaviest transition stands in there.
+    index = jnp.where(mass.reshape(-1)[index] > 0, index, jnp.argmax(mass))
+    return _times(state)[index // num_envs], index % num_envs, mass.reshape(-1)[index] / below[-1]
+
+
+def prioritised(alpha: float, beta: float) -> Sampler:
+    """P(i) ~ p_i^alpha and w_i = (N P(i))^-beta / max_j w_j, p the last |TD error| (Schaul et al. 2016, PER).
+
+    A new transition has the largest priority seen so far. The maximum is over the batch, as is customary.
+    """
+
+    def sampler(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> SampleIndices:
+        del updates
+        mass = _mass(state, frame_stack, state.priority**alpha)
+        time, env_id, probability = _by_mass(state, key, batch_size, mass)
+        weight = (jnp.count_nonzero(mass) * probability) ** -beta
+        return SampleIndices(time, env_id, weight / weight.max())
+
+    return sampler
+
+
+def recent(eta: float, least: int, updates_per_phase: int) -> Sampler:
+    """Uniform over the newest c_k = max(N eta^(1000 k / K), least) transitions (Wang and Ross 2019, ERE).
+
+    The k-th of K updates sees fewer and fewer; with one update per step a phase is K updates.
+    """
+
+    def sampler(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> SampleIndices:
+        num_envs = state.reward.shape[1]
+        oldest = _oldest(state, frame_stack)
+        stored = (state.count - 1 - oldest) * num_envs
+        k = updates % updates_per_phase + 1
+        kept = jnp.maximum(stored * eta ** (1000.0 * k / updates_per_phase), least)
+        newest = state.count - 1 - jnp.ceil(kept / num_envs).astype(jnp.int32)
+        # One slot more than asked for: a draw that meets LAST moves to its neighbour.
+        return _between(state, key, batch_size, jnp.maximum(oldest, jnp.minimum(newest, state.count - 3)))
+
+    return sampler
+
+
+def elite(share: float) -> Sampler:
+    """``share`` of the batch from marked transitions, the rest uniform; all uniform while none is marked."""
+
+    def sampler(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> SampleIndices:
+        elite_key, rest_key = jax.random.split(key)
+        everywhere = uniform(state, rest_key, batch_size, frame_stack, updates)
+        mass = _mass(state, frame_stack, (state.priority >= ELITE).astype(jnp.float32))
+        time, env_id, _ = _by_mass(state, elite_key, batch_size, mass)
+        chosen = (jnp.arange(batch_size) < round(share * batch_size)) & (mass.sum() > 0)
+        return SampleIndices(jnp.where(chosen, time, everywhere.time), jnp.where(chosen, env_id, everywhere.env_id))
+
+    return sampler
+
+
+def set_priorities(state: ReplayState, index: tuple[Array, Array], td_error: Array) -> ReplayState:
+    """Set the priorities of transitions, (time, lane), to their |TD error| f32[B], a little above 0."""
+    time, env_id = index
+    value = jnp.abs(td_error) + 1e-6
+    slot = time % state.reward.shape[0]
+    top = jnp.maximum(state.top_priority, value.max())
+    return state.replace(priority=state.priority.at[slot, env_id].set(value), top_priority=top)
+
+
+def mark(state: ReplayState, time: Array, env_id: Array) -> ReplayState:
+    """Mark transitions as elite; those that the ring has overwritten meanwhile are left out."""
+    slots = state.reward.shape[0]
+    slot = jnp.where(time >= state.count - slots, time % slots, slots)
+    return state.replace(priority=state.priority.at[slot, env_id].set(ELITE, mode="drop"))
+
+
+def make_sampler(config: ReplayConfig) -> Sampler:
+    """The draw that the config names."""
+    if config.sampling == "prioritised":
+        return prioritised(config.priority_alpha, config.priority_beta)
+    if config.sampling == "recent":
+        return recent(config.recent_eta, config.recent_least, config.recent_phase)
+    if config.sampling == "elite":
+        return elite(config.elite_share)
+    return uniform

@@ -1,0 +1,147 @@
+"""The architectures we speak: one description each, so that nothing else asks which model it is.
+
+Token ids, patch sizes and end-of-turn tokens are never written down: they are read from the model and its tokenizer.
+No Torch here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
+# The seven linear layers of the language model only; plain suffixes would also hit the vision MLPs of the same names.
+LANGUAGE_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+LORA_TARGETS = ("all-linear", "language", "paper_826")
+# LLaVA-1.5 was trained on this layout; its checkpoint keeps it with the processor, where a tokenizer does not see it.
+LLAVA_CHAT = (
+    "{% for m in messages %}{{ m['role'] | upper }}: "
+    "{% for c in m['content'] if c['type'] == 'image' %}<image>\n{% endfor %}"
+    "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }} {% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+class VLMBackbone(NamedTuple):
+    """One architecture of transformers and what sets it apart from the others."""
+
+    family: str  # 'model_type' in its config.json
+    hub_id: str  # the instruction-tuned checkpoint that is meant
+    model_class: str  # names in transformers, which is slow to import
+    config_class: str
+    released: dict[str, Any]  # sizes of that checkpoint: shapes, memory and speed can be studied without its weights
+    paper_826: str | None  # LoRA targets that give the paper's 8.26% at rank 128; None: no set of layers does
+    native_patches: bool = True  # takes patches of any square size with 3-D positions; else pixels of one fixed size
+    system_role: bool = True  # its chat layout has a system turn
+    chat_template: str | None = None  # used where the tokenizer brings none
+
+
+_QWEN_TEXT = {
+    "vocab_size": 151_936,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+}
+_QWEN_VISION = {"depth": 32, "num_heads": 16, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+QWEN2_5_VL = VLMBackbone(
+    family="qwen2_5_vl",
+    hub_id=DEFAULT_MODEL,
+    model_class="Qwen2_5_VLForConditionalGeneration",
+    config_class="Qwen2_5_VLConfig",
+    released={
+        "text_config": {
+            **_QWEN_TEXT,
+            "hidden_size": 2048,
+            "intermediate_size": 11_008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "max_position_embeddings": 128_000,
+        },
+        "vision_config": {
+            **_QWEN_VISION,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "out_hidden_size": 2048,
+            "window_size": 112,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+        },
+        "tie_word_embeddings": True,
+    },
+    # The seven names as plain suffixes, which the vision MLPs share, with the vision tower's qkv and the output layer.
+    paper_826=r".*\.((q|k|v|o|gate|up|down)_proj|qkv)|lm_head",
+)
+QWEN2_VL = VLMBackbone(
+    family="qwen2_vl",
+    hub_id="Qwen/Qwen2-VL-2B-Instruct",
+    model_class="Qwen2VLForConditionalGeneration",
+    config_class="Qwen2VLConfig",
+    released={
+        "text_config": {
+            **_QWEN_TEXT,
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 12,
+            "max_position_embeddings": 32_768,
+        },
+        "vision_config": {**_QWEN_VISION, "embed_dim": 1280, "hidden_size": 1536, "mlp_ratio": 4},
+        "tie_word_embeddings": True,
+    },
+    # As above with the vision tower's other attention layer; its MLPs have other names here.
+    paper_826=rf"{LANGUAGE_TARGETS}|.*visual\.blocks\.\d+\.attn\.(qkv|proj)|lm_head",
+)
+LLAVA = VLMBackbone(
+    family="llava",
+    hub_id="llava-hf/llava-1.5-7b-hf",
+    model_class="LlavaForConditionalGeneration",
+    config_class="LlavaConfig",
+    released={
+        "text_config": {
+            "model_type": "llama",
+            "vocab_size": 32_064,
+            "hidden_size": 4096,
+            "intermediate_size": 11_008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+        },
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "patch_size": 14,
+            "image_size": 336,
+            "projection_dim": 768,
+        },
+    },
+    paper_826=None,
+    native_patches=False,
+    system_role=False,
+    chat_template=LLAVA_CHAT,
+)
+BACKBONES = {b.family: b for b in (QWEN2_5_VL, QWEN2_VL, LLAVA)}
+
+
+def released_config(backbone: VLMBackbone):
+    """Transformers' configuration of the released checkpoint, from the sizes above (no download)."""
+    import transformers
+
+    return getattr(transformers, backbone.config_class)(**backbone.released)
+
+
+def lora_pattern(backbone: VLMBackbone, targets: str) -> str:
+    """What peft is given for 'all-linear', 'language', 'paper_826' or a regular expression over module names.
+
+    Raises:
+      ValueError: 'paper_826' where no set of layers has the paper's share of parameters.
+    """
+    if targets == "language":
+        return LANGUAGE_TARGETS
+    if targets != "paper_826":
+        return targets
+    if backbone.paper_826 is None:
+        raise ValueError(f"lora_targets paper_826 does not exist for {backbone.hub_id}: no set of layers gives 8.26%")
+    return backbone.paper_826

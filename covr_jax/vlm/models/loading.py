@@ -1,0 +1,253 @@
+"""A VLM in memory (tiny, local or from the hub), LoRA around it, and the inputs of its forward pass.
+
+Letters: N samples, L tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+
+from covr_jax.vlm.models import tiny
+from covr_jax.vlm.models.backbones import BACKBONES, DEFAULT_MODEL, VLMBackbone, lora_pattern
+from covr_jax.vlm.models.images import ImageSettings
+from covr_jax.vlm.models.images import preprocess as preprocess  # the one stop for those who call the model
+from covr_jax.vlm.models.pretrained import VLMLoadError, load_pretrained, placement
+from covr_jax.vlm.models.vision import use_equal_windows
+from covr_jax.vlm.prompts import Prompt
+
+
+class Backbone(NamedTuple):
+    """A loaded model with all that is needed to ask it something."""
+
+    model: Any  # the transformers model, or the PeftModel around it
+    tokenizer: Any
+    image: ImageSettings
+    is_tiny: bool
+    description: VLMBackbone
+
+
+class ParameterCount(NamedTuple):
+    """Weights of the VLM."""
+
+    trainable: int
+    total: int
+
+    def __str__(self) -> str:
+        share = 100.0 * self.trainable / self.total
+        return f"trainable parameters: {self.trainable:,} of {self.total:,} ({share:.2f}%)"
+
+
+def load_backbone(name: str = DEFAULT_MODEL, *, image_size: int | None = None, dtype="auto", device="cpu") -> Backbone:
+    """Loads a tiny model, a local directory or a hub id.
+
+    Args:
+      name: 'tiny' or another of ``tiny.FAMILIES``, a path, or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``, which
+        may be pinned as ``owner/name@revision``.
+      image_size: side to which frames are resized; None: 84 for tiny models, 336 for LLaVA (which knows no other),
+        224 (64 image tokens) otherwise.
+      device: torch device or its name; 'auto' is the GPU where Torch has one.
+      dtype: torch dtype or its name; 'auto' is float32 for tiny models and for CPUs, bfloat16 elsewhere.
+
+    Raises:
+      VLMLoadError: one line, if the weights are missing, unreadable or of an architecture we do not know.
+      ValueError: if ``image_size`` does not fit the model's patches.
+    """
+    is_tiny = name in tiny.FAMILIES
+    device, dtype = placement(device, dtype, is_tiny=is_tiny)
+    try:
+        model, tokenizer = _load_tiny(name) if is_tiny else load_pretrained(name, dtype)
+    except tiny.TinyAssetError as error:
+        raise VLMLoadError(str(error)) from error
+    model = model.to(device=device, dtype=dtype).eval()
+    return backbone_from(model, tokenizer, image_size, is_tiny=is_tiny)
+
+
+def _load_tiny(name: str):
+    """Only the default architecture has learnt to see; the others are grown from a seed."""
+    return tiny.load_tiny() if name == "tiny" else tiny.build_tiny(0, tiny.FAMILIES[name])
+
+
+def backbone_from(model, tokenizer, image_size: int | None = None, *, is_tiny: bool = False) -> Backbone:
+    """Wraps a model that is already in memory (tests and the builder of the tiny model use this)."""
+    description = BACKBONES[model.config.model_type]
+    vision = model.config.vision_config
+    if description.native_patches:
+        size = image_size or (tiny.IMAGE_SIZE if is_tiny else 224)
+        image = ImageSettings(size, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
+        if model.model.visual.config._attn_implementation == "sdpa":
+            use_equal_windows(model)
+    else:
+        image = ImageSettings(image_size or vision.image_size, vision.patch_size, 1, 1, patches=False)
+        if image.size != vision.image_size:
+            raise ValueError(f"image_size must be {vision.image_size} for {description.hub_id}, got {image.size}")
+    if image.size % (image.patch * image.merge) or image.size <= 0:
+        raise ValueError(f"image_size must be a multiple of {image.patch * image.merge}, got {image.size}")
+    return Backbone(model, tokenizer, image, is_tiny, description)
+
+
+def add_lora(
+    backbone: Backbone,
+    *,
+    rank: int = 128,
+    alpha: float = 16.0,
+    dropout: float = 0.05,
+    targets: str = "all-linear",
+    seed: int = 0,
+) -> tuple[Backbone, ParameterCount]:
+    """LoRA as in the paper: adapters scaled by alpha / rank beside frozen linear layers, B = 0 at the start.
+
+    Args:
+      targets: 'all-linear' (language model, vision tower and merger), 'language' (the language model's seven linear
+        layers per block), 'paper_826' (a set with the paper's 8.26% of parameters, output layer included), or a
+        regular expression over module names.
+      seed: initialises the A matrices; Torch's global generator is left alone.
+
+    Raises:
+      ValueError: for 'paper_826' where it does not exist.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=lora_pattern(backbone.description, targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    devices = [backbone.model.device] if backbone.model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        with warnings.catch_warnings():
+            # peft asks transformers about checkpointing by its former name.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+            # An adapter on tied output weights is merged by ``merged_copy``, which unties them.
+            warnings.filterwarnings("ignore", ".*tie_word_embeddings.*", UserWarning)
+            model = get_peft_model(backbone.model, config)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    return backbone._replace(model=model.eval()), ParameterCount(trainable, total)
+
+
+def merged_copy(backbone: Backbone):
+    """A copy of the model with its adapter added to the weights: answers faster, and cannot be trained.
+
+    Where the output layer carries an adapter its weights must not be the embedding's any more: adding to both would
+    change what the model reads.
+    """
+    model = copy.deepcopy(backbone.model)
+    embedding = model.get_input_embeddings().weight
+    for module in model.modules():
+        if (base := getattr(module, "base_layer", None)) is not None and base.weight is embedding:
+            base.weight = torch.nn.Parameter(embedding.detach().clone())
+    with warnings.catch_warnings():
+        # peft warns that the weights are untied now, as they should be.
+        warnings.filterwarnings("ignore", "[\\s\\S]*tied", UserWarning)
+        model = model.merge_and_unload()
+    # Nothing trains the copy; dropping the flag lets its forward pass skip gradient bookkeeping.
+    return model.requires_grad_(False).eval()
+
+
+class PromptTokens(NamedTuple):
+    """A tokenised prompt, the same for every sample of a batch."""
+
+    ids: torch.Tensor  # i64[L]
+    types: torch.Tensor  # i64[L], 1 on image tokens: the model's mm_token_type_ids
+    positions: torch.Tensor  # i64[3,1,L] (multimodal rotary) or i64[1,L]
+
+
+def tokenize_prompt(backbone: Backbone, prompt: Prompt) -> PromptTokens:
+    """The model's chat layout, with each image placeholder widened to the image's token count.
+
+    The layout is the tokenizer's own template, or the description's where it brings none. Special tokens are added as
+    the upstream processor does. Where the layout has no system turn, its text opens the user's.
+
+    Raises:
+      ValueError: if there is no chat template or no image placeholder in it.
+    """
+    tokenizer, description, image = backbone.tokenizer, backbone.description, backbone.image
+    pad_id = backbone.model.config.image_token_id
+    system, user = prompt
+    if system and not description.system_role:
+        system, user = "", f"{system}\n{user}"
+    messages = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
+    messages.append({"role": "user", "content": [*[{"type": "image"}] * image.frames, {"type": "text", "text": user}]})
+    text = tokenizer.apply_chat_template(
+        messages,
+        chat_template=tokenizer.chat_template or description.chat_template,
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    ids = tokenizer(text).input_ids
+    if ids.count(pad_id) != image.frames:
+        raise ValueError("the chat template must place exactly one image token for each image")
+    ids = [i for token in ids for i in [token] * (image.tokens if token == pad_id else 1)]
+    ids = torch.tensor(ids, dtype=torch.long, device=backbone.model.device)
+    types = (ids == pad_id).long()
+    if not description.native_patches:
+        return PromptTokens(ids, types, torch.arange(len(ids), device=ids.device)[None])
+    # The layout decides them, so they are made once; the model would walk every row of every batch on the host.
+    grid = torch.tensor([image.grid] * image.frames, device=ids.device)
+    model = base_model(backbone.model).model
+    where, _ = model.get_rope_index(ids[None], mm_token_type_ids=types[None], image_grid_thw=grid)
+    return PromptTokens(ids, types, where)
+
+
+def base_model(model):
+    """The transformers model inside a PeftModel (or the model itself)."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def positions(prompt: PromptTokens, length: int) -> torch.Tensor:
+    """Positions of the prompt followed by text, for one row: i64[3,1,length] or i64[1,length].
+
+    Left to itself, a model that is not told the token types silently gives image tokens text positions.
+    """
+    extra = torch.arange(1, length - len(prompt.ids) + 1, device=prompt.ids.device)
+    extra = (prompt.positions.max() + extra).expand(*prompt.positions.shape[:-1], -1)
+    return torch.cat([prompt.positions, extra], -1)
+
+
+def repeat_positions(where: torch.Tensor, n: int) -> torch.Tensor:
+    """One row of ``positions`` for n samples (a view)."""
+    return where.expand(*where.shape[:-2], n, -1)
+
+
+def model_inputs(backbone: Backbone, pixel_values: torch.Tensor, ids: torch.Tensor, prompt: PromptTokens) -> dict:
+    """Keyword arguments of one forward pass over [prompt + text] rows: all that the upstream processor gives.
+
+    Except its attention mask, which is all ones: every row is as long as the others, and with causal attention what
+    pads a row on the right cannot reach any earlier token.
+
+    Args:
+      pixel_values: from ``preprocess``.
+      ids: i64[N,L]; rows start with the prompt and may be padded on the right.
+    """
+    n, length = ids.shape
+    inputs = {
+        "input_ids": ids,
+        "pixel_values": pixel_values,
+        "position_ids": repeat_positions(positions(prompt, length), n),
+    }
+    if backbone.description.native_patches:
+        types = torch.nn.functional.pad(prompt.types, (0, length - prompt.types.numel()), value=0)
+        inputs["mm_token_type_ids"] = types.expand(n, -1)
+        inputs["image_grid_thw"] = torch.tensor([backbone.image.grid] * (n * backbone.image.frames), device=ids.device)
+    return inputs
+
+
+@contextlib.contextmanager
+def frozen_eval(model):
+    """Inference mode, and the previous train/eval state afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)

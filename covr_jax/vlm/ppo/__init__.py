@@ -1,0 +1,1 @@
+"""A VLM that acts, trained by PPO (VPF)."""

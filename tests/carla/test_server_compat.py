@@ -1,0 +1,91 @@
+"""What the profile ``dmr`` asks of a server besides driving: gears, lens, scenery. And servers that refuse it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from covr_jax.carla.env import CarlaEnv
+from covr_jax.carla.loopback import wire
+from covr_jax.carla.loopback.__main__ import ASSETS
+from covr_jax.carla.loopback.calls import Calls
+from covr_jax.carla.loopback.world import World
+from covr_jax.carla.servers import child_environment
+
+pytest.importorskip("carla", reason="the client is not installed")
+extras = pytest.importorskip("covr_jax.carla.worker.extras")
+
+
+def looked(env):
+    """What a second client sees while the first drives on."""
+    command = [sys.executable, str(Path(__file__).parents[1] / "support" / "looker.py"), str(env.host.address.port)]
+    looker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=child_environment())
+    while looker.poll() is None:
+        env.step(np.zeros(2))
+    return json.loads(looker.communicate()[0])
+
+
+@pytest.mark.parametrize(("profile", "seconds", "blur"), [("dmr", 0.01, 1.0), ("dbc", 0.5, 0.45)])
+def test_gears_and_lens_are_the_profiles(profile, seconds, blur):
+    env = CarlaEnv("ghost_pedestrian", profile=profile, image_size=16)
+    try:
+        env.reset()
+        found = looked(env)
+    finally:
+        env.close()
+    assert found["gear_switch_s"] == pytest.approx(seconds, rel=1e-6) and found["wheels"] == 4
+    assert float(found["camera"]["motion_blur_intensity"]) == pytest.approx(blur)
+    assert found["camera"]["enable_postprocess_effects"] == "true"
+    assert [row[:3] for row in found["scenery"]] == [[1, "BP_Lamp_1", "Poles"], [2, "BP_Tree_1", "Vegetation"]]
+
+
+@pytest.fixture
+def world():
+    return World("covr_street", (ASSETS / "covr_street.xodr").read_text(encoding="utf-8"))
+
+
+def test_the_loopback_server_remembers_what_is_hidden(world):
+    calls = Calls(world, "", 0, lambda: 0, lambda: None)
+    assert [row[2] for row in calls.get_environment_objects(wire.POLES)[0][1]] == [1]
+    calls.enable_environment_objects([1, 2], False)
+    calls.enable_environment_objects([1], True)
+    assert world.hidden == {2}
+    world.begin()
+    assert world.hidden == set()
+
+
+class Scene:
+    """A world that lists two poles; ``error``: what it says to any call."""
+
+    def __init__(self, error=""):
+        self.error, self.off = error, set()
+
+    def get_environment_objects(self, label):
+        if self.error:
+            raise RuntimeError(self.error)
+        return [SimpleNamespace(id=number) for number in (7, 8)] if str(label) == "Poles" else []
+
+    def enable_environment_objects(self, numbers, shown):
+        self.off = self.off - numbers if shown else self.off | numbers
+
+
+def test_scenery_is_hidden_and_shown_again():
+    scene = Scene()
+    numbers = extras.hide_scenery(scene, ("Vegetation", "Poles"))
+    assert numbers == scene.off == {7, 8}
+    assert extras.show_scenery(scene, numbers) and scene.off == set()
+
+
+def test_a_server_that_cannot_is_left_alone_and_told_of_once(capsys):
+    extras._told.clear()
+    for _ in range(2):
+        assert extras.hide_scenery(Scene("rpc::rpc_error during call"), ("Poles", "Static")) == set()
+    assert capsys.readouterr().err.count("scenery: left as they are") == 1
+    with pytest.raises(RuntimeError, match="time-out"):
+        extras.hide_scenery(Scene("time-out of 2000ms"), ("Poles",))

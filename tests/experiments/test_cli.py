@@ -1,0 +1,120 @@
+"""What a user types wrong: exit code 2 and one line on standard error, for each stage at which it can come out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from covr_jax.config import ConfigError, to_dict
+from covr_jax.io.run_dir import check_config
+from experiments import cli
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--preset", "demo", "--env.image-size", "20", "--env.num-envs", "1"]
+
+
+def train(*arguments, directory):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "MUJOCO_GL": "disable"}
+    command = [sys.executable, str(ROOT / "experiments" / "train.py"), *arguments, "--run-dir", str(directory)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=directory.parent)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--task", "cartpole_swingdown", "--method", "rad"], "unknown task 'cartpole_swingdown'; choose from"),
+        (
+            ["--method", "rainbow"],
+            "unknown method 'rainbow'; choose from covr, dpl, apl, vbe, vpf, sac, rad",
+        ),
+        (["--sac.batchsize", "1"], "Unrecognized options: --sac.batchsize, 1; perhaps --sac.batch-size"),
+        (["--sac.discount", "1.5"], "--sac.discount must be between 0 and 1, got 1.5"),
+        (
+            ["--sac.batch-size", "many"],
+            "Error parsing --sac.batch-size: invalid literal for int() with base 10: 'many'",
+        ),
+        (["--preset", "papr"], "unknown preset 'papr'; choose from paper, throughput, cpu, demo"),
+        ([*SMALL, "--vlm", "./no/such/model"], "no/such/model"),
+        ([*SMALL, "--seed", "2"], "seed: 1 -> 2; choose another --run-dir"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, arguments, said):
+    directory = tmp_path / "run"
+    if "seed: 1 -> 2" in said:  # the directory of another configuration
+        directory.mkdir()
+        values = to_dict(cli.parse_config(SMALL, "train.py", ""))
+        (directory / "config.json").write_text(json.dumps(values))
+    result = train(*arguments, directory=directory)
+    assert result.returncode == 2, result.stderr
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ") and said in lines[0], lines[0]
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_the_renderer_belongs_to_a_run(tmp_path):
+    ours, opengl = (cli.parse_config(["--renderer", name], "train.py", "") for name in ("jax", "gl"))
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(ours)))
+    check_config(ours, tmp_path)
+    with pytest.raises(ConfigError, match="renderer: jax -> gl; choose another --run-dir"):
+        check_config(opengl, tmp_path)
+
+
+def test_the_parsers_words_on_a_terminal_without_frames():
+    rows = ["Unrecognized options", "-" * 9, " Unrecognized options: --a", " " + "-" * 9, " Perhaps you meant:"]
+    box = "\n".join(f" {row:30} " for row in [*rows, "    --b INT", "-" * 9, "For full helptext", ""])
+    assert cli._message(box) == "Unrecognized options: --a; perhaps --b"
+
+
+def test_an_option_without_its_value(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.split_option(["--seed", "1", "--run-dir"], "run-dir")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: --run-dir needs a value\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--a", "1", "--run-dir", "x", "b"], ("x", ["--a", "1", "b"])),
+        (["--run-dir=x=y"], ("x=y", [])),
+        (["--run-directory", "x"], (None, ["--run-directory", "x"])),
+    ],
+)
+def test_split_option(arguments, expected):
+    assert cli.split_option(arguments, "run-dir") == expected
+
+
+def test_options_reach_the_config_over_the_preset():
+    config = cli.parse_config(["--vlm", "tiny", "--preset", "demo", "--env.num-envs", "3", "--method", "rad"], "p", "")
+    assert (config.preset, config.vlm.name, config.env.num_envs, config.method) == ("demo", "tiny", 3, "rad")
+    assert config.sac.batch_size == 128  # the preset's
+
+
+def test_a_lost_world_ends_with_its_own_exit_code(capsys):
+    from covr_jax.types import EnvironmentLost
+    from experiments import cli
+
+    def main():
+        raise EnvironmentLost("the simulator does not come back:\n crash")
+
+    with pytest.raises(SystemExit) as left:
+        cli.guarded(main)
+    assert left.value.code == 69
+    line = "error: the simulator does not come back: crash; the same command goes on from the last checkpoint\n"
+    assert capsys.readouterr().err == line
+
+
+def test_endpoint_is_short_for_the_carla_option():
+    from experiments import cli
+
+    config = cli.parse_config(["--task", "carla_highway", "--endpoint", "10.0.0.7:2000"], "train.py", "")
+    assert (config.task, config.carla.endpoint) == ("carla_highway", "10.0.0.7:2000")
+    assert (config.guidance_weight, config.cold_start_rounds) == (2.0, 2)
+    other = cli.parse_config(["--task", "car_racing", "--covr.cold-start-rounds", "3"], "train.py", "")
+    assert (other.carla.endpoint, other.guidance_weight, other.cold_start_rounds) == ("loopback", 1.0, 3)

@@ -1,0 +1,154 @@
+"""The scripts of the paper's tables: what they would run, and how results stand beside the published ones."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from covr_jax.config.validate import validate
+from covr_jax.report.table import Cell
+from experiments import cli
+from experiments.paper import tables
+from tests.support.synthetic_run import make_run
+
+NAMES = ("table1", "table2", "table3", "table4", "table5", "hard", "vlms")
+
+
+def table(name):
+    return importlib.import_module(f"experiments.paper.{name}").TABLE
+
+
+def published(name, label):
+    return next(row.published for row in table(name).rows if row.label == label)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_run_has_options_that_train_takes_and_a_directory_of_its_own(name):
+    jobs = tables.jobs_of(table(name), [1, 2], Path("runs"), [])
+    configs = []
+    for job in jobs:
+        _, arguments = cli.split_option(job.arguments, "run-dir")
+        configs.append(cli.parse_config(arguments, "train.py", ""))
+        validate(configs[-1])
+    assert len(set(configs)) == len({job.run_dir for job in jobs}) == len(jobs)
+    rows, columns = table(name).rows, table(name).columns
+    tasks = {column.task for column in columns}
+    assert len(jobs) == 2 * len(tasks) * sum(row.run is not None for row in rows)
+    assert {config.task for config in configs} == tasks
+    assert all(len(row.published) == len(columns) for row in rows)
+
+
+def test_tables_that_share_a_run_share_its_directory():
+    runs = {}
+    for name in NAMES:
+        for job in tables.jobs_of(table(name), [1], Path("runs"), []):
+            _, arguments = cli.split_option(job.arguments, "run-dir")
+            runs.setdefault(job.run_dir, set()).add(cli.parse_config(arguments, "train.py", ""))
+    assert all(len(configs) == 1 for configs in runs.values())
+    assert Path("runs/cartpole_swingup/covr/seed1") in runs and Path("runs/carla_highway/covr_sac/seed1") in runs
+
+
+def parsed(name, options, clip=None):
+    """Config by directory of a table's runs."""
+    configs = {}
+    for job in tables.jobs_of(table(name), [1], Path("runs"), options, clip):
+        _, arguments = cli.split_option(job.arguments, "run-dir")
+        configs[job.run_dir.parent.name] = cli.parse_config(arguments, "train.py", "")
+    return configs
+
+
+@pytest.mark.parametrize("given", [["--vlm", "/models/qwen"], ["--vlm=/models/qwen"], ["--vlm.name", "/models/qwen"]])
+def test_a_model_for_all_rows_is_not_for_those_that_name_one_or_need_a_clip(given):
+    for clip, expected in ((None, parsed("table1", [])["dgc_like"].vlm.name), ("/models/clip", "/models/clip")):
+        configs = parsed("table1", given, clip)
+        assert configs["covr_sac"].vlm.name == "/models/qwen"
+        assert configs["dgc_like"].vlm.name == expected != "/models/qwen"
+    names = [config.vlm.name for config in parsed("vlms", given).values()]
+    assert names == [config.vlm.name for config in parsed("vlms", []).values()] and len(set(names)) == 3
+
+
+def test_a_row_keeps_what_it_sets():
+    options = ["--covr.filter", "none", "--total-steps", "7"]
+    m5, hard = parsed("table5", options), parsed("hard", options)
+    assert {config.total_steps for config in m5.values()} == {7}
+    assert {config.total_steps for config in hard.values()} == {500_000}
+    top = [config.covr.filter for name, config in m5.items() if "top" in config.covr.filter]
+    assert len(top) == 3
+
+
+@pytest.mark.parametrize("option", [["--seed", "5"], ["--task=walker_walk"], ["--method", "rad"]])
+def test_what_tells_the_runs_apart_cannot_be_given_to_all(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["table3.py", "--root", str(tmp_path), *option])
+    with pytest.raises(SystemExit) as stopped:
+        tables.main(table("table3"), "")
+    assert stopped.value.code == 2 and "tells the runs apart" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_paper_says_the_same_wherever_it_repeats_itself():
+    assert [mean for mean, _ in published("table3", "RAD + COVR")] == [mean for mean, _ in published("table4", "COVR")]
+    highway = [mean for mean, _ in published("table1", "COVR")]
+    assert highway == [mean for mean, _ in published("table5", "COVR")]
+    assert highway == [mean for mean, _ in published("vlms", "Qwen2.5-VL-3B")]
+
+
+def test_ablations_differ_from_covr_in_what_their_row_says():
+    table5 = {row.label: row for row in table("table5").rows}
+    configs = {}
+    for label, row in table5.items():
+        configs[label] = cli.parse_config(["--task", "carla_highway", *row.options], "train.py", "")
+    covr = configs["COVR"]
+    assert (covr.method, covr.base, covr.guidance_weight, covr.cold_start_rounds) == ("covr", "sac", 2.0, 2)
+    assert configs["M5 no z-score"].covr.z_score is False and covr.covr.z_score is True
+    for number, share in enumerate((80, 90, 95), 2):
+        assert configs[f"M{number} top {share}%"].covr.top_percentile == share
+    assert configs["M11 50% of high return, no VLM"].replay.elite_share == 0.5
+
+
+def test_results_stand_beside_the_published_ones(tmp_path):
+    small = tables.Table(
+        "T",
+        (tables.Column("Walker", "walker_walk"),),
+        (
+            tables.Row("RAD", "rad", ("--method", "rad"), ((552, 87),)),
+            tables.Row("COVR", "covr", tables.guided("covr", "rad"), tables.means(802)),
+            tables.Row("Dreamer", None, (), tables.means(277)),
+        ),
+    )
+    values = []
+    for seed in (1, 2):
+        folder = tmp_path / "walker_walk" / "rad" / f"seed{seed}"
+        run = make_run(folder, rounds=0, method="rad", task="walker_walk", seed=seed)
+        (run / "result.json").write_text('{"random_return": 1.0}')
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        values.append([row["eval/episode_return"] for row in rows if "eval/episode_return" in row][-1])
+    cells = tables.cells_of(small, [1, 2, 3], tmp_path)
+    (mean, spread) = sum(values) / 2, abs(values[0] - values[1]) / 2
+    assert cells == {("RAD", "Walker"): Cell("walker_walk", "rad", pytest.approx(mean), pytest.approx(spread), 2)}
+    assert tables.render(small, cells).splitlines()[2:] == [
+        "|  | Walker, paper | Walker, ours |",
+        "| --- | --- | --- |",
+        f"| RAD | 552 ± 87 | {mean:.0f} ± {spread:.0f} (2) |",
+        "| COVR | 802 |  |",
+        "| Dreamer | 277 | not built |",
+    ]
+
+
+def test_loopback_is_called_so():
+    column = tables.Column("ER", "carla_highway")
+    small = tables.Table("T", (column,), (tables.Row("SAC", "sac", (), ((69, 46),)),))
+    text = tables.render(small, {("SAC", "ER"): Cell("carla_highway", "sac (loopback)", 12.4, 3.0, 1)})
+    assert text.splitlines()[-1] == "| SAC | 69 ± 46 | 12 ± 3 (1) loopback |"
+
+
+def test_the_script_lists_its_commands_and_runs_nothing(tmp_path, monkeypatch, capsys):
+    options = ["--list", "--seeds", "4", "--root", str(tmp_path), "--preset", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["table3.py", *options])
+    with pytest.raises(SystemExit) as stopped:
+        tables.main(table("table3"), "")
+    lines = capsys.readouterr().out.splitlines()
+    assert stopped.value.code == 0 and len(lines) == 36 and list(tmp_path.iterdir()) == []
+    command = "--task cartpole_swingup --preset cpu --method covr --base sac --seed 4 --run-dir "
+    assert lines[1].endswith(f"{command}{tmp_path}/cartpole_swingup/covr_sac/seed4")

@@ -1,0 +1,208 @@
+"""Checkpoints: whole or absent, exact, and one line for what cannot be read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covr_jax.io.checkpoint import KEEP, Checkpointer, CheckpointError
+
+
+def state(seed):
+    g = np.random.default_rng(seed)
+    return {
+        "params": {"w": jnp.asarray(g.normal(size=(64, 33)), jnp.float32), "b": jnp.zeros((1,), jnp.float32)},
+        "frames": jnp.asarray(g.integers(0, 256, (5, 4, 4, 3)), jnp.uint8),
+        "keys": jax.random.split(jax.random.key(seed), 3),
+        "count": jnp.asarray(seed, jnp.int32),
+        "valid": jnp.asarray(g.random(7) > 0.5),
+    }
+
+
+def assert_equal(one, two):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert a.dtype == b.dtype
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert a.weak_type == b.weak_type
+        np.testing.assert_array_equal(a, b)
+
+
+def test_there_and_back_bit_for_bit(tmp_path):
+    checkpointer, host = Checkpointer(tmp_path), {"rounds": 2, "start": [3, 4], "random_return": float("nan")}
+    path = checkpointer.save(
+        800, state(1), host, lambda directory: (directory.mkdir(), (directory / "a").write_text("x"))
+    )
+    assert path == tmp_path / "checkpoints" / "800"
+    restored, values, directory = checkpointer.restore(lambda: state(2))
+    assert_equal(restored, state(1))
+    assert directory == path and (directory / "adapter" / "a").read_text() == "x"
+    assert values["start"] == [3, 4] and np.isnan(values["random_return"])
+    # A restored key is as good as the one that was saved.
+    np.testing.assert_array_equal(jax.random.normal(restored["keys"][1]), jax.random.normal(state(1)["keys"][1]))
+
+
+def test_the_newest_is_restored_the_oldest_are_dropped_and_unfinished_ones_ignored(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    for step in (5, 40, 300):
+        checkpointer.save(step, state(step), {"at": step})
+    assert checkpointer.steps() == [40, 300][-KEEP:]  # by number, not by name
+    (tmp_path / "checkpoints" / "999.tmp").mkdir()
+    (tmp_path / "checkpoints" / "notes").mkdir()
+    restored, host, _ = checkpointer.restore(lambda: state(0))
+    assert host == {"at": 300} and int(restored["count"]) == 300
+    older, _, _ = checkpointer.restore(lambda: state(0), 40)
+    assert int(older["count"]) == 40
+    checkpointer.save(300, state(301), {"at": 301})  # the same step again takes the place of the first
+    assert int(checkpointer.restore(lambda: state(0))[0]["count"]) == 301
+
+
+def refuse(checkpointer, like, *arguments):
+    with pytest.raises(CheckpointError) as caught:
+        checkpointer.restore(lambda: like, *arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_nothing_there(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    assert checkpointer.steps() == []
+    assert "no checkpoint" in refuse(checkpointer, state(0))
+    checkpointer.save(5, state(0), {})
+    assert "no checkpoint 6" in refuse(checkpointer, state(0), 6)
+
+
+def damage_truncate(path):
+    files = [file for file in (path / "state").rglob("*") if file.is_file()]
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def damage_data(path):
+    """The largest file loses its second half: the arrays, where all that describes them is whole."""
+    files = (file for file in (path / "state").rglob("*") if file.is_file())
+    largest = max(files, key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def damage_state(path):
+    for file in sorted((path / "state").rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+
+
+def damage_host(path):
+    (path / "host.json").write_text('{"rounds": 1')
+
+
+def damage_no_host(path):
+    (path / "host.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_data, damage_state, damage_host, damage_no_host])
+def test_a_damaged_checkpoint_is_named_in_one_line_and_the_older_one_still_serves(tmp_path, damage):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(10, state(10), {"at": 10})
+    damage(checkpointer.save(20, state(20), {"at": 20}))
+    message = refuse(checkpointer, state(0))
+    assert str(tmp_path / "checkpoints" / "20") in message and "delete it to use an older one" in message
+    restored, host, _ = checkpointer.restore(lambda: state(0), 10)
+    assert host == {"at": 10}
+    assert_equal(restored, state(10))
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "extra"])
+def test_a_state_of_another_structure_is_refused(tmp_path, change):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, state(1), {})
+    like = state(1)
+    if change == "shape":
+        like["params"]["w"] = jnp.zeros((64, 34), jnp.float32)
+    elif change == "missing":
+        like["momentum"] = jnp.zeros(3)
+    else:
+        del like["frames"]
+    refuse(checkpointer, like)
+
+
+def test_a_disk_that_refuses_keeps_the_earlier_checkpoint(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, state(1), {"at": 1})
+
+    def full(directory):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match=r"cannot write checkpoint .*No space left on device.*free space"):
+        checkpointer.save(2, state(2), {"at": 2}, full)
+    assert checkpointer.steps() == [1]
+    assert checkpointer.restore(lambda: state(0))[1] == {"at": 1}
+    checkpointer.save(2, state(2), {"at": 2})  # what the failed attempt left behind is no obstacle
+    assert json.loads((tmp_path / "checkpoints" / "2" / "host.json").read_text()) == {"at": 2}
+
+
+def test_the_state_to_fill_is_gone_before_one_is_read(tmp_path, monkeypatch):
+    from orbax.checkpoint import v1 as ocp
+
+    checkpointer, load, alive = Checkpointer(tmp_path), ocp.load, []
+    checkpointer.save(1, state(1), {})
+
+    def like():
+        filled = state(0)
+        alive.extend(weakref.ref(leaf) for leaf in jax.tree.leaves(filled))
+        return filled
+
+    def watched(*arguments):
+        assert alive and not any(leaf() is not None for leaf in alive)
+        return load(*arguments)
+
+    monkeypatch.setattr(ocp, "load", watched)
+    assert_equal(checkpointer.restore(like)[0], state(1))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: out of memory")])
+def test_memory_that_does_not_suffice_costs_no_checkpoint(tmp_path, monkeypatch, error):
+    from orbax.checkpoint import v1 as ocp
+
+    def full(*_):
+        raise error
+
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, state(1), {})
+    monkeypatch.setattr(ocp, "load", full)
+    message = refuse(checkpointer, state(0))
+    assert message.endswith("; free memory and run again") and "delete" not in message
+
+
+def test_a_disk_that_refuses_the_arrays_is_told_alike(tmp_path, monkeypatch):
+    from orbax.checkpoint import v1 as ocp
+
+    def full(*_):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device\nsource locations")
+
+    monkeypatch.setattr(ocp, "save", full)
+    with pytest.raises(CheckpointError, match=r"cannot write checkpoint .*No space left on device; free space"):
+        Checkpointer(tmp_path).save(2, state(2), {})
+
+
+def test_one_that_is_written_again_is_never_found_half_deleted(tmp_path, monkeypatch):
+    checkpointer, remove = Checkpointer(tmp_path), shutil.rmtree
+    checkpointer.save(300, state(1), {"at": 1})
+
+    def killed(path, ignore_errors=False):
+        if path.exists():
+            (path / "host.json").unlink()  # half way
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save(300, state(2), {"at": 2})
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    assert checkpointer.restore(lambda: state(0))[1] == {"at": 2}
+    checkpointer.save(300, state(3), {"at": 3})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["300"]

@@ -1,0 +1,76 @@
+"""What the process and the compiler are told, seen in their effects."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covr_jax import runtime
+
+PAGES_OF_BUFFER = 64 * 2**20 // 4096
+
+FAULTS = """
+import resource, sys
+import jax, jax.numpy as jnp
+if sys.argv[1] == "configured":
+    from covr_jax import runtime
+    runtime.configure()
+work = jax.jit(lambda x: jnp.sort(x * 2.0).sum())  # two buffers as large as the input, freed after every call
+x = jnp.ones(16 * 2**20)
+counts = []
+for _ in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    jax.block_until_ready(work(x))
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(counts))
+"""
+
+
+def least_faults(how):
+    command = [sys.executable, "-c", FAULTS, how]
+    return int(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is set up")
+def test_freed_buffers_stay_in_the_process():
+    """glibc heeds the settings in the first thread's arena. On a crowded machine XLA may work in another thread for the
+    whole of a process, so up to three processes are asked."""
+    assert any(least_faults("configured") < PAGES_OF_BUFFER / 100 for _ in range(3))
+
+
+@pytest.mark.skipif(not runtime.on_cpu(), reason="a CPU matter")
+def test_a_standalone_function_is_called_not_copied_into_its_consumers():
+    def halves(x):
+        return jnp.tanh(x) * 0.5
+
+    def consumers(function):
+        return lambda x: (function(x).T.reshape(2, -1), function(x) @ x)
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 6)), jnp.float32)
+    alone, merged = (runtime.jit(consumers(f)).lower(x).compile() for f in (runtime.no_inline(halves), halves))
+    assert " call(" in alone.as_text() and " call(" not in merged.as_text()
+    for one, two in zip(alone(x), merged(x), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6)
+    abroad = jax.export.export(jax.jit(consumers(runtime.no_inline(halves))), platforms=["cuda"])(x).mlir_module()
+    assert "inlineable" not in abroad
+
+
+def test_a_standalone_function_can_be_differentiated_and_mapped():
+    function = runtime.no_inline(lambda x, y: jax.nn.relu(x * y))
+    x, y = jnp.asarray([[1.0, -2.0], [3.0, 4.0]]), jnp.asarray([2.0, 3.0])
+    np.testing.assert_array_equal(jax.vmap(function, in_axes=(0, None))(x, y), [[2.0, 0.0], [6.0, 12.0]])
+    np.testing.assert_array_equal(jax.grad(lambda x: function(x, y).sum())(x[0]), [2.0, 0.0])
+
+
+def test_jax_takes_what_torch_leaves_of_a_gpu(monkeypatch):
+    """JAX reads the variable when its backend starts; the user's own stays."""
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    assert runtime.share_gpu(0.6) == pytest.approx(0.38)
+    assert runtime.share_gpu(0.2) == pytest.approx(0.38) == float(os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"])

@@ -1,0 +1,246 @@
+"""The compiled pieces and their composition, on a run of two lanes whose episodes last 25 agent steps."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covr_jax import replay, runtime
+from covr_jax.config import ConfigError
+from covr_jax.runtime import dlpack, rng
+from covr_jax.training.programs import Programs
+from covr_jax.types import Prior, StepType
+
+torch = pytest.importorskip("torch")
+
+LANES, STEPS, EPISODE = 2, 10, 25  # lanes, agent steps of a chunk, agent steps of an episode
+LOSSES = {f"losses/{name}" for name in ("critic", "actor", "alpha", "guidance")}
+NAMES = LOSSES | {f"sac/{name}" for name in ("alpha", "entropy", "q_mean")}
+
+
+def test_an_action_repeat_that_does_not_divide_an_episode_is_one_line(tiny_config):
+    with pytest.raises(ConfigError, match="an action repeat of 7 does not divide the 1000 control steps"):
+        Programs(dataclasses.replace(tiny_config, env=dataclasses.replace(tiny_config.env, action_repeat=7)))
+
+
+def firsts(vec_steps):
+    """How many of the first env.step calls of a lane started an episode: an episode is 25 steps and one FIRST."""
+    return vec_steps // (EPISODE + 1)
+
+
+@pytest.fixture(scope="module")
+def programs(tiny_config, make_programs):
+    return make_programs(tiny_config)
+
+
+@pytest.fixture(scope="module")
+def history(programs):
+    """After every chunk of a run of 330 agent steps: progress, updates, metrics; and the last state."""
+    state = programs.init()
+    rows = []
+    for chunk in range(33):
+        learn = int(state.progress.transitions) >= programs.config.sac.init_steps
+        state, metrics = programs.chunk(state, learn=learn)
+        if chunk % 3 == 2:
+            programs.questions(state)
+            # As from the VLM: arrays that crossed DLPack are pinned to their device, which must not spread.
+            answers = torch.full((2, LANES, 1), 0.5), torch.ones((2, LANES), dtype=torch.bool)
+            prior = Prior(*map(dlpack.to_jax, answers))
+            state = programs.attach(state, prior)
+        if chunk % 10 == 9:
+            programs.evaluator.evaluate(programs.evaluator.eval_policy(state.learner), 2, chunk)
+        row = (state.progress, state.learner.updates, state.replay.count, metrics)
+        rows.append((learn, *jax.tree.map(np.asarray, row)))
+    return rows, state
+
+
+def test_counters_advance_exactly(programs, history):
+    assert (programs.chunk_steps, programs.env.episode_length) == (STEPS, EPISODE)
+    updates = 0
+    for index, (learn, progress, counted, slots, _) in enumerate(history[0]):
+        vec_steps = STEPS * (index + 1)
+        updates += STEPS * learn
+        assert progress.vec_steps == slots == vec_steps
+        assert progress.transitions == LANES * (vec_steps - firsts(vec_steps))  # what starts an episode is none
+        assert counted == updates
+    # 20 transitions per chunk, so 40 are there after two chunks of random actions.
+    assert [learn for learn, *_ in history[0]] == [False, False, *[True] * 31]
+
+
+def test_the_ring_holds_what_happened_in_order(programs, history):
+    _, state = history
+    window = replay.window(state.replay, 0)
+    count = int(state.replay.count)
+    assert len(window.slots) == programs.slots < count  # wrapped
+    times = np.arange(count - len(window.slots), count)
+    position = times % (EPISODE + 1)
+    expected = np.where(position == 0, StepType.FIRST, np.where(position == EPISODE, StepType.LAST, StepType.MID))
+    np.testing.assert_array_equal(window.step_type, np.stack([expected] * LANES, -1))
+    assert (window.reward[position == 0] == 0).all() and (window.reward[position != 0] > 0).all()
+    assert (np.asarray(state.replay.discount)[window.slots] == 1).all()
+    assert (np.abs(window.action) <= 1).all() and window.action.std() > 0.05
+
+
+def test_returns_are_the_sums_of_the_episodes_rewards(history):
+    rows, state = history
+    window = replay.window(state.replay, 0)
+    times = np.arange(int(state.replay.count) - len(window.slots), int(state.replay.count))
+    last = times[(window.step_type[:, 0] == StepType.LAST)][-1]
+    finished = window.reward[(times > last - EPISODE) & (times <= last)].sum(0)
+    np.testing.assert_allclose(state.progress.last_return, finished, rtol=1e-5)
+    # The newest time step is not in the ring yet; its reward is in the running return.
+    running = window.reward[times > last].sum(0) + np.asarray(state.timestep.reward)
+    np.testing.assert_allclose(state.progress.running_return, running, rtol=1e-5)
+    assert np.isnan(rows[0][1].last_return).all() and np.isnan(rows[1][1].last_return).all()
+    assert np.isfinite(rows[2][1].last_return).all()
+
+
+def test_metrics_have_their_names_and_are_finite(history):
+    for learn, _, _, _, metrics in history[0]:
+        assert set(metrics) == (NAMES if learn else set())
+        assert all(value.shape == () and np.isfinite(value) for value in metrics.values())
+
+
+def test_no_piece_is_compiled_twice(programs, history, piece_sizes):
+    assert set(piece_sizes(programs).values()) == {1}
+
+
+def test_the_first_steps_are_random_and_the_same_for_equal_seeds(programs, tiny_config, make_programs):
+    states = [programs.chunk(programs.init(), learn=False)[0] for _ in range(2)]
+    one, two = (jax.tree.map(np.asarray, (state.replay.action[:STEPS], state.env.qpos)) for state in states)
+    np.testing.assert_array_equal(one[0], two[0])
+    np.testing.assert_array_equal(one[1], two[1])
+    assert len(np.unique(one[0])) == STEPS * LANES
+    assert one[0].min() < -0.5 and one[0].max() > 0.5
+
+
+def test_questions_are_the_frames_of_every_fifth_step(programs, history):
+    _, state = history
+    frames, place = programs.questions(state)
+    times = np.arange(int(state.replay.count) - STEPS, int(state.replay.count), 5)
+    expected = np.asarray(state.replay.frame)[times % programs.slots]
+    np.testing.assert_array_equal(frames, expected.reshape(-1, *expected.shape[2:]))
+    np.testing.assert_array_equal(place, np.arange(2 * LANES))
+    assert programs.candidates == 2 * LANES
+
+
+def test_evaluation_is_decided_by_its_number(programs, history):
+    policy = programs.evaluator.eval_policy(history[1].learner)
+    one, again, other = (programs.evaluator.evaluate(policy, 2, number) for number in (5, 5, 6))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).all() and one[0] != one[1]
+    assert one.dtype == np.float64 and (one > 0).all() and (one < EPISODE * 40).all()
+    assert programs.evaluator.evaluate(policy, 1, 5).tolist() == one[:1].tolist()
+    # The learned policy is the mean action: it sees the time step and nothing else.
+    timestep = history[1].timestep
+    np.testing.assert_array_equal(policy(timestep, 0), policy(timestep, 7))
+
+
+def test_training_leaves_no_trace_in_an_evaluation_and_vice_versa(programs):
+    state, _ = programs.chunk(programs.init(), learn=False)
+    before = jax.tree.map(np.asarray, (state.env.qpos, state.timestep.observation, state.progress))
+    programs.evaluator.evaluate(programs.evaluator.random_policy(0), 2, 1)
+    after = jax.tree.map(np.asarray, (state.env.qpos, state.timestep.observation, state.progress))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+# ---------------------------------------------------------------- one big scan
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_config):
+    """Programs as on an accelerator: no piece has compile options of its own, so that they fit into one program."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "on_cpu", lambda: False)
+        return Programs(tiny_config)
+
+
+def test_the_rolled_chunk_equals_the_dispatched_one(programs, plain):
+    state = programs.init()
+    for _ in range(2):
+        state, _ = programs.chunk(state, learn=False)
+    copy = jax.tree.map(jnp.copy, state)
+    # The two compositions are compared, not the optimiser: without it the big program compiles in seconds.
+    options = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_backend_optimization_level": 0}
+    rolled = jax.jit(plain.rolled, static_argnums=(1, 2), compiler_options=options)
+    # Four cycles of two agent steps, over the end of an episode.
+    together, metrics = rolled(copy, 4, True)
+    apart, expected = programs._dispatch_cycles(state, 4, True)
+    assert (np.asarray(apart.replay.step_type[20:28]) == StepType.LAST).any()
+    assert set(metrics) == set(expected) == NAMES
+    for name in NAMES:
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    one, two = jax.tree_util.tree_leaves_with_path(together), jax.tree.leaves(apart)
+    for (path, a), b in zip(one, two, strict=True):
+        if jnp.issubdtype(b.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+
+
+def test_the_rolled_chunk_can_be_exported_for_every_platform(plain):
+    abstract = jax.eval_shape(plain.init)
+
+    def is_key(x):
+        return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+    def unwrap(state):  # files know no key types
+        return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
+
+    def wrap(state):
+        return jax.tree.map(lambda like, x: jax.random.wrap_key_data(x) if is_key(like) else x, abstract, state)
+
+    def chunk(state):
+        state, metrics = plain.rolled(wrap(state), 1, True)
+        return unwrap(state), metrics
+
+    exported = jax.export.export(jax.jit(chunk), platforms=("cpu", "cuda", "tpu"))(jax.eval_shape(unwrap, abstract))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert len(exported.out_avals) == len(jax.tree.leaves(abstract)) + len(NAMES)
+
+
+# -------------------------------------------------------------------- misfits
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"task": "cartpole_swingdown"}, "unknown task 'cartpole_swingdown'; choose from cartpole_swingup"),
+        ({"method": "rad", "augment": {"kind": "none"}}, "rad without an augmentation is another method"),
+        ({"augment": {"kind": "translate", "size": 10}}, "translate needs augment.size >= env.image_size"),
+        ({"sac": {"conv_kernels": (3,) * 4, "conv_strides": (2,) * 4}}, "leave nothing of 20 pixels"),
+        ({"base": "drqv2", "vlm": {"ask_share": 0.5}}, "--vlm.ask-share 0.5 needs a policy with an entropy of its own"),
+        ({"replay": {"capacity": 1}}, "--replay.capacity must be at least 26 for these options, got 1"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused_in_one_line(tiny_config, changes, complaint):
+    config = tiny_config
+    for name, value in changes.items():
+        value = dataclasses.replace(getattr(config, name), **value) if isinstance(value, dict) else value
+        config = dataclasses.replace(config, **{name: value})
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        Programs(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_purposes_have_streams_of_their_own():
+    purposes = (rng.INIT, rng.ENV, rng.ACT, rng.UPDATE, rng.EVAL, rng.ENTROPY)
+    keys = [rng.stream(seed, purpose) for seed in (0, 1) for purpose in purposes]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 12
+
+
+def test_a_learning_rate_of_zero_is_no_missing_one(tiny_config, monkeypatch):
+    rates = []
+
+    def spy(action_dim, learning_rate, *_):
+        rates.append(learning_rate)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("covr_jax.training.programs.make_learner", spy)
+    for rate in (None, 0.0):
+        with pytest.raises(KeyboardInterrupt):
+            Programs(dataclasses.replace(tiny_config, sac=dataclasses.replace(tiny_config.sac, learning_rate=rate)))
+    assert rates == [1e-3, 0.0]

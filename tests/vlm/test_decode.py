@@ -1,0 +1,248 @@
+import numpy as np
+import pytest
+import torch
+
+from covr_jax.vlm.codec import format_action, parse_action
+from covr_jax.vlm.decode import answer_texts, build_grammar, decode_actions, generate_texts, parse_all
+from covr_jax.vlm.models.kv_cache import static_cache
+from covr_jax.vlm.models.loading import model_inputs, positions, preprocess, repeat_positions, tokenize_prompt
+from covr_jax.vlm.prompts import Prompt
+
+TASKS = [(1, True), (2, True), (3, False), (1, False)]
+
+
+def setup(backbone, frames, action_dim, signed):
+    prompt = tokenize_prompt(backbone, Prompt("", "reacher easy"))
+    grammar = build_grammar(backbone.tokenizer, action_dim, signed)
+    return prompt, grammar, preprocess(torch.from_numpy(frames), backbone.image)
+
+
+def allowed_pattern(action_dim, signed):
+    """The grammar once more, independently, as 'what may follow this text'."""
+    sign = ["+", "-"] if signed else ["-", "0", "1"]
+
+    def following(body):
+        done = body.count(", ")
+        current = body.split(", ")[-1]
+        digits = current.lstrip("+-")
+        if len(digits) == 4:
+            return [", "] if done < action_dim - 1 else ["]"]
+        if not current:
+            return sign
+        if not digits:
+            return ["0", "1"]
+        if len(digits) == 1:
+            return ["."]
+        return [*"0123456789"] if digits[0] == "0" else ["0"]
+
+    return following
+
+
+@pytest.mark.parametrize(("action_dim", "signed"), TASKS)
+def test_equals_generate_under_the_same_constraint(any_backbone, frames, action_dim, signed):
+    backbone = any_backbone
+    prompt, grammar, pixels = setup(backbone, frames, action_dim, signed)
+    ours = answer_texts(backbone.tokenizer, grammar, decode_actions(backbone, prompt, grammar, pixels, 6))
+
+    tokenizer, following = backbone.tokenizer, allowed_pattern(action_dim, signed)
+    start = torch.cat([prompt.ids, torch.tensor(tokenizer.encode("Action: [", add_special_tokens=False))])
+    end = tokenizer.eos_token_id
+
+    def allowed(_, ids):
+        body = tokenizer.decode(ids[len(start) :])
+        return [end] if body.endswith("]") else tokenizer.convert_tokens_to_ids(following(body))
+
+    inputs = model_inputs(backbone, pixels, start.expand(6, -1), prompt)
+    inputs.pop("position_ids")
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    out = backbone.model.generate(
+        **inputs,
+        max_new_tokens=40,
+        do_sample=False,
+        eos_token_id=end,
+        pad_token_id=end,
+        prefix_allowed_tokens_fn=allowed,
+    )
+    theirs = ["Action: [" + t for t in tokenizer.batch_decode(out[:, len(start) :], skip_special_tokens=True)]
+    assert ours == theirs
+    assert len(set(ours)) > 1  # noise frames: a decoder that ignores the image would fail here
+
+
+def test_prompt_and_image_run_once(any_backbone, frames):
+    """A forward pass per decision, over the tokens that are new since the last one; the image is looked at once."""
+    backbone = any_backbone
+    prompt, grammar, pixels = setup(backbone, frames, 2, True)
+    lengths, images, caches = [], [], set()
+    model = backbone.model
+
+    def record(module, args, kwargs):
+        lengths.append(kwargs["input_ids"].shape[1])
+        images.append("pixel_values" in kwargs)
+        caches.add(id(kwargs["past_key_values"]))
+
+    with model.register_forward_pre_hook(record, with_kwargs=True):
+        decode_actions(backbone, prompt, grammar, pixels, 6)
+    # +0.43, -0.37: behind the prompt come sign|ones|.tenths|hundredths|, sign|... and the last digit is not run at all.
+    assert lengths == [len(prompt.ids) + 1, 1, 2, 1, 2, 1, 2, 1]
+    assert images == [True] + [False] * 7 and len(caches) == 1
+
+
+def test_static_cache_equals_the_dynamic_one_and_never_moves(any_backbone, frames):
+    backbone = any_backbone
+    prompt, _, pixels = setup(backbone, frames, 2, True)
+    inputs = model_inputs(backbone, pixels, prompt.ids.expand(6, -1), prompt)
+    static, memory, logits = static_cache(backbone.model.config, len(prompt.ids) + 5), [], []
+    for cache in (static, None):
+        given = {"past_key_values": cache} if cache is not None else {}
+        with torch.no_grad():
+            out = backbone.model(**inputs, **given, use_cache=True)
+            parts = [out.logits]
+            for step in (1, 3, 1):
+                done = out.past_key_values.get_seq_length()
+                memory.append([layer.keys.data_ptr() for layer in static.layers])
+                out = backbone.model(
+                    input_ids=torch.full((6, step), 9),
+                    position_ids=repeat_positions(positions(prompt, done + step)[..., done:], 6),
+                    past_key_values=out.past_key_values,
+                    use_cache=True,
+                )
+                parts.append(out.logits)
+        logits.append(torch.cat(parts, 1))
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=0)
+    assert all(pointers == memory[0] for pointers in memory)
+    with pytest.raises(ValueError, match="the cache holds"), torch.no_grad():
+        backbone.model(input_ids=torch.full((6, 1), 9), past_key_values=static, use_cache=True)
+
+
+@pytest.mark.parametrize(("action_dim", "signed"), TASKS)
+def test_batch_equals_one_by_one(any_backbone, frames, action_dim, signed):
+    backbone = any_backbone
+    prompt, grammar, pixels = setup(backbone, frames, action_dim, signed)
+    together = decode_actions(backbone, prompt, grammar, pixels, 6)
+    alone = [decode_actions(backbone, prompt, grammar, part, 1) for part in torch.chunk(pixels, 6)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize(("action_dim", "signed"), TASKS)
+def test_every_answer_is_a_valid_action(any_backbone, frames, action_dim, signed):
+    backbone = any_backbone
+    prompt, grammar, pixels = setup(backbone, frames, action_dim, signed)
+    texts = answer_texts(backbone.tokenizer, grammar, decode_actions(backbone, prompt, grammar, pixels, 6))
+    actions, valid = parse_all(texts, action_dim)
+    assert valid.all() and actions.shape == (6, action_dim) and actions.dtype == np.float32
+    for text, action in zip(texts, actions, strict=True):
+        assert text.replace("-0.00", "+0.00" if signed else "0.00") == format_action(action, signed)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_grammar_speaks_exactly_the_codecs_language(backbone, signed):
+    grammar = build_grammar(backbone.tokenizer, 1, signed)
+    spoken = set()
+
+    def walk(state, ids):
+        if state == len(grammar.table) - 1:
+            spoken.add(answer_texts(backbone.tokenizer, grammar, torch.tensor([ids]))[0])
+            return
+        for k in np.flatnonzero(grammar.table[state] >= 0):
+            walk(grammar.table[state, k], [*ids, int(grammar.symbols[k])])
+
+    walk(0, [])
+    written = {format_action([i / 100], signed) for i in range(-100, 101)}
+    assert spoken - written == {"Action: [-0.00]"} and written <= spoken
+    assert all(parse_action(text, 1)[1] for text in spoken)
+
+
+def test_training_tokens_are_the_decoded_tokens(backbone):
+    grammar = build_grammar(backbone.tokenizer, 2, True)
+    ids = grammar.encode("Action: [+0.43, -1.00]")
+    state, body = 0, ids[len(grammar.prefix) : -2]
+    for token in body:
+        state = grammar.table[state, list(grammar.symbols).index(token)]
+    assert tuple(ids[: len(grammar.prefix)]) == grammar.prefix and state == len(grammar.table) - 1
+    assert backbone.tokenizer.decode(ids) == "Action: [+0.43, -1.00]<|im_end|>"
+    with pytest.raises(ValueError, match="outside the grammar"):
+        grammar.encode("Action: [left]")
+
+
+def test_fixed_width_grammar_decides_only_signs_and_digits(backbone):
+    grammar = build_grammar(backbone.tokenizer, 2, True)
+    kinds = "".join("?" if f < 0 else "." for f in grammar.forced)
+    assert kinds == "??.??.??.??"
+
+
+def byte_tokenizer(merges=()):
+    """A byte-level BPE as Qwen's: no whole-answer pieces, digits apart, optionally a merge that breaks the grammar."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {c: i for i, c in enumerate(alphabet)}
+    for a, b in merges:
+        vocabulary[a + b] = len(vocabulary)
+    core = Tokenizer(models.BPE(vocabulary, list(merges)))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|pad|>"})
+    return tokenizer
+
+
+def sentencepiece_tokenizer():
+    """As Llama's: a space before every text, spaces as ▁, unknown characters as bytes, ▁- in one piece."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *"Action:[],.+-0123456789", "▁", "▁-"]
+    vocabulary = {t: i for i, t in enumerate(vocabulary)}
+    core = Tokenizer(models.BPE(vocabulary, [("▁", "-")], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="</s>")
+
+
+def test_grammar_survives_tokenizers_that_prepend_a_space():
+    tokenizer = sentencepiece_tokenizer()
+    assert len(tokenizer.encode("0")) == 2  # the trap: a digit alone is two tokens
+    grammar = build_grammar(tokenizer, 2, False)
+    ids = grammar.encode("Action: [0.43, -1.00]")
+    assert tokenizer.convert_ids_to_tokens(ids[-7:]) == ["-", "1", ".", "0", "0", "]", "</s>"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Action: [0.43, -1.00]"
+    body = torch.tensor([ids[len(grammar.prefix) : -2]])
+    assert answer_texts(tokenizer, grammar, body) == ["Action: [0.43, -1.00]"]
+
+
+def test_grammar_is_built_from_any_tokenizer():
+    tokenizer = byte_tokenizer([("A", "c")])
+    grammar = build_grammar(tokenizer, 2, False)
+    assert len(grammar.prefix) == len("Action: [") - 1
+    assert tokenizer.decode(grammar.encode("Action: [0.43, -1.00]")) == "Action: [0.43, -1.00]<|im_end|>"
+    assert answer_texts(tokenizer, grammar, torch.tensor([grammar.encode("Action: [0.43, -1.00]")[8:-2]])) == [
+        "Action: [0.43, -1.00]"
+    ]
+
+
+def test_tokenizers_that_cannot_write_actions_are_refused():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.WordLevel({"<unk>": 0, "Action": 1}, unk_token="<unk>"))
+    with pytest.raises(ValueError, match="cannot write actions"):
+        build_grammar(PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>"), 1, True)
+
+
+def test_free_generation_equals_generate_token_by_token(any_backbone, frames):
+    backbone = any_backbone
+    prompt, _, pixels = setup(backbone, frames, 1, True)
+    texts = generate_texts(backbone, prompt, pixels, 6, max_new_tokens=5)
+    ids = prompt.ids.expand(6, -1)
+    with torch.no_grad():
+        for _ in range(5):
+            logits = backbone.model(**model_inputs(backbone, pixels, ids, prompt)).logits[:, -1]
+            logits[:, backbone.model.config.image_token_id] = -torch.inf
+            ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
+    end = backbone.tokenizer.eos_token_id
+    for text, row in zip(texts, ids[:, len(prompt.ids) :].tolist(), strict=True):
+        row = row[: row.index(end)] if end in row else row
+        assert text == backbone.tokenizer.decode(row, skip_special_tokens=True)

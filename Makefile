@@ -1,4 +1,5 @@
-# `make demo` trains COVR on cartpole from pixels; `make test` runs the checks. Both set up ./.venv first.
+# `make demo` trains COVR on cartpole from pixels. `make test` runs lint, types and the first tier of tests, `make test-all`
+# the second tier too. All of them set up ./.venv first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,22 +9,31 @@ RUN_DIR ?= runs/demo/seed$(SEED)
 export MUJOCO_GL ?= disable
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint docs install clean
+.PHONY: demo test test-slow test-all lint docs install clean
 
 demo: install
 	$(BIN)/python experiments/train.py --preset demo --seed $(SEED) --run-dir $(RUN_DIR)
 
-# As many processes as there are cores, four at most; the tests of one file stay together and share what they compile.
+# Two tiers. The first one guards every promise that a change is likely to break; the second one adds long distributions,
+# all nine tasks, fault matrices and learning runs. Tests that share compiled programs stay together in one process.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --durations 10
+
 test: install lint
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(PYTEST) -m "not slow"
+
+test-slow: install
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 lint: install
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# pdoc imports every module; one of MuJoCo's asks a subprocess for the version of its window library.
+# Pages of docs/ and an API page per module, out of the sources: nothing is imported. A warning fails.
 docs: install
-	PDOC_ALLOW_EXEC=1 $(BIN)/python -m pdoc --output-directory build/docs covr_jax
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 install: $(VENV)/.installed
 

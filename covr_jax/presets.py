@@ -1,5 +1,7 @@
-"""Named starting points, per method: ``paper`` as published, ``throughput`` for accelerators, ``cpu`` for laptops,
-``demo`` for all stages of COVR in minutes.
+"""Named sets of defaults, per method.
+
+``paper`` as published, ``throughput`` for accelerators, ``cpu`` for laptops, ``demo`` for all stages of COVR in
+minutes.
 """
 
 from __future__ import annotations
@@ -24,14 +26,15 @@ from covr_jax.config import (
 
 
 def paper() -> Config:
-    """Every default as published: 100K env steps, batch 128, 100x100 pixels, Qwen2.5-VL-3B."""
+    """Returns every default as published: 100K env steps, batch 128, 100x100 pixels, Qwen2.5-VL-3B."""
     return Config()
 
 
 def throughput() -> Config:
-    """The paper's numbers with 16 environments in parallel, at the same updates per transition.
+    """Returns the paper's numbers with 16 environments in parallel, at the same updates per transition.
 
-    Environments in step end their episodes together, 16 at 16K env steps; with many more, 100K would hold no episode.
+    Parallel environments end their episodes together, 16 episodes at 16K env steps; with many more environments no
+    episode would end within 100K env steps.
     """
     return Config(
         env=EnvConfig(num_envs=16),
@@ -42,8 +45,10 @@ def throughput() -> Config:
 
 
 def cpu() -> Config:
-    """Minutes on a laptop's core: 48x48 pixels, a small encoder, an update per two transitions, and the paper's
-    schedule at 0.6 of its length. Two environments, so that episodes have ended when the first round is due.
+    """Returns a preset that takes minutes on one core of a laptop.
+
+    48x48 pixels, a small encoder, one update per two transitions, and the paper's schedule at 0.6 of its length. Two
+    environments, so that episodes have ended when the first round is due.
     """
     small = demo()
     return dataclasses.replace(
@@ -59,8 +64,10 @@ def cpu() -> Config:
 
 
 def demo() -> Config:
-    """All stages of COVR in about ten minutes on two CPU cores: small images and networks, parallel environments,
-    more data per update, a short schedule of four rounds, and the embedded tiny VLM.
+    """Returns a preset that shows all stages of COVR in about ten minutes on two CPU cores.
+
+    Small images and networks, parallel environments, more data per update, a short schedule of four rounds, and the
+    embedded tiny VLM.
     """
     return Config(
         preset="demo",
@@ -92,10 +99,15 @@ _FULL_SIZE = ("paper", "throughput")  # presets in which a method has its publis
 
 
 def make(name: str, method: str = "covr", base: str = "rad") -> Config:
-    """The preset of that name for a method, or for a guided one on ``base``.
+    """Returns the preset of a name for a method.
+
+    Args:
+      name: one of PRESETS.
+      method: as ``Config.method``; the options that its authors publish are taken over.
+      base: agent of a method in ``ON_BASE``, whose published options are taken over instead.
 
     Raises:
-      ConfigError: an unknown name, with the known ones.
+      ConfigError: an unknown preset, method or base; the message lists the known ones.
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; choose from {', '.join(PRESETS)}")

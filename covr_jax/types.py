@@ -1,4 +1,4 @@
-"""Records that flow between the rooms. Letters: B batch, E envs, T time, H W C image, A action."""
+"""Records that pass between the rooms. B batch, E envs, T time, H W C image, A action, K steps of a future, G cells."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ Array = Any  # a jax.Array or numpy.ndarray; shapes and dtypes stand beside each
 
 
 class EnvironmentLost(RuntimeError):
-    """A world outside this process is gone and does not come back; the message is one line."""
-
-    state: Any = None  # what a run carries, from where it broke off: to be saved
+    """An environment outside of this process is gone and does not come back; the message is one line."""
 
 
 class StepType(enum.IntEnum):
@@ -20,15 +18,15 @@ class StepType(enum.IntEnum):
     FIRST = 0
     MID = 1
     LAST = 2
-    CUT = 3  # in the replay only: the last one known of an episode that was broken off, whose return is not known
+    CUT = 3  # in the replay only: the last known time step of an episode that was broken off; its return is unknown
 
 
 class TimeStep(NamedTuple):
-    """What a vectorised environment returns; one lane per environment.
+    """What a vectorised environment returns.
 
-    A lane that returned LAST starts a new episode on the next ``step`` (its action is ignored and a FIRST comes back),
-    so the true last observation of an episode is never overwritten. ``discount`` is 0 only on a real termination:
-    a time limit ends the episode with LAST and discount 1.
+    An environment that returned LAST starts a new episode on the next ``step`` (its action is ignored and FIRST comes
+    back), so the true last observation of an episode is never overwritten. ``discount`` is 0 only on a real
+    termination: a time limit ends the episode with LAST and discount 1.
     """
 
     step_type: Array  # i32[E], values of StepType
@@ -40,31 +38,31 @@ class TimeStep(NamedTuple):
 class Prior(NamedTuple):
     """The VLM's action a_v for some observations, and whether it may be used.
 
-    On the way from VLM to replay ``action`` is whatever a method asks for: of those that read maps, f32[..., G*G].
+    Between VLM and replay ``action`` holds what the method queries: maps, f32[..., G*G], for methods that read them.
     """
 
     action: Array  # f32[..., A] in [-1, 1]; zeros where not valid
-    valid: Array  # bool[...]: False before the gate opens, on a parse failure, or where nothing was asked
+    valid: Array  # bool[...]: False before the gate opens, on a parse failure, or where nothing was queried
 
 
 class Maps(NamedTuple):
-    """Where in the newest frame of some observations the VLM sees what its text names."""
+    """Where in the newest frame of some observations the VLM finds what its text names."""
 
     value: Array  # f32[..., G*G] in [0, 1], row by row; zeros where not valid
-    valid: Array  # bool[...]: False where nothing was asked, or nothing stood out
+    valid: Array  # bool[...]: False where nothing was queried, or nothing stood out
 
 
 class Future(NamedTuple):
-    """What followed the observations of a batch; 0 to K-1 steps after, and 1 to K for what the steps led to."""
+    """What followed the observations of a batch: actions 0 to K-1 steps later, and what they led to, 1 to K later."""
 
     action: Array  # f32[K,B,A]
     reward: Array  # f32[K,B]
     observation: Array  # u8[K,B,H,W,3*stack]
-    valid: Array  # bool[B]: the episode, and what is stored of it, reaches K steps on
+    valid: Array  # bool[B]: the episode, and what is stored of it, continues for K steps
 
 
 class Batch(NamedTuple):
-    """Transitions sampled from the replay. The last five fields are there for those who read them."""
+    """Transitions sampled from the replay. The last five fields are None where nothing reads them."""
 
     observation: Array  # u8[B,H,W,3*stack]
     action: Array  # f32[B,A] in [-1, 1]
@@ -73,7 +71,7 @@ class Batch(NamedTuple):
     next_observation: Array  # u8[B,H,W,3*stack]
     prior: Prior  # action f32[B,A], valid bool[B]
     weight: Array | None = None  # f32[B], of the critic loss; None: 1
-    index: tuple[Array, Array] | None = None  # i32[B] each, time and lane in the replay
+    index: tuple[Array, Array] | None = None  # i32[B] each, replay time and env id
     previous_action: Array | None = None  # f32[B,A], the action that led to the observation; 0 where it is FIRST
     future: Future | None = None
     maps: Maps | None = None  # value f32[B,G*G], valid bool[B]; no row then has a valid prior

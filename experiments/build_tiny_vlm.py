@@ -1,11 +1,10 @@
-"""Grows the shipped tiny VLM offline: it learns to see joint positions in scenes of our own renderer, never to act.
+"""Trains the shipped tiny VLM offline: to read joint positions from scenes of our own renderer, never to act.
 
   python experiments/build_tiny_vlm.py                 # renders, trains and writes covr_jax/vlm/assets/
 
-
-Questions are "<domain> pose"; the answer lists the scene's joint numbers in the format in which actions are written.
-The text loss alone sees nothing for hundreds of steps, so a linear regression head on the image features (thrown away
-afterwards) opens the eyes first. Neither actions nor rewards nor policies occur anywhere.
+Prompts are "<domain> pose"; the answer lists the scene's joint numbers in the format of actions. With the text loss
+alone the model ignores the image for hundreds of steps, so a linear regression head on the image features (discarded
+afterwards) trains the vision tower too. No actions, rewards or policies are used.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,13 +32,13 @@ PI = np.pi
 
 
 class Domain(NamedTuple):
-    """Which poses of a dm_control scene are drawn, and which numbers in [-1, 1] describe them."""
+    """Which poses of a dm_control scene are rendered, and which numbers in [-1, 1] describe them."""
 
     low: tuple[float, ...]  # joint positions are uniform in [low, high]
     high: tuple[float, ...]
-    linear: tuple[int, ...]  # joints told as position / range
-    angles: tuple[int, ...]  # joints told as (sin, cos)
-    answered: int  # so many of these numbers form the text answer; the regression head sees them all
+    linear: tuple[int, ...]  # joints given as position / range
+    angles: tuple[int, ...]  # joints given as (sin, cos)
+    answered: int  # how many of these numbers the answer has; the regression head predicts all
     share: float  # of the training samples
 
 
@@ -63,14 +62,15 @@ DOMAINS = {
         (0.0, -0.2, -0.8, -0.5, -2.9, 0.1, -0.78), (0.0, 0.4, 0.8, 0.5, 0.1, 2.6, 0.78), (3, 4, 5), (2,), 4, 0.08
     ),
 }
-# Users render at many sizes; compiling every scene for each of them would take longer than the training.
+# Share of the frames per rendered size, pixels: users render at many sizes. Compiling every scene at all of them would
+# take longer than the training.
 SIZES = {84: 0.45, 48: 0.3, 36: 0.08, 64: 0.09, 100: 0.08}
 OTHER_SIZES = {84: 0.6, 48: 0.4}
 HELD_OUT = 256
 
 
 def sample_poses(domain: Domain, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(qpos f32[n,nq], numbers f32[n,k] in [-1,1])."""
+    """Draws poses. Returns qpos f32[n,nq] and numbers f32[n,k] in [-1, 1]."""
     low, high = np.asarray(domain.low), np.asarray(domain.high)
     qpos = rng.uniform(low, high, (n, len(low)))
     middle, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-6)
@@ -80,18 +80,20 @@ def sample_poses(domain: Domain, n: int, rng: np.random.Generator) -> tuple[np.n
 
 
 def scene_drawer(name: str):
-    """A function (qpos f32[n,nq], size) -> u8[n,84,84,3]: drawn at ``size``, resampled as the model itself does."""
+    """Returns (qpos f32[n,nq], size) -> u8[n,84,84,3], which renders at ``size`` and resizes as the model does."""
     import importlib
 
     import jax
-    import mujoco
     from mujoco import mjx
 
     from covr_jax.render import Renderer
 
+    mujoco: Any = importlib.import_module("mujoco")  # its extension module has no type information
     xml, assets = importlib.import_module(f"dm_control.suite.{name}").get_model_and_assets()
     mj_model = mujoco.MjModel.from_xml_string(xml.decode() if isinstance(xml, bytes) else xml, assets)
-    mj_model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_ENERGY)  # MJX refuses the flag; pictures ignore it
+    mj_model.opt.enableflags &= ~int(
+        mujoco.mjtEnableBit.mjENBL_ENERGY
+    )  # MJX rejects the flag; it does not affect images
     model = mjx.put_model(mj_model)
 
     @jax.jit
@@ -114,10 +116,10 @@ def scene_drawer(name: str):
 
 
 def make_data(name: str, n: int, seed: int, log, cache: Path | None = None) -> tuple[torch.Tensor, np.ndarray]:
-    """Frames u8[n,84,84,3] at the mix of sizes and their numbers f32[n,k], shuffled; kept in ``cache`` if given."""
-    kept = cache / f"{name}_{n}_{seed}.npz" if cache else None
-    if kept and kept.exists():
-        with np.load(kept, allow_pickle=False) as file:
+    """Returns frames u8[n,84,84,3] at the mix of sizes and numbers f32[n,k], shuffled; kept in ``cache`` if given."""
+    file_name = cache / f"{name}_{n}_{seed}.npz" if cache else None
+    if file_name and file_name.exists():
+        with np.load(file_name, allow_pickle=False) as file:
             return torch.from_numpy(file["frames"]), file["numbers"]
     rng = np.random.default_rng([seed, list(DOMAINS).index(name)])
     frames, numbers, started, draw = [], [], time.perf_counter(), scene_drawer(name)
@@ -128,14 +130,14 @@ def make_data(name: str, n: int, seed: int, log, cache: Path | None = None) -> t
     order = rng.permutation(sum(map(len, numbers)))
     log(f"{name}: {len(order)} frames in {time.perf_counter() - started:.0f} s")
     frames, numbers = np.concatenate(frames)[order], np.concatenate(numbers)[order]
-    if kept and cache:
+    if file_name and cache:
         cache.mkdir(parents=True, exist_ok=True)
-        np.savez(kept, frames=frames, numbers=numbers)
+        np.savez(file_name, frames=frames, numbers=numbers)
     return torch.from_numpy(frames), numbers
 
 
 class Corpus:
-    """All domains in memory, and batches that mix them."""
+    """The data of all domains in memory, and batches that mix them."""
 
     def __init__(self, backbone, frames_main: int, frames_other: int, share: float, seed: int, log, cache=None):
         self.backbone, self.rng = backbone, np.random.default_rng(seed)
@@ -154,7 +156,7 @@ class Corpus:
         self.word_at = int((self.prompt.ids == text[0]).nonzero()[0])
 
     def batch(self, size: int):
-        """(frames, ids i64[B,L], labels i64[B,T], targets f32[B,head], weight f32[B,head])."""
+        """Returns frames, ids i64[B,L], labels i64[B,T], targets f32[B,D,head] and their mask f32[B,D,head]."""
         encode = self.backbone.tokenizer.encode
         frames, rows, prompts = [], [], []
         targets = torch.zeros(size, len(self.names), self.head_size)
@@ -166,7 +168,7 @@ class Corpus:
             frames.append(images[i])
             targets[b, d, : numbers.shape[1]] = torch.from_numpy(numbers[i])
             mask[b, d, : numbers.shape[1]] = 1.0
-            # The wording varies, so that later no word of a task prompt is new to the model.
+            # The wording varies, so that the model knows all words of the task prompts.
             word = "pose" if self.rng.random() < 0.6 else self.words[self.rng.integers(len(self.words))]
             prefix = "Pose: [" if self.rng.random() < 0.5 else "Action: ["
             prompt = self.prompt.ids.clone()
@@ -180,7 +182,7 @@ class Corpus:
 
 
 def train(backbone, corpus: Corpus, steps: int, batch: int, rate: float, log, snapshot=None) -> None:
-    """Full training with AdamW; warm-up, then a linear fall. Loss: Eq. 6 with weights 1, plus the regression head."""
+    """Trains all weights with AdamW, warm-up and linear decay, on Eq. 6 with weights 1 plus the regression loss."""
     model = backbone.model.train()
     features = backbone.image.tokens * model.config.text_config.hidden_size
     head = torch.nn.Linear(features, len(corpus.names) * corpus.head_size)
@@ -212,7 +214,7 @@ def train(backbone, corpus: Corpus, steps: int, batch: int, rate: float, log, sn
 
 
 def evaluate(backbone, corpus: Corpus) -> dict[str, list[float]]:
-    """Mean absolute error per number on held-out scenes, read from decoded text."""
+    """Returns the mean absolute error per number and domain on held-out scenes, from decoded answers."""
     errors = {}
     for name, domain in DOMAINS.items():
         frames, numbers = corpus.data[name]
@@ -225,14 +227,14 @@ def evaluate(backbone, corpus: Corpus) -> dict[str, list[float]]:
         error = np.abs(np.concatenate(actions) - numbers[:HELD_OUT, : domain.answered])
         errors[name] = error.mean(0).astype(float).round(3).tolist()
         if name == "cartpole":
-            # Near the ends of the rail an outward pole lies beyond the picture's edge: there is nothing to read.
+            # Near the ends of the rail an outward pole is outside of the image.
             tip = 1.8 * numbers[:HELD_OUT, 0] + numbers[:HELD_OUT, 1]
             errors["cartpole, pole in the picture"] = error[np.abs(tip) < 1.6].mean(0).astype(float).round(3).tolist()
     return errors
 
 
 def write_asset(backbone, record: dict, path: Path = tiny.ASSET) -> None:
-    """Weights and their record (with the sha256) side by side; tied output weights are stored once."""
+    """Writes the weights and beside them their record with the sha256; tied output weights are stored once."""
     state = {k: v.detach().contiguous() for k, v in backbone.model.state_dict().items() if k != "lm_head.weight"}
     content = save(state)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -242,12 +244,14 @@ def write_asset(backbone, record: dict, path: Path = tiny.ASSET) -> None:
 
 
 def versions() -> dict[str, str]:
+    """Returns the versions of the packages that affect the weights."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("torch", "transformers", "mujoco", "dm-control", "jax")}
 
 
 def main() -> None:
+    """Renders, trains and writes the model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=64)

@@ -1,4 +1,4 @@
-"""From a command line to a Config; one line and exit code 2 for anything that cannot be used."""
+"""Command lines of the scripts: parsing to a ``Config``, and errors as one line with an exit code."""
 
 from __future__ import annotations
 
@@ -20,32 +20,38 @@ UNAVAILABLE = 69  # sysexits.h: a service that the run needs is gone
 
 
 def fail(message: object, code: int = USAGE_ERROR) -> NoReturn:
-    """Print one line to standard error and leave with the exit code."""
+    """Prints one line to standard error and exits with a code."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(code)
 
 
 def split_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
-    """The value of ``--name value`` or ``--name=value`` and the arguments without it."""
-    rest, value, waiting = [], None, False
+    """Returns the value of ``--name value`` or ``--name=value`` (None without it) and the other arguments."""
+    rest, value, expected = [], None, False
     for argument in arguments:
-        if waiting:
-            value, waiting = argument, False
+        if expected:
+            value, expected = argument, False
         elif argument == f"--{name}":
-            waiting = True
+            expected = True
         elif argument.startswith(f"--{name}="):
             value = argument.split("=", 1)[1]
         else:
             rest.append(argument)
-    if waiting:
+    if expected:
         fail(f"--{name} needs a value")
     return value, rest
 
 
 def parse_config(arguments: Sequence[str], prog: str, description: str) -> Config:
-    """Config from ``--preset P --method M --base B``, overridden by any ``--group.leaf value``.
+    """Returns the preset of ``--preset P --method M --base B`` with every ``--group.option value`` applied.
 
-    ``--vlm X`` means ``--vlm.name X``, ``--endpoint X`` ``--carla.endpoint X``.
+    ``--vlm X`` is short for ``--vlm.name X``, ``--endpoint X`` for ``--carla.endpoint X``. Arguments that cannot be
+    parsed end the process with one line and ``USAGE_ERROR``.
+
+    Args:
+      arguments: without the program's name.
+      prog: name of the program in messages.
+      description: text of ``--help``.
     """
     preset, rest = split_option(arguments, "preset")
     for short, full in (("vlm", "vlm.name"), ("endpoint", "carla.endpoint")):
@@ -62,19 +68,23 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
         print(f"--preset {{{names}}}, --method and --base choose the defaults below; --vlm X is --vlm.name X,")
         print("--endpoint X is --carla.endpoint X\n")
         return tyro.cli(Config, prog=prog, description=description, default=default, args=["--help"])
-    complaint = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(output):
             return tyro.cli(Config, prog=prog, description=description, default=default, args=rest)
     except SystemExit:
-        fail(_message(complaint.getvalue()) + f"; see {prog} --help")
+        fail(_message(output.getvalue()) + f"; see {prog} --help")
 
 
 def _message(box: str) -> str:
-    """The words inside tyro's frame up to its first rule, and the option it guesses was meant."""
+    """Returns tyro's error message as one line: the text in its box up to the first rule, and its suggested option.
+
+    tyro 1.0 prints a box or, with ``console_outputs=False``, nothing at all. Its hook for errors
+    (``tyro._errors.on_parse_error``) is private, may change in any release, and does not carry the suggestion.
+    """
     rows = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     parts = [list(group) for rule, group in groupby(rows, key=lambda row: not row.strip("─-")) if not rule]
-    if "│" not in box:  # a terminal without such characters gets no frame, and the title as a part of its own
+    if "│" not in box:  # where the terminal has no such characters, there is no box and the title is the first part
         parts = parts[1:]
     if not parts:
         return "unusable options"
@@ -83,13 +93,19 @@ def _message(box: str) -> str:
 
 
 def import_quietly() -> None:
-    """Import MJX without its note that an optional backend is missing."""
+    """Imports MJX without its note that an optional backend is missing."""
     with contextlib.redirect_stdout(io.StringIO()):
         import mujoco.mjx  # noqa: F401
 
 
 def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> NoReturn:
-    """Run ``main``; errors a user can act on become one line and exit code 2, a lost world outside exit code 69."""
+    """Runs ``main`` and exits with its code.
+
+    Args:
+      main: returns an exit code; None is 0.
+      *expected: errors that a user can act on; one line and ``USAGE_ERROR``. ``EnvironmentLost`` gives one line and
+        ``UNAVAILABLE``.
+    """
     try:
         raise SystemExit(main() or 0)
     except expected as error:

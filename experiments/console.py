@@ -1,4 +1,4 @@
-"""What a terminal shows of a run: a progress bar with return, speed and VLM round; plain lines elsewhere."""
+"""Progress of a run on a terminal: a bar with return, speed and VLM round; plain lines where output is no terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ConsoleReporter:
             disable=not self._live,
         )
         self._run = self._progress.add_task("env steps", total=total_steps, shown="")
-        self._tuning = self._progress.add_task("VLM round", total=None, visible=False, shown="")
+        self._finetuning = self._progress.add_task("VLM round", total=None, visible=False, shown="")
         self._next_line = 0.0
         self._total = total_steps
 
@@ -37,9 +37,11 @@ class ConsoleReporter:
         self._progress.stop()
 
     def message(self, text: str) -> None:
+        """See ``Reporter``."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def update(self, env_steps: int, shown: dict[str, float]) -> None:
+        """See ``Reporter``; prints a line per fortieth of the run where output is no terminal."""
         value = shown.get("train/episode_return", math.nan)
         text = (
             f"return {value:6.1f}  {shown['train/env_steps_per_second']:,.0f} env steps/s"
@@ -51,5 +53,6 @@ class ConsoleReporter:
             self._next_line = env_steps + self._total / 40
 
     def finetune(self, step: int, steps: int, loss: float) -> None:
+        """See ``Reporter``."""
         done = step >= steps
-        self._progress.update(self._tuning, completed=step, total=steps, visible=not done, shown=f"loss {loss:.3f}")
+        self._progress.update(self._finetuning, completed=step, total=steps, visible=not done, shown=f"loss {loss:.3f}")

@@ -1,4 +1,4 @@
-"""Check this machine: versions against the pinned set, devices, memory, renderer, bridge, VLM, known-bad pairs.
+"""Checks this machine: versions against the pinned set, devices, memory, renderer, DLPack, VLM, known-bad pairs.
 
 ``python experiments/doctor.py`` prints a table; the exit code is 1 when something would give wrong results or fail.
 """
@@ -26,12 +26,12 @@ class Finding(NamedTuple):
 
 
 def pinned() -> dict[str, str]:
-    """Package -> version of requirements.txt."""
+    """Returns package -> version of requirements.txt."""
     return dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE))
 
 
 def installed(package: str) -> str | None:
-    """Version without a local part such as ``+cpu``; None when missing."""
+    """Returns an installed version without a local part such as ``+cpu``; None when missing."""
     try:
         return importlib.metadata.version(package).split("+")[0]
     except importlib.metadata.PackageNotFoundError:
@@ -39,6 +39,7 @@ def installed(package: str) -> str | None:
 
 
 def check_versions() -> list[Finding]:
+    """Compares installed packages with requirements.txt."""
     findings = []
     for package, wanted in pinned().items():
         found = installed(package)
@@ -52,7 +53,7 @@ def check_versions() -> list[Finding]:
 
 
 def check_known_bad(versions: Callable[[str], str | None] = installed) -> list[Finding]:
-    """Pairs that import but then fail or give other numbers."""
+    """Looks for pairs of packages that import but then fail or give other numbers."""
     mujoco, suite, mjx = versions("mujoco"), versions("dm_control"), versions("mujoco-mjx")
     findings = []
     if mujoco and int(mujoco.split(".")[0]) >= 4 and suite == "1.0.50":
@@ -65,6 +66,7 @@ def check_known_bad(versions: Callable[[str], str | None] = installed) -> list[F
 
 
 def check_devices() -> list[Finding]:
+    """Lists the devices of JAX and Torch."""
     import jax
     import torch
 
@@ -78,7 +80,7 @@ def check_devices() -> list[Finding]:
 
 
 def check_kernels() -> list[Finding]:
-    """Whether updates on CPU have their C++ kernel."""
+    """Checks whether updates on CPU have their C++ kernel."""
     import warnings
 
     from covr_jax import runtime
@@ -86,15 +88,15 @@ def check_kernels() -> list[Finding]:
 
     if not runtime.on_cpu():
         return []
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if convolution.has_kernel():
             return [Finding("ok", "CPU kernels", "compiled")]
-    return [Finding("note", "CPU kernels", str(said[-1].message) if said else "switched off by COVR_JAX_NATIVE=0")]
+    return [Finding("note", "CPU kernels", str(caught[-1].message) if caught else "switched off by COVR_JAX_NATIVE=0")]
 
 
 def check_renderer() -> list[Finding]:
-    """Draw one frame and see that it has a picture in it."""
+    """Renders one frame and checks that it is not blank."""
     import mujoco
     import numpy as np
 
@@ -107,12 +109,12 @@ def check_renderer() -> list[Finding]:
     frame = np.asarray(Renderer(model, 48, 48)(data))
     spread = float(frame.std())
     if frame.shape != (48, 48, 3) or spread < 10:
-        return [Finding("bad", "renderer", f"drew an empty picture (spread {spread:.1f})")]
+        return [Finding("bad", "renderer", f"rendered a blank image (spread {spread:.1f})")]
     return [Finding("ok", "renderer", f"jax, cartpole at 48x48, spread {spread:.1f}")]
 
 
 def check_bridge() -> list[Finding]:
-    """A frame to Torch and an action back, unchanged and without sharing."""
+    """Sends a frame to Torch and an action back, which must arrive unchanged and without shared memory."""
     import jax.numpy as jnp
     import numpy as np
     import torch
@@ -125,12 +127,12 @@ def check_bridge() -> list[Finding]:
     owner.zero_()
     good = lent.sum().item() == 66 and np.allclose(taken, np.linspace(-1, 1, 4), atol=1e-6)
     if not good:
-        return [Finding("bad", "DLPack bridge", "values changed on the way between JAX and Torch")]
+        return [Finding("bad", "DLPack bridge", "values changed between JAX and Torch")]
     return [Finding("ok", "DLPack bridge", "values kept, memory owned")]
 
 
 def check_memory() -> list[Finding]:
-    """Where the learner and the VLM live, and how they share it."""
+    """Reports the memory of the learner and of the VLM, and how they share a GPU."""
     import jax
     import torch
 
@@ -156,7 +158,7 @@ def check_memory() -> list[Finding]:
 
 
 def check_vlm() -> list[Finding]:
-    """Ask the embedded VLM, and say what the default one takes."""
+    """Queries the tiny VLM, and estimates the memory of the default one."""
     import numpy as np
     import torch
 
@@ -173,27 +175,34 @@ def check_vlm() -> list[Finding]:
     text = f"{service.memory_bytes / 1e6:.1f} MB on the {where}, {1e3 * seconds[1]:.0f} ms for 1 frame"
     failed = service.counters["parse_failures"]
     answered = Finding("ok", "VLM tiny", f"{text}, {1e3 * seconds[64]:.0f} ms for 64")
-    return [answered if not failed else Finding("bad", "VLM tiny", f"{failed:.0f} answers not understood"), needs()]
+    return [
+        answered if not failed else Finding("bad", "VLM tiny", f"{failed:.0f} answers could not be parsed"),
+        needs(),
+    ]
 
 
 def needs() -> Finding:
-    """Memory of the default VLM: bfloat16 weights, float32 adapter, and with it gradients and AdamW's two moments."""
+    """Estimates the memory of the default VLM.
+
+    bfloat16 weights, a float32 adapter, and in fine-tuning its gradients and AdamW's two moments.
+    """
     import torch
     import transformers
 
-    from covr_jax.vlm.engine import PAPER_PRESET
+    from covr_jax.vlm.defaults import RELEASED
     from covr_jax.vlm.models.backbones import QWEN2_5_VL, released_config
     from covr_jax.vlm.models.loading import Backbone, add_lora
 
     with torch.device("meta"):  # sizes only
         model = getattr(transformers, QWEN2_5_VL.model_class)(released_config(QWEN2_5_VL))
-        _, count = add_lora(Backbone(model, None, None, False, QWEN2_5_VL), **PAPER_PRESET)  # type: ignore[arg-type]
+        _, count = add_lora(Backbone(model, None, None, False, QWEN2_5_VL), **RELEASED.lora)  # type: ignore[arg-type]
     weights, adapter = 2 * (count.total - count.trainable), 4 * count.trainable
     text = f"{(weights + adapter) / 1e9:.1f} GB to answer, {(weights + 4 * adapter) / 1e9:.1f} GB to fine-tune"
     return Finding("ok", QWEN2_5_VL.hub_id.split("/")[1], f"{text}, activations not counted")
 
 
 def main() -> int:
+    """Prints the table; returns 1 where something is bad."""
     findings = check_versions() + check_known_bad()
     if not any(finding.level == "bad" for finding in findings):
         from covr_jax import runtime

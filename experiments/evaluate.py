@@ -1,4 +1,4 @@
-"""Evaluate a trained policy: ``python experiments/evaluate.py runs/a --episodes 10``. The VLM has no part in it."""
+"""Evaluate a trained policy: ``python experiments/evaluate.py runs/a --episodes 10``. No VLM is loaded."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from experiments import cli
 
 
 def main() -> int:
+    """Evaluates, and prints one line or one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", type=Path, help="directory that train.py wrote")
     parser.add_argument("--episodes", type=int, default=10, help="episodes, each from its own start state")
     parser.add_argument("--number", type=int, default=0, help="which set of start states")
     parser.add_argument("--checkpoint", type=int, default=None, help="env steps of the checkpoint; default: the newest")
     names = get_args(Distractors)
-    parser.add_argument("--distractors", default=None, choices=names, help="in the picture; default: the run's own")
+    parser.add_argument("--distractors", default=None, choices=names, help="visual changes; default: those of the run")
     parser.add_argument("--video", type=Path, default=None, help="also record one episode to this mp4")
     others = parser.add_mutually_exclusive_group()
     others.add_argument("--random", action="store_true", help="uniform actions in place of the policy's")
@@ -40,20 +41,20 @@ def main() -> int:
 
     config, programs, state = load_run(arguments.run_dir, arguments.checkpoint, arguments.distractors)
     evaluator = programs.evaluator
-    lanes = evaluator.env.num_envs
-    if arguments.episodes < 1 or (arguments.episodes > lanes and not programs.hosted):
-        cli.fail(f"--episodes must be between 1 and {lanes}, the run's evaluation lanes")
-    if arguments.constant and len(arguments.constant) != programs.env.action_dim:
-        cli.fail(f"--constant needs {programs.env.action_dim} numbers for {config.task}")
+    num_envs = evaluator.env.num_envs
+    if arguments.episodes < 1 or (arguments.episodes > num_envs and not programs.parts.hosted):
+        cli.fail(f"--episodes must be between 1 and {num_envs}, the environments of the run's evaluation")
+    if arguments.constant and len(arguments.constant) != programs.parts.env.action_dim:
+        cli.fail(f"--constant needs {programs.parts.env.action_dim} numbers for {config.task}")
     policy = evaluator.eval_policy(state.learner)
     name = shown_method(config.method)
     if arguments.random:
         policy, name = evaluator.random_policy(arguments.number), "random"
     elif arguments.constant:
-        action = np.tile(np.array(arguments.constant, np.float32), (lanes, 1))
+        action = np.tile(np.array(arguments.constant, np.float32), (num_envs, 1))
         policy, name = (lambda *_: action), f"constant {' '.join(f'{number:g}' for number in arguments.constant)}"
     values = evaluator.evaluate(policy, arguments.episodes, arguments.number)
-    measured = evaluator.episode_metrics()
+    episode_metrics = evaluator.episode_metrics()
     if arguments.video:
         from covr_jax.training.video import record_episode
 
@@ -63,13 +64,13 @@ def main() -> int:
         "task": config.task,
         "method": name,
         "seed": config.seed,
-        "env_steps": int(state.progress.transitions) * programs.env.action_repeat,
+        "env_steps": int(state.progress.transitions) * programs.parts.env.action_repeat,
         "episodes": arguments.episodes,
         "return": float(values.mean()),
         "return_std": float(values.std()),
-        "renderer": programs.pictures,
-        "distractors": config.eval.distractors or config.env.distractors,
-        **measured,
+        "renderer": programs.parts.image_source,
+        "distractors": config.eval.distractors,
+        **episode_metrics,
     }
     if arguments.json:
         print(json.dumps(row))
@@ -77,7 +78,8 @@ def main() -> int:
         print(
             f"{row['task']} {row['method']} seed {row['seed']} at {row['env_steps']:,} env steps:"
             f" return {row['return']:.1f} ± {row['return_std']:.1f} over {row['episodes']} episodes"
-            f" (renderer {row['renderer']})" + "".join(f", {name} {value:.3g}" for name, value in measured.items())
+            f" (renderer {row['renderer']})"
+            + "".join(f", {name} {value:.3g}" for name, value in episode_metrics.items())
         )
     return 0
 

@@ -1,4 +1,4 @@
-"""Rebuild the report of one or more runs; with several, also draw their learning curves into one picture.
+"""Rebuild the report of one or more runs; with several, also draw their learning curves into one image.
 
 python experiments/plot.py runs/cartpole_swingup/covr/seed1
 python experiments/plot.py runs/cartpole_swingup/*/seed* --output compare.png
@@ -15,17 +15,19 @@ from covr_jax.report.compare import BANDS, write_comparison
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="plot.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run_dir", type=Path, nargs="+", help="run directories")
-    picture = "picture of all runs: png, svg or pdf (default with several runs: compare.png)"
-    parser.add_argument("--output", type=Path, metavar="FILE", help=picture)
+    output = "image of all runs: png, svg or pdf (default with several runs: compare.png)"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=output)
     parser.add_argument("--band", choices=BANDS, default="minmax", help="shaded over the seeds (default: minmax)")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs the script; returns its exit status."""
     options = parse(arguments)
     try:
         for run_dir in options.run_dir:

@@ -1,11 +1,11 @@
-"""Train several tasks, methods and seeds, some at a time; the same command goes on where it was stopped.
+"""Trains several tasks, methods and seeds, some at a time; the same command continues where it was stopped.
 
     python experiments/sweep.py --methods sac rad covr covr:sac --seeds 1 2 3 --jobs 2 --preset cpu
     python experiments/sweep.py --tasks cheetah_run walker_walk --methods covr --gpus 0 1 --vlm /models/qwen
 
-`covr:sac` is `--method covr --base sac`. Options that are not listed here go to every train.py. A run's output is in
-its directory's train.log; a run that fails is told and the others go on. Finished runs are left as they are. Jobs share
-the processors evenly, one job per GPU where GPUs are named.
+`covr:sac` is `--method covr --base sac`. Options that are not listed here go to every train.py. The output of a run is
+in train.log in its directory; a run that fails is reported and the others continue. Finished runs are left as they are.
+Jobs share the processors evenly, one job per GPU where GPUs are named.
 """
 
 from __future__ import annotations
@@ -45,12 +45,22 @@ class Slot(NamedTuple):
 
 
 def command_of(job: Job) -> str:
-    """As one would type it."""
+    """Returns the command line of a job."""
     return shlex.join(["python", str(TRAIN), *job.arguments])
 
 
 def make_jobs(tasks: list[str], methods: list[str], seeds: list[int], root: Path, options: list[str]) -> list[Job]:
-    """Seeds outermost, so that a sweep that is stopped early has all methods; `method:base` is taken apart."""
+    """Returns a job per seed, task and method.
+
+    Seeds vary slowest, so that a sweep that is stopped early has all methods.
+
+    Args:
+      tasks: names of tasks.
+      methods: names of methods, or ``method:base``.
+      seeds: integers.
+      root: a run goes to root/task/method/seedN.
+      options: further arguments of every train.py.
+    """
     jobs = []
     for seed, task, method in product(seeds, tasks, methods):
         name, _, base = method.partition(":")
@@ -61,7 +71,11 @@ def make_jobs(tasks: list[str], methods: list[str], seeds: list[int], root: Path
 
 
 def make_slots(jobs: int, gpus: list[str]) -> list[Slot]:
-    """``jobs`` even shares of this process's processors, or one per GPU.
+    """Divides the processors of this process evenly.
+
+    Args:
+      jobs: number of shares, where no GPU is named.
+      gpus: values of CUDA_VISIBLE_DEVICES; one share each.
 
     Raises:
       ConfigError: more jobs than processors.
@@ -78,7 +92,7 @@ def make_slots(jobs: int, gpus: list[str]) -> list[Slot]:
 
 
 def refuse_own(options: list[str]) -> None:
-    """Raise ConfigError where an option meant for every train.py is one that tells the runs apart."""
+    """Raises ConfigError where the options of every train.py hold one that differs between runs."""
     from covr_jax.config import ConfigError
 
     for name in ("task", "method", "base", "seed", "run-dir"):
@@ -87,29 +101,30 @@ def refuse_own(options: list[str]) -> None:
 
 
 def unfinished(jobs: list[Job]) -> list[Job]:
-    """The runs to do.
+    """Returns the jobs without a result, after checking the options of all.
 
     Raises:
       ConfigError: options that cannot be used, or the directory of another configuration; nothing has run then.
     """
     from covr_jax.config.validate import validate
+    from covr_jax.training.resolve import resolve
 
     rest = []
     for job in jobs:
         _, arguments = cli.split_option(job.arguments, "run-dir")
         config = cli.parse_config(arguments, "train.py", "")
         validate(config)
-        check_config(config, job.run_dir)
+        check_config(config, job.run_dir, resolve)
         if not (job.run_dir / "result.json").exists():
             rest.append(job)
     return rest
 
 
 def run_all(jobs: list[Job], slots: list[Slot]) -> list[Job]:
-    """Runs them, as many at a time as there are slots; returns those that failed."""
+    """Runs jobs, one per slot at a time; returns those that failed."""
     waiting, free, failed = list(jobs), list(slots), []
     running: list[tuple[subprocess.Popen, Job, Slot]] = []
-    ended = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else nothing below is run
+    ended = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # runs `finally`
     try:
         while waiting or running:
             while waiting and free:
@@ -125,7 +140,7 @@ def run_all(jobs: list[Job], slots: list[Slot]) -> list[Job]:
                 if process.returncode:
                     failed.append(job)
     finally:
-        for process, _, _ in running:  # stopped from outside: each run has its checkpoints
+        for process, _, _ in running:  # the sweep was stopped; runs resume from their checkpoints
             process.terminate()
         for process, _, _ in running:
             process.wait()
@@ -139,14 +154,14 @@ def _start(job: Job, slot: Slot) -> subprocess.Popen:
         print(f"$ {command_of(job)}", file=log, flush=True)
         command, environment = [sys.executable, str(TRAIN), *job.arguments], os.environ | slot.environment
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    # Long before it has threads; between fork and exec nothing may run beside JAX's own.
+    # Set here and not by preexec_fn, which is unsafe beside JAX's threads; the child has started none of its own yet.
     with contextlib.suppress(ProcessLookupError):
         os.sched_setaffinity(process.pid, slot.processors)
     return process
 
 
 def _last_words(job: Job, code: int) -> str:
-    """What the run said of its end."""
+    """Returns the last line of a run's log that tells how it ended."""
     lines = [line for line in (job.run_dir / "train.log").read_text(errors="replace").splitlines() if line.strip()]
     if code:
         return f"failed with exit code {code}: {lines[-1]}"
@@ -154,6 +169,7 @@ def _last_words(job: Job, code: int) -> str:
 
 
 def main() -> int:
+    """Runs the sweep; returns 1 where a run failed."""
     parser = argparse.ArgumentParser(
         prog="sweep.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -4,7 +4,7 @@
     python experiments/table.py runs/*/*/seed* --output table.md          # or .csv, .json
 
 The std is the population's, as in the report; the number of seeds is in brackets. Runs that have not finished are
-named and left out. `--metric` takes any evaluation metric, for example eval/driving_distance.
+named and left out. `--metric` is any evaluation metric, for example eval/driving_distance.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from covr_jax.report.table import KINDS, read_final, render, summarise
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="table.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,6 +32,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs the script; returns its exit status."""
     options = parse(arguments)
     try:
         finals = [read_final(run_dir, options.metric) for run_dir in options.run_dir]

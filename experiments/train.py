@@ -1,6 +1,6 @@
 """Train one agent: ``python experiments/train.py --task cartpole_swingup --method covr --seed 1 --run-dir runs/a``.
 
-The same command on the same run directory goes on from the last checkpoint.
+The same command on the same run directory continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from experiments import cli
 
 
 def main() -> int:
+    """Trains, writes the report, and prints the final return."""
     run_dir, arguments = cli.split_option(sys.argv[1:], "run-dir")
     config = cli.parse_config(arguments, "train.py", __doc__ or "")
 
@@ -26,13 +27,13 @@ def main() -> int:
     if config.method in WITH_VLM and config.vlm.device != "cpu":
         runtime.share_gpu(config.vlm.gpu_share)
     from covr_jax.report import write_report
-    from covr_jax.training import loop
+    from covr_jax.training.run import train
     from experiments.console import ConsoleReporter
 
     directory = Path(run_dir or f"runs/{config.task}/{config.method}/seed{config.seed}")
     command = shlex.join(["python", *sys.argv])
     with ConsoleReporter(config.total_steps) as reporter:
-        result = loop.train(config, directory, reporter, command)
+        result = train(config, directory, reporter, command)
     report = write_report(directory)
     print(
         f"final return {result.final_return:.1f} ± {result.final_return_std:.1f}"

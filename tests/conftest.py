@@ -1,13 +1,15 @@
-"""Set up once per session: no window system, the commands' compile cache, and a COVR run small enough for seconds."""
+"""Session set-up: no window system, the commands' compile cache, shape checks, groups of tests that share programs."""
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import sys
 from functools import cache
 
 import pytest
+from jaxtyping import install_import_hook
 
 os.environ.setdefault("MUJOCO_GL", "disable")  # dm_control looks for a display when it is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,10 +27,62 @@ if name := os.environ.get("PYTEST_XDIST_WORKER"):
     keep_to_a_share(int(name.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
 
 
+# Modules of pure array functions: the shapes and dtypes that their annotations promise are checked on every call.
+CHECKED = ("covr_jax.replay.buffer", "covr_jax.replay.storage")
+install_import_hook(CHECKED, "beartype.beartype")
+
+
 def pytest_configure():
     from covr_jax import runtime
 
     runtime.configure()
+
+
+# One task without contact and one with it stand for the nine in the first tier.
+FIRST_TIER = ("cartpole_swingup", "walker_walk")
+SECOND_TIER = (
+    "reacher_easy",
+    "cheetah_run",
+    "finger_spin",
+    "ball_in_cup_catch",
+    "hopper_hop",
+    "walker_run",
+    "pendulum_swingup",
+)
+
+
+def task_of(item):
+    """The DMControl task that a test is parametrised by, or None."""
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return next((v for v in values if isinstance(v, str) and v in FIRST_TIER + SECOND_TIER), None)
+
+
+def group_of(item):
+    """Tests of one group run in one process and share what they compile: a marked group's, a task's, or a file's."""
+    if marker := item.get_closest_marker("xdist_group"):
+        return marker.args[0] if marker.args else marker.kwargs["name"]
+    task = task_of(item)
+    return task.replace("walker_run", "walker_walk") if task else item.path.name  # walkers share model and physics
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if task_of(item) in SECOND_TIER:
+            item.add_marker(pytest.mark.slow)
+        item.add_marker(pytest.mark.xdist_group(name=group_of(item)))
+    items.sort(key=group_of)  # a group is not interrupted by another one, which would drop its programs
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Drops the compiled programs of a group that is over.
+
+    They map memory, and those of all groups together are more than Linux lets one process map (65,530).
+    """
+    if (nextitem is None or group_of(item) != group_of(nextitem)) and "jax" in sys.modules:
+        for shared in SHARED:
+            shared.cache_clear()
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -56,12 +110,45 @@ def tiny_config():
     )
 
 
-@pytest.fixture(scope="module")
-def make_programs():
-    """Programs by config; one object per config and file, since tracing the renderer takes seconds."""
+def programs_key(config):
+    """The config without what reaches no compiled piece, so that runs which differ there share their programs."""
+    from covr_jax import config as configuration
+
+    defaults = configuration.Config()
+    vlm = dataclasses.replace(
+        defaults.vlm,
+        every=config.vlm.every,
+        hold=config.vlm.hold,
+        frames=config.vlm.frames,
+        ask_share=config.vlm.ask_share,
+    )
+    agent = configuration.agent(config)
+    return dataclasses.replace(
+        config,
+        method=agent,
+        base="rad",
+        total_steps=defaults.total_steps,
+        covr=defaults.covr,
+        vlm=vlm,
+        run=defaults.run,
+    )
+
+
+@cache
+def shared_programs(config):
+    """Programs by ``programs_key``."""
     from covr_jax.training.programs import Programs
 
-    return cache(Programs)
+    return Programs(config)
+
+
+SHARED = [shared_programs]  # caches of compiled programs, emptied when a group of tests is over
+
+
+@pytest.fixture(scope="session")
+def make_programs():
+    """Programs of a config, shared within a group of tests, since tracing the renderer takes seconds."""
+    return lambda config: shared_programs(programs_key(config))
 
 
 @pytest.fixture(scope="session")
@@ -69,23 +156,13 @@ def piece_sizes():
     """How many variants of each compiled piece of some Programs there are."""
 
     def sizes(programs):
-        names = ("_act", "_random", "_add", "_progress", "_query", "_attach")
-        pieces = {name: getattr(programs, name) for name in names}
-        pieces["_mean_action"] = programs.evaluator._mean_action
-        pieces |= {name: getattr(programs._env, name) for name in ("_initial", "_advance", "_observe")}
-        pieces |= {f"_learn {with_actor}": piece for with_actor, piece in programs._learn.items()}
+        pieces = programs.pieces._asdict()
+        learn = pieces.pop("learn")
+        pieces |= {f"learn {with_actor}": piece for with_actor, piece in learn.items()}
+        used = ("act", "random_action", "add", "count", "query", "set_prior", "learn False", "learn True")
+        pieces = {name: pieces[name] for name in used}
+        pieces["mean_action"] = programs.evaluator._mean_action
+        pieces |= {name: getattr(programs.stepper, name) for name in ("_initial", "_advance", "_observe")}
         return {name: piece._cache_size() for name, piece in pieces.items()}
 
     return sizes
-
-
-@pytest.fixture(autouse=True, scope="module")
-def programs_of_one_file(request):
-    """Compiled programs map memory, and those of all files together are more than Linux lets one process map (65,530).
-
-    The files of tests/envs share their programs (see pairs.py), which are the dearest ones and stay.
-    """
-    yield
-    if "jax" in sys.modules and request.path.parent.name != "envs":
-        sys.modules["jax"].clear_caches()
-        gc.collect()

@@ -1,41 +1,42 @@
-"""What a method is made of. A method states these parts; the learner that runs them is one and the same.
+"""The parts that make up a method; one learner runs all methods.
 
-Letters: B batch, A action, K horizon, V views, N torso features, F features.
+Letters: B batch, H W image, C channels, A action, K steps of a future, N torso features, G cells of a map's side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
+import jax.numpy as jnp
+from jaxtyping import Array
 
 from covr_jax.agents import policies
 from covr_jax.agents.networks import Networks, Params, make_networks
 from covr_jax.agents.policies import Policy
 from covr_jax.config import SACConfig
-from covr_jax.types import Array, Batch
+from covr_jax.types import Batch
 
-Metrics = dict[str, Array]
+Metrics = dict[str, Array]  # scalars by logged name
 
 
 class Views(NamedTuple):
-    """What an update sees of a batch's images. The actor learns from the first view of the observation."""
+    """The augmented images of an update. The actor learns from the first view of the observation."""
 
-    observation: tuple[Array, ...]  # of u8[B,H,W,C]
+    observation: tuple[Array, ...]  # u8[B,H,W,C] each
     next_observation: tuple[Array, ...]
 
 
 class Augmentation(NamedTuple):
-    """How a method changes images: at random for updates, centred for acting."""
+    """Changes of images: random ones for updates, the central one for acting."""
 
-    augment: Callable[[Array, Array, Array], Views]  # (key, obs u8[B,...], next_obs)
+    augment: Callable[[Array, Array, Array], Views]  # (key, observation u8[B,H,W,C], next_observation)
     center: Callable[[Array], Array]  # u8[B,H,W,C] -> u8[B,H',W',C]
     random: Callable[[Array, Array], Array]  # (key, u8[B,H,W,C]) -> u8[B,H',W',C], one more random view
 
 
 class AuxiliaryParams(NamedTuple):
-    """What an auxiliary loss moves: the shared convolutions, the critic's encoder and parameters of its own."""
+    """Parameters that an auxiliary loss trains: shared convolutions, the critic's encoder, its own heads."""
 
     torso: Params
     encoder: Params
@@ -43,43 +44,44 @@ class AuxiliaryParams(NamedTuple):
 
 
 def same_action(params: Params, action: Array) -> Array:
-    """The critic reads actions as they are."""
+    """Returns the action: the critic reads it unchanged."""
     del params
     return action
 
 
 class Auxiliary(NamedTuple):
-    """A loss beside the critic's and the actor's, minimised by an Adam of its own after each critic update."""
+    """A loss beside the critic's and the actor's, minimised by its own Adam after each critic update."""
 
     init: Callable[[Array, Array, Array], Params]  # (key, torso features f32[1,N], action f32[1,A])
-    # (trained, targets {"torso", "critic", "auxiliary" where averaged}, views, batch, key) -> (loss, metrics)
+    # (params, target {"torso", "critic", "auxiliary" where ema_params}, views, batch, key) -> (loss f32[], metrics)
     loss: Callable[[AuxiliaryParams, dict[str, Params], Views, Batch, Array], tuple[Array, Metrics]]
-    embed_action: Callable[[Params, Array], Array] = same_action  # what the critic reads; its loss moves the parameters
-    ema_params: tuple[str, ...] = ()  # entries of the parameters that have a target copy, which follows by encoder_tau
+    # (auxiliary params, action f32[B,A]) -> what the critic reads; the critic's loss trains these params too
+    embed_action: Callable[[Params, Array], Array] = same_action
+    ema_params: tuple[str, ...] = ()  # entries of the params with a target copy, which follows them by encoder_tau
 
 
 class Method(NamedTuple):
-    """A composition. The defaults are those of pixel SAC."""
+    """The composition of a method. The defaults are those of pixel SAC."""
 
     augmentation: Augmentation
-    networks: Callable[..., Networks] = make_networks  # with the keywords of ``make_networks``
+    networks: Callable[..., Networks] = make_networks  # takes the keywords of ``make_networks``
     policy: Policy = policies.squashed_gaussian
     auxiliary: Callable[[Networks, Augmentation, int, SACConfig], Auxiliary] | None = None  # int: A
-    view_weights: tuple[float, ...] = (1.0,)  # of the critic loss on each view of the observation
-    residual: bool = False  # the actor also reads the action before
+    view_weights: tuple[float, ...] = (1.0,)  # weight of the critic loss on each view of the observation
+    residual: bool = False  # the actor also reads the previous action
     history: int = 0  # frames that an observation holds beyond ``env.frame_stack``
-    horizon: int = 0  # steps of ``Batch.future`` that the auxiliary loss reads
-    map_side: int = 0  # G: the auxiliary loss reads ``Batch.maps``, and the VLM is asked for those, not for actions
+    horizon: int = 0  # K, steps of ``Batch.future`` that the auxiliary loss reads
+    map_side: int = 0  # G > 0: the auxiliary loss reads ``Batch.maps``, and the VLM is queried for maps, not actions
 
 
 def no_auxiliary(networks: Networks, augmentation: Augmentation, action_dim: int, config: SACConfig) -> Auxiliary:
-    """Nothing beside the critic and the actor."""
+    """Returns an auxiliary loss of 0 without parameters."""
     del networks, augmentation, action_dim, config
-    return Auxiliary(init=lambda *_: {}, loss=lambda *_: (jax.numpy.zeros(()), {}))
+    return Auxiliary(init=lambda *_: {}, loss=lambda *_: (jnp.zeros(()), {}))
 
 
-def build_networks(method: Method, action_dim: int, config: SACConfig) -> Any:
-    """The method's networks in the sizes of the config."""
+def build_networks(method: Method, action_dim: int, config: SACConfig) -> Networks:
+    """Returns the method's networks in the sizes of the config."""
     return method.networks(
         action_dim,
         num_filters=config.num_filters,

@@ -1,4 +1,4 @@
-"""From what an actor network gives to actions in [-1, 1]. Letters: B batch, A action."""
+"""Policies: how the outputs of an actor network become actions in [-1, 1]. Letters: B batch, A action."""
 
 from __future__ import annotations
 
@@ -8,38 +8,47 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from covr_jax.agents.losses import squash_log_det, squashed_sample
-from covr_jax.types import Array
 
 _EDGE = 1e-6  # noisy actions stay inside of [-1, 1] by this much [DrQ-v2]
-_CLIP = 0.3  # of the noise in losses [DrQ-v2]
+_CLIP = 0.3  # bound of the noise in losses [DrQ-v2]
 _LOG_2PI_E = 2.8378770664093453
 _POINTS, _WEIGHTS = (x.astype(np.float32) for x in np.polynomial.hermite_e.hermegauss(32))
 
 
 class Policy(NamedTuple):
-    """``outputs`` are the actor network's; ``noise`` is the deviation that deterministic policies explore with.
+    """The functions of a policy.
 
-    An ``entropy_regularised`` policy has a temperature, and its ``log_prob`` enters targets and losses; for the
-    others it is 0, which leaves the deterministic policy gradient.
+    ``outputs`` are the actor network's: (mean, log_std) f32[B,A] of a stochastic policy, the mean f32[B,A] of a
+    deterministic one, both before the tanh. ``noise`` f32[] is the standard deviation with which deterministic policies
+    explore; others ignore it.
+
+    An ``entropy_regularised`` policy has a temperature, and its log probability enters targets and losses. It is 0 for
+    the others, which leaves the deterministic policy gradient.
     """
 
-    mode: Callable[[Any], Array]  # outputs -> f32[B,A]
-    explore: Callable[[Array, Any, Array], Array]  # (key, outputs, noise) -> f32[B,A]
-    sample: Callable[[Array, Any, Array], tuple[Array, Array]]  # in losses -> action f32[B,A], log_prob f32[B]
+    mode: Callable[[Any], Array]  # outputs -> action f32[B,A] without noise
+    explore: Callable[[Array, Any, Array], Array]  # (key, outputs, noise) -> action f32[B,A]
+    sample: Callable[[Array, Any, Array], tuple[Array, Array]]  # for losses -> action f32[B,A], log_prob f32[B]
     entropy: Callable[[Array, Any, Array], Array]  # one-sample estimate -log pi(a|s), nats, f32[B]
-    mean_entropy: Callable[[Any, Array], Array]  # (outputs, noise) -> its mean over samples, f32[B]
+    mean_entropy: Callable[[Any, Array], Array]  # (outputs, noise) -> entropy without sampling, nats, f32[B]
     entropy_regularised: bool
 
 
-def _gaussian_sample(key: Array, outputs: tuple[Array, Array], noise: Array) -> tuple[Array, Array]:
+Gaussian = tuple[Float[Array, "*batch A"], Float[Array, "*batch A"]]  # mean and log_std, before the tanh
+
+
+def _gaussian_sample(
+    key: PRNGKeyArray, outputs: Gaussian, noise: Float[Array, ""]
+) -> tuple[Float[Array, "*batch A"], Float[Array, "*batch"]]:
     del noise
     return squashed_sample(key, *outputs)
 
 
-def _gaussian_entropy(outputs: tuple[Array, Array], noise: Array) -> Array:
-    """H = sum_d (log sigma + 1/2 log 2 pi e + E[log(1 - tanh(u)^2)]), the mean by Gauss-Hermite quadrature.
+def _gaussian_entropy(outputs: Gaussian, noise: Float[Array, ""]) -> Float[Array, "*batch"]:
+    """Returns H = sum_d (log sigma + 1/2 log 2 pi e + E[log(1 - tanh(u)^2)]), the mean by Gauss-Hermite quadrature.
 
     Without samples, so that observations can be ranked. Off by 1e-6 nats per dimension for sigma up to 1, by 2e-4 for 2
     and by less than 0.1 for the largest of 7.
@@ -62,27 +71,31 @@ squashed_gaussian = Policy(
 
 
 @jax.custom_jvp
-def clip_straight_through(action: Array) -> Array:
-    """Clipped to [-1, 1]; the gradient passes as if it were not (DrQ-v2)."""
+def clip_straight_through(action: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Clips to [-1, 1] with the gradient of the identity (DrQ-v2)."""
     return jnp.clip(action, -1.0 + _EDGE, 1.0 - _EDGE)
 
 
 clip_straight_through.defjvp(lambda primals, tangents: (clip_straight_through(*primals), tangents[0]))
 
 
-def _noisy(key: Array, mean: Array, noise: Array, clip: float | None) -> Array:
+def _noisy(
+    key: PRNGKeyArray, mean: Float[Array, "*batch A"], noise: Float[Array, ""], clip: float | None
+) -> Float[Array, "*batch A"]:
     change = noise * jax.random.normal(key, mean.shape, mean.dtype)
     if clip is not None:
         change = jnp.clip(change, -clip, clip)
     return clip_straight_through(jnp.tanh(mean) + change)
 
 
-def _noisy_sample(key: Array, mean: Array, noise: Array) -> tuple[Array, Array]:
+def _noisy_sample(
+    key: PRNGKeyArray, mean: Float[Array, "*batch A"], noise: Float[Array, ""]
+) -> tuple[Float[Array, "*batch A"], Float[Array, "*batch"]]:
     return _noisy(key, mean, noise, _CLIP), jnp.zeros(mean.shape[:-1], mean.dtype)
 
 
-def _noise_entropy(mean: Array, noise: Array) -> Array:
-    """Of the noise alone, that of the unclipped Gaussian."""
+def _noise_entropy(mean: Float[Array, "*batch A"], noise: Float[Array, ""]) -> Float[Array, "*batch"]:
+    """Returns the entropy of the noise, as if it were not clipped."""
     per_dimension = 0.5 * _LOG_2PI_E + jnp.log(jnp.maximum(noise, _EDGE))
     return jnp.full(mean.shape[:-1], mean.shape[-1]) * per_dimension
 

@@ -1,4 +1,4 @@
-"""Whether two upright boxes touch, seen from above."""
+"""Overlap of oriented rectangles in the ground plane. Lengths in m, angles in radians."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Box(NamedTuple):
-    """A rectangle in the plane. Angles in radians, lengths in m."""
+    """An oriented rectangle: its centre, yaw and half sizes."""
 
     x: float
     y: float
@@ -25,18 +25,18 @@ class Overlap(NamedTuple):
 
 
 def overlap(a: Box, b: Box) -> Overlap:
-    """The direction in which the boxes overlap least, by the separating axes of both."""
+    """Returns the direction in which two boxes overlap least, by the separating axis theorem."""
     dx, dy = b.x - a.x, b.y - a.y
-    found = []
+    overlaps = []
     for yaw in (a.yaw, a.yaw + math.pi / 2, b.yaw, b.yaw + math.pi / 2):
         x, y = math.cos(yaw), math.sin(yaw)
         distance = dx * x + dy * y
         sign = 1.0 if distance >= 0 else -1.0
-        found.append(Overlap(_reach(a, x, y) + _reach(b, x, y) - abs(distance), sign * x, sign * y))
-    return min(found)
+        overlaps.append(Overlap(_half_extent(a, x, y) + _half_extent(b, x, y) - abs(distance), sign * x, sign * y))
+    return min(overlaps)
 
 
-def _reach(box: Box, x: float, y: float) -> float:
-    """How far the box extends from its middle along a unit vector."""
+def _half_extent(box: Box, x: float, y: float) -> float:
+    """Half the length in m of the box's projection on the unit vector (x, y)."""
     c, s = math.cos(box.yaw), math.sin(box.yaw)
     return box.half_length * abs(c * x + s * y) + box.half_width * abs(c * y - s * x)

@@ -1,4 +1,4 @@
-"""What the environment and its child process say to each other, and the line between them."""
+"""Messages between the environment and its child process, and the socket that carries them. Times in seconds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import struct
 import time
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import UInt8
+
 from covr_jax.carla.reward import Tick
-from covr_jax.types import Array
 
 
 class SessionSetup(NamedTuple):
-    """What a child needs to know. Times in seconds."""
+    """Settings of one session of the client."""
 
     host: str
     port: int
@@ -22,33 +24,33 @@ class SessionSetup(NamedTuple):
     image_size: int  # px, height and width of each camera
     max_ticks: int
     weather: str
-    any_version: bool  # talk to a server of another version than the client's
-    connect_s: float  # how long to look for the server
-    load_s: float  # for a map
-    call_s: float  # for any other call, and for a picture
-    server_group: int | None  # process group to end when the parent is gone
+    any_version: bool  # accept a server of another version than the client's
+    connect_s: float  # time limit to find the server
+    load_s: float  # time limit to load a map
+    call_s: float  # time limit of any other call, and of a camera image
+    server_group: int | None  # process group to kill when the parent has died
     frame_skip: int | None = None  # ticks per agent step; None: the profile's
 
 
 class Connect(NamedTuple):
-    """Find the server and compare versions. Answer: ``WorkerInfo``."""
+    """Finds the server and compares versions. Response: ``WorkerInfo``."""
 
     setup: SessionSetup
 
 
 class Load(NamedTuple):
-    """Get the map, take over the clock, remove what others left behind. Answer: the map's name."""
+    """Loads the map, takes over the clock, removes actors of earlier clients. Response: the map's name."""
 
 
 class Reset(NamedTuple):
-    """Start an episode. Answer: the picture u8[H,W,3]."""
+    """Starts an episode. Response: the first image u8[H,W,3]."""
 
     seed: int
     episode: int
 
 
 class Step(NamedTuple):
-    """One agent step. Answer: ``Stepped``."""
+    """Runs one agent step. Response: ``StepResult``."""
 
     steer: float  # [-1, 1]
     throttle: float  # [0, 1]
@@ -56,57 +58,67 @@ class Step(NamedTuple):
 
 
 class Close(NamedTuple):
-    """Remove everything, give the clock back and end. Answer: None."""
+    """Removes all own actors, gives the clock back and ends the child. Response: None."""
 
 
 Request = Connect | Load | Reset | Step | Close
 
 
 class WorkerInfo(NamedTuple):
-    """Who is on the other side."""
+    """Versions of the client and of the server that it is connected to."""
 
     client_version: str
     server_version: str
 
 
-class Stepped(NamedTuple):
-    """An agent step as it was."""
+class StepResult(NamedTuple):
+    """The result of one agent step."""
 
     ticks: list[Tick]
-    end: str | None  # why the episode is over, see ``reward.ended``
-    image: Array  # u8[H,W,3]
-    late: dict[str, int]  # pictures and collisions that came late so far, by name
+    end: str | None  # reason why the episode is over, see ``reward.end_reason``; None while it goes on
+    image: UInt8[np.ndarray, "H W 3"]
+    late: dict[str, int]  # number of images (key "pictures") and of collisions that came late since the child started
 
 
 class Failure(NamedTuple):
-    """Instead of an answer; ``final`` where trying again cannot help."""
+    """The response to a request that failed."""
 
-    kind: str
-    text: str
-    final: bool = False
+    kind: str  # one word
+    text: str  # one line
+    final: bool = False  # a new attempt cannot succeed
 
 
 class ChannelTimeout(Exception):
-    """The other side said nothing in time."""
+    """The other process neither read nor wrote in time."""
 
 
 class Channel:
     """Pickled messages over a socket between a process and its own child, which therefore trust each other."""
 
-    def __init__(self, line: socket.socket):
-        self._line = line
+    def __init__(self, connection: socket.socket):
+        self._socket = connection
 
     def send(self, message: Any, timeout_s: float | None = None) -> None:
-        """Raises OSError where the other side is gone, ChannelTimeout where it does not read."""
+        """Sends one message.
+
+        Raises:
+          OSError: the other process has closed the socket.
+          ChannelTimeout: the other process did not read in time.
+        """
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-        self._line.settimeout(timeout_s)
+        self._socket.settimeout(timeout_s)
         try:
-            self._line.sendall(struct.pack("<I", len(data)) + data)
+            self._socket.sendall(struct.pack("<I", len(data)) + data)
         except TimeoutError:
             raise ChannelTimeout from None
 
     def receive(self, timeout_s: float | None = None) -> Any:
-        """The next message. Raises EOFError or OSError where the other side is gone, ChannelTimeout where it is slow."""
+        """Returns the next message.
+
+        Raises:
+          EOFError, OSError: the other process has closed the socket.
+          ChannelTimeout: no complete message came in time.
+        """
         end = None if timeout_s is None else time.monotonic() + timeout_s
         (size,) = struct.unpack("<I", self._read(4, end))
         return pickle.loads(self._read(size, end))
@@ -117,9 +129,9 @@ class Channel:
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
                 raise ChannelTimeout
-            self._line.settimeout(left)
+            self._socket.settimeout(left)
             try:
-                part = self._line.recv(min(size - len(data), 1 << 20))
+                part = self._socket.recv(min(size - len(data), 1 << 20))
             except TimeoutError:
                 raise ChannelTimeout from None
             if not part:
@@ -128,5 +140,5 @@ class Channel:
         return bytes(data)
 
     def close(self) -> None:
-        """Let go of the line."""
-        self._line.close()
+        """Closes the socket."""
+        self._socket.close()

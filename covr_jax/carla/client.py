@@ -1,27 +1,22 @@
-"""The parent's side: a child process with the ``carla`` client, watched by the clock, killed by pid, started again.
+"""The parent's side: supervises the child process that runs the ``carla`` client, and a server of our own.
 
-The client may crash its process, abort in a thread of its own or hang while it holds the interpreter, so nothing of it
-runs here. After any fault its child is ended and a new one connects; a server of our own that died, or that a new child
-cannot talk to, is started anew as well.
+The client may crash its process, abort in a thread of its own or hang while it holds the interpreter, so none of it
+runs in this process. After any fault the child is killed by pid and a new one connects. A server of our own that has
+died, or that a new child cannot talk to, is restarted as well.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import UInt8
+
 from covr_jax.carla.channel import (
-    Channel,
-    ChannelTimeout,
     Close,
     Connect,
     Failure,
@@ -30,34 +25,35 @@ from covr_jax.carla.channel import (
     Reset,
     SessionSetup,
     Step,
-    Stepped,
+    StepResult,
     WorkerInfo,
 )
-from covr_jax.carla.servers import Address, OwnServer, child_environment, child_output
-from covr_jax.types import Array, EnvironmentLost
+from covr_jax.carla.servers import Address, OwnServer
+from covr_jax.carla.worker_process import StepFailure, WorkerProcess
+from covr_jax.types import EnvironmentLost
 
-_MARGIN_S = 2.0  # by which the parent waits longer than the child's own limits
+_MARGIN_S = 2.0  # by which the parent waits longer than the child's own time limits
 _CLOSE_S = 5.0
 _COUNTERS = ("faults", "restarts", "server_restarts", "late_pictures", "late_collisions")
-_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0  # between attempts; doubles
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0  # between attempts; doubles
 
 
 class RetryPolicy(NamedTuple):
-    """How patient the parent is, in seconds."""
+    """Time limits in seconds, and how many faults are tolerated."""
 
     connect_s: float = 60.0
     load_s: float = 120.0
     reset_s: float = 30.0
     step_s: float = 5.0
-    call_s: float = 2.0  # of the client itself, for one call or one picture
-    patience_s: float = 150.0  # of one reset, whatever happens
-    restarts: int = 5  # children ended by faults, within ``window_s``
+    call_s: float = 2.0  # of the client, for one call or one image
+    patience_s: float = 150.0  # of one reset, all attempts together
+    restarts: int = 5  # tolerated faults within ``window_s``; each ends a child
     window_s: float = 600.0
-    recycle: int = 200  # episodes after which child and, if it is ours, server are replaced: both grow
+    recycle: int = 200  # episodes after which child and own server are replaced, since their memory grows
 
 
 class CarlaError(EnvironmentLost):
-    """What no new attempt will cure."""
+    """A failure that no new attempt can cure."""
 
 
 class ServerGone(CarlaError):
@@ -65,113 +61,62 @@ class ServerGone(CarlaError):
 
 
 class ServerRefused(CarlaError):
-    """The server is there but cannot be used: another version, no such map, an unknown host."""
-
-
-class StepFailure(Exception):
-    """A request that failed; ``kind`` is one word."""
-
-    def __init__(self, failure: Failure):
-        super().__init__(failure.text)
-        self.kind, self.final = failure.kind, failure.final
-
-
-class Child:
-    """One child process."""
-
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", "covr_jax.carla.worker", str(theirs.fileno()), str(os.getpid())]
-        self._process = subprocess.Popen(
-            command,
-            pass_fds=[theirs.fileno()],
-            env=child_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=child_output(),
-        )
-        theirs.close()
-        self._channel = Channel(ours)
-        self._turn = threading.Lock()  # after Ctrl-C a lane's thread may still wait for its answer
-
-    @property
-    def pid(self) -> int:
-        """Of its process."""
-        return self._process.pid
-
-    def ask(self, request: Request, deadline_s: float) -> Any:
-        """Its answer. Raises StepFailure where it fails, dies or stays silent; only ``kill`` may follow then."""
-        try:
-            with self._turn:
-                self._channel.send(request, deadline_s)
-                answer = self._channel.receive(deadline_s)
-        except ChannelTimeout:
-            name = type(request).__name__.lower()
-            raise StepFailure(Failure("silence", f"no answer to {name} within {deadline_s:g} s")) from None
-        except (EOFError, OSError):
-            raise StepFailure(Failure("crash", f"the client's process ended: {self._obituary()}")) from None
-        if isinstance(answer, Failure):
-            raise StepFailure(answer)
-        return answer
-
-    def _obituary(self) -> str:
-        self._process.kill()
-        code = self._process.wait()
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._process.kill()
-        self._process.wait()
-        self._channel.close()
+    """The server cannot be used: another version, none of the maps, an unknown host name."""
 
 
 class CarlaSupervisor:
-    """A simulator that is always there: see the module.
+    """Keeps one child and one server running; see the module.
 
     Args:
-      setup: the child's instructions, see ``channel.SessionSetup``; where the server is and the times are filled in here.
-      server: a server of our own, or the address of somebody else's. clock: seconds; tests turn it by hand.
+      setup: settings for the child; the server's address and the time limits are filled in here.
+      server: a server of our own, or the address of a server that runs already.
+      retry_policy: time limits and tolerated faults.
+      clock: returns seconds; tests replace it.
 
     Attributes:
-      counters: faults, restarts (of children), server_restarts; late_pictures and late_collisions.
+      counters: number of faults, of restarts of the child, of server_restarts, of late_pictures and late_collisions.
       last_fault: kind and text of the last fault, or "".
-      town, facts: of the last connection.
+      town: name of the map of the last connection.
+      info: versions of the last connection.
     """
 
     def __init__(
         self,
         setup: SessionSetup,
         server: OwnServer | Address,
-        limits: RetryPolicy,
+        retry_policy: RetryPolicy,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._setup, self._server, self._limits, self._clock = setup, server, limits, clock
-        self._child: Child | None = None
-        self._faults: deque[float] = deque()  # when
-        self._episodes = 0  # of this child and server
-        self._late = {"pictures": 0, "collisions": 0}  # of this child
+        self._setup, self._server, self._retry_policy, self._clock = setup, server, retry_policy, clock
+        self._child: WorkerProcess | None = None
+        self._fault_times: deque[float] = deque()
+        self._episodes = 0  # since this child and server were started
+        self._late = {"pictures": 0, "collisions": 0}  # since this child was started
         self.counters: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         self.last_fault = ""
-        self.town, self.facts = "", WorkerInfo("", "")
+        self.town, self.info = "", WorkerInfo("", "")
 
-    def reset(self, seed: int, episode: int) -> Array:
-        """The first picture u8[H,W,3] of an episode. Raises ServerGone or ServerRefused; nothing is left running."""
-        end, pause, failed = self._clock() + self._limits.patience_s, _PAUSE_S, False
+    def reset(self, seed: int, episode: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Starts an episode and returns its first image; tries again after faults.
+
+        Raises:
+          ServerGone, ServerRefused: a new attempt cannot succeed. No process of ours is left running.
+        """
+        end, pause, failed = self._clock() + self._retry_policy.patience_s, _FIRST_PAUSE_S, False
         while True:
-            if self._exhausted():
+            if self._too_many_faults():
                 self.close()
-                times, window = len(self._faults), self._limits.window_s
+                times, window = len(self._fault_times), self._retry_policy.window_s
                 raise ServerGone(f"the simulator failed {times} times within {window:g} s; last: {self.last_fault}")
             try:
-                self._ready(end, fresh_server=failed)
-                image = self._ask(Reset(seed, episode), self._limits.reset_s)
+                self._ensure_child(end, fresh_server=failed)
+                image = self._call(Reset(seed, episode), self._retry_policy.reset_s)
                 self._episodes += 1
                 return image
-            except StepFailure as mishap:
-                if mishap.final:
+            except StepFailure as failure:
+                if failure.final:
                     self.close()
-                    raise ServerRefused(str(mishap)) from None
+                    raise ServerRefused(str(failure)) from None
             if self._clock() + pause > end:
                 self.close()
                 raise ServerGone(f"the simulator does not come back: {self.last_fault}") from None
@@ -179,99 +124,105 @@ class CarlaSupervisor:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    def step(self, steer: float, throttle: float, brake: float) -> Stepped:
-        """One agent step. Raises StepFailure, after which only ``reset`` or ``close`` may follow."""
-        stepped = self._ask(Step(steer, throttle, brake), self._limits.step_s)
-        for name, count in stepped.late.items():
+    def step(self, steer: float, throttle: float, brake: float) -> StepResult:
+        """Runs one agent step.
+
+        Raises:
+          StepFailure: the step failed; only ``reset`` or ``close`` may follow.
+        """
+        result = self._call(Step(steer, throttle, brake), self._retry_policy.step_s)
+        for name, count in result.late.items():
             self.counters[f"late_{name}"] += count - self._late[name]
-        self._late = stepped.late
-        return stepped
+        self._late = result.late
+        return result
 
     def close(self) -> None:
-        """Take our things out of the world and end what we started; may be called twice."""
-        self._retire()
+        """Removes our actors from the server and ends child and own server; may be called twice."""
+        self._retire_child()
         if isinstance(self._server, OwnServer):
             self._server.stop()
 
     @property
     def pid(self) -> int | None:
-        """The child's, while there is one."""
+        """Process id of the child; None where there is none."""
         return self._child.pid if self._child else None
 
     @property
     def server_pid(self) -> int | None:
-        """That of a server of our own, while it runs."""
+        """Process id of a server of our own; None while there is none."""
         return self._server.group if isinstance(self._server, OwnServer) else None
 
     @property
     def address(self) -> Address:
-        """Where the server is, or was last."""
+        """Address of the server, or its last address."""
         return self._server.address if isinstance(self._server, OwnServer) else self._server
 
-    # ---------------------------------------------------------------- inside
-
-    def _retire(self) -> None:
-        """Let the child take our things out of the world and end."""
+    def _retire_child(self) -> None:
+        """Lets the child remove our actors, then ends it."""
         if self._child is not None:
-            with contextlib.suppress(StepFailure):  # it is about to be ended anyway
-                self._child.ask(Close(), _CLOSE_S)
-            self._drop()
+            with contextlib.suppress(StepFailure):  # the child is killed next in any case
+                self._child.call(Close(), _CLOSE_S)
+            self._kill_child()
         self._episodes = 0
 
-    def _drop(self) -> None:
-        """End the child at once."""
+    def _kill_child(self) -> None:
         if self._child is not None:
             self._child.kill()
             self._child = None
 
-    def _ready(self, end: float, fresh_server: bool) -> None:
-        """A child that has loaded the map; ``fresh_server`` replaces a server of our own in any case."""
-        worn = self._episodes >= self._limits.recycle
-        if worn:
-            self._retire()
-        if isinstance(self._server, OwnServer) and (worn or fresh_server or not self._server.alive()):
-            self._drop()
-            self._replace(self._server)
+    def _ensure_child(self, end: float, fresh_server: bool) -> None:
+        """Makes sure that a child has loaded the map; ``fresh_server`` restarts a server of our own in any case."""
+        recycle = self._episodes >= self._retry_policy.recycle
+        if recycle:
+            self._retire_child()
+        if isinstance(self._server, OwnServer) and (recycle or fresh_server or not self._server.alive()):
+            self._kill_child()
+            self._restart_server(self._server)
         if self._child is not None:
             return
         self.counters["restarts"] += bool(self.counters["faults"])
         left = max(1.0, end - self._clock())
-        connect_s = min(self._limits.connect_s, left)
+        connect_s = min(self._retry_policy.connect_s, left)
         host, port = self.address
         setup = self._setup._replace(
-            host=host, port=port, connect_s=connect_s, load_s=self._limits.load_s, call_s=self._limits.call_s,
+            host=host,
+            port=port,
+            connect_s=connect_s,
+            load_s=self._retry_policy.load_s,
+            call_s=self._retry_policy.call_s,
             server_group=self.server_pid,
-        )  # fmt: skip
-        self._child, self._late = Child(), dict.fromkeys(self._late, 0)
-        self.facts = self._ask(Connect(setup), connect_s + self._limits.call_s + _MARGIN_S)
-        self.town = self._ask(Load(), min(self._limits.load_s, left) + _MARGIN_S)
+        )
+        self._child, self._late = WorkerProcess(), dict.fromkeys(self._late, 0)
+        self.info = self._call(Connect(setup), connect_s + self._retry_policy.call_s + _MARGIN_S)
+        self.town = self._call(Load(), min(self._retry_policy.load_s, left) + _MARGIN_S)
 
-    def _replace(self, server: OwnServer) -> None:
+    def _restart_server(self, server: OwnServer) -> None:
         self.counters["server_restarts"] += server.group is not None
         try:
             server.start()
         except OSError as error:
-            self._note(Failure("no_server", str(error)))
-            raise StepFailure(Failure("no_server", str(error))) from None
+            failure = Failure("no_server", str(error))
+            self._record_fault(failure)
+            raise StepFailure(failure) from None
 
-    def _ask(self, request: Request, deadline_s: float) -> Any:
-        """Ask the child; a fault ends it."""
+    def _call(self, request: Request, timeout_s: float) -> Any:
+        """Sends a request to the child; kills the child where it fails."""
         if self._child is None:
             raise RuntimeError("reset comes first")
         try:
-            return self._child.ask(request, deadline_s)
-        except StepFailure as mishap:
-            self._note(Failure(mishap.kind, str(mishap)))
-            self._drop()
+            return self._child.call(request, timeout_s)
+        except StepFailure as failure:
+            self._record_fault(Failure(failure.kind, str(failure)))
+            self._kill_child()
             raise
 
-    def _note(self, failure: Failure) -> None:
+    def _record_fault(self, failure: Failure) -> None:
         self.counters["faults"] += 1
         self.last_fault = f"{failure.kind}: {failure.text}"
-        self._faults.append(self._clock())
+        self._fault_times.append(self._clock())
 
-    def _exhausted(self) -> bool:
-        """Whether there were more faults lately than may be."""
-        while self._faults and self._clock() - self._faults[0] > self._limits.window_s:
-            self._faults.popleft()
-        return len(self._faults) > self._limits.restarts
+    def _too_many_faults(self) -> bool:
+        """Whether more faults than tolerated happened within the window."""
+        while self._fault_times and self._clock() - self._fault_times[0] > self._retry_policy.window_s:
+            self._fault_times.popleft()
+        return len(self._fault_times) > self._retry_policy.restarts

@@ -1,11 +1,11 @@
-"""Write down what a client and a server say to each other, and compare two such transcripts.
+"""Records the remote calls between a client and a server, and compares two such transcripts.
 
-``python -m covr_jax.carla.record --server 127.0.0.1:2000 --port 2100 --output real.jsonl`` stands between them: point
-the client at port 2100. It must run on the server's machine, since sensor data goes to the client directly. One line
-per pair of procedure and shapes is written, shapes only: names and types, no content.
+``python -m covr_jax.carla.record --server 127.0.0.1:2000 --port 2100 --output real.jsonl`` is a proxy: point the client
+at port 2100. It must run on the server's machine, since sensor data go to the client directly. It writes one line per
+pair of procedure and shapes. A shape is the structure of a message and the types in it, without the values.
 
-``python -m covr_jax.carla.record --compare real.jsonl loopback.jsonl`` lists what the second lacks or answers in
-another shape; exit code 1 where there is any such thing.
+``python -m covr_jax.carla.record --compare real.jsonl loopback.jsonl`` lists the procedures that the second transcript
+lacks or answers in another shape; the exit code is 1 where there are any.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from covr_jax.carla.servers import Address, parse_address
 
 _CHUNK = 1 << 16
 _LARGEST_MESSAGE = 256 << 20
-_DEPTH = 8  # beyond which shapes are not told apart
+_DEPTH = 8  # nesting below which shapes are not told apart
 
 
 def shape(value: Any, depth: int = _DEPTH) -> Any:
-    """Types instead of values. A list whose parts are alike becomes ``["*", shape]``, whatever its length."""
+    """Replaces values by their types. A list of similar parts becomes ``["*", shape]``, whatever its length."""
     if isinstance(value, list | tuple) and depth:
         parts = [shape(part, depth - 1) for part in value]
         if len(parts) > 1 and all(fits(part, parts[0]) for part in parts):
@@ -42,7 +43,7 @@ def shape(value: Any, depth: int = _DEPTH) -> Any:
 
 
 def fits(one: Any, other: Any) -> bool:
-    """Whether two shapes may be the same thing: an empty list is a list of anything."""
+    """Whether two shapes are compatible: an empty list fits every list."""
     if isinstance(one, str) or isinstance(other, str):
         return one == other
     if not one or not other:
@@ -54,14 +55,14 @@ def fits(one: Any, other: Any) -> bool:
 
 
 class Transcript:
-    """Collects calls and writes each new (procedure, arguments, error, result) once."""
+    """Writes each new tuple (procedure, arguments, error, result) of shapes to a JSONL file, once."""
 
     def __init__(self, path: Path):
         self._file = path.open("w", encoding="utf-8")
         self._seen: set[str] = set()
 
     def add(self, name: str, arguments: Any, error: Any, result: Any) -> None:
-        """One call and its reply."""
+        """Adds one call and its reply."""
         row = {"call": name, "arguments": shape(arguments), "error": shape(error), "result": shape(result)}
         line = json.dumps(row)
         if line not in self._seen:
@@ -69,40 +70,40 @@ class Transcript:
             print(line, file=self._file, flush=True)
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Closes the file."""
         self._file.close()
 
 
 class CallRecorder:
-    """A proxy for the port of the calls."""
+    """A proxy for the port of the remote calls."""
 
     def __init__(self, server: Address, transcript: Transcript):
         self._server, self._transcript = server, transcript
 
     async def run(self, port: int) -> None:
-        """Serve until cancelled, on this machine only."""
+        """Serves on 127.0.0.1 until cancelled."""
         async with await asyncio.start_server(self._connect, "127.0.0.1", port) as proxy:
             await proxy.serve_forever()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        waiting: dict[int, tuple[str, Any]] = {}
+        pending: dict[int, tuple[str, Any]] = {}
 
-        def asked(message: Any) -> None:
+        def on_request(message: Any) -> None:
             if message[0] == 0:
-                waiting[message[1]] = (message[2], message[3])
+                pending[message[1]] = (message[2], message[3])
 
-        def answered(message: Any) -> None:
-            if message[0] == 1 and message[1] in waiting:
-                self._transcript.add(*waiting.pop(message[1]), message[2], message[3])
+        def on_reply(message: Any) -> None:
+            if message[0] == 1 and message[1] in pending:
+                self._transcript.add(*pending.pop(message[1]), message[2], message[3])
 
         with contextlib.suppress(OSError):
-            there, back = await asyncio.open_connection(*self._server)
-            await asyncio.gather(_pump(reader, back, asked), _pump(there, writer, answered))
+            server_reader, server_writer = await asyncio.open_connection(*self._server)
+            await asyncio.gather(_pump(reader, server_writer, on_request), _pump(server_reader, writer, on_reply))
         writer.close()
 
 
-async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, look: Any) -> None:
-    """Pass bytes on, and then look at the messages in them."""
+async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, on_message: Callable[[Any], None]) -> None:
+    """Forwards bytes, and then calls ``on_message`` with each message in them."""
     unpacker = msgpack.Unpacker(
         strict_map_key=False, unicode_errors="surrogateescape", max_buffer_size=_LARGEST_MESSAGE
     )
@@ -112,13 +113,13 @@ async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, look
             await target.drain()
             unpacker.feed(data)
             for message in unpacker:
-                look(message)
+                on_message(message)
     target.close()
 
 
 def differences(expected: Path, found: Path) -> list[str]:
-    """What ``found`` lacks of ``expected``, or answers in none of its shapes; one line per procedure."""
-    wanted, present = _by_call(expected), _by_call(found)
+    """Lists the procedures that ``found`` lacks, or answers in none of the shapes of ``expected``, one line each."""
+    wanted, present = _results_by_call(expected), _results_by_call(found)
     lines = []
     for name in sorted(wanted):
         if name not in present:
@@ -128,8 +129,8 @@ def differences(expected: Path, found: Path) -> list[str]:
     return lines
 
 
-def _by_call(path: Path) -> dict[str, list[Any]]:
-    """The shapes of each procedure's results, where it did not fail."""
+def _results_by_call(path: Path) -> dict[str, list[Any]]:
+    """Shapes of the results of each procedure's calls that did not fail."""
     shapes: dict[str, list[Any]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -139,10 +140,10 @@ def _by_call(path: Path) -> dict[str, list[Any]]:
 
 
 def main() -> int:
-    """Record a server, or compare two transcripts."""
+    """Records a server, or compares two transcripts; returns the exit code."""
     parser = argparse.ArgumentParser(prog="covr_jax.carla.record", description="Transcripts of CARLA's calls.")
     parser.add_argument("--server", default="127.0.0.1:2000", metavar="HOST:PORT")
-    parser.add_argument("--port", type=int, default=2100, help="where the client has to connect")
+    parser.add_argument("--port", type=int, default=2100, help="port for the client to connect to")
     parser.add_argument("--output", type=Path, default=Path("carla_calls.jsonl"))
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("EXPECTED", "FOUND"))
     options = parser.parse_args()

@@ -1,16 +1,16 @@
-"""Reward, end of the episode and the paper's two figures, as pure functions of plain records.
+"""Reward, end of the episode and the paper's two driving metrics (ER, DD), as pure functions of plain records.
 
-The rules are those of two public lines of work, quirks included:
+The rules are those of two public lines of work, their peculiarities included:
 
-* Both pay for progress along the lane, ``v_s * dt``, and charge for collisions and steering; ``dmr`` also for braking.
+* Both reward progress along the lane, ``v_s * dt``, and penalise collisions and steering; ``dmr`` also braking.
 * With ``dbc`` an agent step is four ticks, its reward their mean, and its distance that of the last tick alone. ER and
-  DD are therefore about a quarter of the true sums; figures of the two profiles must not be compared.
-* ``dbc`` never ends an episode for a collision; ``dmr`` does after 20 colliding ticks in a row.
-* An episode that reaches its number of ticks is truncated, every other end is a termination.
+  DD are therefore about a quarter of the true sums; the metrics of the two profiles must not be compared.
+* ``dbc`` never ends an episode for a collision; ``dmr`` does after 20 consecutive ticks with collisions.
+* An episode that reaches its number of ticks is truncated; every other end is a termination.
 
-Two things are not the originals'. They test the height of the vehicle against the world's zero; here it is the height
+Two rules differ from the originals. They compare the vehicle's height with z = 0 of the map; here it is the height
 above the lane, which is the same on the maps that they use. And a vehicle off the road ends the episode with both
-profiles, as with DBC; DMR takes the nearest lane for its own and drives on beside the road.
+profiles, as with DBC; DMR takes the nearest lane as the vehicle's own and drives on beside the road.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GLITCH_TICKS, _GLITCH_HEIGHT, _GLITCH_CLIMB = 20, 0.5, 1.0  # ticks, m, m/s
 
 
 class Tick(NamedTuple):
-    """What happened to the ego vehicle in one tick of the simulator."""
+    """State of the ego vehicle after one tick of the simulator."""
 
     velocity: tuple[float, float, float]  # m/s
     lane: tuple[float, float]  # unit vector along the lane
@@ -39,14 +39,14 @@ class Tick(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """A profile's prices and reasons to stop."""
+    """Costs and end conditions of a profile."""
 
     impulse_cost: float  # per N s
     brake_cost: float
     steer_cost: float
     frame_skip: int  # ticks per agent step
-    colliding_ticks: int | None  # in a row that end the episode; None: they never do
-    look_ahead: float  # m; where the lane's direction is taken
+    colliding_ticks: int | None  # consecutive ticks with collisions that end the episode; None: never
+    look_ahead: float  # m ahead of the vehicle at which the lane's direction is taken
     max_ticks: int = 1000
 
 
@@ -56,34 +56,40 @@ RULES = {"dmr": DMR, "dbc": DBC}
 
 
 class Progress(NamedTuple):
-    """What the end of an episode depends on besides the last tick."""
+    """Counters that the end of an episode depends on."""
 
     ticks: int = 0
-    colliding: int = 0  # ticks in a row with a collision, up to the last
+    colliding: int = 0  # consecutive ticks with a collision, up to the last tick
 
     def after(self, tick: Tick) -> Progress:
-        """One tick later."""
+        """Returns the counters after one more tick."""
         return Progress(self.ticks + 1, self.colliding + 1 if tick.impulses else 0)
 
 
 def distance(tick: Tick) -> float:
-    """Metres along the lane in this tick, ``v_s * dt``; negative backwards."""
+    """Distance in m along the lane in one tick, ``v_s * dt``; negative backwards."""
     return (tick.velocity[0] * tick.lane[0] + tick.velocity[1] * tick.lane[1]) * DT
 
 
 def tick_reward(rules: Rules, tick: Tick) -> float:
-    """The reward of one tick."""
+    """Reward of one tick."""
     costs = rules.impulse_cost * sum(tick.impulses) + rules.brake_cost * tick.brake + rules.steer_cost * abs(tick.steer)
     return distance(tick) - costs
 
 
 def step_reward(rules: Rules, ticks: Sequence[Tick]) -> float:
-    """The reward of an agent step: the mean over its ticks, of which the end of an episode may leave fewer."""
+    """Reward of an agent step: the mean over its ticks, which are fewer where the episode ends within the step."""
     return sum(tick_reward(rules, tick) for tick in ticks) / len(ticks)
 
 
-def ended(rules: Rules, progress: Progress, tick: Tick) -> str | None:
-    """Why the episode is over after ``tick``, which ``progress`` includes; None while it goes on."""
+def end_reason(rules: Rules, progress: Progress, tick: Tick) -> str | None:
+    """Returns why the episode is over after ``tick``, or None while it goes on.
+
+    Args:
+      rules: the profile's rules.
+      progress: the counters, ``tick`` included.
+      tick: the last tick.
+    """
     if not tick.on_road:
         return "off_road"
     if not tick.road_ahead:
@@ -98,16 +104,16 @@ def ended(rules: Rules, progress: Progress, tick: Tick) -> str | None:
 
 
 class Tally(NamedTuple):
-    """An episode's figures so far."""
+    """Sums over an episode so far."""
 
     er: float = 0.0  # episode reward: the sum of the agent steps' rewards
     dd: float = 0.0  # driven distance: the sum of the agent steps' distances, each that of its last tick
     steps: int = 0
-    collisions: int = 0  # reported ones
+    collisions: int = 0  # as reported by the sensor
     seconds: float = 0.0  # simulated
 
     def after(self, rules: Rules, ticks: Sequence[Tick]) -> Tally:
-        """One agent step later."""
+        """Returns the sums after one more agent step."""
         return Tally(
             self.er + step_reward(rules, ticks),
             self.dd + distance(ticks[-1]),

@@ -1,8 +1,9 @@
-"""Scenarios, camera rigs and weathers as data, and the draw of one episode from a seed. Lengths in m, speeds in m/s.
+"""Scenarios, camera rigs and weathers as data, and the random draw of one episode. Lengths in m, speeds in m/s.
 
 ``highway`` is the paper's #HW after the public environment of its line of work: Town04, road 45, traffic ahead.
-Nothing public says what #GP is; ``ghost_pedestrian`` is this project's reading: vans parked along a street, behind each
-of which somebody steps out when the car is near. On the loopback server both run on roads of this project.
+No public source defines #GP; ``ghost_pedestrian`` is this project's reading: vans parked along a street, from behind
+each of which a pedestrian steps out when the car is near. On the loopback server both use road maps of this project.
+``s`` is the OpenDRIVE coordinate along the road; lanes are OpenDRIVE lane numbers, negative to the right.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from covr_jax.carla.reward import RULES, Rules
 
-Range = tuple[float, float]  # drawn from uniformly
+Range = tuple[float, float]  # bounds of a uniform distribution
 
 
 class Traffic(NamedTuple):
@@ -24,26 +25,26 @@ class Traffic(NamedTuple):
     lanes: tuple[int, ...]
     s: Range
     speed_difference: Range  # % below the limit; negative is faster
-    gap: float  # between the middles of two vehicles in one lane
+    gap: float  # least distance between the centres of two vehicles in one lane
     blueprints: tuple[str, ...]
 
 
 class Ghosts(NamedTuple):
-    """Parked vehicles, and behind the far end of each a pedestrian who crosses when the ego vehicle comes near."""
+    """Parked vehicles, and behind each a pedestrian who crosses the road when the ego vehicle comes near."""
 
     s: tuple[float, ...]  # of the parked vehicles
     lane: int
-    sideways: float  # from the lane's middle to the parked vehicle's, away from the road's
+    sideways: float  # from the lane's centre to the parked vehicle's, away from the middle of the road
     blueprints: tuple[str, ...]
-    behind: float  # from the parked vehicle's middle to the pedestrian
-    trigger: Range  # how near the ego vehicle is when the pedestrian starts
+    behind: float  # from the parked vehicle's centre to the pedestrian
+    trigger: Range  # distance of the ego vehicle at which the pedestrian starts
     speed: Range
-    crossing: float  # how far the pedestrian walks
-    walkers: str  # pattern of blueprints
+    crossing: float  # distance that the pedestrian walks
+    walkers: str  # blueprint pattern
 
 
 class Scenario(NamedTuple):
-    """Where and among whom. ``towns``: the first that the server has is loaded."""
+    """A place on a map and the other road users. The first of ``towns`` that the server has is loaded."""
 
     towns: tuple[str, ...]
     road: int
@@ -85,25 +86,25 @@ SCENARIOS = {
 
 
 class Rig(NamedTuple):
-    """Cameras on the ego vehicle, their pictures side by side from left to right."""
+    """Cameras on the ego vehicle; their images are joined from left to right."""
 
     yaws: tuple[float, ...]  # degrees
     forward: float
     up: float
     fov: float  # degrees
     size: int  # px, height and width of each
-    attributes: tuple[tuple[str, str], ...] = ()  # set where the server's camera has them
+    attributes: tuple[tuple[str, str], ...] = ()  # set where the server's camera blueprint has them
 
 
 class Profile(NamedTuple):
-    """One line of work's rules, cameras and vehicle."""
+    """Rules, cameras and vehicle of one line of work."""
 
     rules: Rules
     rig: Rig
     ego: str
     weather: str
-    gear_switch_s: float | None = None  # of the ego vehicle; None: the blueprint's
-    hidden: tuple[str, ...] = ()  # names of carla.CityObjectLabel, whose scenery is switched off
+    gear_switch_s: float | None = None  # gear switch time of the ego vehicle; None: the blueprint's
+    hidden: tuple[str, ...] = ()  # names of carla.CityObjectLabel whose objects are not drawn
 
 
 _LENS = (
@@ -137,15 +138,18 @@ WEATHERS: dict[str, dict[str, float]] = {
     "dense_fog": _NOON | {"cloudiness": 60.0, "fog_density": 80.0, "fog_distance": 5.0, "fog_falloff": 0.5},
     "midnight": _NOON | {"sun_altitude_angle": -90.0},
 }
-CHANGING = "changing"  # the sun and storms come and go, see ``weather``
+CHANGING = "changing"  # sun and storms change with time, see ``weather``
 _CHANGE_SPEED, _STORM_START, _STORM_LOW, _STORM_HIGH = 0.1, -50.0, -250.0, 100.0
 
 
 def weather(name: str, ticks: int) -> dict[str, float]:
-    """Fields of carla.WeatherParameters after so many ticks. Raises KeyError for an unknown name.
+    """Returns fields of carla.WeatherParameters after a number of ticks.
 
     Under ``changing`` the sun swings between 20 and 90 degrees and a storm's strength rises and falls between -250 and
     100, from -50; rain, clouds and wind follow it.
+
+    Raises:
+      KeyError: the weather's name is unknown.
     """
     if name != CHANGING:
         return WEATHERS[name]
@@ -167,13 +171,13 @@ def _clamp(number: float, low: float, high: float) -> float:
 
 
 class Driver(NamedTuple):
-    """One vehicle of the traffic."""
+    """One vehicle that the Traffic Manager drives."""
 
     lane: int
     s: float
     speed_difference: float
     blueprint: str
-    colour: str  # r,g,b
+    colour: str  # "r,g,b"
 
 
 class Ghost(NamedTuple):
@@ -182,13 +186,13 @@ class Ghost(NamedTuple):
     s: float
     blueprint: str
     colour: str
-    walker: int  # which of the matching blueprints, modulo their number
+    walker: int  # index of the walker's blueprint among the matching ones, modulo their number
     trigger: float
     speed: float
 
 
 class Episode(NamedTuple):
-    """Everything that chance decides."""
+    """All random choices of one episode."""
 
     lane: int
     s: float
@@ -198,7 +202,7 @@ class Episode(NamedTuple):
 
 
 def draw(scenario: Scenario, seed: int, episode: int) -> Episode:
-    """The ``episode``-th episode of ``seed``; one generator, so equal arguments give an equal episode."""
+    """Draws the ``episode``-th episode of ``seed``; equal arguments give equal episodes."""
     random = np.random.default_rng([seed, episode])
     lane, s = int(random.choice(scenario.lanes)), float(random.uniform(*scenario.s))
     drivers = _drivers(scenario.traffic, (lane, s), random) if scenario.traffic else ()
@@ -207,15 +211,13 @@ def draw(scenario: Scenario, seed: int, episode: int) -> Episode:
 
 
 def _drivers(traffic: Traffic, ego: tuple[int, float], random: np.random.Generator) -> tuple[Driver, ...]:
-    """At most ``count`` drivers: a place too near to an earlier one is given up, not drawn again."""
+    """Draws at most ``count`` drivers: a position too near to an earlier one is dropped, not drawn again."""
     drivers, taken = [], [ego]
     for _ in range(traffic.count):
         lane, s = int(random.choice(traffic.lanes)), float(random.uniform(*traffic.s))
-        driver = Driver(
-            lane, s, float(random.uniform(*traffic.speed_difference)), str(random.choice(traffic.blueprints)),
-            _colour(random),
-        )  # fmt: skip
-        if all(lane != other or abs(s - place) >= traffic.gap for other, place in taken):
+        speed_difference = float(random.uniform(*traffic.speed_difference))
+        driver = Driver(lane, s, speed_difference, str(random.choice(traffic.blueprints)), _colour(random))
+        if all(lane != other or abs(s - other_s) >= traffic.gap for other, other_s in taken):
             taken.append((lane, s))
             drivers.append(driver)
     return tuple(drivers)

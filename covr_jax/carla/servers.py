@@ -1,4 +1,4 @@
-"""Where the server is, and servers that this process starts itself."""
+"""Addresses of CARLA servers, and servers that this process starts itself."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 _ROOT = str(Path(__file__).parents[2])
-_LOOK_S = 0.02
+_POLL_S = 0.02
 _ADDRESS = re.compile(r"([A-Za-z0-9._-]{1,253}):([0-9]{1,5})")
 _PORTS = 3  # calls, sensors, and one that real servers keep
-_ATTEMPTS = 5  # to find ports that nobody takes meanwhile
+_ATTEMPTS = 5  # another process may take the free ports before the server does
 
 
 class Address(NamedTuple):
-    """A server's calls; sensors are on the next port."""
+    """Host name and port of a server's remote calls; sensor data come from the next port."""
 
     host: str
     port: int
 
 
 def parse_address(text: str) -> Address:
-    """``host:port``. Raises ValueError for anything else."""
+    """Parses ``host:port``.
+
+    Raises:
+      ValueError: the text has another form, or no such port exists.
+    """
     match = _ADDRESS.fullmatch(text)
     if match is None or not 0 < int(match[2]) < 65536:
         raise ValueError(f"{text!r} is no endpoint; give loopback or host:port")
@@ -37,25 +41,26 @@ def parse_address(text: str) -> Address:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a Python process that has to find this package.
+    """Environment variables of a Python process that imports this package.
 
-    Start it with ``-P``, or what is called carla in its working directory comes before the client of that name.
+    Start the process with ``-P``, or a module named carla in its working directory shadows the client.
     """
     paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def loopback_command(map_name: str) -> list[str]:
-    """Starts a loopback server that ends with this process."""
+    """Command that starts a loopback server, which ends with this process."""
     options = ["--port", "{port}", "--map", map_name, "--parent", str(os.getpid())]
     return [sys.executable, "-P", "-m", "covr_jax.carla.loopback", *options]
 
 
 class OwnServer:
-    """A server in a process group of its own.
+    """A server of our own, in a process group of its own.
 
     Args:
-      command: program and arguments, in which ``{port}`` stands for the port. start_s: how long it may take.
+      command: program and arguments, in which ``{port}`` stands for the port.
+      start_s: time limit in s until it listens.
     """
 
     def __init__(self, command: Sequence[str], start_s: float):
@@ -65,15 +70,19 @@ class OwnServer:
 
     @property
     def group(self) -> int | None:
-        """Its process group."""
+        """Process group of the server; None while there is none."""
         return self._process.pid if self._process else None
 
     def alive(self) -> bool:
-        """Whether its process runs; it may hang nevertheless."""
+        """Whether the server's process runs; it may hang nevertheless."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """A fresh server on free ports, listening. Raises OSError where it does not come up."""
+        """Starts a new server on free ports and waits until it listens.
+
+        Raises:
+          OSError: the server ended or did not listen in time.
+        """
         for _ in range(_ATTEMPTS):
             self.stop()
             self.address = Address("127.0.0.1", _free_ports())
@@ -89,7 +98,7 @@ class OwnServer:
             if self._listens():
                 return
             if self.alive():
-                break  # it runs and does not listen: on other ports it would not either
+                break  # it runs and does not listen, so other ports would not help
         self.stop()
         raise OSError(f"{self._command[0]} ended or never listened on its port")
 
@@ -98,11 +107,11 @@ class OwnServer:
         while self.alive() and time.monotonic() < end:
             with contextlib.suppress(OSError), socket.create_connection(self.address, 1.0):
                 return True
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
         return False
 
     def stop(self) -> None:
-        """End its process group at once."""
+        """Kills the process group."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -112,12 +121,12 @@ class OwnServer:
 
 
 def child_output() -> int | None:
-    """Where children write their complaints: nowhere, or to this process's own with COVR_CARLA_DEBUG set."""
+    """The children's standard error: discarded, or this process's own where COVR_CARLA_DEBUG is set."""
     return None if os.environ.get("COVR_CARLA_DEBUG") else subprocess.DEVNULL
 
 
 def _free_ports() -> int:
-    """The first of some adjacent ports that nobody listens on now."""
+    """Returns the first of ``_PORTS`` adjacent free ports."""
     while True:
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             first = 0

@@ -1,29 +1,30 @@
-"""Options of a run: a tree of frozen dataclasses (``options``) and the rules that their values must keep (``validate``)."""
+"""Options of a run as a tree of frozen dataclasses (``options``), its rules (``validate``) and JSON (``convert``)."""
 
-from covr_jax.config.options import (
+from covr_jax.config.convert import differences, from_dict, to_dict
+from covr_jax.config.kinds import (
     GUIDED,
     MAP_METHODS,
     ON_BASE,
     VLM_POLICY_METHODS,
     WITH_VLM,
+    ConfigError,
+    Distractors,
+    Storage,
+)
+from covr_jax.config.options import (
     AugmentConfig,
     CarlaConfig,
     Config,
-    ConfigError,
     CovrConfig,
-    Distractors,
     EnvConfig,
     EvalConfig,
     ReplayConfig,
     RunConfig,
     SACConfig,
-    Storage,
     VLMConfig,
     VPFConfig,
     agent,
-    differences,
-    from_dict,
-    to_dict,
+    required,
     value_or,
 )
 
@@ -50,6 +51,7 @@ __all__ = [
     "agent",
     "differences",
     "from_dict",
+    "required",
     "to_dict",
     "value_or",
 ]

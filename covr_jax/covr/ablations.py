@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from covr_jax.covr import eddf, ralw
 
@@ -13,15 +14,15 @@ WEIGHTS = ("ralw", "uniform", "random")
 
 def select(
     key: jax.Array,
-    scores: jax.Array,
-    exploration: jax.Array | float,
+    scores: ArrayLike,
+    exploration: ArrayLike,
     *,
     kind: str = "eddf",
     min_keep: int = 0,
     z_score: bool = True,
     percentile: float = 80.0,
 ) -> jax.Array:
-    """The samples that the VLM is taught: EDDF (Eq. 5), or one of its controls.
+    """Which samples the VLM is fine-tuned on: EDDF (Eq. 5), or one of its controls.
 
     Args:
       key: consumed by ``random`` alone.
@@ -29,7 +30,9 @@ def select(
       exploration: eps_t.
       kind: ``eddf``; ``random``: as many as EDDF keeps, drawn without replacement (M1); ``top``: scores of at least
         the given ``percentile`` (M2 to M4: 80, 90, 95); ``none``: all.
-      min_keep: of EDDF. z_score: False applies Eq. 5 to the scores as they are (M5). Median and quartiles move with
+      percentile: of ``top``.
+      min_keep: of EDDF.
+      z_score: False applies Eq. 5 to the scores as they are (M5). Median and quartiles move with
         their data, so that this keeps the same samples but for rounding.
 
     Returns:
@@ -49,11 +52,12 @@ def select(
     return jax.random.permutation(key, keep) if kind == "random" else keep
 
 
-def weights(key: jax.Array, scores: jax.Array, *, kind: str = "ralw", norm: str = "minmax") -> jax.Array:
+def weights(key: jax.Array, scores: ArrayLike, *, kind: str = "ralw", norm: str = "minmax") -> jax.Array:
     """w_b of Eq. 6: RALW, or one of its controls.
 
     Args:
-      key: consumed by ``random`` alone. scores: f32[N], of the kept samples.
+      key: consumed by ``random`` alone.
+      scores: f32[N], of the kept samples.
       kind: ``ralw``; ``uniform``: 1 for all (M8); ``random``: max(U(-1, 1), 0) in place of the normalised return (M9).
       norm: of ``ralw.normalize_returns``.
 

@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 KINDS = ("neg_entropy", "literal", "normalised", "progress")
 TOP_FRACTION = 0.05  # of D_f, kept when the threshold leaves too little to learn from
@@ -13,14 +14,14 @@ NORMALISED_SPAN = 4.0  # sigmoid(+-4) is 0.98 and 0.02: nearly the whole (median
 PROGRESS_MARGIN = 1e-6  # keeps the logit of 0 and 1 finite
 
 
-def _vector(returns: jax.Array) -> jax.Array:
+def _vector(returns: ArrayLike) -> jax.Array:
     returns = jnp.asarray(returns, jnp.float32)
     if returns.ndim != 1:
         raise ValueError(f"expected a vector [N], got shape {returns.shape}")
     return returns
 
 
-def z_score(returns: jax.Array) -> jax.Array:
+def z_score(returns: ArrayLike) -> jax.Array:
     """G_z = (g - mean(g)) / std(g), the standardised returns that Eq. 5 compares (population std).
 
     Brought to [0, 1] first, which z does not see: equal returns are then exactly equal (std 0 gives zeros, not the
@@ -45,7 +46,7 @@ def z_score(returns: jax.Array) -> jax.Array:
     return jnp.where(std > 0, (unit - unit.mean()) / jnp.where(std > 0, std, 1.0), 0.0)
 
 
-def adaptive_threshold(z_returns: jax.Array, exploration: jax.Array | float) -> jax.Array:
+def adaptive_threshold(z_returns: ArrayLike, exploration: ArrayLike) -> jax.Array:
     """Tau = Median(G_z) + Sigmoid(exploration) * IQR(G_z), Eq. 5; IQR is the 75th less the 25th percentile.
 
     Args:
@@ -66,7 +67,7 @@ def adaptive_threshold(z_returns: jax.Array, exploration: jax.Array | float) -> 
 
 
 def exploration_degree(
-    entropy: jax.Array | float, action_dim: int, kind: str = "neg_entropy", progress: jax.Array | float = 0.0
+    entropy: ArrayLike, action_dim: int, kind: str = "neg_entropy", progress: ArrayLike = 0.0
 ) -> jax.Array:
     """eps_t = -H(pi) = E[log pi(a|s)], the exploration degree of Eq. 5 as read by default.
 
@@ -115,7 +116,7 @@ def _top(returns: jax.Array, count: int) -> jax.Array:
 
 
 def dynamic_filter(
-    returns: jax.Array, exploration: jax.Array | float, min_keep: int = 0, *, standardise: bool = True
+    returns: ArrayLike, exploration: ArrayLike, min_keep: int = 0, *, standardise: bool = True
 ) -> jax.Array:
     """keep_i = G_z,i > tau(G_z, exploration): the samples of D_f that the VLM is fine-tuned on (Eq. 5).
 

@@ -1,4 +1,4 @@
-"""The VLM's pull on the policy, COVR's Eq. 4. Letters: B batch, A action."""
+"""The VLM's guidance of the policy, COVR's Eq. 4. Letters: B batch, A action."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import numbers
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 KINDS = ("constant", "annealed")
 
 
-def guidance_loss(action: jax.Array, prior_action: jax.Array, valid: jax.Array) -> jax.Array:
+def guidance_loss(action: ArrayLike, prior_action: ArrayLike, valid: ArrayLike) -> jax.Array:
     """(1/B) sum_b valid_b ||a_v,b - a_r,b||_2^2, the regulariser that Eq. 4 adds to the actor loss times lambda.
 
     B counts all rows: a batch in which the VLM answered half of the frames pulls half as hard. Whatever stands in an
@@ -39,7 +40,7 @@ def guidance_loss(action: jax.Array, prior_action: jax.Array, valid: jax.Array) 
     return jnp.square(gap).sum() / max(action.shape[0], 1)
 
 
-def weight(kind: str, base: float, env_steps: jax.Array | int, anneal_steps: int) -> jax.Array:
+def weight(kind: str, base: float, env_steps: ArrayLike, anneal_steps: int) -> jax.Array:
     """lambda_t = base (``constant``), or base * max(0, 1 - t / anneal_steps) (``annealed``): lambda of Eq. 4.
 
     COVR keeps lambda constant; the annealed one is its APL baseline in continuous form.
@@ -60,10 +61,10 @@ def weight(kind: str, base: float, env_steps: jax.Array | int, anneal_steps: int
         raise ValueError(f"unknown guidance weight {kind!r}, expected one of {', '.join(KINDS)}")
     if isinstance(base, numbers.Real) and not base >= 0.0:
         raise ValueError(f"guidance weight must not be negative, got {base}")
-    base = jnp.asarray(base, jnp.float32)
+    scale: jax.Array = jnp.asarray(base, jnp.float32)
     if kind == "constant":
-        return base
+        return scale
     if anneal_steps <= 0:
         raise ValueError(f"anneal_steps must be positive, got {anneal_steps}")
     left = 1.0 - jnp.asarray(env_steps, jnp.float32) / anneal_steps
-    return base * jnp.clip(left, 0.0, 1.0)
+    return scale * jnp.clip(left, 0.0, 1.0)

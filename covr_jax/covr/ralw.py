@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 KINDS = ("minmax", "maxabs")
 
 
-def normalize_returns(returns: jax.Array, kind: str = "minmax") -> jax.Array:
+def normalize_returns(returns: ArrayLike, kind: str = "minmax") -> jax.Array:
     """Gbar = 2 (g - min) / (max - min) - 1, the kept returns brought to [-1, 1].
 
     Min-max is the literal reading of the text; it sends everything under the mid-range below zero. ``maxabs`` is
@@ -39,7 +40,7 @@ def normalize_returns(returns: jax.Array, kind: str = "minmax") -> jax.Array:
     return jnp.where(span > 0, jnp.clip(scaled, -1.0, 1.0), 1.0)
 
 
-def loss_weights(returns: jax.Array, kind: str = "minmax") -> jax.Array:
+def loss_weights(returns: ArrayLike, kind: str = "minmax") -> jax.Array:
     """w_b = max(gbar_b, 0), the factor of sample b's token loss in Eq. 6.
 
     A weight of 0 silences a sample but its tokens still count in Eq. 6's N_v, so do not drop it before batching.

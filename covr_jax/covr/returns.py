@@ -6,6 +6,7 @@ import numbers
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 MID, LAST = 1, 2  # dm_env's step types; FIRST is 0
 
@@ -16,7 +17,7 @@ def _check_discount(discount: float) -> None:
         raise ValueError(f"discount must lie in [0, 1], got {discount}")
 
 
-def returns_to_go(reward: jax.Array, discount: float) -> jax.Array:
+def returns_to_go(reward: ArrayLike, discount: float) -> jax.Array:
     """g_t = sum_{k=t}^{T-1} discount^(k-t) r_k: the return that COVR stores with a sample, of one whole episode.
 
     Args:
@@ -43,7 +44,7 @@ def returns_to_go(reward: jax.Array, discount: float) -> jax.Array:
 
 
 def episode_returns(
-    reward: jax.Array, step_type: jax.Array, discount: float, *, last_value: jax.Array | None = None
+    reward: ArrayLike, step_type: ArrayLike, discount: float, *, last_value: ArrayLike | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """g_t = sum_k discount^k r_{t+1+k}, up to and including LAST: D_f as read out of a window of the replay.
 
@@ -85,7 +86,7 @@ def episode_returns(
         paid = last | (complete & (kind == MID))
         return (g_before, paid), (g, complete)
 
-    lanes = reward.shape[1:]
-    running = (jnp.zeros(lanes, jnp.float32), jnp.zeros(lanes, bool))
+    envs = reward.shape[1:]
+    running = (jnp.zeros(envs, jnp.float32), jnp.zeros(envs, bool))
     _, (returns, complete) = jax.lax.scan(backwards, running, (reward, step_type, value_at_last), reverse=True)
     return returns, complete

@@ -1,6 +1,6 @@
-"""Vectorised tasks, ``make(task, num_envs)``: DMControl on MJX, and environments that run on the host.
+"""Vectorised tasks, ``make(task, num_envs)``: DMControl on MJX, and simulators on the host.
 
-The names are looked up when they are first used: a child process that runs one host environment needs no MJX.
+Names are imported on first use: a child process that runs one simulator does not import MJX.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from covr_jax.envs.host_env import HostState, HostTask, HostVecEnv
-    from covr_jax.envs.registry import HOST_TASKS, find_task, make
-    from covr_jax.envs.vec_env import TASKS, EnvState, VecEnv, get_task
+    from covr_jax.envs.registry import HOST_TASKS, TASKS, find_task, get_task, make
+    from covr_jax.envs.vec_env import EnvState, VecEnv
 
 __all__ = [
     "HOST_TASKS",
@@ -25,15 +25,15 @@ __all__ = [
     "get_task",
     "make",
 ]
-_HOMES = {
+_MODULES = {
     "host_env": ("HostState", "HostTask", "HostVecEnv"),
-    "registry": ("HOST_TASKS", "find_task", "make"),
-    "vec_env": ("TASKS", "EnvState", "VecEnv", "get_task"),
+    "registry": ("HOST_TASKS", "TASKS", "find_task", "get_task", "make"),
+    "vec_env": ("EnvState", "VecEnv"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
+    for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(f"covr_jax.envs.{home}"), name)
+            return getattr(import_module(f"covr_jax.envs.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""A CARLA scenario, on a real server or on our loopback one, as a lane of ``HostVecEnv``."""
+"""A CARLA scenario, on a real server or on our loopback server, as a task of ``HostVecEnv``."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from functools import partial
 from typing import Any
 
 import dm_env
+from numpy.typing import ArrayLike
 
 from covr_jax.carla.env import LOOPBACK, CarlaEnv
 from covr_jax.carla.reward import RULES
 from covr_jax.carla.servers import parse_address
 from covr_jax.envs.host_env import HostTask
-from covr_jax.envs.images import fit
+from covr_jax.envs.images import resize_area
 
-_PORTS = 3  # from one server to the next
+_PORTS_PER_SERVER = 3
 
 
 class CarlaVecEnv(CarlaEnv):
-    """``CarlaEnv`` with what a lane needs: a seed per episode, square pictures, no trace of a faulted step."""
+    """A ``CarlaEnv`` that is a ``HostEnv``: a seed per episode, square images, and FIRST after a faulted step."""
 
     def __init__(self, *arguments: Any, image_size: int, **options: Any):
         super().__init__(*arguments, image_size=image_size, **options)
@@ -29,27 +30,31 @@ class CarlaVecEnv(CarlaEnv):
 
     def reset(self) -> dm_env.TimeStep:
         """See ``CarlaEnv``."""
-        return self._square(super().reset())
+        return self._resize(super().reset())
 
-    def step(self, action: Any) -> dm_env.TimeStep:
-        """See ``CarlaEnv``; after a fault, the FIRST of a new episode."""
+    def step(self, action: ArrayLike) -> dm_env.TimeStep:
+        """See ``CarlaEnv``; after a fault it returns the FIRST of a new episode."""
         timestep = super().step(action)
-        return self.reset() if self.fault else self._square(timestep)
+        return self.reset() if self.fault else self._resize(timestep)
 
-    def _square(self, timestep: dm_env.TimeStep) -> dm_env.TimeStep:
-        return timestep._replace(observation=fit(timestep.observation, self._size))
+    def _resize(self, timestep: dm_env.TimeStep) -> dm_env.TimeStep:
+        return timestep._replace(observation=resize_area(timestep.observation, self._size))
 
 
 def carla_task(scenario: str, endpoint: str = LOOPBACK, profile: str = "dmr") -> HostTask:
-    """The task of a scenario.
+    """Makes the task of a scenario.
 
     Args:
-      endpoint: ``loopback``: each lane starts a server of our own. ``host:port``: a real one that runs already, that of
-        lane n on port + 3 n.
-      profile: ``dmr`` or ``dbc``; the five cameras of the latter are squeezed into one square picture.
+      scenario: a name of ``carla.scenarios.SCENARIOS``.
+      endpoint: ``loopback``: each env starts a loopback server of its own. ``host:port``: real servers that run
+        already; env n talks to port + 3 n.
+      profile: ``dmr`` or ``dbc``; the images of the latter's five cameras are resized into one square image.
+
+    Returns:
+      The task, named ``carla_<scenario>``.
 
     Raises:
-      ValueError: no such endpoint or profile.
+      ValueError: unknown endpoint or profile.
     """
     if profile not in RULES:
         raise ValueError(f"unknown profile {profile!r}; choose from {', '.join(RULES)}")
@@ -65,14 +70,17 @@ def carla_task(scenario: str, endpoint: str = LOOPBACK, profile: str = "dmr") ->
         fps=20.0,
         learning_rate=1e-3,
         augmentation="crop",
-        pictures=LOOPBACK if endpoint == LOOPBACK else "carla",
+        image_source=LOOPBACK if endpoint == LOOPBACK else "carla",
+        guidance_weight=2.0,
+        cold_start_rounds=2,
+        lora_alpha=256,
     )
 
 
 def _open(
-    scenario: str, endpoint: str, profile: str, index: int, *, image_size: int, action_repeat: int
+    scenario: str, endpoint: str, profile: str, env_id: int, *, image_size: int, action_repeat: int
 ) -> CarlaVecEnv:
     if endpoint != LOOPBACK:
         host, port = parse_address(endpoint)
-        endpoint = f"{host}:{port + _PORTS * index}"
+        endpoint = f"{host}:{port + _PORTS_PER_SERVER * env_id}"
     return CarlaVecEnv(scenario, endpoint, profile=profile, image_size=image_size, frame_skip=action_repeat)

@@ -1,8 +1,8 @@
-"""Environments that run on the host, behind VecEnv's verbs. Letters: E envs, H W image, A action.
+"""Environments that run on the host, with the interface of VecEnv. Letters: E envs, H W image, C channels, A action.
 
-Each lane is a ``dm_env`` environment stepped by a thread of its own. Threads serve every kind: one that talks to a
-server mostly waits, and one that computes is put into a child process (``process_env``) by its factory, where it also
-finds memory and a crash of its own.
+Each env is a ``dm_env`` environment stepped by a thread of its own. A thread is enough for an environment that mostly
+waits for a server. One that computes runs in a child process (``process_env``), which also has its own memory and whose
+crash does not end this process.
 """
 
 from __future__ import annotations
@@ -15,71 +15,83 @@ from typing import Any, Protocol
 import dm_env
 import flax.struct
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from covr_jax.types import Array, TimeStep
+from covr_jax.types import TimeStep
 
 
 class HostEnv(Protocol):
-    """A ``dm_env.Environment`` with pictures u8[H,W,3] and actions f32[A] in [-1, 1] which it clips and repeats itself.
+    """A ``dm_env.Environment`` with images u8[H,W,3] and actions f32[A] in [-1, 1], which it clips and repeats itself.
 
-    ``step`` may answer FIRST in the middle of an episode: the episode was lost, by a fault of the simulator, and what
-    the action led to is not known; a new one has begun. An environment for good lost raises ``EnvironmentLost``.
+    ``step`` may return FIRST in the middle of an episode: the simulator failed, the result of the action is not known,
+    and a new episode has begun. An environment that cannot recover raises ``EnvironmentLost``.
     """
 
     def seed(self, seed: int) -> None:
-        """Decide the episode that the next ``reset`` begins."""
+        """Decides the episode that the next ``reset`` begins."""
         ...
 
     def reset(self) -> dm_env.TimeStep:
-        """Begin an episode."""
+        """Begins an episode."""
         ...
 
     def step(self, action: Any) -> dm_env.TimeStep:
-        """One agent step."""
+        """Applies an action for one agent step."""
         ...
 
     def metrics(self) -> dict[str, float]:
-        """What this world measures besides the return, of the episode under way or just over."""
+        """Returns what the environment measures besides the return, of the current or last episode."""
         ...
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Frees all resources, processes included."""
         ...
 
 
 @dataclass(frozen=True)
 class HostTask:
-    """What a name stands for: how to open lane ``index``, and the numbers that a run needs before it is open."""
+    """How to open the env of an index, and the numbers that a run needs before any env is open."""
 
     name: str
-    open: Callable[..., HostEnv]  # (index, *, image_size, action_repeat)
+    open: Callable[..., HostEnv]  # (env_id, *, image_size, action_repeat)
     action_dim: int
     action_repeat: int  # simulation steps per agent step
-    time_limit: int  # simulation steps of an episode at most
-    fps: float  # simulation steps per second of the world's time
+    time_limit: int  # most simulation steps of an episode
+    fps: float  # simulation steps per second of simulated time
     learning_rate: float  # actor, critic, encoder
     augmentation: str  # RAD's for the task
-    pictures: str  # who draws them
+    image_source: str  # what renders the images
+    guidance_weight: float = 1.0  # lambda of Eq. 4 [COVR]
+    cold_start_rounds: int = 4  # rounds before the guidance starts [COVR]
+    lora_alpha: int = 16  # scale of the VLM's adapter is alpha / rank [COVR]
 
 
 class HostState(flax.struct.PyTreeNode):
-    """What a checkpoint can hold of worlds that it cannot: where in its sequence of episodes each lane was."""
+    """What a checkpoint can hold of simulators whose state it cannot hold: which episode each env was in."""
 
-    key: Array  # u32[2], root of all episodes
-    episode: Array  # i32[E], number of the lane's present episode; (key, lane, episode) decides its start
-    serial: Array  # i32, which moment of which process's worlds this is
+    key: UInt32[Array | np.ndarray, " 2"]  # root of all episodes
+    episode: Int[Array | np.ndarray, " E"]  # i32, number of the current episode; (key, env_id, episode) decides it
+    serial: Int[Array | np.ndarray, ""]  # i32, differs between any two states, of any process
 
 
 class HostVecEnv:
-    """A task in ``num_envs`` lanes. ``reset`` and ``step`` are as VecEnv's, but act on worlds that live on the host.
+    """A task in ``num_envs`` envs. ``reset`` and ``step`` are as VecEnv's, but act on simulators on the host.
 
-    A lane that returned LAST starts anew on the next ``step``, whose action for it is ignored. Worlds cannot go back:
-    ``step`` from a state that is not their latest one (that of a checkpoint, or one that an evaluation has left
-    behind) starts a new episode in every lane. So a FIRST may come back in the middle of an episode, after a fault of
-    a simulator too: ``replay.cut`` then ends the old one.
+    An env that returned LAST starts a new episode on the next ``step``, whose action for it is ignored. Simulators
+    cannot go back: ``step`` from a state that is not their latest one (that of a checkpoint, or one from before an
+    evaluation) starts a new episode in every env. So FIRST may come back in the middle of an episode, as it does after
+    a fault of a simulator; ``replay.cut`` then ends the old one.
+
+    Args:
+      task: the task.
+      num_envs: E.
+      action_repeat: simulation steps per agent step; None: the task's default.
+      image_size: H = W of the images, pixels.
+      frame_stack: number of frames in an observation.
 
     Raises:
-      EnvironmentLost: from ``reset`` and ``step``, when a world is gone and does not come back.
+      ValueError: on construction, for an option out of range.
+      EnvironmentLost: from ``reset`` and ``step``, when an environment is lost and cannot recover.
     """
 
     def __init__(
@@ -98,7 +110,7 @@ class HostVecEnv:
         self.action_repeat = action_repeat or task.action_repeat
         self._envs: list[HostEnv] = []  # opened when first needed
         self._pool = ThreadPoolExecutor(num_envs, thread_name_prefix=task.name)
-        self._serial = int.from_bytes(np.random.default_rng().bytes(3))  # unlike that of any other process
+        self._serial = int.from_bytes(np.random.default_rng().bytes(3))  # differs from that of any other process
         self._key = np.zeros(2, np.uint32)
         self._episode = np.zeros(num_envs, np.int32)
         self._ended = np.ones(num_envs, bool)
@@ -115,44 +127,57 @@ class HostVecEnv:
         """Agent steps of the longest episode."""
         return -(-self.task.time_limit // self.action_repeat)
 
-    def abstract_state(self, key: Array) -> tuple[HostState, TimeStep]:
-        """A state and a time step of the right shapes and of no world: nothing is opened."""
-        lanes = self.num_envs
-        state = HostState(np.asarray(key, np.uint32), np.full(lanes, -1, np.int32), np.asarray(-1, np.int32))
-        zeros = np.zeros(lanes, np.float32)
-        return state, TimeStep(np.zeros(lanes, np.int32), zeros, zeros + 1, np.zeros_like(self._stack))
+    def abstract_state(self, key: UInt32[Array | np.ndarray, " 2"]) -> tuple[HostState, TimeStep]:
+        """Returns a state and a time step of the right shapes, of no simulator; nothing is opened."""
+        state = HostState(np.asarray(key, np.uint32), np.full(self.num_envs, -1, np.int32), np.asarray(-1, np.int32))
+        zeros = np.zeros(self.num_envs, np.float32)
+        return state, TimeStep(np.zeros(self.num_envs, np.int32), zeros, zeros + 1, np.zeros_like(self._stack))
 
-    def reset(self, key: Array) -> tuple[HostState, TimeStep]:
-        """Start an episode in every lane. key: u32[2], the root of this and all later ones."""
+    def reset(self, key: UInt32[Array | np.ndarray, " 2"]) -> tuple[HostState, TimeStep]:
+        """Starts an episode in every env.
+
+        Args:
+          key: raw key data, the root of these and of all later episodes.
+
+        Returns:
+          The state and the FIRST time step.
+        """
         return self._begin(np.asarray(key, np.uint32), np.zeros(self.num_envs, np.int32))
 
-    def step(self, state: HostState, action: Array) -> tuple[HostState, TimeStep]:
-        """Apply action f32[E,A] in [-1, 1] in every lane at once."""
+    def step(self, state: HostState, action: Float[Array | np.ndarray, "E A"]) -> tuple[HostState, TimeStep]:
+        """Applies actions in [-1, 1] in all envs at the same time.
+
+        Args:
+          state: the latest one; any other starts a new episode in every env, which follows its own.
+          action: ignored where an episode starts.
+
+        Returns:
+          The new state and its time step.
+        """
         if int(state.serial) != self._serial or not self._envs:
             return self._begin(np.asarray(state.key, np.uint32), np.asarray(state.episode, np.int32) + 1)
-        lanes, actions = range(self.num_envs), np.asarray(action, np.float32)
-        return self._collect(list(self._pool.map(self._step_env, lanes, actions)))
+        actions = np.asarray(action, np.float32)
+        return self._collect(list(self._pool.map(self._step_env, range(self.num_envs), actions)))
 
     def finished(self) -> list[list[dict[str, float]]]:
-        """Per lane the environment's own metrics of each episode that has ended since all lanes last began anew."""
+        """Returns for each env the metrics of every episode that ended since all envs last started together."""
         return [list(episodes) for episodes in self._finished]
 
     def close(self) -> None:
-        """Close every world; ``reset`` and ``step`` open new ones."""
+        """Closes every env; ``reset`` and ``step`` open new ones."""
         envs, self._envs = self._envs, []
         for env in envs:
             env.close()
 
-    # ------------------------------------------------------------------- lanes
-
     def _begin(self, key: np.ndarray, episode: np.ndarray) -> tuple[HostState, TimeStep]:
-        lanes = range(self.num_envs)
+        """Starts an episode in every env, whose numbers are i32[E]."""
+        env_ids = range(self.num_envs)
         if not self._envs:
-            self._envs = list(self._pool.map(self._open, lanes))
+            self._envs = list(self._pool.map(self._open, env_ids))
         self._key, self._episode = key, episode
-        self._finished = [[] for _ in lanes]
-        self._serial = (self._serial + 1) % 2**31  # should a lane fail now, no earlier state is the latest any more
-        return self._collect(list(self._pool.map(self._start, lanes)))
+        self._finished = [[] for _ in env_ids]
+        self._serial = (self._serial + 1) % 2**31  # if an env fails now, no earlier state is the latest any more
+        return self._collect(list(self._pool.map(self._start, env_ids)))
 
     def _open(self, env_id: int) -> HostEnv:
         return self.task.open(env_id, image_size=self.image_size, action_repeat=self.action_repeat)
@@ -169,15 +194,13 @@ class HostVecEnv:
         return self._envs[env_id].step(action)
 
     def _collect(self, steps: list[dm_env.TimeStep]) -> tuple[HostState, TimeStep]:
-        """The lanes' time steps as one; dm_env has no reward and no discount at FIRST."""
+        """Batches the envs' time steps; dm_env has no reward and no discount at FIRST."""
         self._ended = np.array([step.last() for step in steps])
         for env_id in np.nonzero(self._ended)[0]:
             self._finished[env_id].append(self._envs[env_id].metrics())
         self._serial = (self._serial + 1) % 2**31
-        frames = np.stack([step.observation for step in steps])
-        first = np.array([step.first() for step in steps])
-        shifted = np.concatenate([self._stack[..., 3:], frames], axis=-1)
-        self._stack = np.where(first[:, None, None, None], np.tile(frames, self.frame_stack), shifted)
+        frame, first = np.stack([step.observation for step in steps]), np.array([step.first() for step in steps])
+        self._stack = self._push_frame(self._stack, frame, first)
         timestep = TimeStep(
             step_type=np.array([int(step.step_type) for step in steps], np.int32),
             reward=np.array([step.reward or 0.0 for step in steps], np.float32),
@@ -185,3 +208,10 @@ class HostVecEnv:
             observation=self._stack,
         )
         return HostState(self._key, self._episode.copy(), np.asarray(self._serial, np.int32)), timestep
+
+    def _push_frame(
+        self, stack: UInt8[np.ndarray, "E H W C"], frame: UInt8[np.ndarray, "E H W 3"], first: Bool[np.ndarray, " E"]
+    ) -> UInt8[np.ndarray, "E H W C"]:
+        """Appends the newest frame to the stacks; at FIRST it is repeated over the whole stack."""
+        shifted = np.concatenate([stack[..., 3:], frame], axis=-1)
+        return np.where(first[:, None, None, None], np.tile(frame, self.frame_stack), shifted)

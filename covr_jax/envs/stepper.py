@@ -1,4 +1,4 @@
-"""The lanes of environments as ``Programs`` steps them: in compiled pieces, or on the host. The verbs are the same."""
+"""Steps the environments of a run: in compiled pieces, or on the host. Both steppers have the same methods. E envs."""
 
 from __future__ import annotations
 
@@ -9,109 +9,114 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from covr_jax import replay, runtime
-from covr_jax.config import Config, ConfigError
+from covr_jax import runtime
+from covr_jax.config import Config, ConfigError, required
 from covr_jax.envs import EnvState, HostState, HostTask, HostVecEnv, VecEnv
 from covr_jax.envs.task import Task
 from covr_jax.render import RendererError
-from covr_jax.replay import ReplayState
-from covr_jax.types import Array, StepType, TimeStep
+from covr_jax.types import StepType, TimeStep
 
 
 class JitStepper:
     """``reset`` and ``step`` of a VecEnv in three compiled pieces, so that drawing is compiled once for both."""
 
-    def __init__(self, env: VecEnv, place: Callable[[Any], Any] = lambda x: x):
+    def __init__(self, env: VecEnv, device_put: Callable[[Any], Any] = lambda x: x):
         self._initial = runtime.jit(env.initial)
         self._advance = runtime.jit(env.advance, donate_argnums=0)
         self._observe = runtime.jit(env.observe, donate_argnums=0)
-        self._no_reward = place(jnp.zeros((env.num_envs,), jnp.float32))
+        self._no_reward = device_put(jnp.zeros((env.num_envs,), jnp.float32))
+        self._not_broken = np.zeros(env.num_envs, bool)
 
     def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
         """As ``VecEnv.reset``."""
         return self._observe(self._initial(key), self._no_reward)
 
-    abstract_state = reset  # a state to restore a checkpoint into
+    def abstract_state(self, key: Array) -> tuple[EnvState, TimeStep]:
+        """A state and a time step to restore a checkpoint into."""
+        return self.reset(key)
 
-    def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
-        """As ``VecEnv.step``; the state is donated."""
-        return self._observe(*self._advance(state, action))
+    def step(self, state: EnvState, timestep: TimeStep, action: Array) -> tuple[EnvState, TimeStep, np.ndarray]:
+        """As ``VecEnv.step``; the state is donated.
 
-    def cut(self, store: ReplayState, before: TimeStep, after: TimeStep) -> ReplayState:
-        """Nothing: compiled episodes always end with LAST."""
-        del before, after
-        return store
+        Returns:
+          state, time step, and bool[E] on the host: all False, since compiled episodes always end with LAST.
+        """
+        del timestep
+        return *self._observe(*self._advance(state, action)), self._not_broken
 
     def finished(self) -> list[list[dict[str, float]]]:
-        """Nothing: the suite measures the return alone."""
+        """Empty: the suite measures the return alone."""
         return []
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Does nothing; see ``HostStepper.close``."""
 
 
 class HostStepper:
     """``reset`` and ``step`` of a HostVecEnv with their results on the device."""
 
-    def __init__(self, env: HostVecEnv, place: Callable[[Any], Any] = lambda x: x):
+    def __init__(self, env: HostVecEnv, device_put: Callable[[Any], Any] = lambda x: x):
         self._env = env
-        self._place = place
-        self._cut = runtime.jit(replay.cut, donate_argnums=0)
+        self._device_put = device_put
         self.finished, self.close = env.finished, env.close
 
-    def _on_device(self, tree: Any) -> Any:
-        return self._place(jax.tree.map(jnp.asarray, tree))
+    def _to_device(self, tree: Any) -> Any:
+        return self._device_put(jax.tree.map(jnp.asarray, tree))
 
     def reset(self, key: Array) -> tuple[HostState, TimeStep]:
         """As ``HostVecEnv.reset``, from a typed key."""
-        return self._on_device(self._env.reset(np.asarray(jax.random.key_data(key))))
+        return self._to_device(self._env.reset(np.asarray(jax.random.key_data(key))))
 
     def abstract_state(self, key: Array) -> tuple[HostState, TimeStep]:
-        """As ``HostVecEnv.abstract_state``, from a typed key."""
-        return self._on_device(self._env.abstract_state(np.asarray(jax.random.key_data(key))))
+        """A state and a time step to restore a checkpoint into; no environment is opened for them."""
+        return self._to_device(self._env.abstract_state(np.asarray(jax.random.key_data(key))))
 
-    def step(self, state: HostState, action: Array) -> tuple[HostState, TimeStep]:
-        """As ``HostVecEnv.step``."""
-        return self._on_device(self._env.step(state, action))
+    def step(self, state: HostState, timestep: TimeStep, action: Array) -> tuple[HostState, TimeStep, np.ndarray]:
+        """As ``HostVecEnv.step``.
 
-    def cut(self, store: ReplayState, before: TimeStep, after: TimeStep) -> ReplayState:
-        """Where ``after`` is FIRST without ``before``, the newest in the replay, having been LAST: see ``replay.cut``.
+        Args:
+          state: as the step before returned it.
+          timestep: as the step before returned it.
+          action: f32[E,A] in [-1, 1].
 
-        The replay is donated.
+        Returns:
+          state, time step, and bool[E] on the host: whether the episode of ``timestep`` was broken off, so that its end
+          is not known. Then a FIRST follows a time step that is not LAST.
         """
-        lanes = np.asarray(after.step_type) == StepType.FIRST
-        lanes &= np.asarray(before.step_type) != StepType.LAST
-        return self._cut(store, lanes) if lanes.any() else store
+        state, following = self._to_device(self._env.step(state, action))
+        broken = np.asarray(following.step_type) == StepType.FIRST
+        return state, following, broken & (np.asarray(timestep.step_type) != StepType.LAST)
 
 
-def make_stepper(env: VecEnv | HostVecEnv, place: Callable[[Any], Any] = lambda x: x) -> Any:
-    """``JitStepper`` or ``HostStepper``, as the environment wants it."""
-    return HostStepper(env, place) if isinstance(env, HostVecEnv) else JitStepper(env, place)
+def make_stepper(env: VecEnv | HostVecEnv, device_put: Callable[[Any], Any] = lambda x: x) -> JitStepper | HostStepper:
+    """The stepper of an environment; ``device_put`` puts its results where the run's programs expect them."""
+    return HostStepper(env, device_put) if isinstance(env, HostVecEnv) else JitStepper(env, device_put)
 
 
 def make_envs(config: Config, task: Task | HostTask, frame_stack: int) -> tuple[Any, Any]:
     """The environments of a run, for training and for evaluation: two VecEnvs or one HostVecEnv.
 
-    A compiled evaluation has a lane for each of its episodes. Simulators on the host are dear: training and evaluation
-    share them, and an evaluation breaks off the training episodes under way.
+    A compiled evaluation has one environment for each of its episodes. Simulators on the host are expensive: training
+    and evaluation share them, and an evaluation breaks off the current training episodes.
 
     Raises:
       ConfigError: options that do not fit together.
     """
     env = config.env
     options = {"action_repeat": env.action_repeat, "image_size": env.image_size, "frame_stack": frame_stack}
-    distractors = config.eval.distractors or env.distractors
+    distractors = required(config.eval.distractors)
     if isinstance(task, HostTask):
         if (env.distractors, distractors, config.renderer) != ("none", "none", "jax"):
             raise ConfigError(f"{task.name} draws its own pictures: leave --renderer and the distractors out")
-        worlds = HostVecEnv(task, env.num_envs, **options)
-        return worlds, worlds
+        host_env = HostVecEnv(task, env.num_envs, **options)
+        return host_env, host_env
     make = partial(VecEnv, task, samples=env.samples, renderer=config.renderer, **options)
-    lanes = max(env.num_envs, config.eval.episodes)
+    eval_envs = max(env.num_envs, config.eval.episodes)
     try:
         training = make(env.num_envs, distractors=env.distractors)
-        same = (lanes, distractors) == (env.num_envs, env.distractors)
-        return training, training if same else make(lanes, distractors=distractors)
+        same = (eval_envs, distractors) == (env.num_envs, env.distractors)
+        return training, training if same else make(eval_envs, distractors=distractors)
     except (RendererError, ValueError) as error:
         raise ConfigError(str(error)) from error

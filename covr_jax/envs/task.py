@@ -1,5 +1,7 @@
-"""What one DMControl task adds to its MuJoCo model."""
+"""What one DMControl task adds to its MuJoCo model. Letters: N numbers of an observation, G of a goal."""
 
+# pyright: reportAttributeAccessIssue=false
+# mujoco's names come from compiled modules without stubs.
 from __future__ import annotations
 
 import importlib.util
@@ -8,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mujoco
+from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
-
-from covr_jax.types import Array
 
 
 @dataclass(frozen=True)
 class Task:
-    """Functions of one world (no batch axis); ``VecEnv`` vmaps them.
+    """A task's constants and its functions of one env (no batch axis); ``VecEnv`` vmaps them.
 
     ``data`` has up-to-date kinematics and body velocities, and contact sensors as of the last physics step. ``init``
     returns (qpos[nq], qvel[nv]); ``observation`` is dm_control's dict flattened in its order, f32[N]; ``reward`` is a
@@ -28,22 +29,28 @@ class Task:
     action_repeat: int  # PlaNet benchmark
     learning_rate: float  # PlaNet benchmark: actor, critic, encoder
     augmentation: str  # RAD's choice for the task
-    init: Callable[[Array, mjx.Model], tuple[Array, Array]]
-    observation: Callable[[mjx.Model, mjx.Data], Array]
-    reward: Callable[[mjx.Model, mjx.Data], Array]
+    init: Callable[[PRNGKeyArray, mjx.Model], tuple[Float[Array, " nq"], Float[Array, " nv"]]]
+    observation: Callable[[mjx.Model, mjx.Data], Float[Array, " N"]]
+    reward: Callable[[mjx.Model, mjx.Data], Float[Array, ""]]
     time_limit: float = 10.0  # seconds; 1000 control steps in every task of the suite's benchmark
+    guidance_weight: float = 1.0  # lambda of Eq. 4 [COVR]
+    cold_start_rounds: int = 4  # rounds before the guidance starts [COVR]
+    lora_alpha: int = 16  # scale of the VLM's adapter is alpha / rank [COVR]
     prepare: Callable[[mujoco.MjModel], None] | None = None  # what the suite changes in the model for this task
-    goal: Callable[[Array, mjx.Model], Array] | None = None  # key -> f32[G], drawn anew for each episode
-    set_goal: Callable[[mjx.Data, Array], mjx.Data] | None = None  # shows the goal in the world
-    touch: bool = False  # the observation reads contact sensors
-    # Newton and line search steps at most. In float32 MJX never meets the XML's tolerance and burns all of them; None
-    # leaves the XML's numbers, a pair must give the same errors against C MuJoCo (tests/envs/test_dmc.py).
+    goal: Callable[[PRNGKeyArray, mjx.Model], Float[Array, " G"]] | None = None  # drawn anew for each episode
+    set_goal: Callable[[mjx.Data, Float[Array, " G"]], mjx.Data] | None = None  # moves the goal's geom
+    touch: bool = False  # whether the observation reads contact sensors
+    # Most Newton and line search steps. In float32 MJX never meets the XML's tolerance and takes all of them. None
+    # keeps the XML's numbers; a pair must give the same errors against C MuJoCo (tests/envs/test_dmc.py).
     solver_iterations: tuple[int, int] | None = None
 
     def load_model(self) -> mujoco.MjModel:
-        """The suite's own XML as shipped in the installed dm_control, as the task wants it.
+        """Loads the suite's own XML from the installed dm_control and applies ``prepare``.
 
-        Energy is switched off, which MJX cannot compute, and so are sensors that nothing reads.
+        Energy, which MJX cannot compute, and sensors that nothing reads are switched off.
+
+        Raises:
+          ModuleNotFoundError: dm_control is not installed.
         """
         spec = importlib.util.find_spec("dm_control")
         if spec is None or spec.submodule_search_locations is None:

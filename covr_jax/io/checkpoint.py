@@ -1,8 +1,10 @@
 """Checkpoints: one directory per step, complete or not there at all; the same command resumes from the newest.
 
-``checkpoints/<env_steps>/`` holds ``state/`` (orbax: learner, replay, environments, counters), ``host.json`` (what the
-host loop carries) and ``adapter/`` (the VLM's LoRA weights, where there are any). It is written under a temporary name
-and moved into place last.
+``checkpoints/<env_steps>/`` holds ``state/`` (orbax: learner, replay, environments, counters), ``host.json`` (the host
+loop's state, the format and the version that wrote it) and ``adapter/`` (the VLM's LoRA weights, where there are any).
+It is written under a temporary name and moved into place last.
+
+Format 1 has no ``format`` entry (covr_jax 0.1.0); format 2 calls two entries of the host loop's state by other names.
 """
 
 from __future__ import annotations
@@ -13,7 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from covr_jax import __version__
+from covr_jax.io.files import write_json
+from covr_jax.runtime.errors import one_line
+
 KEEP = 2  # newest checkpoints that stay
+_OLDER = "delete it to use an older one"
+FORMAT = 2  # of the checkpoints that this version writes; it reads all formats up to this one
 
 
 class CheckpointError(RuntimeError):
@@ -35,10 +43,16 @@ class Checkpointer:
     def save(
         self, env_steps: int, state: Any, host: dict[str, Any], save_adapter: Callable[[Path], Any] | None = None
     ) -> Path:
-        """Write one checkpoint and drop the oldest beyond KEEP.
+        """Writes one checkpoint and drops the oldest ones beyond KEEP.
 
         Args:
-          state: pytree of arrays. host: JSON-able. save_adapter: called with the directory for the LoRA weights.
+          env_steps: of the run so far; names the checkpoint.
+          state: pytree of arrays.
+          host: JSON-able state of the host loop.
+          save_adapter: called with the directory for the LoRA weights; None where there are none.
+
+        Returns:
+          The checkpoint's directory.
 
         Raises:
           CheckpointError: the disk refused; earlier checkpoints are untouched.
@@ -51,8 +65,8 @@ class Checkpointer:
             _save_arrays(temporary.resolve() / "state", state)
             if save_adapter is not None:
                 save_adapter(temporary / "adapter")
-            (temporary / "host.json").write_text(json.dumps(host))
-            if final.exists():  # of a sitting that ended here: it must not be found half deleted
+            write_json(temporary / "host.json", host | {"format": FORMAT, "covr_jax_version": __version__})
+            if final.exists():  # an earlier process of this run ended here: it must not be found half deleted
                 final.rename(replaced)
             temporary.rename(final)
             shutil.rmtree(replaced, ignore_errors=True)
@@ -63,14 +77,19 @@ class Checkpointer:
         return final
 
     def restore(self, like: Callable[[], Any], env_steps: int | None = None) -> tuple[Any, dict[str, Any], Path]:
-        """The newest checkpoint (or that of ``env_steps``): state, host values, directory.
+        """Reads the newest checkpoint, or that of ``env_steps``.
 
         Args:
           like: makes a state of the same structure, whose shapes, dtypes and placement are used. It is called here, so
             that its memory is free again before anything is read: a replay may fill most of what there is.
 
+          env_steps: which checkpoint; None: the newest.
+
+        Returns:
+          state, state of the host loop, directory.
+
         Raises:
-          CheckpointError: none there, or one that cannot be read.
+          CheckpointError: none there, one that cannot be read, or one that a later version of covr_jax wrote.
         """
         import jax
         from orbax.checkpoint import v1 as ocp
@@ -79,22 +98,37 @@ class Checkpointer:
         if not known or (env_steps is not None and env_steps not in known):
             raise CheckpointError(f"no checkpoint {env_steps or ''} in {self._root}; train first")
         directory = self._root / str(known[-1] if env_steps is None else env_steps)
+        host = _read_host(directory)
         state = like()
         pinned = [leaf.committed for leaf in jax.tree.leaves(state)]
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         del state
         try:
             leaves, structure = jax.tree.flatten(ocp.load(directory.resolve() / "state", abstract))
-            for place, pin in enumerate(pinned):  # one by one: of no more than one array are there two copies
-                leaves[place] = _placed_as(leaves[place], pin)
+            for index, pin in enumerate(pinned):  # one by one: no more than one array exists twice at a time
+                leaves[index] = _copy_like(leaves[index], pin)
             state = jax.tree.unflatten(structure, leaves)
-            host = json.loads((directory / "host.json").read_text())
         except Exception as error:  # a damaged array comes out of TensorStore as a bare Exception
-            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            line = one_line(error)
             full = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in line
-            remedy = "free memory and run again" if full else "delete it to use an older one"
+            remedy = "free memory and run again" if full else _OLDER
             raise CheckpointError(f"cannot read checkpoint {directory}: {line}; {remedy}") from error
         return state, host, directory
+
+
+def _read_host(directory: Path) -> dict[str, Any]:
+    """State of the host loop in a checkpoint of any format up to FORMAT."""
+    try:
+        host = dict(json.loads((directory / "host.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"cannot read checkpoint {directory}: {one_line(error)}; {_OLDER}") from error
+    version, writer = host.pop("format", 1), host.pop("covr_jax_version", "0.1.0")
+    if version > FORMAT:
+        raise CheckpointError(
+            f"{directory} was written by covr_jax {writer} in format {version}; this is covr_jax {__version__}, which"
+            f" reads formats up to {FORMAT}: install {writer} or later"
+        )
+    return host
 
 
 def _save_arrays(path: Path, state: Any) -> None:
@@ -103,11 +137,11 @@ def _save_arrays(path: Path, state: Any) -> None:
     try:
         ocp.save(path, state)
     except (ValueError, RuntimeError) as error:  # what TensorStore makes of a full disk
-        raise OSError((str(error).splitlines() or [type(error).__name__])[0]) from error
+        raise OSError(one_line(error)) from error
 
 
-def _placed_as(leaf: Any, pinned: bool) -> Any:
-    """A copy like one that a program computed: orbax pins arrays to a device, and pinned ones compile anew."""
+def _copy_like(leaf: Any, pinned: bool) -> Any:
+    """A copy like one that a program computed: orbax pins arrays to a device, and pinned ones would compile anew."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -115,7 +149,7 @@ def _placed_as(leaf: Any, pinned: bool) -> Any:
     if len(leaf.sharding.device_set) > 1:
         return leaf
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_placed_as(jax.random.key_data(leaf), pinned))
+        return jax.random.wrap_key_data(_copy_like(jax.random.key_data(leaf), pinned))
     sharding, values = leaf.sharding, np.array(leaf)
     leaf.delete()  # before there is another copy
     # Pinned on purpose, perhaps in the host's memory.

@@ -1,14 +1,13 @@
-"""A run's directory: who may write there, what belongs there, how to open what is there."""
+"""A run directory: which process may write there, and which config it belongs to."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from covr_jax import config as configuration
 from covr_jax.config import Config, ConfigError
@@ -16,25 +15,22 @@ from covr_jax.io import checkpoint
 
 
 class Result(NamedTuple):
-    """Of a finished run; also in ``result.json``."""
+    """Result of a finished run; also in ``result.json``."""
 
-    final_return: float
-    final_return_std: float
-    random_return: float
+    final_return: float  # mean over the episodes of the final evaluation
+    final_return_std: float  # population standard deviation over those episodes
+    random_return: float  # mean return of uniform actions
     env_steps: int
-    seconds: float
-
-
-def write_json(path: Path, value: Any, indent: int = 1) -> None:
-    """The file is there whole or as it was before."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=indent))
-    os.replace(partial, path)
+    seconds: float  # wall-clock time of all processes of the run
 
 
 @contextmanager
 def claim(run_dir: Path) -> Iterator[None]:
-    """Hold the run directory; ConfigError when another process holds it. A killed process frees it."""
+    """Holds the run directory while the context is open; a killed process frees it.
+
+    Raises:
+      ConfigError: another process holds it.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("a+") as lock:
         try:
@@ -44,18 +40,28 @@ def claim(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def check_config(config: Config, run_dir: Path) -> None:
-    """Compare with the config.json that is there: a run directory belongs to one configuration.
+def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Config]) -> None:
+    """Compares a config with the config.json of a run directory, which belongs to one configuration.
+
+    Args:
+      config: of the run that is about to start.
+      run_dir: may lack a config.json; nothing is compared then.
+      resolve: fills in what the two leave open (``training.resolve``). Files of earlier versions hold None where later
+        ones hold the value.
 
     Raises:
-      ConfigError: another configuration's directory, with the first difference.
+      ConfigError: the directory of another configuration, with the first difference.
     """
     path = run_dir / "config.json"
-    values = json.loads(json.dumps(configuration.to_dict(config)))
-    if path.exists():
-        changed = configuration.differences(json.loads(path.read_text()), values)
-        if changed:
-            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-            raise ConfigError(f"{run_dir} holds a run with other options: {changed[0]}{more}; choose another --run-dir")
-        if not config.run.resume and checkpoint.Checkpointer(run_dir).steps():
-            raise ConfigError(f"{run_dir} already holds a checkpoint and --run.resume is off; choose another --run-dir")
+    if not path.exists():
+        return
+    try:
+        recorded = resolve(configuration.from_dict(json.loads(path.read_text())))
+    except ConfigError as error:
+        raise ConfigError(f"{run_dir} holds a run with other options: {error}; choose another --run-dir") from error
+    changed = configuration.differences(recorded, resolve(config))
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise ConfigError(f"{run_dir} holds a run with other options: {changed[0]}{more}; choose another --run-dir")
+    if not config.run.resume and checkpoint.Checkpointer(run_dir).steps():
+        raise ConfigError(f"{run_dir} already holds a checkpoint and --run.resume is off; choose another --run-dir")

@@ -1,4 +1,7 @@
-"""MuJoCo's own OpenGL picture behind the contract of ``Renderer``: the golden reference, one world at a time."""
+"""MuJoCo's OpenGL renderer behind the contract of ``BatchRenderer``: the golden reference, one env at a time.
+
+Letters: E envs, H W image.
+"""
 
 from __future__ import annotations
 
@@ -16,74 +19,93 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from jaxtyping import Array, UInt8
 
-from covr_jax.render.factory import RendererError
+from covr_jax.render.base import RendererError
 from covr_jax.render.mujoco_renderer import HostRenderer
 
-STATE = ("qpos", "mocap_pos", "mocap_quat")  # all that MuJoCo's kinematics depend on
-POSES = ("geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat")
-MOVED = 1e-4  # m, or entries of a rotation: far above float32 kinematics, far below a pixel
+STATE_FIELDS = ("qpos", "mocap_pos", "mocap_quat")  # all inputs of MuJoCo's kinematics
+POSE_FIELDS = ("geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat")
+POSE_TOLERANCE = 1e-4  # m, or entries of a rotation: far above float32 kinematics, far below a pixel
 
 
 class GLWorker:
-    """Fields of one world in, MuJoCo's picture out. NumPy only: a call into JAX from its own callback may deadlock."""
+    """Draws one env with MuJoCo. Uses NumPy only, because a JAX call inside a JAX callback may deadlock.
+
+    Args:
+      model: the model.
+      height: image height in pixels.
+      width: image width in pixels.
+      camera: index or name of a camera.
+    """
 
     def __init__(self, model: mujoco.MjModel, height: int, width: int, camera: int | str) -> None:
         self._model, self._data = model, mujoco.MjData(model)
         self.host = HostRenderer(model, height, width, camera)
 
-    def paint(self, fields: Mapping[str, np.ndarray]) -> np.ndarray:
-        """uint8[H,W,3] picture.
+    def render(self, fields: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "H W 3"]:
+        """Draws the state in ``fields``.
 
-        Poses, lights and tendons are MuJoCo's own for the state, in double precision as dm_control draws them. What
-        lies elsewhere in ``fields``, such as the target of an episode, was moved by the task and is drawn there.
+        Poses, lights and tendons are recomputed by MuJoCo in double precision, as dm_control draws them. Poses that
+        differ from MuJoCo's, such as a target that the task moved, are taken from ``fields``.
+
+        Args:
+          fields: arrays of STATE_FIELDS and POSE_FIELDS of one env.
         """
         data = self._data
-        for name in STATE:
+        for name in STATE_FIELDS:
             getattr(data, name)[:] = fields[name]
         mujoco.mj_forward(self._model, data)
-        for name in POSES:
+        for name in POSE_FIELDS:
             own = getattr(data, name)
             given = fields[name].reshape(own.shape)
-            moved = (np.abs(given - own) > MOVED).any(-1)
+            moved = (np.abs(given - own) > POSE_TOLERANCE).any(-1)
             own[moved] = given[moved]
         return self.host(data)
 
 
 class GLThread:
-    """The one thread that makes, uses and frees an OpenGL context, which belongs to a thread: JAX calls from any."""
+    """The one thread that makes, uses and frees an OpenGL context.
 
-    def __init__(self, make_painter: Callable[[], GLWorker]) -> None:
-        """Raises what ``make_painter`` raises."""
+    A context belongs to the thread that made it, while JAX runs callbacks in any thread.
+
+    Args:
+      make_worker: makes the worker inside the new thread.
+
+    Raises:
+      BaseException: whatever ``make_worker`` raises.
+    """
+
+    def __init__(self, make_worker: Callable[[], GLWorker]) -> None:
         self._jobs: queue.SimpleQueue[tuple[Future, Callable[[], Any]] | None] = queue.SimpleQueue()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="opengl", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="opengl", daemon=True)
         self._thread.start()
         try:
-            self._painter = self._run(make_painter)
+            self._worker = self._run(make_worker)
         except BaseException:
             self._stop()
             raise
-        # After the context: EGL's own exit hook, registered before, must come later.
+        # Exit hooks run in reverse order: registered after EGL's own hook, this one frees the context first.
         atexit.register(self.close)
 
-    def paint(self, fields: Mapping[str, Any]) -> np.ndarray:
-        """As ``GLWorker.paint``; what JAX hands over is read in the thread that it called."""
+    def render(self, fields: Mapping[str, Any]) -> UInt8[np.ndarray, "H W 3"]:
+        """Draws one env, see ``GLWorker.render``. Converts JAX's buffers to NumPy in the calling thread."""
         fields = {name: np.asarray(field) for name, field in fields.items()}
-        return self._run(lambda: self._painter.paint(fields))
+        return self._run(lambda: self._worker.render(fields))
 
     @property
     def samples(self) -> int:
         """Visibility samples per pixel that OpenGL grants."""
-        return max(1, self._painter.host.multisamples)
+        return max(1, self._worker.host.multisamples)
 
     def close(self) -> None:
-        """Frees the context; drawing afterwards raises RuntimeError. May be called twice, and from any thread."""
+        """Frees the context; drawing afterwards raises RuntimeError. Idempotent and thread-safe."""
         if not self._closed:
             atexit.unregister(self.close)
-            self._submit(self._painter.host.close)
+            self._submit(self._worker.host.close)
             self._stop()
-            del self._painter  # now: its destructors need modules that are gone at the very end
+            del self._worker  # now: its destructors need modules that are gone at interpreter exit
 
     def _run(self, job: Callable[[], Any]) -> Any:
         return self._submit(job).result()
@@ -98,10 +120,10 @@ class GLThread:
     def _stop(self) -> None:
         self._closed = True
         self._jobs.put(None)
-        if threading.current_thread() is not self._thread:  # the garbage collector calls from there, too
+        if threading.current_thread() is not self._thread:  # the garbage collector may run in that thread
             self._thread.join()
 
-    def _work(self) -> None:
+    def _loop(self) -> None:
         while (item := self._jobs.get()) is not None:
             future, job = item
             try:
@@ -111,19 +133,20 @@ class GLThread:
 
 
 class GLRenderer:
-    """Draws with MuJoCo's classic renderer from inside compiled programs: bit for bit what ``HostRenderer`` draws.
+    """Draws with MuJoCo's OpenGL renderer from inside compiled programs, bit for bit as ``HostRenderer``.
 
-    The worlds are drawn one after the other on the host, whatever the backend. The context is freed with the object or
+    The envs are drawn one after the other on the host, whatever the backend. The context is freed with the object or
     at exit.
 
     Args:
       mj_model: the model; copied.
-      height, width: picture size in pixels.
-      camera: row or name of a camera.
+      height: image height in pixels.
+      width: image width in pixels.
+      camera: index or name of a camera.
       samples: 1, or OpenGL's multisampling with 2 or 4 samples.
 
     Raises:
-      RendererError: no OpenGL library, or one that does not multisample so.
+      RendererError: no OpenGL library, or one that does not grant the samples.
       ValueError: no such camera.
     """
 
@@ -132,33 +155,41 @@ class GLRenderer:
     ) -> None:
         model = copy.copy(mj_model)
         model.vis.quality.offsamples = 0 if samples == 1 else samples
-        room = model.vis.global_
-        room.offheight, room.offwidth = max(room.offheight, height), max(room.offwidth, width)
+        buffer = model.vis.global_
+        buffer.offheight, buffer.offwidth = max(buffer.offheight, height), max(buffer.offwidth, width)
         try:
-            self._studio = GLThread(partial(GLWorker, model, height, width, camera))
+            self._thread = GLThread(partial(GLWorker, model, height, width, camera))
         except RuntimeError as error:
             raise RendererError(f"renderer gl: {error}") from error
-        weakref.finalize(self, self._studio.close).atexit = False  # the studio has an exit hook of its own
-        self._picture = jax.ShapeDtypeStruct((height, width, 3), jnp.uint8)
-        if self._studio.samples != samples:
-            granted = self._studio.samples
+        weakref.finalize(self, self._thread.close).atexit = False  # GLThread has an exit hook of its own
+        self._image = jax.ShapeDtypeStruct((height, width, 3), jnp.uint8)
+        if self._thread.samples != samples:
+            granted = self._thread.samples
             self.close()
             raise RendererError(
                 f"renderer gl: this OpenGL draws with {granted} samples per pixel when asked for"
                 f" {samples}; take {granted}"
             )
 
-    def __call__(self, data: Any) -> jax.Array:
-        """uint8[H,W,3] picture of one world: mjx.Data, or mujoco.MjData after mj_forward. Works under jit and vmap."""
-        fields = {name: jnp.asarray(getattr(data, name)) for name in STATE + POSES}
-        # One world per call also keeps each field far below the 100 kB from where JAX hands buffers over asynchronously
-        # and waiting for them inside a callback can deadlock.
-        return jax.pure_callback(self._studio.paint, self._picture, fields, vmap_method="sequential")
+    def __call__(self, data: Any) -> UInt8[Array, "H W 3"]:
+        """Draws one env. Works under jit and vmap.
 
-    def batch(self, data: Any) -> jax.Array:
-        """uint8[E,H,W,3] pictures of mjx.Data with leading axis E."""
+        Args:
+          data: mjx.Data of one env, or mujoco.MjData after mj_forward.
+        """
+        fields = {name: jnp.asarray(getattr(data, name)) for name in STATE_FIELDS + POSE_FIELDS}
+        # One env per call also keeps each field far below 100 kB. From there on JAX hands buffers over asynchronously,
+        # and waiting for them inside a callback can deadlock.
+        return jax.pure_callback(self._thread.render, self._image, fields, vmap_method="sequential")
+
+    def batch(self, data: Any) -> UInt8[Array, "E H W 3"]:
+        """Draws E envs.
+
+        Args:
+          data: mjx.Data with leading axis E.
+        """
         return jax.vmap(self)(data)
 
     def close(self) -> None:
         """Frees the OpenGL context; drawing afterwards is an error."""
-        self._studio.close()
+        self._thread.close()

@@ -1,4 +1,7 @@
-"""Which pixels a stage works on: squares of pixels, and on a CPU only those squares where there is something to do."""
+"""Groups of pixels: 4 x 4 squares, of which a CPU processes only those that a stage needs.
+
+Letters: T tiles, G groups, P pixels (whole groups, one after the other), H W image.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,21 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Int, Shaped
 
-from covr_jax.render.raycast import Array
-from covr_jax.render.view import WORLDS, anywhere, one_by_one
+from covr_jax.render.view import ENV_AXIS, any_pixel, one_by_one
 
-SIDE = 4  # pixels of a group per axis
+SIDE = 4  # pixels along an edge of a group
 GROUP = SIDE * SIDE
-TILE = 64  # groups that a CPU looks at together
+TILE = 64  # groups that a CPU processes together to find what is visible
 CHUNK = 64  # groups that a CPU shades together
 
 
-def pixel_order(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pixels in drawing order, int[T,P]: T tiles, each whole groups one after the other.
+def pixel_order(height: int, width: int) -> tuple[Int[np.ndarray, "T P"], Int[np.ndarray, "T P"]]:
+    """Rows and columns of the pixels in drawing order.
 
-    The last row, column and group are repeated where the picture does not fill up the last ones. An accelerator draws
-    all of the picture as one tile.
+    The last row, column and group are repeated where the image does not fill the last group or tile. An accelerator
+    draws the whole image as one tile.
     """
     down, across = -(-height // SIDE), -(-width // SIDE)
     tiles = -(-down * across // TILE) if one_by_one() else 1
@@ -32,41 +35,49 @@ def pixel_order(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return row.reshape(tiles, -1), column.reshape(tiles, -1)
 
 
-def to_image(pixels: Array, height: int, width: int) -> Array:
-    """[H,W] from values [T,P] in drawing order."""
+def to_image(pixels: Shaped[Array | np.ndarray, "T P"], height: int, width: int) -> Shaped[Array | np.ndarray, "H W"]:
+    """Rearranges values from drawing order into an image."""
     down, across = -(-height // SIDE), -(-width // SIDE)
     squares = pixels.reshape(-1)[: down * across * GROUP].reshape(down, across, SIDE, SIDE)
     return squares.transpose(0, 2, 1, 3).reshape(down * SIDE, across * SIDE)[:height, :width]
 
 
-def by_group(pixels: Array) -> Array:
-    """[...,G,GROUP] from [...,P]."""
+def by_group(pixels: Shaped[Array | np.ndarray, "*batch P"]) -> Shaped[Array | np.ndarray, "*batch G pixels"]:
+    """Splits the last axis into groups of GROUP pixels."""
     return pixels.reshape(*pixels.shape[:-1], -1, GROUP)
 
 
-def masked_apply(mask: Array, stage: Callable[..., Array], data: tuple[Array, ...], otherwise: Array) -> Array:
-    """`stage(*data)` in every group with a pixel of `mask`, `otherwise` elsewhere; what it gives for a pixel outside
-    of `mask` means nothing.
+def masked_apply(
+    mask: Bool[Array, " P"],
+    stage: Callable[..., Array],
+    data: tuple[Shaped[Array | np.ndarray, "... P"], ...],
+    otherwise: Shaped[Array, "... P"],
+) -> Shaped[Array, "... P"]:
+    """Applies a stage to the groups of pixels that need it.
+
+    A CPU lists the needed groups of each env and works through the lists chunk by chunk until the longest one ends. An
+    accelerator applies the stage to all pixels, unless no env needs it.
 
     Args:
-      mask: bool[P], P whole groups.
-      stage: works pixel by pixel on any number of groups, [...,P'] from arrays of shape [...,P'].
-      data: arrays [...,P].
-      otherwise: [...,P], the shape and dtype of the result.
+      mask: pixels that need the stage.
+      stage: elementwise over pixels, on any whole number of groups.
+      data: arguments of the stage.
+      otherwise: values where the stage is not applied; shape and dtype of the result.
 
-    A CPU lists the groups of each world and works through the lists chunk by chunk until the longest one ends. An
-    accelerator runs the stage on everything, unless no world needs it.
+    Returns:
+      `stage(*data)` in every group with a pixel of `mask`, `otherwise` in the others. Values of pixels outside of
+      `mask` are not defined.
     """
     if not one_by_one():
-        return jax.lax.cond(anywhere(mask), lambda: stage(*data), lambda: otherwise)
+        return jax.lax.cond(any_pixel(mask), lambda: stage(*data), lambda: otherwise)
     data = tuple(jnp.asarray(leaf) for leaf in data)
-    needed = by_group(mask).any(-1)
-    place = jnp.cumsum(needed) - 1
+    needed = jnp.any(by_group(mask), -1)
+    position = jnp.cumsum(needed) - 1
     count = len(needed)
-    slots = -(-count // CHUNK) * CHUNK
+    num_slots = -(-count // CHUNK) * CHUNK
     listed = (
-        jnp.zeros(slots, jnp.int32)
-        .at[jnp.where(needed, place, slots)]
+        jnp.zeros(num_slots, jnp.int32)
+        .at[jnp.where(needed, position, num_slots)]
         .set(jnp.arange(count, dtype=jnp.int32), mode="drop", unique_indices=True)
     )
 
@@ -76,8 +87,8 @@ def masked_apply(mask: Array, stage: Callable[..., Array], data: tuple[Array, ..
         part = stage(*(by_group(leaf)[..., chosen, :].reshape(*leaf.shape[:-1], -1) for leaf in data))
         return first + CHUNK, jax.lax.dynamic_update_slice_in_dim(done, part, first * GROUP, axis=-1)
 
-    last = jax.lax.pmax(place[-1], WORLDS)
-    done = jnp.zeros((*otherwise.shape[:-1], slots * GROUP), otherwise.dtype)
+    last = jax.lax.pmax(position[-1], ENV_AXIS)
+    done = jnp.zeros((*otherwise.shape[:-1], num_slots * GROUP), otherwise.dtype)
     _, done = jax.lax.while_loop(lambda state: state[0] <= last, work, (jnp.int32(0), done))
-    found = jnp.where(needed[:, None], by_group(done)[..., place, :], by_group(otherwise))
+    found = jnp.where(needed[:, None], by_group(done)[..., position, :], by_group(otherwise))
     return found.reshape(otherwise.shape)

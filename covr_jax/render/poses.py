@@ -1,4 +1,7 @@
-"""Where everything is: the pose of every item, light and the camera, from mjx.Data or mujoco.MjData."""
+"""Poses of the items, the lights and the camera, from mjx.Data or mujoco.MjData.
+
+Letters: K items, L lights without the headlight, N capsules of tendons.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +10,41 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from jaxtyping import Array, Float
 
-from covr_jax.render.scene import Light, Scene
+from covr_jax.render.scene import Scene
 from covr_jax.render.tendon import tendon_pose
-
-Array = Any  # a jax.Array or numpy.ndarray
 
 
 class Poses(NamedTuple):
-    """One world, float32, world frame, metres. K items; L lights without the headlight, which rides on the camera."""
+    """Poses of one env in the world frame, float32, metres. The headlight is not among them."""
 
-    item_position: Array  # f32[K,3]
-    item_rotation: Array  # f32[K,3,3], columns are the item's axes
-    camera_position: Array  # f32[3]
-    camera_rotation: Array  # f32[3,3], columns right, up, back
-    tendon_half: Array  # f32[N], half lengths of the items that are parts of tendons
-    tendon_red: Array  # f32[number of tendons], how far the colour has turned to the limit's red
-    light_position: Array  # f32[L,3]
-    light_direction: Array  # f32[L,3], unit
+    item_position: Float[Array | np.ndarray, "K 3"]
+    item_rotation: Float[Array | np.ndarray, "K 3 3"]  # columns are the item's axes
+    camera_position: Float[Array | np.ndarray, " 3"]
+    camera_rotation: Float[Array | np.ndarray, "3 3"]  # columns right, up, back
+    tendon_half: Float[Array | np.ndarray, " N"]  # half lengths of the capsules of tendons
+    tendon_red: Float[Array | np.ndarray, " tendons"]  # weight of the limit's colour in 0..1
+    light_position: Float[Array | np.ndarray, "L 3"]
+    light_direction: Float[Array | np.ndarray, "L 3"]  # unit
 
 
 def poses_of(scene: Scene, data: Any) -> Poses:
-    """Gathers the poses from `data`, one world of mjx.Data or a mujoco.MjData after its positions were computed.
+    """Gathers the poses of one env.
 
-    MJX computes neither light positions nor directions, so they are derived from the body poses here for both kinds of
-    data: one rule, one picture.
+    MJX computes neither light positions nor directions. They are derived from the body poses for both kinds of data,
+    so that both give the same image.
+
+    Args:
+      scene: the scene.
+      data: mjx.Data of one env, or mujoco.MjData, with positions computed.
     """
     xp = np if isinstance(data, mujoco.MjData) else jnp
-    rows = {kind: np.array([item.index for item in scene.items if item.kind == kind], int) for kind in ("geom", "site")}
-    position = [data.geom_xpos[rows["geom"]], data.site_xpos[rows["site"]]]
-    rotation = [data.geom_xmat[rows["geom"]].reshape(-1, 3, 3), data.site_xmat[rows["site"]].reshape(-1, 3, 3)]
+    indices = {
+        kind: np.array([item.index for item in scene.items if item.kind == kind], int) for kind in ("geom", "site")
+    }
+    position = [data.geom_xpos[indices["geom"]], data.site_xpos[indices["site"]]]
+    rotation = [data.geom_xmat[indices["geom"]].reshape(-1, 3, 3), data.site_xmat[indices["site"]].reshape(-1, 3, 3)]
     tendons = [tendon_pose(tendon, data, xp) for tendon in scene.tendons]
     for centre, axis, _, _ in tendons:
         position.append(centre)
@@ -59,8 +67,16 @@ def poses_of(scene: Scene, data: Any) -> Poses:
     return Poses(*(field.astype(np.float32) for field in poses))
 
 
-def light_pose(light: Light | Any, data: Any, xp: Any) -> tuple[Array, Array]:
-    """World position and unit direction of a light, by its ``mode``, ``body``, ``target`` and ``pose`` alone."""
+def light_pose(
+    light: Any, data: Any, xp: Any
+) -> tuple[Float[Array | np.ndarray, " 3"], Float[Array | np.ndarray, " 3"]]:
+    """Computes the position and the unit direction of a light in the world frame.
+
+    Args:
+      light: a `scene.Light`, or a record with its fields `mode`, `body`, `target` and `pose`.
+      data: mjx.Data of one env, or mujoco.MjData, with positions computed.
+      xp: numpy or jax.numpy, as in `data`.
+    """
     pos, direction, pos0, poscom0, direction0 = (np.asarray(value) for value in light.pose)
     body, rotation = data.xpos[light.body], data.xmat[light.body].reshape(3, 3)
     modes = mujoco.mjtCamLight

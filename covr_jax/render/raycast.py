@@ -1,99 +1,67 @@
-"""Where rays meet items, on plain blocks: a vector is a tuple of three arrays (or scalars), never a trailing axis of 3.
+"""Rays, their intersections with items, and the code that packs a distance and an item index into one integer."""
 
-Scalars stay scalars and per-pixel values are contiguous blocks, so one fused, vectorised kernel comes out whatever
-compiles it.
-"""
-
+# pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# Vectors are tuples built by comprehension, whose length the checker cannot see.
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
-from covr_jax.render.scene import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, SPHERE, Floats
-
-Array = Any
-Vec = tuple[Any, Any, Any]
+from covr_jax.render.scene import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, SPHERE
+from covr_jax.render.vector import Block, Floats, Index, Vec, add, dot, scale, sub
 
 TINY = 1e-9  # keeps divisions finite where a ray runs parallel to a surface; the hit is then rejected or far away
 
 
-def dot(a: Vec, b: Vec) -> Array:
-    """Inner product."""
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-def add(a: Vec, b: Vec) -> Vec:
-    """Sum."""
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
-
-
-def sub(a: Vec, b: Vec) -> Vec:
-    """Difference."""
-    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
-
-
-def scale(s: Array, a: Vec) -> Vec:
-    """Multiple."""
-    return s * a[0], s * a[1], s * a[2]
-
-
-def cross(a: Vec, b: Vec) -> Vec:
-    """Vector product."""
-    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
-
-
-def unit(a: Vec) -> Vec:
-    """Scaled to length 1; the zero vector stays zero."""
-    return scale(jax.lax.rsqrt(jnp.maximum(dot(a, a), 1e-20)), a)
-
-
 class PinholeRays(NamedTuple):
-    """Rays origin + t (forward + x right + y up). The vectors are scalars, x and y are blocks, so a projection on any
-    scalar vector costs two multiply-adds per ray.
+    """Rays origin + t (forward + x right + y up).
+
+    The vectors are scalars and `x`, `y` are blocks, so a projection on a scalar vector costs two multiply-adds per ray.
     """
 
     origin: Vec
     forward: Vec
     right: Vec
     up: Vec
-    x: Array
-    y: Array
+    x: Block  # image plane coordinate to the right, at distance 1
+    y: Block  # image plane coordinate upwards, at distance 1
 
-    def along(self, v: Vec) -> Array:
+    def along(self, v: Vec) -> Block:
         """Inner product of the directions with `v`."""
         return dot(self.forward, v) + self.x * dot(self.right, v) + self.y * dot(self.up, v)
 
-    def squared(self) -> Array:
+    def squared(self) -> Block:
         """Squared length of the directions."""
         return 1.0 + self.x * self.x + self.y * self.y
 
-    def at(self, t: Array) -> Vec:
-        """The points at ray parameter `t`."""
+    def at(self, t: Block) -> Vec:
+        """Points at ray parameter `t`."""
         return tuple(
             self.origin[k] + t * (self.forward[k] + self.x * self.right[k] + self.y * self.up[k]) for k in range(3)
         )
 
 
 class FreeRays(NamedTuple):
-    """Rays origin + t direction, both of any shape; the same three methods."""
+    """Rays origin + t direction; both are vectors of blocks."""
 
     origin: Vec
     direction: Vec
 
-    def along(self, v: Vec) -> Array:
+    def along(self, v: Vec) -> Block:
         """Inner product of the directions with `v`."""
         return dot(self.direction, v)
 
-    def squared(self) -> Array:
+    def squared(self) -> Block:
         """Squared length of the directions."""
         return dot(self.direction, self.direction)
 
-    def at(self, t: Array) -> Vec:
-        """The points at ray parameter `t`."""
+    def at(self, t: Block) -> Vec:
+        """Points at ray parameter `t`."""
         return add(self.origin, scale(t, self.direction))
 
 
@@ -101,37 +69,39 @@ Rays = PinholeRays | FreeRays
 
 
 class Pose(NamedTuple):
-    """Position and the three axes of an item; scalars."""
+    """Position and the three axes of an item, as scalars."""
 
     position: Vec
     axes: tuple[Vec, Vec, Vec]
 
 
 class Hit(NamedTuple):
-    """Nearest front-facing meeting of rays and one item. Where `ok` is False, `t` and `normal` continue the surface
-    smoothly past its silhouette: that is what shades a pixel whose centre the item just misses.
+    """Nearest front-facing intersection of rays with one item.
+
+    Where `ok` is False, `t` and `normal` continue the surface smoothly past its silhouette. They shade a pixel whose
+    centre the item just misses.
     """
 
-    t: Array  # ray parameter
-    ok: Array  # bool: the ray's line meets the surface (t may still be negative)
-    normal: Vec  # outward, any length
+    t: Block  # ray parameter
+    ok: Bool[Array, " ..."]  # whether the ray's line intersects the surface; t may be negative
+    normal: Vec  # outward, of any length
 
 
-def _root(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
-    """Smaller root of a t^2 + 2 b t + c, with the discriminant clamped at 0, and the discriminant."""
+def _root(a: Block, b: Block, c: Block) -> tuple[Block, Block]:
+    """Smaller root of a t^2 + 2 b t + c with the discriminant clamped at 0, and the unclamped discriminant."""
     discriminant = b * b - a * c
     return (-b - jnp.sqrt(jnp.maximum(discriminant, 0.0))) / a, discriminant
 
 
-def hit_sphere(rays: Rays, centre: Vec, radius: Array) -> Hit:
-    """|o + t d - centre| = radius."""
+def hit_sphere(rays: Rays, centre: Vec, radius: Block) -> Hit:
+    """Intersects |o + t d - centre| = radius."""
     offset = sub(rays.origin, centre)
     t, discriminant = _root(rays.squared(), rays.along(offset), dot(offset, offset) - radius * radius)
     return Hit(t, discriminant >= 0, sub(rays.at(t), centre))
 
 
-def hit_capsule(rays: Rays, centre: Vec, axis: Vec, radius: Array, half: Array) -> Hit:
-    """Infinite cylinder around `axis` where it meets between the ends, else the sphere at the nearer end."""
+def hit_capsule(rays: Rays, centre: Vec, axis: Vec, radius: Block, half: Block) -> Hit:
+    """Intersects the cylinder around `axis` between its ends, else the sphere at the nearer end."""
     offset = sub(rays.origin, centre)
     squared, slope, drift = rays.squared(), rays.along(axis), rays.along(offset)
     lift, far = dot(axis, offset), dot(offset, offset)
@@ -157,22 +127,24 @@ def _world(normal: Vec, pose: Pose) -> Vec:
     return add(add(scale(normal[0], pose.axes[0]), scale(normal[1], pose.axes[1])), scale(normal[2], pose.axes[2]))
 
 
-def _nonzero(x: Array) -> Array:
+def _nonzero(x: Block) -> Block:
     return jnp.where(jnp.abs(x) < TINY, TINY, x)
 
 
-def hit_ellipsoid(rays: Rays, pose: Pose, size: Floats) -> Hit:
-    """The unit sphere in a frame divided by the half axes."""
+def hit_ellipsoid(rays: Rays, pose: Pose, size: Floats | Vec) -> Hit:
+    """Intersects the unit sphere in a frame divided by the half axes."""
     origin, direction = _local(rays, pose)
-    start = -dot(origin, direction) / dot(direction, direction)  # float32 loses thin ones in origins that are far
+    start = -dot(origin, direction) / dot(
+        direction, direction
+    )  # near the centre: float32 loses thin ellipsoids far away
     origin = tuple(origin[k] + start * direction[k] for k in range(3))
     o, d = (tuple(v[k] / size[k] for k in range(3)) for v in (origin, direction))
     t, discriminant = _root(dot(d, d), dot(o, d), dot(o, o) - 1.0)
     return Hit(start + t, discriminant >= 0, _world(tuple((o[k] + t * d[k]) / size[k] for k in range(3)), pose))
 
 
-def hit_cylinder(rays: Rays, pose: Pose, radius: Array, half: Array) -> Hit:
-    """The curved side between the ends, else the disc that faces the ray."""
+def hit_cylinder(rays: Rays, pose: Pose, radius: Block, half: Block) -> Hit:
+    """Intersects the curved side between the ends, else the disc that faces the ray."""
     o, d = _local(rays, pose)
     side, discriminant = _root(
         jnp.maximum(d[0] * d[0] + d[1] * d[1], TINY),
@@ -193,8 +165,8 @@ def hit_cylinder(rays: Rays, pose: Pose, radius: Array, half: Array) -> Hit:
     return Hit(jnp.where(on_side, side, cap), on_side | on_cap, _world(normal, pose))
 
 
-def hit_box(rays: Rays, pose: Pose, size: Floats) -> Hit:
-    """Slabs: the last entry, if it comes before the first exit."""
+def hit_box(rays: Rays, pose: Pose, size: Floats | Vec) -> Hit:
+    """Intersects three slabs: the last entry counts if it comes before the first exit."""
     o, d = _local(rays, pose)
     inverse = tuple(1.0 / _nonzero(d[k]) for k in range(3))
     middle = tuple(-o[k] * inverse[k] for k in range(3))
@@ -206,8 +178,8 @@ def hit_box(rays: Rays, pose: Pose, size: Floats) -> Hit:
     return Hit(t, t <= leave, _world(normal, pose))
 
 
-def hit_plane(rays: Rays, pose: Pose, size: Floats) -> Hit:
-    """The front of a rectangle; a half size of 0 is endless. GL shows the back of a plane only as a faint veil."""
+def hit_plane(rays: Rays, pose: Pose, size: Floats | Vec) -> Hit:
+    """Intersects the front of a rectangle; a half size of 0 is infinite. For the back see `plane.backface_hit`."""
     o, d = _local(rays, pose)
     t = -o[2] / _nonzero(d[2])
     ok = d[2] < 0
@@ -216,8 +188,18 @@ def hit_plane(rays: Rays, pose: Pose, size: Floats) -> Hit:
     return Hit(t, ok, pose.axes[2])
 
 
-def intersect(rays: Rays, kind: int, size: Floats, pose: Pose) -> Hit:
-    """Meeting of `rays` with one item of type `kind` (a value of mujoco.mjtGeom), half sizes `size` in metres."""
+def intersect(rays: Rays, kind: int, size: Floats | Vec, pose: Pose) -> Hit:
+    """Intersects rays with one item.
+
+    Args:
+      rays: the rays.
+      kind: type of the item, a value of mujoco.mjtGeom.
+      size: MuJoCo's half sizes in metres.
+      pose: where the item is.
+
+    Raises:
+      ValueError: the type cannot be drawn.
+    """
     if kind == SPHERE:
         return hit_sphere(rays, pose.position, size[0])
     if kind == CAPSULE:
@@ -233,10 +215,17 @@ def intersect(rays: Rays, kind: int, size: Floats, pose: Pose) -> Hit:
     raise ValueError(f"no intersection with geom type {kind}")
 
 
-def may_meet(rays: PinholeRays, x: tuple[Array, Array], y: tuple[Array, Array], centre: Vec, radius: Array) -> Array:
-    """bool: whether a ball could touch the pyramid of rays between the edges `x` and `y`; conservative.
+def may_intersect(
+    rays: PinholeRays, x: tuple[Block, Block], y: tuple[Block, Block], centre: Vec, radius: Block
+) -> Bool[Array | np.ndarray, " ..."]:
+    """Whether balls may touch a pyramid of rays. Conservative: True for some that do not.
 
-    Edges and balls broadcast against each other; `rays` tells origin and axes.
+    Args:
+      rays: give the origin and the axes of the pyramid; their `x` and `y` are not read.
+      x: lower and upper edge of the pyramid on the image plane.
+      y: the same, upwards.
+      centre: centres of the balls; they and the radii broadcast against the edges.
+      radius: radii of the balls in metres.
     """
     offset = sub(centre, rays.origin)
     depth = dot(offset, rays.forward)
@@ -249,55 +238,47 @@ def may_meet(rays: PinholeRays, x: tuple[Array, Array], y: tuple[Array, Array], 
 
 
 class Code(NamedTuple):
-    """How a distance and an item index share one int32: positive floats order like their bits, so the low bits can
-    carry the index and one integer minimum finds the nearest item. Costs 2^(bits-23) of relative distance.
+    """Packs a ray parameter and an item index into one int32.
+
+    Positive floats order like their bits, so the low bits can carry the index, and one integer minimum finds the
+    nearest item. Costs 2^(bits-23) of relative distance.
     """
 
     bits: int
 
     @staticmethod
     def of(count: int) -> Code:
-        """Smallest code for `count` items and the mark for none."""
+        """The smallest code for `count` items and the mark for none."""
         return Code(max(5, int(count).bit_length()))
 
     @property
     def mask(self) -> int:
-        """Low bits: the item index; all ones is no item."""
+        """The low bits, which hold the item index; all ones is no item."""
         return (1 << self.bits) - 1
 
     @property
     def none(self) -> np.int32:
-        """Further than everything, no item."""
+        """The code of no item, greater than all others."""
         return np.int32(0x7F000000 | self.mask)
 
-    def pack(self, t: Array, ok: Array, index: int) -> Array:
-        """int32: nearest first; `none` where the ray misses or the item lies behind."""
+    def pack(self, t: Float[Array, " ..."], ok: Bool[Array, " ..."], index: Index) -> Int[Array, " ..."]:
+        """Packs hits; the nearest has the smallest code.
+
+        Args:
+          t: ray parameters.
+          ok: whether there is a hit.
+          index: item index.
+
+        Returns:
+          The codes; `none` where there is no hit or it lies behind the origin.
+        """
         bits = jax.lax.bitcast_convert_type(t, jnp.int32)
         return jnp.where(ok & (t > 0), (bits & ~self.mask) | index, self.none)
 
-    def index(self, code: Array) -> Array:
-        """int32 item index, `mask` for none."""
+    def index(self, code: Index) -> Index:
+        """Item index of a code, `mask` for none."""
         return code & self.mask
 
-    def distance(self, code: Array) -> Array:
-        """f32 ray parameter, rounded down."""
+    def distance(self, code: Int[Array, " ..."]) -> Float[Array, " ..."]:
+        """Ray parameter of a code, rounded down."""
         return jax.lax.bitcast_convert_type(code & ~self.mask, jnp.float32)
-
-
-def pick(winner: Array, choices: Mapping[int, Any]) -> Any:
-    """The choice of item `winner`, per pixel; a plain scalar when all choices are the same object or number."""
-    groups: dict[Any, tuple[Any, list[int]]] = {}
-    for index, value in choices.items():
-        groups.setdefault(value if isinstance(value, float) else id(value), (value, []))[1].append(index)
-    (picked, _), *others = groups.values()
-    for value, indices in others:
-        mine = winner == indices[0]
-        for index in indices[1:]:
-            mine = mine | (winner == index)
-        picked = jnp.where(mine, value, picked)
-    return picked
-
-
-def pick_vec(winner: Array, choices: Mapping[int, Sequence[Any]]) -> Vec:
-    """`pick` for each of the three components."""
-    return tuple(pick(winner, {index: value[k] for index, value in choices.items()}) for k in range(3))

@@ -1,4 +1,4 @@
-"""The mirror image in the first reflective plane."""
+"""The mirror image in the first reflective plane. Letters: P pixels, S samples of a pixel."""
 
 # pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false, reportCallIssue=false
 # pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
@@ -8,22 +8,24 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
-from covr_jax.render.raycast import Array, Code, PinholeRays, Vec, add, dot, may_meet, pick, scale
+from covr_jax.render.raycast import Code, PinholeRays, may_intersect
 from covr_jax.render.shade import light_passes, material_of, pack_colour, surface, visible
-from covr_jax.render.view import View, vec
+from covr_jax.render.vector import Block, Vec, add, dot, pick, scale, vec
+from covr_jax.render.view import View
 
 
 class Mirror(NamedTuple):
-    """The first reflective plane and what looks out of it."""
+    """The first reflective plane and the mirror image of the camera."""
 
     rays: PinholeRays  # of the camera's mirror image
-    height: Array  # of the camera over the plane, metres
+    height: Block  # of the camera over the plane, metres
     normal: Vec
 
 
 def mirrored(view: View, rays: PinholeRays) -> Mirror:
-    """Reflects the camera's `rays` in the mirror."""
+    """Reflects rays of the camera in the mirror."""
     pose = view.pose(view.scene.mirror)
     normal = pose.axes[2]
     height = -dot(pose.position, normal)
@@ -31,25 +33,49 @@ def mirrored(view: View, rays: PinholeRays) -> Mirror:
     return Mirror(PinholeRays(scale(-2 * height, normal), *axes, rays.x, rays.y), height, normal)
 
 
-def see_reflection(view: View, code: Code, x: Array, y: Array, winner: Array) -> Array:
-    """int32[S,P] packed items that the camera's mirror image sees through the pixels that show the mirror.
+def trace_reflection(
+    view: View, code: Code, x: Float[Array, " P"], y: Float[Array, " P"], index: Int32[Array, " P"]
+) -> Int32[Array, "S P"]:
+    """Finds the items that the mirror shows. The sky is not reflected.
 
-    `x, y` are the pixel centres, `winner` is int32[P]. The sky is not reflected.
+    Args:
+      view: the env.
+      code: packs distance and index.
+      x: image plane coordinate of the pixel centres, to the right.
+      y: the same, upwards.
+      index: item index of the visible plane.
+
+    Returns:
+      Codes of the samples; `code.none` where the pixel does not show the mirror.
     """
     rays, height, normal = mirrored(view, view.spread(view.rays(x, y)))
     half = 0.5 * view.scene.pixel
-    near = may_meet(rays, *((c.min() - half, c.max() + half) for c in (x, y)), vec(view.position.T), view.bounds)
-    seen = visible(view, rays, _mirrored_items(view), code, near)
-    # a mirrored ray starts behind the mirror; what it meets before the glass is not reflected
-    glass = height / jnp.maximum(rays.along(normal), 1e-9)
-    shown = (code.distance(seen) > 0.999 * glass) & (height > 0) & (winner == view.scene.mirror)
-    return jnp.where(shown, seen, code.none)
+    candidates = may_intersect(
+        rays, *((c.min() - half, c.max() + half) for c in (x, y)), vec(view.position.T), view.bounds
+    )
+    seen = visible(view, rays, _mirrored_items(view), code, candidates)
+    # a mirrored ray starts behind the mirror; what it meets before the mirror is not reflected
+    surface_t = height / jnp.maximum(rays.along(normal), 1e-9)
+    reflected = (code.distance(seen) > 0.999 * surface_t) & (height > 0) & (index == view.scene.mirror)
+    return jnp.where(reflected, seen, code.none)
 
 
-def shade_reflection(view: View, code: Code, x: Array, y: Array, seen: Array) -> Array:
-    """int32[P] packed light that the mirror adds: all lights at once, one clamp, no shadows.
+def shade_reflection(
+    view: View, code: Code, x: Float[Array, " P"], y: Float[Array, " P"], seen: Int32[Array, "S P"]
+) -> Int32[Array, " P"]:
+    """Shades the light that the mirror adds: all lights in one clamped pass, without shadows.
 
-    Colours, but not highlights, are scaled by the reflectance. `seen` comes from `see_reflection`.
+    Colours, but not highlights, are scaled by the reflectance.
+
+    Args:
+      view: the env.
+      code: packs distance and index.
+      x: image plane coordinate of the pixel centres, to the right.
+      y: the same, upwards.
+      seen: codes from `trace_reflection`.
+
+    Returns:
+      Packed colours.
     """
     rays = mirrored(view, view.rays(x, y)).rays
     items, mirror = _mirrored_items(view), view.scene.items[view.scene.mirror]

@@ -1,4 +1,7 @@
-"""Colour: OpenGL's fixed-function light, MuJoCo's two clamped passes, shadows, and the shading of solids."""
+"""OpenGL's fixed-function lighting, MuJoCo's clamped passes, shadows, and the shading of solids.
+
+Letters: K items, G groups of pixels, P pixels.
+"""
 
 # pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false, reportCallIssue=false
 # pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
@@ -10,67 +13,68 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int32
 
-from covr_jax.render.raycast import (
-    Array,
-    Code,
-    FreeRays,
-    Rays,
-    Vec,
-    add,
-    cross,
-    dot,
-    pick,
-    pick_vec,
-    scale,
-    sub,
-    unit,
-)
-from covr_jax.render.view import Light, View, vec
+from covr_jax.render.raycast import Code, FreeRays, Rays
+from covr_jax.render.vector import Block, Index, Vec, add, cross, dot, pick, pick_vec, scale, sub, unit, vec
+from covr_jax.render.view import Light, View
 
-LEVELS = 1020  # steps of a packed colour: a multiple of 255, so 8-bit levels survive packing unchanged
-FAR_AWAY = 1e4  # metres: where a directional light comes from
+LEVELS = 1020  # levels of a packed colour: a multiple of 255, so packing does not change 8-bit levels
+FAR_AWAY = 1e4  # metres: distance of a directional light
 SHADOW_BIAS = 1e-3  # metres along the normal, so that a surface does not shadow itself
 
 
 class Material(NamedTuple):
-    """What a surface does with light: scalars or per pixel."""
+    """How a surface reflects light: scalars, or a value per pixel."""
 
     colour: Vec
-    emission: Array
-    specular: Array
-    shininess: Array  # 0..1
+    emission: Block
+    specular: Block
+    shininess: Block  # 0..1; the GL exponent is 128 times this
 
 
 def clamp(colour: Vec) -> Vec:
-    """To 0..1, as the frame buffer does after every pass."""
+    """Clips to 0..1, as the frame buffer does after every pass."""
     return tuple(jnp.clip(c, 0.0, 1.0) for c in colour)
 
 
-def pack_colour(colour: Vec) -> Array:
-    """int32: three 10-bit channels. One array per stage keeps the compiler from computing a stage once per channel."""
+def pack_colour(colour: Vec) -> Int32[Array, " ..."]:
+    """Packs rgb in 0..1 into three 10-bit channels.
+
+    With one array per stage, the compiler does not compute a stage once per channel.
+    """
     r, g, b = (jnp.round(c * LEVELS).astype(jnp.int32) for c in clamp(colour))
     return r | (g << 10) | (b << 20)
 
 
-def unpack_colour(packed: Array) -> Vec:
-    """Inverse of `pack_colour`, floats in 0..1."""
+def unpack_colour(packed: Int32[Array, " ..."]) -> Vec:
+    """Inverse of `pack_colour`: rgb in 0..1."""
     return tuple(((packed >> shift) & 1023).astype(jnp.float32) * np.float32(1 / LEVELS) for shift in (0, 10, 20))
 
 
-def _power(x: Array, exponent: Array) -> Array:
-    """x^exponent for x >= 0: multiplications for whole constants, far cheaper than exp and log."""
+def _power(x: Block, exponent: Block) -> Block:
+    """x^exponent for x >= 0, by multiplications for integer constants, which is far cheaper than exp and log."""
     if isinstance(exponent, float) and exponent.is_integer():
         return jax.lax.integer_pow(x, int(exponent))
     return jnp.maximum(x, 1e-6) ** exponent
 
 
 def light_eval(light: Light, point: Vec, normal: Vec, eye: Vec, material: Material) -> Vec:
-    """Light of one lamp at a surface point, before clamping: GL's vertex lighting with a local viewer.
+    """Light of one source at surface points before clamping, by GL's vertex lighting with a local viewer.
 
     attenuation * spot * (ambient c + max(n.l, 0) diffuse c + [n.l > 0] max(n.h, 0)^(128 shininess) specular s)
 
-    `l` points to the light, `h` is halfway between `l` and the eye. `normal` has length 1.
+    `l` points to the light, `h` is halfway between `l` and the direction to the eye.
+
+    Args:
+      light: the light.
+      point: the points.
+      normal: unit normals.
+      eye: where the viewer is.
+      material: the material.
+
+    Returns:
+      Rgb.
     """
     constants = light.constants
     strength: Any = 1.0
@@ -103,10 +107,21 @@ def light_eval(light: Light, point: Vec, normal: Vec, eye: Vec, material: Materi
 def light_passes(
     lights: tuple[Light, ...], point: Vec, normal: Vec, eye: Vec, material: Material, shadows: bool = True
 ) -> list[Vec]:
-    """MuJoCo's passes at a point: first all lights that cast no shadow and the emission, then one per shadow light.
+    """MuJoCo's passes at surface points: all lights without shadows and the emission, then one per light with shadows.
 
-    Every pass is clamped by itself and the passes are added, so a shadowed pixel loses the whole light, and two lights
-    of strength 0.7 do not share one clamp. With `shadows` False there is only the first pass, with all lights.
+    Every pass is clamped before the passes are added. A shadowed pixel loses the whole light, and two lights of
+    strength 0.7 do not share one clamp.
+
+    Args:
+      lights: the lights.
+      point: the points.
+      normal: unit normals.
+      eye: where the viewer is.
+      material: the material.
+      shadows: False puts all lights into the first pass.
+
+    Returns:
+      Clamped rgb of each pass.
     """
     main, others = scale(material.emission, material.colour), []
     for light in lights:
@@ -118,25 +133,34 @@ def light_passes(
     return [clamp(main), *others]
 
 
-def lit(view: View, light: Light, point: Vec, normal: Vec, bias: float, shown: Array) -> Array:
-    """bool[P]: whether the shadow map of `light` leaves `point` in its light. Planes throw no shadow. The answer
-    counts for the pixels `shown` only.
+def is_lit(
+    view: View, light: Light, point: Vec, normal: Vec, bias: float, valid: Bool[Array, " P"]
+) -> Bool[Array, " P"]:
+    """Whether a light reaches surface points, as by MuJoCo's shadow map. Planes cast no shadow.
 
-    Outside the map everything is lit: it covers a square of half width `shadow_clip` around a directional light, and a
-    pyramid of `shadow_scale` times the cutoff under a spot.
+    Outside the map everything is lit. The map covers a square of half width `shadow_clip` around a directional light,
+    and a pyramid of `shadow_scale` times the cutoff under a spotlight.
+
+    Args:
+      view: the env.
+      light: the light.
+      point: the points.
+      normal: unit normals.
+      bias: metres along the normal at which the shadow ray starts.
+      valid: pixels whose result is used; it is not defined for the others.
     """
     constants, scene = light.constants, view.scene
     start = add(point, scale(bias, normal))
     direction = scale(-1.0, light.direction) if constants.directional else sub(light.position, start)
     rays = FreeRays(start, direction)
 
-    def block(dark, _, meet):
-        hit = meet()
+    def block(shadowed, _, get_hit):
+        hit = get_hit()
         blocked = hit.ok & (hit.t > 0)
-        return dark | (blocked if constants.directional else blocked & (hit.t < 1))
+        return shadowed | (blocked if constants.directional else blocked & (hit.t < 1))
 
-    near = _between(view, light, point, shown)
-    dark = view.visit(rays, scene.casters, block, jnp.zeros(jnp.shape(point[0]), bool), near)
+    candidates = _may_occlude_any(view, light, point, valid)
+    shadowed = view.visit(rays, scene.casters, block, jnp.zeros(jnp.shape(point[0]), bool), candidates)
     map_up = unit(cross(light.direction, (-1.0, 0.0, 0.0)))
     map_right = cross(light.direction, map_up)
     offset = sub(point, light.position)
@@ -145,85 +169,130 @@ def lit(view: View, light: Light, point: Vec, normal: Vec, bias: float, shown: A
         angle = min(2 * constants.cutoff * scene.shadow_scale, 160.0)  # degrees, full opening
         reach = float(np.tan(np.deg2rad(angle / 2))) * dot(offset, light.direction)
     inside = (jnp.abs(dot(offset, map_right)) < reach) & (jnp.abs(dot(offset, map_up)) < reach)
-    return ~(dark & inside)
+    return ~(shadowed & inside)
 
 
-def _between(view: View, light: Light, point: Vec, shown: Array) -> Array:
-    """bool[K]: items that could come between the light and one of the points; conservative."""
-    low = tuple(jnp.where(shown, p, jnp.inf).min() for p in point)
-    high = tuple(jnp.where(shown, p, -jnp.inf).max() for p in point)
+def _may_occlude_any(view: View, light: Light, point: Vec, valid: Array) -> Bool[Array, " K"]:
+    """Items that may come between the light and one of the valid points; conservative."""
+    low = tuple(jnp.where(valid, p, jnp.inf).min() for p in point)
+    high = tuple(jnp.where(valid, p, -jnp.inf).max() for p in point)
     centre = tuple(0.5 * (a + b)[None] for a, b in zip(low, high, strict=True))
     size = tuple(0.5 * (b - a) for a, b in zip(low, high, strict=True))
-    return between(view, light, centre, jnp.sqrt(dot(size, size)))[:, 0]
+    return may_occlude(view, light, centre, jnp.sqrt(dot(size, size)))[:, 0]
 
 
-def between(view: View, light: Light, centre: Vec, radius: Array) -> Array:
-    """bool[K,G]: items that could come between the light and a point of a ball; conservative. `centre` is [G].
+def may_occlude(view: View, light: Light, centre: Vec, radius: Float[Array, " ..."]) -> Bool[Array, "K G"]:
+    """Items that may come between a light and points inside balls. Conservative: True for some that do not.
 
-    The way from a ball to the light is taken for the capsule around the line between.
+    The region between a ball and the light is bounded by the capsule around the line between them.
+
+    Args:
+      view: the env.
+      light: the light.
+      centre: centres of G balls.
+      radius: radii of the balls in metres, [G] or a scalar.
     """
-    way = scale(-FAR_AWAY, light.direction) if light.constants.directional else sub(light.position, centre)
+    path = scale(-FAR_AWAY, light.direction) if light.constants.directional else sub(light.position, centre)
     offset = sub(vec(view.position.T[..., None]), centre)
-    along = jnp.clip(dot(offset, way) / jnp.maximum(dot(way, way), 1e-12), 0.0, 1.0)
-    gap = sub(offset, scale(along, way))
+    along = jnp.clip(dot(offset, path) / jnp.maximum(dot(path, path), 1e-12), 0.0, 1.0)
+    gap = sub(offset, scale(along, path))
     reach = view.bounds[:, None] + radius + 2 * SHADOW_BIAS
     return ~(dot(gap, gap) > reach * reach)
 
 
-def visible(view: View, rays: Rays, items: tuple[int, ...], code: Code, near: Array) -> Array:
-    """int32: packed distance and index of the nearest of `items` along each ray.
+def visible(
+    view: View, rays: Rays, items: tuple[int, ...], code: Code, candidates: Bool[Array, " K"]
+) -> Int32[Array, " ..."]:
+    """Finds the nearest item along each ray.
 
-    `near` bool[K]: items that the rays could meet at all.
+    Args:
+      view: the env.
+      rays: the rays.
+      items: indices of the items to look for.
+      code: packs distance and index.
+      candidates: items that the rays may meet.
+
+    Returns:
+      Code of the nearest item.
     """
 
-    def nearer(nearest, index, meet):
-        hit = meet()
+    def nearer(nearest, index, get_hit):
+        hit = get_hit()
         return jnp.minimum(nearest, code.pack(hit.t, hit.ok & (hit.t > view.scene.near), index))
 
-    return view.visit(rays, items, nearer, jnp.full(rays.x.shape, code.none), near)
+    return view.visit(rays, items, nearer, jnp.full(rays.x.shape, code.none), candidates)
 
 
-def material_of(view: View, items: tuple[int, ...], winner: Array, bare: bool = False) -> Material:
-    """Material of the winning item, with the mean colour of its texture; `bare`, without it."""
-    rows = {index: view.scene.items[index] for index in items}
-    colours = dict(zip(items, (view.colours[index] for index in items), strict=True))
-    for index, item in rows.items():
-        if item.texture and not bare:
+def material_of(view: View, items: tuple[int, ...], index: Index, textured: bool = True) -> Material:
+    """Material of the visible item of each pixel.
+
+    Args:
+      view: the env.
+      items: item indices that may occur in `index`.
+      index: item index.
+      textured: whether to multiply the colour by the mean colour of the texture.
+    """
+    records = {k: view.scene.items[k] for k in items}
+    colours = dict(zip(items, (view.colours[k] for k in items), strict=True))
+    for k, item in records.items():
+        if item.texture and textured:
             mean = (0.5 * (a + b) for a, b in zip(item.texture.first, item.texture.second, strict=True))
-            colours[index] = tuple(c * m for c, m in zip(colours[index], mean, strict=True))
+            colours[k] = tuple(c * m for c, m in zip(colours[k], mean, strict=True))
     return Material(
-        pick_vec(winner, colours),
+        pick_vec(index, colours),
         *(
-            pick(winner, {index: getattr(item, name) for index, item in rows.items()})
+            pick(index, {k: getattr(item, name) for k, item in records.items()})
             for name in ("emission", "specular", "shininess")
         ),
     )
 
 
-def surface(view: View, rays: Rays, items: tuple[int, ...], winner: Array) -> tuple[Vec, Vec]:
-    """Point and unit normal of the winning item along each ray, continued past its silhouette where the ray misses."""
-    t = jnp.ones(winner.shape, jnp.float32)
-    normal = tuple(jnp.zeros(winner.shape, jnp.float32) for _ in range(3))
+def surface(view: View, rays: Rays, items: tuple[int, ...], index: Int32[Array, " P"]) -> tuple[Vec, Vec]:
+    """Intersects rays with the visible item of each pixel.
 
-    def take(found, index, meet):
-        mine, hit = winner == index, meet()
-        normal = tuple(jnp.where(mine, new, old) for new, old in zip(hit.normal, found[1], strict=True))
-        return jnp.where(mine, hit.t, found[0]), normal
+    Args:
+      view: the env.
+      rays: through the pixel centres.
+      items: item indices that may occur in `index`.
+      index: item index.
 
-    wins = (winner[None] == jnp.arange(len(view.scene.items))[:, None]).any(1)
-    t, normal = view.visit(rays, items, take, (t, normal), wins)
+    Returns:
+      Points and unit normals; of the surface continued past its silhouette where the ray misses the item.
+    """
+    t = jnp.ones(index.shape, jnp.float32)
+    normal = tuple(jnp.zeros(index.shape, jnp.float32) for _ in range(3))
+
+    def take(found, k, get_hit):
+        chosen, hit = index == k, get_hit()
+        normal = tuple(jnp.where(chosen, new, old) for new, old in zip(hit.normal, found[1], strict=True))
+        return jnp.where(chosen, hit.t, found[0]), normal
+
+    candidates = (index[None] == jnp.arange(len(view.scene.items))[:, None]).any(1)
+    t, normal = view.visit(rays, items, take, (t, normal), candidates)
     return rays.at(t), unit(normal)
 
 
-def shade_solids(view: View, x: Array, y: Array, winner: Array) -> Array:
-    """int32[P] packed colour of solid `winner` at the pixel's centre `x, y`, both passes, with shadows."""
+def shade_solids(
+    view: View, x: Float[Array, " P"], y: Float[Array, " P"], index: Int32[Array, " P"]
+) -> Int32[Array, " P"]:
+    """Shades solids with all passes and shadows.
+
+    Args:
+      view: the env.
+      x: image plane coordinate of the pixel centres, to the right.
+      y: the same, upwards.
+      index: item index of the visible solid.
+
+    Returns:
+      Packed colours.
+    """
     scene, rays = view.scene, view.rays(x, y)
-    point, normal = surface(view, rays, scene.solids, winner)
-    material = material_of(view, scene.solids, winner)
+    point, normal = surface(view, rays, scene.solids, index)
+    material = material_of(view, scene.solids, index)
     colour, *others = light_passes(view.lights, point, normal, (0.0, 0.0, 0.0), material)
     casting = [light for light in view.lights if light.constants.shadow]
-    mine = winner < len(scene.items)
+    valid = index < len(scene.items)
     for light, extra in zip(casting, others, strict=True):
-        bright = lit(view, light, point, normal, 2 * SHADOW_BIAS, mine)
-        colour = add(colour, tuple(jnp.where(bright, c, 0.0) for c in extra))
+        lit = is_lit(view, light, point, normal, 2 * SHADOW_BIAS, valid)
+        colour = add(colour, tuple(jnp.where(lit, c, 0.0) for c in extra))
     return pack_colour(colour)

@@ -1,21 +1,36 @@
-"""The skybox behind everything: an infinitely far cube has no parallax, so a camera that does not turn always sees the
-same picture of it, made once in NumPy.
+"""The skybox.
+
+The cube is infinitely far and has no parallax. A camera that does not turn always sees the same image of it, which is
+made once in NumPy. Letters: H W image, n texels along an edge of the cube.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from covr_jax.render.vector import Vec
 
 
-def sky_image(model: mujoco.MjModel, rotation: np.ndarray, height: int, width: int, tangent: float) -> np.ndarray:
-    """u8[H,W,3]: the skybox seen by a camera with `rotation` (float64[3,3], columns right, up, back).
+def sky_image(
+    model: mujoco.MjModel, rotation: Float[np.ndarray, "3 3"], height: int, width: int, tangent: float
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Draws the skybox as a camera that does not turn sees it.
 
-    Black without a skybox, as GL's clear colour. Follows GL's cube-map rules: box-filtered mip levels, bilinear inside
-    a level, linear between the two levels around log2 of the largest texel step per pixel.
+    Follows GL's cube-map rules: box-filtered mip levels, bilinear inside a level, linear between the two levels around
+    log2 of the largest texel step per pixel.
+
+    Args:
+      model: the model.
+      rotation: orientation of the camera; columns right, up, back.
+      height: image height in pixels.
+      width: image width in pixels.
+      tangent: of half the vertical field of view.
+
+    Returns:
+      The image; black without a skybox, which is GL's clear colour.
     """
     levels = _mip_levels(model)
     if levels is None:
@@ -36,8 +51,16 @@ def sky_image(model: mujoco.MjModel, rotation: np.ndarray, height: int, width: i
     return np.round(image).astype(np.uint8)
 
 
-def sky_cube(model: mujoco.MjModel, pixel: float) -> np.ndarray:
-    """u8[6,n,n,3]: the mip level whose texels, in the middle of a face, come nearest to pixels of width `pixel`."""
+def sky_cube(model: mujoco.MjModel, pixel: float) -> UInt8[np.ndarray, "6 n n 3"]:
+    """Chooses the mip level whose texels in the middle of a face are nearest to the size of a pixel.
+
+    Args:
+      model: the model.
+      pixel: width of a pixel on the image plane at distance 1.
+
+    Returns:
+      The six faces of the level; black without a skybox.
+    """
     levels = _mip_levels(model)
     if levels is None:
         return np.zeros((6, 1, 1, 3), np.uint8)
@@ -45,15 +68,23 @@ def sky_cube(model: mujoco.MjModel, pixel: float) -> np.ndarray:
     return levels[min(level, len(levels) - 1)].astype(np.uint8)
 
 
-def look_up(cube: np.ndarray, direction: tuple[Any, Any, Any]) -> Any:
-    """f32[...,3] in 0..255: `cube` seen along world `direction`. For cameras that turn; the others have an image."""
-    direction = jnp.stack(direction, -1)
-    face = _face(direction, jnp)
-    return _bilinear(jnp.asarray(cube), face, *_project(direction, face, jnp), jnp)
+def look_up(cube: UInt8[np.ndarray, "6 n n 3"], direction: Vec) -> Float[Array, "... 3"]:
+    """Looks up the skybox along directions in the world frame, for a camera that turns.
+
+    Args:
+      cube: from `sky_cube`.
+      direction: of any length.
+
+    Returns:
+      Rgb in 0..255.
+    """
+    stacked = jnp.stack(direction, -1)
+    face = _face(stacked, jnp)
+    return _bilinear(jnp.asarray(cube), face, *_project(stacked, face, jnp), jnp)
 
 
 def _mip_levels(model: mujoco.MjModel) -> list[np.ndarray] | None:
-    """Levels float64[6,n,n,3] in 0..255, each half as wide and rounded to whole levels as GL stores them."""
+    """Mip levels float64[6,n,n,3] in 0..255, each half as wide and rounded to 8 bits as GL stores them."""
     boxes = [k for k in range(model.ntex) if model.tex_type[k] == int(mujoco.mjtTexture.mjTEXTURE_SKYBOX)]
     if not boxes:
         return None
@@ -69,25 +100,26 @@ def _mip_levels(model: mujoco.MjModel) -> list[np.ndarray] | None:
 
 
 def _directions(rotation, height, width, tangent, row, column) -> np.ndarray:
+    """Directions float64[H,W,3] through the points (row, column) inside the pixels, each in 0..1."""
     x = (2 * (np.arange(width) + column) / width - 1) * tangent * width / height
     y = (1 - 2 * (np.arange(height) + row) / height) * tangent
     return x[None, :, None] * rotation[:, 0] + y[:, None, None] * rotation[:, 1] - rotation[:, 2]
 
 
 def _cube_axes(direction):
-    """MuJoCo stores the cube with y up: GL's (x, y, z) is the world's (x, z, -y)."""
+    """Converts to the axes of the cube, which MuJoCo stores with y up: (x, y, z) is (x, z, -y) of the world frame."""
     return direction[..., 0], direction[..., 2], -direction[..., 1]
 
 
 def _face(direction, xp):
-    """Face 0..5 = +x, -x, +y, -y, +z, -z of the largest component."""
+    """Face of the largest component: 0..5 is +x, -x, +y, -y, +z, -z."""
     axes = xp.stack(_cube_axes(direction), -1)
     axis = xp.abs(axes).argmax(-1)
     return 2 * axis + (xp.take_along_axis(axes, axis[..., None], -1)[..., 0] <= 0)
 
 
 def _project(direction, face, xp):
-    """Face coordinates u, v in 0..1, by the table of the GL specification's cube-map section."""
+    """Face coordinates u, v in 0..1 by the table in the GL specification's cube-map section."""
     x, y, z = _cube_axes(direction)
     s = xp.choose(face, [-z, z, x, x, x, -x], mode="clip")
     t = xp.choose(face, [-y, -y, z, -z, -y, -y], mode="clip")
@@ -96,6 +128,7 @@ def _project(direction, face, xp):
 
 
 def _bilinear(level, face, u, v, xp):
+    """Bilinear look-up inside a face, clamped at its edges."""
     size = level.shape[1]
     x, y = u * size - 0.5, v * size - 0.5
     x0, y0 = xp.floor(x).astype(int), xp.floor(y).astype(int)

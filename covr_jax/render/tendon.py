@@ -1,4 +1,7 @@
-"""Tendons through sites: straight when taut, a hanging chain when slack, red at their limit."""
+"""Tendons through sites: straight when taut, a hanging chain when slack, red at their limit.
+
+Letters: N capsules of a tendon.
+"""
 
 # pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false, reportCallIssue=false
 # pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
@@ -11,11 +14,11 @@ from typing import Any
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from jaxtyping import Array, Float
 
-Array = Any
-Floats = tuple[float, ...]
+from covr_jax.render.vector import Floats
 
-PARTS = 12  # capsules that stand for a hanging tendon
+PARTS = 12  # capsules of a hanging tendon
 LIMIT_COLOUR = (0.9, 0.0, 0.0)  # MuJoCo mixes a tendon at its limit towards this red
 
 
@@ -23,13 +26,13 @@ LIMIT_COLOUR = (0.9, 0.0, 0.0)  # MuJoCo mixes a tendon at its limit towards thi
 class Tendon:
     """Constants of one tendon; lengths in metres."""
 
-    index: int
-    sites: tuple[int, ...]
+    index: int  # index in the model
+    sites: tuple[int, ...]  # indices in the model
     width: float  # radius
-    limits: Floats | None  # shortest and longest length
+    limits: Floats | None  # shortest and longest length, or None
     impedance: Floats  # solimp of the limit
     hangs: bool  # whether it is drawn as a chain of its longest length while it is shorter
-    up: Floats
+    up: Floats  # unit vector against gravity
 
     @property
     def parts(self) -> int:
@@ -38,9 +41,17 @@ class Tendon:
 
 
 def read_tendons(model: mujoco.MjModel, groups: int) -> list[tuple[Tendon, int, np.ndarray]]:
-    """(tendon, material row, rgba) of every tendon that is drawn.
+    """Reads the tendons that are drawn. Tendons made of joints have no shape.
 
-    Raises ValueError for a tendon that wraps around geoms or pulleys. Tendons made of joints have no shape.
+    Args:
+      model: the model.
+      groups: number of groups that are drawn.
+
+    Returns:
+      Constants, material index and rgba of each tendon.
+
+    Raises:
+      ValueError: a tendon wraps around geoms or pulleys.
     """
     found = []
     for k in range(model.ntendon):
@@ -77,8 +88,24 @@ def read_tendons(model: mujoco.MjModel, groups: int) -> list[tuple[Tendon, int, 
     return found
 
 
-def tendon_pose(tendon: Tendon, data: Any, xp: Any = jnp) -> tuple[Array, Array, Array, Array]:
-    """The tendon's N capsules: centres [N,3], axes [N,3], half lengths [N], and the weight of the limit's red (scalar)."""
+def tendon_pose(
+    tendon: Tendon, data: Any, xp: Any = jnp
+) -> tuple[
+    Float[Array | np.ndarray, "N 3"],
+    Float[Array | np.ndarray, "N 3"],
+    Float[Array | np.ndarray, " N"],
+    Float[Array | np.ndarray, ""] | np.floating,
+]:
+    """Computes the pose of the tendon's N capsules.
+
+    Args:
+      tendon: constants of the tendon.
+      data: mjx.Data of one env, or mujoco.MjData after mj_forward.
+      xp: numpy or jax.numpy, as in `data`.
+
+    Returns:
+      Centres in metres, unit axes, half lengths in metres, and the weight of LIMIT_COLOUR in 0..1.
+    """
     points = data.site_xpos[np.array(tendon.sites)]
     length = data.ten_length[tendon.index]
     if tendon.hangs:
@@ -90,17 +117,33 @@ def tendon_pose(tendon: Tendon, data: Any, xp: Any = jnp) -> tuple[Array, Array,
     return (points[1:] + points[:-1]) / 2, step / size[:, None], size / 2, _limit_weight(tendon, length, xp)
 
 
-def hanging_chain(start: Array, stop: Array, length: float, up: Floats, xp: Any = jnp) -> Array:
-    """[PARTS+1,3] points of a chain of `length` between two points, at equal distances along the chain.
+def hanging_chain(
+    start: Float[Array | np.ndarray, " 3"],
+    stop: Float[Array | np.ndarray, " 3"],
+    length: float,
+    up: Floats,
+    xp: Any = jnp,
+) -> Float[Array | np.ndarray, "points 3"]:
+    """Computes points of a hanging chain, at equal distances along the chain.
 
     The chain is y = a cosh(x / a). With span h, rise v and z = h / 2a: sinh(z) / z = sqrt(length^2 - v^2) / h, and the
     middle of the span lies at x = a artanh(v / length).
+
+    Args:
+      start: first end, metres.
+      stop: other end, metres.
+      length: of the chain, metres.
+      up: unit vector against gravity.
+      xp: numpy or jax.numpy.
+
+    Returns:
+      PARTS + 1 points in metres.
     """
     up = np.asarray(up, np.float32)
     rise = ((stop - start) * up).sum()
     across = (stop - start) - rise * up
     span = xp.sqrt((across**2).sum())
-    wide = xp.maximum(span, 0.01 * length)  # a narrower loop has the same shape at any picture size
+    wide = xp.maximum(span, 0.01 * length)  # a narrower loop looks the same at any image size
     ratio = xp.maximum(xp.sqrt(xp.maximum(length**2 - rise**2, 1e-9)) / wide, 1.0001)
     z = xp.where(ratio < 3, xp.sqrt(6 * (ratio - 1)), xp.log(2 * ratio) + xp.log(xp.log(2 * ratio)))
     for _ in range(5):  # Newton on the convex log(sinh(z) / z), from the right
@@ -115,8 +158,8 @@ def hanging_chain(start: Array, stop: Array, length: float, up: Floats, xp: Any 
     return start + x[:, None] * across + y[:, None] * up
 
 
-def _limit_weight(tendon: Tendon, length: Array, xp: Any) -> Array:
-    """Impedance of the limit constraint (0 where it is inactive), by MuJoCo's solimp curve."""
+def _limit_weight(tendon: Tendon, length: Any, xp: Any) -> Any:
+    """Impedance of the limit constraint by MuJoCo's solimp curve; 0 where the constraint is inactive."""
     if tendon.limits is None:
         return xp.zeros(())
     low, high, width, middle, power = tendon.impedance

@@ -1,4 +1,7 @@
-"""Textures of planes: a checker needs no texel at all, any other picture is looked up through its mip levels."""
+"""Textures of planes. A checker is computed without texels, any other image is looked up in its mip levels.
+
+Letters: N texels, L mip levels.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,33 @@ from typing import Any
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from jaxtyping import Array, Float, Int, Int32
 
-Array = Any  # a jax.Array or numpy.ndarray
-Floats = tuple[float, ...]
+from covr_jax.render.vector import Floats
 
 
 @dataclass(frozen=True)
 class Texture:
-    """A two-colour checker of 2 x 2 cells per repeat, or a `picture`, whose mean colour is then both colours."""
+    """A two-colour checker of 2 x 2 cells per repeat, or an image, whose mean colour then stands in both colours."""
 
     first: Floats  # rgb in 0..1 of the cells with u and v in the same half
     second: Floats  # rgb in 0..1 of the other cells and of the edge mark
     width: int  # texels
     height: int  # texels
-    edge: int  # texels of edge mark around the picture
+    edge: int  # texels of the edge mark around the image
     repeat: Floats  # repeats per plane, or per metre where `uniform`
     uniform: bool
-    picture: bytes  # u8[height,width,3]; empty for a checker
+    image: bytes  # u8[height,width,3]; empty for a checker
 
 
 def read_texture(model: mujoco.MjModel, material: int, index: int) -> Texture:
-    """Texture row `index` as `material` uses it. One colour all over is a checker too."""
+    """Reads texture `index` as `material` uses it. A texture of one colour is read as a checker.
+
+    Args:
+      model: the model.
+      material: index of the material.
+      index: index of the texture.
+    """
     height, width, channels = int(model.tex_height[index]), int(model.tex_width[index]), int(model.tex_nchannel[index])
     start = int(model.tex_adr[index])
     texels = model.tex_data[start : start + height * width * channels].reshape(height, width, channels)[..., :3]
@@ -40,10 +49,10 @@ def read_texture(model: mujoco.MjModel, material: int, index: int) -> Texture:
     border = np.ones_like(wrong)
     border[1:-1, 1:-1] = False
     edge = int(wrong.any() and not wrong[~border].any() and (texels[border] == second).all())
-    picture = b""
+    image = b""
     if not flat or (wrong.any() and not edge):
         first = second = texels.mean((0, 1))
-        picture = texels.tobytes() if flat else b""
+        image = texels.tobytes() if flat else b""
     return Texture(
         first=_colour(first),
         second=_colour(second),
@@ -52,7 +61,7 @@ def read_texture(model: mujoco.MjModel, material: int, index: int) -> Texture:
         edge=edge,
         repeat=tuple(float(x) for x in model.mat_texrepeat[material]),
         uniform=bool(model.mat_texuniform[material]),
-        picture=picture,
+        image=image,
     )
 
 
@@ -61,12 +70,13 @@ def _colour(texel: np.ndarray) -> Floats:
 
 
 @lru_cache(maxsize=8)
-def mip_levels(texture: Texture) -> tuple[np.ndarray, np.ndarray]:
-    """int32[N] texels of all levels, one after the other, red in the lowest byte; int32[L,3] start, height, width.
+def mip_levels(texture: Texture) -> tuple[Int32[np.ndarray, " N"], Int32[np.ndarray, "L 3"]]:
+    """Computes the mip levels. Each is the box mean of the one before, rounded to 8 bits as GL stores them.
 
-    Each level is the box mean of the one before, rounded to whole levels as GL stores them.
+    Returns:
+      Texels of all levels, one level after the other, red in the lowest byte; start, height and width of each level.
     """
-    level = np.frombuffer(texture.picture, np.uint8).reshape(texture.height, texture.width, 3).astype(np.float64)
+    level = np.frombuffer(texture.image, np.uint8).reshape(texture.height, texture.width, 3).astype(np.float64)
     texels, table, start = [], [], 0
     while True:
         height, width, _ = level.shape
@@ -82,10 +92,21 @@ def mip_levels(texture: Texture) -> tuple[np.ndarray, np.ndarray]:
         level = np.round(blocks.mean((1, 3)))
 
 
-def look_up(texture: Texture, u: Array, v: Array, step: Array) -> tuple[Array, Array, Array]:
-    """Rgb in 0..1 of a repeated picture at (u, v), in repeats; `step` is the distance of neighbouring pixels in texels.
+def look_up(
+    texture: Texture, u: Float[Array, "*shape"], v: Float[Array, "*shape"], step: Float[Array, "*shape"]
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """Looks up a repeated image with GL's trilinear filter.
 
-    GL's trilinear filter: bilinear in the two levels around log2(step), linear between them.
+    The filter is bilinear in the two levels around log2(step) and linear between them.
+
+    Args:
+      texture: the texture.
+      u: coordinate along the rows, in repeats.
+      v: coordinate along the columns, in repeats.
+      step: distance of neighbouring pixels in texels.
+
+    Returns:
+      Red, green and blue in 0..1.
     """
     texels, table = (jnp.asarray(part) for part in mip_levels(texture))
     lod = jnp.clip(jnp.log2(jnp.maximum(step, 1.0)), 0.0, len(table) - 1.0)
@@ -95,8 +116,10 @@ def look_up(texture: Texture, u: Array, v: Array, step: Array) -> tuple[Array, A
     return tuple((a + (b - a) * share) / 255.0 for a, b in zip(near, far, strict=True))  # pyright: ignore
 
 
-def _bilinear(texels: Array, level: Array, u: Array, v: Array) -> list[Array]:
-    """Three channels in 0..255; `level` int32[...,3] is each pixel's row of the table."""
+def _bilinear(
+    texels: Int[Array, " N"], level: Int[Array, "*shape 3"], u: Float[Array, "*shape"], v: Float[Array, "*shape"]
+) -> list[Any]:
+    """Three channels in 0..255; `level` is each pixel's row of the table of levels."""
     start, height, width = (level[..., k] for k in range(3))
     x, y = u * width - 0.5, v * height - 0.5
     column, row = jnp.floor(x), jnp.floor(y)

@@ -1,4 +1,7 @@
-"""Transparent items, and planes seen from behind, which MuJoCo shows as a veil."""
+"""Transparent items, and planes seen from behind, which MuJoCo draws almost transparent.
+
+Letters: P pixels, S samples of a pixel.
+"""
 
 # pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false, reportCallIssue=false
 # pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
@@ -9,46 +12,58 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
-from covr_jax.render.plane import back_hit, texture_of
-from covr_jax.render.raycast import Array, Code, PinholeRays, Vec, dot, intersect, unit
+from covr_jax.render.plane_texture import backface_hit, texture_of
+from covr_jax.render.raycast import Code, PinholeRays, intersect
 from covr_jax.render.scene import PLANE
 from covr_jax.render.shade import light_passes, material_of, pack_colour, unpack_colour
-from covr_jax.render.view import View, anywhere, vec
+from covr_jax.render.vector import Vec, dot, unit, vec
+from covr_jax.render.view import View, any_pixel
 
-VEIL = 0.3  # share of a plane's alpha that is left when the camera is behind it
-LAST = 1e6  # metres: planes come after everything else in MuJoCo's order
+BACKFACE_ALPHA = 0.3  # factor of a plane's alpha when the camera is behind it
+LAST = 1e6  # metres: sorts planes after everything else, as MuJoCo does
 
 
 class Layer(NamedTuple):
-    """One transparent item in front of what is opaque."""
+    """One transparent item in front of the opaque ones."""
 
-    opacity: Array  # f32[P], alpha times the share of the samples that show it
-    colour: Array  # int32[P], packed
-    order: Array  # scalar; MuJoCo sorts by the distance of the nearest point of the bounding ball
+    opacity: Float[Array, " P"]  # alpha times the share of the samples that show it
+    colour: Int32[Array, " P"]  # packed
+    order: Float[Array, ""]  # metres to the nearest point of the bounding ball, by which MuJoCo sorts
 
 
-def blend(view: View, rays: PinholeRays, opaque: Vec, seen: Array, code: Code) -> Vec:
-    """Rgb of the pixels after the transparent items are drawn over `opaque`.
+def blend(view: View, rays: PinholeRays, opaque: Vec, seen: Int32[Array, "S P"], code: Code) -> Vec:
+    """Draws the transparent items over the opaque ones.
 
-    MuJoCo draws them all twice, first from front to back, then from back to front, each time over what is there:
-    alpha .5 hides three quarters. Lit by all lights at once, without shadows. `seen` is the samples' int32[S,P].
+    MuJoCo draws them all twice, first from front to back, then from back to front, each time over what is there: alpha
+    0.5 hides three quarters. They are lit by all lights in one pass, without shadows.
+
+    Args:
+      view: the env.
+      rays: through the pixel centres.
+      opaque: rgb of the opaque items and the sky.
+      seen: codes of the opaque items that the samples show.
+      code: packs distance and index.
+
+    Returns:
+      Rgb of the pixels.
     """
     depth = code.distance(seen)
-    sheets = [_layer(view, rays, k, depth) for k in view.scene.glass]
-    sheets += [_backface(view, rays, k, depth) for k in view.scene.backs]
+    layers = [_layer(view, rays, k, depth) for k in view.scene.transparent]
+    layers += [_backface(view, rays, k, depth) for k in view.scene.backfaces]
     through = 1.0
-    for sheet in sheets:
-        through = through * (1.0 - sheet.opacity)
+    for layer in layers:
+        through = through * (1.0 - layer.opacity)
     mixed = [channel * through * through for channel in opaque]
-    for sheet in sheets:
+    for layer in layers:
         nearer, further = 1.0, 1.0
-        for other in sheets:
-            if other is not sheet:
-                nearer = nearer * jnp.where(other.order < sheet.order, 1.0 - other.opacity, 1.0)
-                further = further * jnp.where(other.order < sheet.order, 1.0, 1.0 - other.opacity)
-        weight = sheet.opacity * (nearer + further * through)
-        mixed = [old + weight * new for old, new in zip(mixed, unpack_colour(sheet.colour), strict=True)]
+        for other in layers:
+            if other is not layer:
+                nearer = nearer * jnp.where(other.order < layer.order, 1.0 - other.opacity, 1.0)
+                further = further * jnp.where(other.order < layer.order, 1.0, 1.0 - other.opacity)
+        weight = layer.opacity * (nearer + further * through)
+        mixed = [old + weight * new for old, new in zip(mixed, unpack_colour(layer.colour), strict=True)]
     return tuple(mixed)
 
 
@@ -65,7 +80,7 @@ def _layer(view: View, rays: PinholeRays, index: int, depth: Array) -> Layer:
         (colour,) = light_passes(view.lights, rays.at(centre.t), unit(centre.normal), (0.0, 0.0, 0.0), material, False)
         return pack_colour(colour)
 
-    colour = jax.lax.cond(anywhere(share > 0), shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))
+    colour = jax.lax.cond(any_pixel(share > 0), shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))
     distance = jnp.sqrt(dot(pose.position, pose.position)) - item.bound
     return Layer(item.alpha * share, colour, distance + LAST if item.type == PLANE else distance)
 
@@ -76,21 +91,25 @@ def _backface(view: View, rays: PinholeRays, index: int, depth: Array) -> Layer:
     behind = dot(view.pose(index).position, view.pose(index).axes[2]) > 0
 
     def share() -> Array:
-        hit, ok = back_hit(view, view.spread(rays), index)
+        hit, ok = backface_hit(view, view.spread(rays), index)
         return (ok & (hit.t > view.scene.near) & (hit.t < depth)).astype(jnp.float32).mean(0)
 
     def shade() -> Array:
-        hit, _ = back_hit(view, rays, index)
+        hit, _ = backface_hit(view, rays, index)
         (colour,) = light_passes(
             view.lights,
             hit.point,
             hit.pose.axes[2],
             (0.0, 0.0, 0.0),
-            material_of(view, (index,), index, bare=True),
+            material_of(view, (index,), index, textured=False),
             shadows=False,
         )
         return pack_colour(tuple(c * t for c, t in zip(colour, texture_of(view, rays, hit, (index,)), strict=True)))
 
-    opacity = VEIL * item.alpha * jax.lax.cond(anywhere(behind), share, lambda: jnp.zeros(rays.x.shape, jnp.float32))
-    colour = jax.lax.cond(anywhere(behind), shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))
+    opacity = (
+        BACKFACE_ALPHA
+        * item.alpha
+        * jax.lax.cond(any_pixel(behind), share, lambda: jnp.zeros(rays.x.shape, jnp.float32))
+    )
+    colour = jax.lax.cond(any_pixel(behind), shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))
     return Layer(opacity, colour, jnp.float32(LAST))

@@ -1,4 +1,7 @@
-"""One world as the stages see it: the camera at the origin, poses to index, items to visit."""
+"""One env as the drawing stages see it, with the camera at the origin.
+
+Letters: E envs, K items, P pixels, S samples of a pixel.
+"""
 
 # pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false, reportCallIssue=false
 # pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
@@ -12,44 +15,46 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from covr_jax.render import scene as static
 from covr_jax.render.distract import Appearance, move_camera
 from covr_jax.render.poses import Poses
-from covr_jax.render.raycast import Array, Hit, PinholeRays, Pose, Rays, Vec, intersect
+from covr_jax.render.raycast import Hit, PinholeRays, Pose, Rays, intersect
 from covr_jax.render.tendon import LIMIT_COLOUR
+from covr_jax.render.vector import Block, Vec, vec
 
-Meet = Callable[[], Hit]
-ROLLED = 3  # from this many items of one type on, a CPU visits them in a loop: the program stays small
-WORLDS = "worlds"  # name of the axis of the worlds that are drawn together
-WORD = 31  # items of one loop
+HitFn = Callable[[], Hit]
+ENV_AXIS = "envs"  # name of the vmapped axis
+MIN_LOOP_ITEMS = 3  # from this many items of one type on, a CPU visits them in a loop, which keeps the program small
+MAX_LOOP_ITEMS = 31  # bits of a word
 
 
 class Light(NamedTuple):
-    """A light in the frame whose origin is the camera; scalars."""
+    """A light in world axes with the camera at the origin, as scalars."""
 
     constants: static.Light
     position: Vec
-    direction: Vec  # unit, the way the light shines
+    direction: Vec  # unit, in which the light shines
 
 
 class View(NamedTuple):
-    """Everything a stage needs of one world, in world axes with the camera at the origin."""
+    """Everything that a drawing stage needs of one env, in world axes with the camera at the origin."""
 
     scene: static.Scene
-    position: Array  # f32[K,3]
-    rotation: Array  # f32[K,3,3], columns are the item's axes
-    size: Array  # f32[K,3], half sizes in metres
+    position: Float[Array, "K 3"]
+    rotation: Float[Array, "K 3 3"]  # columns are the item's axes
+    size: Float[Array, "K 3"]  # half sizes in metres
     colours: tuple[Vec, ...]  # one per item, rgb in 0..1
     lights: tuple[Light, ...]
-    look: Appearance | None  # where there are distractors
+    appearance: Appearance | None  # None without distractors
     forward: Vec
     right: Vec
     up: Vec
 
     @property
-    def bounds(self) -> Array:
-        """f32[K] radius of a ball around each item, metres."""
+    def bounds(self) -> Float[Array, " K"]:
+        """Radius of the bounding ball of each item in metres."""
         kind = np.array([item.type for item in self.scene.items])
         first, second, third = vec(self.size.T)
         square = jnp.where(kind == static.CYLINDER, 0.0, third * third) + first * first + second * second
@@ -62,91 +67,119 @@ class View(NamedTuple):
         }
         return ball.at[np.array(list(planes), int)].set(np.sqrt(np.array(list(planes.values()), np.float32)))
 
-    def rays(self, x: Array, y: Array) -> PinholeRays:
-        """Rays of the camera through image plane coordinates `x` right and `y` up at distance 1."""
+    def rays(self, x: Block, y: Block) -> PinholeRays:
+        """Rays of the camera.
+
+        Args:
+          x: coordinate to the right on the image plane at distance 1.
+          y: the same, upwards.
+        """
         return PinholeRays((0.0, 0.0, 0.0), self.forward, self.right, self.up, x, y)
 
     def spread(self, rays: PinholeRays) -> PinholeRays:
-        """Rays [S,P] through the visibility samples of the pixels whose centres `rays` [P] pass."""
+        """Rays through the visibility samples of pixels.
+
+        Args:
+          rays: [P] rays through the pixel centres.
+
+        Returns:
+          [S,P] rays.
+        """
         offsets = (np.asarray(self.scene.samples, np.float32) - 0.5) * np.float32(self.scene.pixel)
         return rays._replace(x=rays.x + offsets[:, :1], y=rays.y - offsets[:, 1:])
 
-    def pose(self, index: Array) -> Pose:
-        """Pose of item `index`, a number or a traced scalar."""
+    def pose(self, index: int | Int[Array, ""]) -> Pose:
+        """Pose of item `index`."""
         rotation = self.rotation[index]
         return Pose(vec(self.position[index]), tuple(vec(rotation[:, axis]) for axis in range(3)))
 
     def visit(
-        self, rays: Rays, items: tuple[int, ...], step: Callable[[Any, Array, Meet], Any], carry: Any, wanted: Array
+        self,
+        rays: Rays,
+        items: tuple[int, ...],
+        step: Callable[[Any, Any, HitFn], Any],
+        carry: Any,
+        candidates: Bool[Array, " K"],
     ) -> Any:
-        """Folds `step(carry, index, meet)` over `items`, type by type; `meet()` is the meeting of `rays` with the item.
+        """Folds a step over items, type by type.
 
-        `wanted` bool[K] tells which items can matter to these rays: a CPU visits no other that no world wants, an
-        accelerator visits all, so the step must come to the same result either way.
+        Args:
+          rays: the rays.
+          items: indices of the items.
+          step: from carry, item index and a function that intersects `rays` with the item, to the next carry.
+          carry: the first carry.
+          candidates: items that can change the carry. A CPU skips items that are candidates in no env, an accelerator
+            visits all of them.
+
+        Returns:
+          The last carry.
         """
-        wanted = any_world(wanted)
+        candidates = any_env(candidates)
         for kind in sorted({self.scene.items[k].type for k in items}):
             group = [k for k in items if self.scene.items[k].type == kind]
-            if not one_by_one() or len(group) < ROLLED:
+            if not one_by_one() or len(group) < MIN_LOOP_ITEMS:
                 for k in group:
                     size = vec(self.size[k]) if self.scene.items[k].kind == "tendon" else self.scene.items[k].size
-                    meet = partial(intersect, rays, kind, size, self.pose(k))
+                    get_hit = partial(intersect, rays, kind, size, self.pose(k))
                     if one_by_one():
-                        carry = jax.lax.cond(wanted[k], partial(step, carry, k, meet), lambda carry=carry: carry)
+                        carry = jax.lax.cond(candidates[k], partial(step, carry, k, get_hit), lambda carry=carry: carry)
                     else:
-                        carry = step(carry, k, meet)
+                        carry = step(carry, k, get_hit)
                 continue
-            for first in range(0, len(group), WORD):
-                carry = self._visit_wanted(rays, kind, group[first : first + WORD], step, carry, wanted)
+            for first in range(0, len(group), MAX_LOOP_ITEMS):
+                carry = self._visit_in_loop(rays, kind, group[first : first + MAX_LOOP_ITEMS], step, carry, candidates)
         return carry
 
-    def _visit_wanted(
+    def _visit_in_loop(
         self,
         rays: Rays,
         kind: int,
         group: list[int],
-        step: Callable[[Any, Array, Meet], Any],
+        step: Callable[[Any, Any, HitFn], Any],
         carry: Any,
-        wanted: Array,
+        candidates: Array,
     ) -> Any:
-        """A loop over the wanted ones alone: they are the bits of a word, lowest first."""
-        rows = jnp.asarray(group, jnp.int32)
-        word = jnp.where(wanted[rows], jnp.left_shift(1, jnp.arange(len(group))), 0).sum(dtype=jnp.int32)
+        """Visits the candidates of a group in a loop. They are the bits of a word, lowest first."""
+        indices = jnp.asarray(group, jnp.int32)
+        word = jnp.where(candidates[indices], jnp.left_shift(1, jnp.arange(len(group))), 0).sum(dtype=jnp.int32)
 
         def body(state: tuple[Array, Any]) -> tuple[Array, Any]:
             word, carry = state
-            k = rows[jax.lax.population_count(~word & (word - 1))]
+            k = indices[jax.lax.population_count(~word & (word - 1))]
             carry = step(carry, k, partial(intersect, rays, kind, vec(self.size[k]), self.pose(k)))
             return word & (word - 1), carry
 
         return jax.lax.while_loop(lambda state: state[0] != 0, body, (word, carry))[1]
 
 
-def vec(row: Array) -> Vec:
-    """The three components of f32[3]."""
-    return row[0], row[1], row[2]
-
-
 def one_by_one() -> bool:
-    """Whether tiles and items are drawn one after the other: on a CPU, whose cache holds little at a time."""
+    """Whether tiles and items are processed one after the other: on a CPU, whose cache is small."""
     return jax.default_backend() == "cpu"
 
 
-def anywhere(mask: Array) -> Array:
-    """bool: whether `mask` holds for any pixel of any world that is drawn together with this one."""
-    return any_world(mask.any())
+def any_pixel(mask: Bool[Array, " ..."]) -> Bool[Array, ""]:
+    """Whether `mask` holds for any pixel of any env of the batch."""
+    return any_env(mask.any())
 
 
-def any_world(mask: Array) -> Array:
-    """`mask` or that of any world drawn together: one answer for all, so a conditional on it stays one."""
-    return jax.lax.pmax(mask.astype(jnp.int32), WORLDS) > 0
+def any_env(mask: Bool[Array, "*shape"]) -> Bool[Array, "*shape"]:
+    """Logical or of `mask` over the envs of the batch. It is not batched, so a `cond` on it stays a `cond`."""
+    return jax.lax.pmax(mask.astype(jnp.int32), ENV_AXIS) > 0
 
 
-def view_of(scene: static.Scene, poses: Poses, look: Appearance | None) -> View:
-    """Moves the camera to the origin: floors span hundreds of metres, and float32 is sharp only near zero."""
+def view_of(scene: static.Scene, poses: Poses, appearance: Appearance | None) -> View:
+    """Makes the view of one env, see `View`.
+
+    The camera moves to the origin because floors span hundreds of metres and float32 is precise only near zero.
+
+    Args:
+      scene: the scene.
+      poses: poses of the env.
+      appearance: appearance of the episode; None without distractors.
+    """
     eye, axes = poses.camera_position, poses.camera_rotation
-    if look is not None:
-        eye, axes = move_camera(look, eye, axes)
+    if appearance is not None:
+        eye, axes = move_camera(appearance, eye, axes)
     right, up, back = (vec(axes[:, axis]) for axis in range(3))
     forward = tuple(-b for b in back)
     lights = []
@@ -154,10 +187,10 @@ def view_of(scene: static.Scene, poses: Poses, look: Appearance | None) -> View:
         if constants.index < 0:  # the headlight, always the first
             lights.append(Light(constants, (0.0, 0.0, 0.0), forward))
             continue
-        row = len([light for light in lights if light.constants.index >= 0])
-        lights.append(Light(constants, vec(poses.light_position[row] - eye), vec(poses.light_direction[row])))
+        k = len([light for light in lights if light.constants.index >= 0])
+        lights.append(Light(constants, vec(poses.light_position[k] - eye), vec(poses.light_direction[k])))
     size = jnp.asarray([item.size for item in scene.items], jnp.float32).reshape(-1, 3)
-    colours = [item.colour if look is None else vec(look.colours[k]) for k, item in enumerate(scene.items)]
+    colours = [item.colour if appearance is None else vec(appearance.colours[k]) for k, item in enumerate(scene.items)]
     first = len(scene.items) - sum(tendon.parts for tendon in scene.tendons)
     for tendon, red in zip(scene.tendons, poses.tendon_red, strict=True):
         colour = tuple(c + red * (limit - c) for c, limit in zip(colours[first], LIMIT_COLOUR, strict=True))
@@ -171,7 +204,7 @@ def view_of(scene: static.Scene, poses: Poses, look: Appearance | None) -> View:
         size,
         tuple(colours),
         tuple(lights),
-        look,
+        appearance,
         forward,
         right,
         up,

@@ -1,4 +1,7 @@
-"""MuJoCo's batch renderer, mjx.render on NVIDIA Warp, behind the contract of ``Renderer``."""
+"""MuJoCo's batch renderer, mjx.render on NVIDIA Warp, behind the contract of ``BatchRenderer``.
+
+Letters: E envs, H W image.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import mujoco
+from jaxtyping import Array, UInt8
 from mujoco import mjx
 
-from covr_jax.render.factory import RendererError
+from covr_jax.render.base import RendererError
+from covr_jax.render.camera import camera_index
 from covr_jax.render.poses import light_pose
-from covr_jax.render.scene import camera_index
 
-RACE_FREE = (3, 12)  # mujoco-mjx before could draw before the poses arrived: google-deepmind/mujoco issue 3435
-RAYS = {1: 1, 4: 2}  # samples per pixel: rays along each side of a pixel
+MIN_MJX_VERSION = (3, 12)  # before, images could be drawn before the poses arrived: google-deepmind/mujoco issue 3435
+RAYS_PER_EDGE = {1: 1, 4: 2}  # of a pixel, by samples per pixel
 
 
-class Mount(NamedTuple):
-    """What the pose of a light depends on besides the bodies; fields as in ``scene.Light``."""
+class LightMount(NamedTuple):
+    """What the pose of a light depends on besides the poses of bodies; fields as in ``scene.Light``."""
 
     mode: int
     body: int
@@ -31,21 +35,24 @@ class Mount(NamedTuple):
 
 
 class WarpRenderer:
-    """Draws ``num_envs`` worlds at once on an NVIDIA GPU, or on a CPU through Warp's CPU backend.
+    """Draws ``num_envs`` envs at once on an NVIDIA GPU, or on a CPU through Warp's CPU backend.
 
-    Not MuJoCo's OpenGL picture: no reflections, sites or tendons, other light, shadows that keep 30% of it, textures
-    without mipmaps. Mean PSNR to OpenGL's 84 x 84 pictures over ten states of cheetah and of cartpole: 27.1 and 27.7 dB
-    with one sample, 32.4 and 32.7 dB with four (the jax renderer: 43.4 and 39.0 dB). On CPU equal poses give equal
-    pictures; GPUs are not tested.
+    The images differ from MuJoCo's OpenGL: no reflections, sites or tendons, other lighting, shadows that keep 30% of
+    the light, textures without mipmaps. Mean PSNR to OpenGL's 84 x 84 images over ten states of cheetah and of
+    cartpole: 27.1 and 27.7 dB with one sample, 32.4 and 32.7 dB with four (the jax renderer: 43.4 and 39.0 dB). On a
+    CPU, equal poses give equal images; GPUs are not tested.
 
     Args:
       mj_model: the model; read once.
-      height, width: picture size in pixels. camera: row or name of a perspective camera of the model.
-      samples: 1, or 4 on a regular grid, each of them shaded.
-      num_envs: E. Warp's buffers belong to one batch size; a single world costs as much as E.
+      height: image height in pixels.
+      width: image width in pixels.
+      camera: index or name of a perspective camera of the model.
+      samples: 1, or 4 on a regular grid; each of them is shaded.
+      num_envs: E. Warp's buffers belong to one batch size; drawing one env costs as much as drawing E.
 
     Raises:
-      RendererError: Warp is missing or does not fit, the device is neither, or other samples.
+      RendererError: Warp is missing or has the wrong version, the device is neither an NVIDIA GPU nor a CPU, or the
+        samples are not supported.
       ValueError: no such camera.
     """
 
@@ -60,35 +67,39 @@ class WarpRenderer:
         num_envs: int = 1,
     ) -> None:
         check_versions()
-        if samples not in RAYS:
-            raise RendererError(f"renderer warp: samples must be one of {sorted(RAYS)}, got {samples}")
-        row, device = camera_index(mj_model, camera), _device_name()
-        warp = importlib.import_module("warp")  # a checker takes the short name for this very file
-        warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # no line per kernel between the metrics
+        if samples not in RAYS_PER_EDGE:
+            raise RendererError(f"renderer warp: samples must be one of {sorted(RAYS_PER_EDGE)}, got {samples}")
+        index, device = camera_index(mj_model, camera), _device_name()
+        warp = importlib.import_module("warp")  # pyright resolves `import warp` to this file
+        warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # no log line per kernel
         self.num_envs = num_envs
-        self._model, self._blank = mjx.put_model(mj_model, impl="warp"), mjx.make_data(mj_model, impl="warp")
-        self._mounts = [_mount(mj_model, k) for k in range(mj_model.nlight)]
+        self._model, self._empty_data = mjx.put_model(mj_model, impl="warp"), mjx.make_data(mj_model, impl="warp")
+        self._light_mounts = [_light_mount(mj_model, k) for k in range(mj_model.nlight)]
         self._context = mjx.create_render_context(
             mj_model,
             num_envs,
             devices=[device],
             cam_res=(width, height),
-            cam_active=[row],
+            cam_active=[index],
             render_rgb=True,
             render_depth=False,
             render_seg=False,
             use_shadows=True,
             render_skybox=True,
-            samples_per_pixel=RAYS[samples],
+            samples_per_pixel=RAYS_PER_EDGE[samples],
         )
-        self._draw_all = jax.custom_batching.custom_vmap(self._all)
-        self._draw_all.def_vmap(self._refuse)
-        self._draw_one = jax.custom_batching.custom_vmap(self._one)
-        self._draw_one.def_vmap(self._one_each)
+        self._draw_all = jax.custom_batching.custom_vmap(self._render_all)
+        self._draw_all.def_vmap(self._refuse_vmap)
+        self._draw_one = jax.custom_batching.custom_vmap(self._render_one)
+        self._draw_one.def_vmap(self._vmap_of_one)
 
-    def __call__(self, data: Any) -> jax.Array:
-        """uint8[H,W,3] picture of one world: mjx.Data, or mujoco.MjData after mj_forward. Works under jit."""
-        lights = [light_pose(mount, data, jnp) for mount in self._mounts]
+    def __call__(self, data: Any) -> UInt8[Array, "H W 3"]:
+        """Draws one env. Works under jit.
+
+        Args:
+          data: mjx.Data of one env, or mujoco.MjData after mj_forward.
+        """
+        lights = [light_pose(mount, data, jnp) for mount in self._light_mounts]
         fields = {
             "geom_xpos": data.geom_xpos,
             "geom_xmat": data.geom_xmat.reshape(-1, 3, 3),
@@ -99,41 +110,47 @@ class WarpRenderer:
         }
         return self._draw_one({name: jnp.asarray(field, jnp.float32) for name, field in fields.items()})
 
-    def batch(self, data: Any) -> jax.Array:
-        """uint8[num_envs,H,W,3] pictures of mjx.Data with that leading axis. Raises RendererError for any other."""
+    def batch(self, data: Any) -> UInt8[Array, "E H W 3"]:
+        """Draws E envs.
+
+        Args:
+          data: mjx.Data with leading axis E.
+
+        Raises:
+          RendererError: the leading axis is not ``num_envs``.
+        """
         return jax.vmap(self)(data)
 
-    def _all(self, fields: dict[str, jax.Array]) -> jax.Array:
-        """uint8[num_envs,H,W,3] pictures of fields with that leading axis."""
+    def _render_all(self, fields: dict[str, jax.Array]) -> UInt8[Array, "E H W 3"]:
+        """Draws fields with leading axis E."""
         handle = self._context.pytree()
 
-        def draw(fields: dict[str, jax.Array]) -> jax.Array:
-            # The second call takes the data of the first: that, and nothing else, keeps them in order.
-            data = mjx.refit_bvh(self._model, self._blank.tree_replace(fields), handle)
+        def draw(fields: dict[str, Any]) -> jax.Array:
+            # The second call takes the data of the first: only this dependency keeps them in order.
+            data = mjx.refit_bvh(self._model, self._empty_data.tree_replace(fields), handle)  # pyright: ignore[reportArgumentType]
             packed, _, _ = mjx.render(self._model, data, handle)
             return mjx.get_rgb(handle, 0, packed)
 
         return jnp.round(255.0 * jax.vmap(draw)(fields)).astype(jnp.uint8)
 
-    def _one(self, fields: dict[str, jax.Array]) -> jax.Array:
+    def _render_one(self, fields: dict[str, jax.Array]) -> jax.Array:
         copies = jax.tree.map(lambda field: jnp.broadcast_to(field, (self.num_envs, *field.shape)), fields)
         return self._draw_all(copies)[0]
 
-    def _one_each(self, size: int, batched: list[Any], fields: dict[str, jax.Array]) -> tuple[jax.Array, bool]:
-        """What ``vmap`` makes of ``_one``: one call for all worlds."""
+    def _vmap_of_one(self, size: int, batched: list[Any], fields: dict[str, jax.Array]) -> tuple[jax.Array, bool]:
+        """Batching rule of ``_render_one``: one call for all envs."""
         if size != self.num_envs:
-            raise RendererError(f"renderer warp: made for {self.num_envs} worlds at once, got {size}; set num_envs")
+            raise RendererError(f"renderer warp: made for {self.num_envs} envs at once, got {size}; set num_envs")
         whole = {
             name: field if batched[0][name] else jnp.broadcast_to(field, (size, *field.shape))
             for name, field in fields.items()
         }
         return self._draw_all(whole), True
 
-    def _refuse(self, size: int, batched: Any, fields: Any) -> tuple[jax.Array, bool]:
+    def _refuse_vmap(self, size: int, batched: Any, fields: Any) -> tuple[jax.Array, bool]:
         del batched, fields
         raise RendererError(
-            f"renderer warp: {size} batches of {self.num_envs} worlds cannot be drawn by one vmap;"
-            " give num_envs all worlds"
+            f"renderer warp: {size} batches of {self.num_envs} envs cannot be drawn by one vmap; give num_envs all envs"
         )
 
 
@@ -143,7 +160,7 @@ def check_versions(
 ) -> None:
     """Raises RendererError unless mujoco-mjx is free of the race and warp-lang is the version it was made for."""
     mjx_version = version("mujoco-mjx")
-    if tuple(int(part) for part in mjx_version.split(".")[:2]) < RACE_FREE:
+    if tuple(int(part) for part in mjx_version.split(".")[:2]) < MIN_MJX_VERSION:
         raise RendererError(
             f"renderer warp: mujoco-mjx {mjx_version} may draw poses of the step before; pip install mujoco-mjx==3.17.0"
         )
@@ -169,7 +186,7 @@ def _device_name() -> str:
     raise RendererError(f"renderer warp: draws on CPU and on NVIDIA GPUs, not on {device.device_kind}")
 
 
-def _mount(model: mujoco.MjModel, k: int) -> Mount:
+def _light_mount(model: mujoco.MjModel, k: int) -> LightMount:
     names = ("pos", "dir", "pos0", "poscom0", "dir0")
     pose = tuple(getattr(model, f"light_{name}")[k].copy() for name in names)
-    return Mount(int(model.light_mode[k]), int(model.light_bodyid[k]), int(model.light_targetbodyid[k]), pose)  # type: ignore
+    return LightMount(int(model.light_mode[k]), int(model.light_bodyid[k]), int(model.light_targetbodyid[k]), pose)  # type: ignore

@@ -1,6 +1,4 @@
-"""Device-resident experience replay: a ring buffer (``buffer``), its state (``state``) and which transitions an update
-samples (``sampling``).
-"""
+"""Device-resident experience replay: a ring (``buffer``, ``state``, ``storage``) and its samplers (``sampling``)."""
 
 from covr_jax.replay.buffer import (
     Window,

@@ -1,30 +1,31 @@
-"""Device-resident experience: each frame stored once, stacks rebuilt at sampling.
+"""Device-resident experience replay: a ring buffer that stores each frame once and stacks frames when it samples.
 
-One ring over time with E parallel lanes. Slot t of a lane holds the time step that arrived there (frame, reward,
-discount, step type) and the action taken from it; a transition is a pair of neighbouring slots of which the first is
-neither LAST nor CUT. All functions are pure; donate the state when compiling them, or every insert copies the ring.
-The frames, nearly all of its bytes, may live in the host's pinned memory: which one is part of their type, and the
-compiled programs then move single frames.
-Letters: T slots, E envs, B batch, H W image, A action, N numbers of a VLM's answer.
+The ring has T time slots for each of E environments. A slot holds the time step that arrived (frame, reward, discount,
+step type) and the action taken from it. A transition is a pair of neighbouring slots of which the first is neither
+LAST nor CUT. A *time* counts slots since the first one ever written: slot = time modulo T. All functions are pure;
+donate the state when compiling them, or every insert copies the ring. Ours and not a library's, because flashbax
+stores every frame S times and knows no priors.
+
+T slots, E envs, B batch, S frame stack, H W image, A action, N numbers of a VLM's answer, K steps of a future.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from covr_jax.config import Storage
 from covr_jax.replay.sampling import Sampler, uniform
 from covr_jax.replay.state import ReplayState
-from covr_jax.types import Array, Batch, Future, Maps, Prior, StepType, TimeStep
+from covr_jax.replay.storage import init_frames, read_frames, write_frames
+from covr_jax.types import Batch, Future, Maps, Prior, StepType, TimeStep
 
 
 class Window(NamedTuple):
-    """Consecutive slots in time order, oldest first: what D_f is read from. All arrays on the host."""
+    """Consecutive slots in time order, oldest first, from which D_f is read. All arrays are on the host."""
 
     slots: np.ndarray  # i64[N], positions in the ring
     step_type: np.ndarray  # i8[N,E]
@@ -33,12 +34,12 @@ class Window(NamedTuple):
 
 
 def capacity_in_slots(transitions: int, num_envs: int, frame_stack: int) -> int:
-    """Slots per lane for at least ``transitions`` transitions over all lanes."""
+    """Returns T, slots per environment, for at least ``transitions`` transitions over all environments."""
     return max(-(-transitions // num_envs), 1) + frame_stack + 1
 
 
 def nbytes(slots: int, num_envs: int, image_size: int, action_dim: int, answer_dim: int | None = None) -> int:
-    """Predicted size of the ring in bytes; ``answer_dim`` as in ``init``."""
+    """Returns the predicted size of the ring in bytes; ``answer_dim`` as in ``init``."""
     answer_dim = action_dim if answer_dim is None else answer_dim
     return slots * num_envs * (3 * image_size**2 + 4 * (action_dim + answer_dim) + 14)
 
@@ -51,65 +52,43 @@ def init(
     storage: Storage = "device",
     answer_dim: int | None = None,
 ) -> ReplayState:
-    """An empty ring, its frames in the device's memory or in the host's (where the backend has ``pinned_host``).
+    """Returns an empty ring.
 
-    ``answer_dim``: N, numbers per answer of the VLM; None: A.
+    Args:
+      slots: T.
+      num_envs: E.
+      image_size: H = W, pixels.
+      action_dim: A.
+      storage: ``device``, or ``host`` where the backend has ``pinned_host`` memory.
+      answer_dim: N, numbers per answer of the VLM; None: A.
     """
     answer_dim = action_dim if answer_dim is None else answer_dim
-    lanes = (slots, num_envs)
-    shape = (*lanes, image_size, image_size, 3)
+    rows = (slots, num_envs)
     return ReplayState(
-        frame=jnp.zeros(shape, jnp.uint8) if storage == "device" else _zeros_on_host(shape),
-        step_type=jnp.zeros(lanes, jnp.int8),
-        reward=jnp.zeros(lanes, jnp.float32),
-        discount=jnp.zeros(lanes, jnp.float32),
-        action=jnp.zeros((*lanes, action_dim), jnp.float32),
-        prior=Prior(jnp.zeros((*lanes, answer_dim), jnp.float32), jnp.zeros(lanes, bool)),
-        priority=jnp.ones(lanes, jnp.float32),
+        frame=init_frames((*rows, image_size, image_size, 3), storage),
+        step_type=jnp.zeros(rows, jnp.int8),
+        reward=jnp.zeros(rows, jnp.float32),
+        discount=jnp.zeros(rows, jnp.float32),
+        action=jnp.zeros((*rows, action_dim), jnp.float32),
+        prior=Prior(jnp.zeros((*rows, answer_dim), jnp.float32), jnp.zeros(rows, bool)),
+        priority=jnp.ones(rows, jnp.float32),
         top_priority=jnp.ones((), jnp.float32),
         count=jnp.zeros((), jnp.int32),
     )
 
 
-def _zeros_on_host(shape: tuple[int, ...]) -> Array:
-    host = jax.sharding.SingleDeviceSharding(jax.local_devices()[0], memory_kind="pinned_host")
-    return jax.device_put(np.zeros(shape, np.uint8), host)
+def frames(
+    state: ReplayState, time: Int[Array | np.ndarray, "*n"], env_id: Int[Array | np.ndarray, "*n"]
+) -> UInt8[Array, "*n H W 3"]:
+    """Returns the single frames at replay times and env ids."""
+    return read_frames(state.frame, time % state.frame.shape[0], env_id)
 
 
-def _on_host(frame: Array) -> bool:
-    return jax.typeof(frame).memory_space == jax.memory.Space.Host
-
-
-def _write(frame: Array, slot: Array, newest: Array) -> Array:
-    """The frames u8[T,E,H,W,3] with those of one slot, u8[E,H,W,3], replaced."""
-    if not _on_host(frame):
-        return frame.at[slot].set(newest)
-    # Between the two memories XLA moves slices and nothing else: a scatter would be computed on the host.
-    newest = jax.device_put(newest[None], jax.memory.Space.Host)
-    origin = (slot, *[jnp.zeros_like(slot)] * (frame.ndim - 1))
-    return lax.dynamic_update_slice(frame, newest, origin, allow_negative_indices=False)
-
-
-def frames(state: ReplayState, time: Array, env_id: Array) -> Array:
-    """Single frames u8[...,H,W,3] of times i32[...] (counted since the first slot) and lanes, of one shape."""
-    slot = time % state.frame.shape[0]
-    if not _on_host(state.frame):
-        return state.frame[slot, env_id]
-
-    def fetch(index: tuple[Array, Array]) -> Array:
-        origin = (*index, *[jnp.zeros_like(index[0])] * 3)
-        taken = lax.dynamic_slice(state.frame, origin, (1, 1, *state.frame.shape[2:]), allow_negative_indices=False)
-        return jax.device_put(taken, jax.memory.Space.Device)[0, 0]
-
-    fetched = lax.map(fetch, (slot.ravel(), env_id.ravel()))
-    return fetched.reshape(*slot.shape, *state.frame.shape[2:])
-
-
-def add(state: ReplayState, timestep: TimeStep, action: Array) -> ReplayState:
-    """Write one slot: the time step's newest frame, u8[E,H,W,3], and the action f32[E,A] taken from it."""
+def add(state: ReplayState, timestep: TimeStep, action: Float[Array | np.ndarray, "E A"]) -> ReplayState:
+    """Writes one slot: a time step with its newest frame, u8[E,H,W,3], and the action taken from it."""
     slot = state.count % state.reward.shape[0]
     return state.replace(
-        frame=_write(state.frame, slot, timestep.observation[..., -3:]),
+        frame=write_frames(state.frame, slot, timestep.observation[..., -3:]),
         step_type=state.step_type.at[slot].set(timestep.step_type.astype(jnp.int8)),
         reward=state.reward.at[slot].set(timestep.reward.astype(jnp.float32)),
         discount=state.discount.at[slot].set(timestep.discount.astype(jnp.float32)),
@@ -120,25 +99,28 @@ def add(state: ReplayState, timestep: TimeStep, action: Array) -> ReplayState:
     )
 
 
-def cut(state: ReplayState, lanes: Array) -> ReplayState:
-    """Mark the newest slot of the lanes bool[E]: what its action led to is not known, and no transition starts there.
+def cut(state: ReplayState, broken: Bool[Array | np.ndarray, " E"]) -> ReplayState:
+    """Marks the newest slot of the environments whose episode was broken off as CUT.
 
-    The one before it keeps its discount, as at a time limit, and the episode has no return (``covr.returns``).
+    What its action led to is unknown, so no transition starts there. The transition before it keeps its discount, as at
+    a time limit, and the episode has no return (``covr.returns``).
     """
     slot = (state.count - 1) % state.reward.shape[0]
     newest = state.step_type[slot]
-    return state.replace(step_type=state.step_type.at[slot].set(jnp.where(lanes, jnp.int8(StepType.CUT), newest)))
+    return state.replace(step_type=state.step_type.at[slot].set(jnp.where(broken, jnp.int8(StepType.CUT), newest)))
 
 
 def set_prior(state: ReplayState, prior: Prior, end: Array | None = None, *, every: int, hold: bool) -> ReplayState:
-    """Store the VLM's answers with the slots that they belong to.
+    """Stores the VLM's answers with the slots that they belong to.
 
     Args:
+      state: the ring.
       prior: action f32[Q,E,N], valid bool[Q,E]: answers to the frames of slots 0, every, 2*every, ... of the Q*every
         slots before ``end``. Answers to frames that the ring has overwritten meanwhile are dropped.
-      end: i32, a time counted since the first slot; None: now.
-      every: slots per answer. hold: the slots between two questions keep the last answer (zero-order hold, but never
-        across an episode's end); else they stay without a prior.
+      end: a time; None: now.
+      every: slots per answer.
+      hold: whether the slots between two queries keep the last answer (zero-order hold, but never across an episode's
+        end); else they have no prior.
     """
     slots, _ = state.reward.shape
     queries = prior.valid.shape[0]
@@ -165,8 +147,8 @@ def set_prior(state: ReplayState, prior: Prior, end: Array | None = None, *, eve
     )
 
 
-def size(state: ReplayState) -> Array:
-    """Number of slots that hold a time step, i32."""
+def size(state: ReplayState) -> Int[Array, ""]:
+    """Returns the number of slots that hold a time step."""
     return jnp.minimum(state.count, state.reward.shape[0])
 
 
@@ -184,16 +166,21 @@ def sample(
     sampler: Sampler = uniform,
     updates: Array | int = 0,
 ) -> Batch:
-    """B transitions of which the whole history is stored. The ring must hold ``frame_stack`` + 1 slots.
+    """Samples B transitions of which the whole history is stored. The ring must hold ``frame_stack`` + 1 slots.
 
     Args:
+      state: the ring.
       key: one typed PRNG key, consumed.
-      n_step: rewards that a transition sums, fewer where the episode, or what is stored of it, ends before.
+      batch_size: B.
+      frame_stack: S.
+      n_step: rewards that a transition sums; fewer where the episode, or what is stored of it, ends before.
       discount: gamma in R = sum_{k<m} gamma^k r_{t+k+1}; the batch's ``discount`` is gamma^(m-1) times those of the m
         steps, so that the target R + gamma * discount * V(s_{t+m}) is the same formula for every m.
-      previous: whether the batch holds the actions before. horizon: steps of its ``future``; 0: none.
-      maps: whether what the VLM answered are maps, for the batch's ``maps``, and not priors.
-      draw: which transitions. updates: how many there were before; read by some draws.
+      previous: whether the batch holds the actions before.
+      horizon: K, steps of its ``future``; 0: no future.
+      maps: whether the VLM's answers are maps, for the batch's ``maps``, and not priors.
+      sampler: decides which transitions, see ``sampling``.
+      updates: updates before this one; read by some samplers.
     """
     slots = state.reward.shape[0]
     indices = sampler(state, key, batch_size, frame_stack, jnp.asarray(updates))
@@ -204,15 +191,15 @@ def sample(
     # step on, all frames but the newest are those of the observation.
     following = end[None] if n_step == 1 else _history(state, end, env_id, frame_stack)
     times = jnp.concatenate([_history(state, time, env_id, frame_stack), following])
-    seen = frames(state, times, jnp.broadcast_to(env_id, times.shape))  # u8[stack+1 or 2*stack,B,H,W,3]
+    images = frames(state, times, jnp.broadcast_to(env_id, times.shape))  # u8[stack+1 or 2*stack,B,H,W,3]
     action = state.action[slots_now, env_id]
     answer = Prior(state.prior.action[slots_now, env_id], state.prior.valid[slots_now, env_id])
     return Batch(
-        observation=_stack(seen[:frame_stack]),
+        observation=_stack(images[:frame_stack]),
         action=action,
         reward=reward,
         discount=remaining,
-        next_observation=_stack(seen[-frame_stack:]),
+        next_observation=_stack(images[-frame_stack:]),
         prior=Prior(jnp.zeros_like(action), jnp.zeros_like(answer.valid)) if maps else answer,
         weight=indices.weight,
         index=(time, env_id),
@@ -222,15 +209,17 @@ def sample(
     )
 
 
-def previous_actions(state: ReplayState, time: Array, env_id: Array) -> Array:
-    """The actions f32[B,A] that led to stored times i32[B] of lanes; 0 at FIRST and before the oldest stored slot."""
+def previous_actions(
+    state: ReplayState, time: Int[Array | np.ndarray, " B"], env_id: Int[Array | np.ndarray, " B"]
+) -> Float[Array, "B A"]:
+    """Returns the actions that led to stored times; 0 at FIRST and before the oldest stored slot."""
     slots = state.reward.shape[0]
     known = (state.step_type[time % slots, env_id] != StepType.FIRST) & (time > jnp.maximum(state.count - slots, 0))
     return jnp.where(known[:, None], state.action[(time - 1) % slots, env_id], 0.0)
 
 
-def last_action(state: ReplayState, timestep: TimeStep) -> Array:
-    """The actions f32[E,A] that led to a time step not yet stored; 0 where it is FIRST."""
+def last_action(state: ReplayState, timestep: TimeStep) -> Float[Array, "E A"]:
+    """Returns the actions that led to a time step not yet stored; 0 where it is FIRST."""
     newest = state.action[(state.count - 1) % state.reward.shape[0]]
     return jnp.where((timestep.step_type == StepType.FIRST)[:, None], 0.0, newest)
 
@@ -239,14 +228,14 @@ def _future(state: ReplayState, time: Array, env_id: Array, frame_stack: int, ho
     slots, newest = state.reward.shape[0], state.count - 1
     steps = jnp.arange(horizon)[:, None]
     now, after = ((time[None] + steps + shift).clip(max=newest) for shift in (0, 1))
-    lanes = jnp.broadcast_to(env_id[None], now.shape)
-    going_on = (state.step_type[now % slots, lanes] < StepType.LAST).all(axis=0)
-    flat = after.reshape(-1), lanes.reshape(-1)
-    seen = observations(state, *flat, frame_stack)
+    env_ids = jnp.broadcast_to(env_id[None], now.shape)
+    going_on = (state.step_type[now % slots, env_ids] < StepType.LAST).all(axis=0)
+    flat = after.reshape(-1), env_ids.reshape(-1)
+    stacked = observations(state, *flat, frame_stack)
     return Future(
-        action=state.action[now % slots, lanes],
-        reward=state.reward[after % slots, lanes],
-        observation=seen.reshape(*after.shape, *seen.shape[1:]),
+        action=state.action[now % slots, env_ids],
+        reward=state.reward[after % slots, env_ids],
+        observation=stacked.reshape(*after.shape, *stacked.shape[1:]),
         valid=going_on & (time + horizon <= newest),
     )
 
@@ -254,7 +243,7 @@ def _future(state: ReplayState, time: Array, env_id: Array, frame_stack: int, ho
 def _accumulate(
     state: ReplayState, time: Array, env_id: Array, n_step: int, gamma: float
 ) -> tuple[Array, Array, Array]:
-    """Time of the bootstrap i32[B], discounted sum of rewards on the way and discount at its end, both f32[B]."""
+    """Returns the time of the bootstrap i32[B], the discounted sum of rewards until then and the discount, f32[B]."""
     slots = state.reward.shape[0]
     end = time + 1
     reward, discount = state.reward[end % slots, env_id], state.discount[end % slots, env_id]
@@ -268,7 +257,7 @@ def _accumulate(
 
 
 def _history(state: ReplayState, time: Array, env_id: Array, frame_stack: int) -> Array:
-    """Times i32[stack,B] of an observation's frames, oldest first; before FIRST, or the oldest stored, it repeats."""
+    """Returns the times i32[S,B] of an observation's frames, oldest first; FIRST, or the oldest slot, repeats."""
     slots = state.reward.shape[0]
     times = [time]
     for _ in range(frame_stack - 1):
@@ -283,16 +272,18 @@ def _stack(images: Array) -> Array:
     return images.transpose(1, 2, 3, 0, 4).reshape(b, h, w, s * c)
 
 
-def observations(state: ReplayState, time: Array, env_id: Array, frame_stack: int) -> Array:
-    """Stacked observations u8[B,H,W,3*stack] at stored times i32[B] (counted since the first slot) of lanes i32[B]."""
+def observations(
+    state: ReplayState, time: Int[Array | np.ndarray, " B"], env_id: Int[Array | np.ndarray, " B"], frame_stack: int
+) -> UInt8[Array, "B H W C"]:
+    """Returns the stacked observations at stored times and env ids."""
     times = _history(state, time, env_id, frame_stack)
     return _stack(frames(state, times, jnp.broadcast_to(env_id, times.shape)))
 
 
 def window(state: ReplayState, start: int) -> Window:
-    """Slots ``start`` (counted since the first one ever written) to the newest, oldest first, on the host.
+    """Reads the slots from time ``start`` to the newest, oldest first, to the host.
 
-    Slots that the ring has overwritten meanwhile are left out.
+    Slots that the ring has overwritten since are left out.
     """
     count, slots = int(state.count), state.reward.shape[0]
     kept = np.arange(max(start, count - slots), count) % slots

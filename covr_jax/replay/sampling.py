@@ -1,8 +1,7 @@
 """Which transitions an update learns from: uniform, prioritised, recent or elite ones.
 
-A transition is named by the time of its first slot, counted since the first slot ever written, and its lane. It must
-not start at LAST or CUT, must have its successor stored, and once the ring is full its whole history.
-Letters: T slots, E envs, B batch.
+A transition is named by the time of its first slot and its env id. It must not start at LAST or CUT, must have its
+successor stored and, once the ring is full, its whole history. T slots, E envs, B batch.
 """
 
 from __future__ import annotations
@@ -12,21 +11,22 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from covr_jax.config import ReplayConfig
 from covr_jax.replay.state import ReplayState
-from covr_jax.types import Array, StepType
+from covr_jax.types import StepType
 
-_CANDIDATES = 4  # draws per sample; a slot that starts no transition (1 in 126 for cartpole) is drawn again
+_CANDIDATES = 4  # slots drawn per sample, of which the first that starts a transition counts (125 of 126 for cartpole)
 ELITE = 2.0  # priority of marked slots; new ones have at most 1 where nothing is prioritised
 
 
 class SampleIndices(NamedTuple):
-    """B transitions."""
+    """Indices of B sampled transitions."""
 
-    time: Array  # i32[B]
-    env_id: Array  # i32[B]
-    weight: Array | None = None  # f32[B], of the critic loss; None: 1
+    time: Int[Array, " B"]  # slots written before the transition's first one
+    env_id: Int[Array, " B"]
+    weight: Float[Array, " B"] | None = None  # importance weight of the critic loss; None: 1
 
 
 # (state, key, batch size, frames per observation, updates so far i32) -> SampleIndices; the key is consumed
@@ -34,34 +34,34 @@ Sampler = Callable[[ReplayState, Array, int, int, Array], SampleIndices]
 
 
 def _oldest(state: ReplayState, frame_stack: int) -> Array:
-    """The first time that may be drawn: once the ring is full its oldest slots have lost their history."""
+    """Returns the first time that may be sampled: once the ring is full its oldest slots have lost their history."""
     slots = state.reward.shape[0]
     return jnp.maximum(state.count - slots, 0) + jnp.where(state.count > slots, frame_stack - 1, 0)
 
 
 def _between(state: ReplayState, key: Array, batch_size: int, oldest: Array) -> SampleIndices:
-    """Uniform over the transitions that start at ``oldest`` or later."""
+    """Samples uniformly among the transitions that start at ``oldest`` or later."""
     slots, num_envs = state.reward.shape
-    lane_key, time_key = jax.random.split(key)
-    lanes = jax.random.randint(lane_key, (_CANDIDATES, batch_size), 0, num_envs)
-    draws = jax.random.randint(time_key, (_CANDIDATES, batch_size), oldest, state.count - 1)
-    starts = state.step_type[draws % slots, lanes] < StepType.LAST
+    env_key, time_key = jax.random.split(key)
+    env_ids = jax.random.randint(env_key, (_CANDIDATES, batch_size), 0, num_envs)
+    times = jax.random.randint(time_key, (_CANDIDATES, batch_size), oldest, state.count - 1)
+    starts = state.step_type[times % slots, env_ids] < StepType.LAST
     chosen = jnp.argmax(starts, axis=0)[None]
-    env_id = jnp.take_along_axis(lanes, chosen, axis=0)[0]
-    indices = jnp.take_along_axis(draws, chosen, axis=0)[0]
-    # Every candidate was an end: its neighbours are none, but where an episode was cut at its beginning.
-    before = (indices > oldest) & (state.step_type[(indices - 1) % slots, env_id] < StepType.LAST)
-    return SampleIndices(jnp.where(starts.any(axis=0), indices, jnp.where(before, indices - 1, indices + 1)), env_id)
+    env_id = jnp.take_along_axis(env_ids, chosen, axis=0)[0]
+    time = jnp.take_along_axis(times, chosen, axis=0)[0]
+    # Where every candidate was an end, a neighbour of the first is none, unless an episode was cut at its beginning.
+    before = (time > oldest) & (state.step_type[(time - 1) % slots, env_id] < StepType.LAST)
+    return SampleIndices(jnp.where(starts.any(axis=0), time, jnp.where(before, time - 1, time + 1)), env_id)
 
 
 def uniform(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> SampleIndices:
-    """Every transition with the same probability."""
+    """Samples every transition with the same probability."""
     del updates
     return _between(state, key, batch_size, _oldest(state, frame_stack))
 
 
 def _times(state: ReplayState) -> Array:
-    """The time that each slot of the ring holds, i32[T]; -1 where it is empty."""
+    """Returns the time that each slot of the ring holds, i32[T]; -1 where it is empty."""
     slots = state.reward.shape[0]
     newest = state.count - 1
     times = newest - (newest - jnp.arange(slots)) % slots
@@ -69,14 +69,14 @@ def _times(state: ReplayState) -> Array:
 
 
 def _mass(state: ReplayState, frame_stack: int, value: Array) -> Array:
-    """``value`` f32[T,E] of the slots that start a transition, 0 elsewhere."""
+    """Returns ``value`` f32[T,E] at slots that start a transition, 0 elsewhere."""
     times = _times(state)
     inside = (times >= _oldest(state, frame_stack)) & (times < state.count - 1)
     return jnp.where(inside[:, None] & (state.step_type < StepType.LAST), value, 0.0)
 
 
 def _by_mass(state: ReplayState, key: Array, batch_size: int, mass: Array) -> tuple[Array, Array, Array]:
-    """Times, lanes and probabilities of draws in proportion to ``mass`` f32[T,E]."""
+    """Samples in proportion to ``mass`` f32[T,E]; returns times, env ids and probabilities, [B] each."""
     num_envs = mass.shape[1]
     below = jnp.cumsum(mass.reshape(-1))
     points = jax.random.uniform(key, (batch_size,)) * below[-1]
@@ -115,7 +115,7 @@ def recent(eta: float, least: int, updates_per_phase: int) -> Sampler:
         k = updates % updates_per_phase + 1
         kept = jnp.maximum(stored * eta ** (1000.0 * k / updates_per_phase), least)
         newest = state.count - 1 - jnp.ceil(kept / num_envs).astype(jnp.int32)
-        # One slot more than asked for: a draw that meets LAST moves to its neighbour.
+        # One slot more than asked for: a sample that meets LAST moves to its neighbour.
         return _between(state, key, batch_size, jnp.maximum(oldest, jnp.minimum(newest, state.count - 3)))
 
     return sampler
@@ -136,7 +136,7 @@ def elite(share: float) -> Sampler:
 
 
 def set_priorities(state: ReplayState, index: tuple[Array, Array], td_error: Array) -> ReplayState:
-    """Set the priorities of transitions, (time, lane), to their |TD error| f32[B], a little above 0."""
+    """Sets the priorities of transitions, (time, env id), to their |TD error| f32[B], plus 1e-6."""
     time, env_id = index
     value = jnp.abs(td_error) + 1e-6
     slot = time % state.reward.shape[0]
@@ -144,15 +144,15 @@ def set_priorities(state: ReplayState, index: tuple[Array, Array], td_error: Arr
     return state.replace(priority=state.priority.at[slot, env_id].set(value), top_priority=top)
 
 
-def mark(state: ReplayState, time: Array, env_id: Array) -> ReplayState:
-    """Mark transitions as elite; those that the ring has overwritten meanwhile are left out."""
+def mark_elite(state: ReplayState, time: Array, env_id: Array) -> ReplayState:
+    """Marks transitions as elite; those that the ring has overwritten since are left out."""
     slots = state.reward.shape[0]
     slot = jnp.where(time >= state.count - slots, time % slots, slots)
     return state.replace(priority=state.priority.at[slot, env_id].set(ELITE, mode="drop"))
 
 
 def make_sampler(config: ReplayConfig) -> Sampler:
-    """The draw that the config names."""
+    """Returns the sampler that the config names."""
     if config.sampling == "prioritised":
         return prioritised(config.priority_alpha, config.priority_beta)
     if config.sampling == "recent":

@@ -1,12 +1,13 @@
-"""One run directory -> one self-contained ``report.html``: no scripts, no requests, light and dark, opens from a file.
+"""Reports of run directories: one self-contained ``report.html`` each, and tables and plots of several runs.
 
-* ``data``      reads the run directory; nothing else is read
-* ``svg``       a small plotting library: axes, lines, bands, bars
-* ``figures``   the charts of a run
-* ``page``      headline, tables, sample gallery, assembly: ``write_report``
-* ``style``     the style sheet
-* ``compare``   learning curves of several runs as a PNG
-* ``table``     final evaluations of several runs, methods by tasks
+* ``data``        reads a run directory
+* ``formatting``  numbers as text
+* ``charts``      one chart as inline SVG
+* ``figures``     the charts of a run
+* ``page``        tiles, tables, gallery and the file: ``write_report``; the HTML is in ``templates/``
+* ``compare``     learning curves of several runs as an image
+* ``table``       final evaluations of several runs, and Markdown tables
+* ``names``       names of runs beside each other
 """
 
 from covr_jax.report.data import ReportError, shown_method

@@ -1,4 +1,4 @@
-"""Learning curves of several runs in one picture: one panel per task, one curve per method, its seeds as a band."""
+"""Learning curves of several runs in one image: one panel per task, one curve per method, its seeds as a band."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Num
 
+from covr_jax.report.charts import PALETTE, matplotlib_style
 from covr_jax.report.data import ReportError, method_name, read_run
-from covr_jax.report.figures import baseline
+from covr_jax.report.formatting import steps
 from covr_jax.report.names import disambiguate
-from covr_jax.report.svg import steps
 
 BANDS = ("minmax", "std")
-# Blue is COVR's, as in the report; the others stay apart from it and from each other, in grey print too.
+# Blue is COVR's, as in the report. The others differ from it and from each other, in grey print too.
 COLORS = ("#2f55d4", "#c26a0a", "#2a8f5b", "#8b3fb0", "#c43b52", "#4c5a70", "#0f8ea8", "#9a7d0a")
-DASHES = ("-", (0, (4, 1.5)), (0, (1.5, 1.5)))  # another one each time the colours begin again
-CROWD = 6  # curves in a panel beyond which bands are faint and the legend stands beside it
+DASHES = ("-", (0, (4, 1.5)), (0, (1.5, 1.5)))  # the next one each time the colours repeat
+CROWD = 6  # with more curves than this in a panel, bands are faint and the legend stands beside it
 
 
 class Curve(NamedTuple):
@@ -24,37 +25,39 @@ class Curve(NamedTuple):
 
     task: str
     method: str
-    x: np.ndarray  # [T] env steps
-    y: np.ndarray  # [T] mean episode return
-    random: float | None
+    x: Num[np.ndarray, " T"]  # env steps
+    y: Num[np.ndarray, " T"]  # mean episode return
+    random: float | None  # mean return of the random policy
 
 
 def read_curve(run_dir: str | Path) -> Curve:
     """Reads the evaluations of a run directory.
 
     Raises:
-      ReportError: as ``read_run``, or a run without an evaluation.
+      ReportError: the run cannot be read or has no evaluation.
     """
     run = read_run(run_dir)
     x, y = run.curve("eval/episode_return")
     if not x:
         raise ReportError(f"{run.folder}: no evaluation to compare yet")
     task, method = str(run.config.get("task", "unknown")), method_name(run.config)
-    return Curve(task, method, np.array(x), np.array(y), baseline(run))
+    return Curve(task, method, np.array(x), np.array(y), run.random_return)
 
 
-def over_seeds(curves: list[Curve], band: str = "minmax") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and band of the runs of one method, over the steps that all of them reached.
+def over_seeds(
+    curves: list[Curve], band: str = "minmax"
+) -> tuple[Num[np.ndarray, " T"], Float[np.ndarray, " T"], Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
+    """Computes mean and band of the runs of one method, over the range of env steps that all of them reached.
 
     Args:
       curves: runs of one method and task.
       band: ``minmax``, or ``std`` (population) around the mean.
 
     Returns:
-      x[T], mean[T], low[T], high[T] at every step at which any of the runs was evaluated; the others interpolate.
+      Env steps at which any run was evaluated, then mean, low and high; runs not evaluated there are interpolated.
 
     Raises:
-      ReportError: runs that share no step, or an unknown band.
+      ReportError: the runs share no step, or the band is unknown.
     """
     if band not in BANDS:
         raise ReportError(f"unknown band {band!r}, expected one of {', '.join(BANDS)}")
@@ -71,14 +74,14 @@ def over_seeds(curves: list[Curve], band: str = "minmax") -> tuple[np.ndarray, n
 
 
 class Style(NamedTuple):
-    """Of one method's curve, in all panels."""
+    """Colour and dash of one method's curve in all panels."""
 
     color: str
     dash: Any
 
 
 def method_styles(methods: set[str]) -> dict[str, Style]:
-    """A colour and a dash for each method: COVR first, the others by name."""
+    """Assigns a colour and a dash to each method, COVR first and the others by name."""
     ordered = sorted(methods, key=lambda name: (not name.startswith("covr"), name))
     return {
         method: Style(COLORS[i % len(COLORS)], DASHES[i // len(COLORS) % len(DASHES)])
@@ -101,22 +104,15 @@ def _panel(axes, curves: list[Curve], styles: dict[str, Style], band: str) -> No
     random = [c.random for c in curves if c.random is not None]
     if random:
         level = float(np.mean(random))
-        axes.axhline(level, color="#7a8394", linestyle=(0, (5, 4)), linewidth=1.4, label="random policy")
-    axes.set_title(curves[0].task, loc="left", fontsize=12, fontweight="bold", color="#161b26")
-    axes.set_xlabel("Environment steps", color="#5b6475")
+        axes.axhline(level, color=PALETTE["reference"], linestyle=(0, (5, 4)), linewidth=1.4, label="random policy")
+    axes.set_title(curves[0].task, loc="left", fontsize=12, fontweight="bold", color=PALETTE["ink"])
+    axes.set_xlabel("Environment steps")
     axes.xaxis.set_major_formatter(lambda value, _: steps(value))
     axes.set_xlim(left=0)
-    axes.grid(axis="y", color="#eceef3")
-    axes.set_axisbelow(True)
-    axes.tick_params(color="#b9bfca", labelcolor="#5b6475")
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color("#b9bfca")
     handles, labels = axes.get_legend_handles_labels()
     best = sorted(zip(handles, labels, strict=True), key=lambda pair: -float(pair[0].get_ydata()[-1]))
-    # Long handles, so that dashes show.
     beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "handlelength": 4.0} if crowded else {}
-    axes.legend(*zip(*best, strict=True), frameon=False, fontsize=9, labelcolor="#161b26", **beside)
+    axes.legend(*zip(*best, strict=True), frameon=False, fontsize=9, labelcolor=PALETTE["ink"], **beside)
 
 
 def write_comparison(run_dirs: list[str | Path], path: str | Path, band: str = "minmax") -> Path:
@@ -124,38 +120,43 @@ def write_comparison(run_dirs: list[str | Path], path: str | Path, band: str = "
 
     Args:
       run_dirs: run directories; those of one task, method and setting are seeds of each other.
-      path: the picture to write; its ending names the kind (png, svg, pdf).
-      band: see ``over_seeds``.
+      path: the image to write; its ending names the format (png, svg, pdf).
+      band: as in ``over_seeds``.
 
     Returns:
       ``path``.
 
     Raises:
-      ReportError: a run that cannot be read or compared, or a picture that cannot be written.
+      ReportError: a run cannot be read or compared, or the image cannot be written.
     """
-    from matplotlib.figure import Figure  # slow to load, and only this picture needs it
-
     curves = disambiguate(run_dirs, [read_curve(run_dir) for run_dir in run_dirs])
     if not curves:
         raise ReportError("no runs to compare")
+    path = Path(path)
+    with matplotlib_style():
+        figure = _draw(curves, band)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=160, facecolor="white")
+        except (OSError, ValueError) as error:
+            raise ReportError(f"{path}: cannot be written: {error}") from None
+    return path
+
+
+def _draw(curves: list[Curve], band: str) -> Any:
+    from matplotlib.figure import Figure  # slow to load
+
     tasks = sorted({c.task for c in curves})
     styles = method_styles({c.method for c in curves})
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
-    crowded = len(styles) > CROWD
-    size = (8.8, 4.8) if crowded else (4.6, 3.8)
-    figure = Figure(figsize=(max(6.4, size[0] * columns), size[1] * rows), layout="constrained")
+    width, height = (8.8, 4.8) if len(styles) > CROWD else (4.6, 3.8)
+    figure = Figure(figsize=(max(6.4, width * columns), height * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(tasks) :]:
         axes.set_visible(False)
     for task, axes in zip(tasks, grid.flat, strict=False):
         _panel(axes, [c for c in curves if c.task == task], styles, band)
     for axes in grid[:, 0]:
-        axes.set_ylabel("Episode return", color="#5b6475")
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=160, facecolor="white")
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{path}: cannot be written: {error}") from None
-    return path
+        axes.set_ylabel("Episode return")
+    return figure

@@ -1,10 +1,10 @@
-"""What a run directory holds, read with patience: a missing piece is None or empty, an unreadable one is a note."""
+"""Tolerant reader of run directories: a missing file gives None or an empty value, an unreadable one a note."""
 
 from __future__ import annotations
 
 import base64
+import bisect
 import json
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,22 +12,23 @@ from covr_jax.config import GUIDED
 from covr_jax.io.metrics import read_metrics
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+LARGEST = 1e300  # the width of an axis beyond it would overflow
 MAX_VIDEO_BYTES = 64 * 2**20  # a page of this size still opens
 
 
 class ReportError(ValueError):
-    """No report can be made of this directory; the message is one line."""
+    """A report, table or plot cannot be made; the message is one line."""
 
 
 class Round(NamedTuple):
-    """One fine-tuning round; number 0 is the VLM before any tuning."""
+    """One fine-tuning round; round 0 is the VLM before any tuning."""
 
     number: int
     record: dict[str, Any]
     samples: list[dict[str, Any]]  # as samples.json has them; ``frame`` is a data URI or None
 
     def value(self, name: str) -> float | None:
-        """A number of the round's record; None where it has none."""
+        """A number of the round's record; None where it is missing or no number."""
         return number(self.record.get(name))
 
 
@@ -37,33 +38,48 @@ class Run(NamedTuple):
     folder: Path
     config: dict[str, Any]
     rows: list[dict[str, Any]]  # metrics.jsonl
-    before: Round | None  # round 0
-    rounds: list[Round]  # 1, 2, ...
+    all_rounds: list[Round]  # 0 where it was recorded, 1, 2, ...
     result: dict[str, Any]
     video: str | None  # data URI
     notes: list[str]  # what could not be read
 
     @property
     def end(self) -> float:
-        """Last env step seen."""
+        """The last env step in the metrics."""
         return max((row["env_steps"] for row in self.rows), default=0)
 
+    @property
+    def random_return(self) -> float | None:
+        """Mean return of the random policy: the result's, or else the metrics'."""
+        found = number(self.result.get("random_return"))
+        return self.last("eval/random_return") if found is None else found
+
+    @property
+    def rounds(self) -> list[Round]:
+        """The rounds that tuned the VLM."""
+        return [r for r in self.all_rounds if r.number > 0]
+
+    def policy_return_at(self, env_steps: float | None) -> float | None:
+        """The last evaluation at or before ``env_steps``; None where there is none."""
+        x, y = self.curve("eval/episode_return")
+        i = bisect.bisect_right(x, env_steps) if env_steps is not None else 0
+        return y[i - 1] if i else None
+
     def curve(self, name: str) -> tuple[list[float], list[float]]:
-        """X and y of a metric, without the rows that lack it."""
+        """Env steps and values of a metric, without the rows that lack it."""
         points = [(row["env_steps"], number(row.get(name))) for row in self.rows]
         return [x for x, y in points if y is not None], [y for _, y in points if y is not None]
 
     def last(self, name: str) -> float | None:
-        """The newest value of a curve; None where it has none."""
+        """The last value of a metric; None where it has none."""
         y = self.curve(name)[1]
         return y[-1] if y else None
 
     def guided(self) -> list[tuple[float, float]]:
-        """Stretches of env steps in which the VLM's actions guided the policy."""
-        known = [r for r in (self.before, *self.rounds) if r is not None]
-        edges = [r.value("env_steps") or 0.0 for r in known] + [float(self.end)]
+        """Intervals of env steps in which the VLM's actions guided the policy."""
+        edges = [r.value("env_steps") or 0.0 for r in self.all_rounds] + [float(self.end)]
         spans: list[tuple[float, float]] = []
-        for r, a, b in zip(known, edges, edges[1:], strict=False):
+        for r, a, b in zip(self.all_rounds, edges, edges[1:], strict=False):
             if r.record.get("guidance") and b > a:
                 joined = spans and spans[-1][1] == a
                 spans.append((spans.pop()[0] if joined else a, b))
@@ -71,42 +87,38 @@ class Run(NamedTuple):
 
 
 def simulator(config: dict[str, Any]) -> str | None:
-    """What simulated a CARLA task: ``loopback``, or a real server's address; None for other tasks."""
+    """The simulator of a CARLA task: ``loopback`` or a real server's address; None for other tasks."""
     carla = config.get("carla") if str(config.get("task", "")).startswith("carla_") else None
     return str(carla.get("endpoint", "unknown")) if isinstance(carla, dict) else None
 
 
 def shown_method(method: Any) -> str:
-    """A config's method as it is shown: what reads a paper that is not public does not go by the paper's name."""
+    """The displayed name of a config's method. Our reading of an unpublished paper does not take that paper's name."""
     return "DGC-like" if method == "dgc_like" else str(method)
 
 
 def method_name(config: dict[str, Any]) -> str:
-    """What a run is called beside others: the method, its base where that is not RAD, and whose pictures it saw.
+    """The name of a run beside others: the method, its base if that is not RAD, its renderer if that is not jax.
 
-    Pictures of another renderer or simulator are another task. ``names.disambiguate`` adds what else differs.
+    Images of another renderer or simulator make another task. ``names.disambiguate`` adds what else differs.
     """
     name = shown_method(config.get("method", "unknown"))
     base = config.get("base", "rad")
     if name in GUIDED and base != "rad":
         name += f" on {base}"
-    pictures = simulator(config) or str(config.get("renderer", "unknown"))
-    return name if pictures in ("jax", "unknown") else f"{name} ({pictures})"
+    renderer = simulator(config) or str(config.get("renderer", "unknown"))
+    return name if renderer in ("jax", "unknown") else f"{name} ({renderer})"
 
 
 def number(value: Any) -> float | None:
-    """A finite float, or None for everything else."""
+    """Returns ``value`` as a float if it is a number of at most ``LARGEST``, else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    try:
-        value = float(value)
-    except OverflowError:
-        return None
-    return value if math.isfinite(value) else None
+    return float(value) if abs(value) <= LARGEST else None  # False for NaN
 
 
 def numbers(values: Any) -> list[float]:
-    """The finite numbers of a list; empty for what is no list."""
+    """Returns the numbers of a list; an empty list for anything else."""
     found = [number(value) for value in values] if isinstance(values, list) else []
     return [value for value in found if value is not None]
 
@@ -126,13 +138,13 @@ def _read_json(path: Path, kind: type, notes: list[str]) -> Any:
 
 
 def _frame(folder: Path, name: Any) -> str | None:
-    """A PNG of this very folder as a data URI. A name that leads out of it is refused: reports get passed on."""
-    if not isinstance(name, str) or not name or "\0" in name:
+    """Returns a PNG of this folder as a data URI. Names that lead out of it give None, since reports are shared."""
+    try:
+        path = (folder / name).resolve()
+        inside = path.is_relative_to(folder.resolve()) and path.is_file()
+        data = path.read_bytes() if inside else b""
+    except (TypeError, ValueError, OSError, RuntimeError):  # no text, a null byte, a name too long, a circle of links
         return None
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()) or not path.is_file():
-        return None
-    data = path.read_bytes()
     return _data_uri("image/png", data) if data.startswith(PNG_MAGIC) else None
 
 
@@ -165,7 +177,7 @@ def _video(path: Path, notes: list[str]) -> str | None:
 
 
 def read_config(run_dir: str | Path) -> dict[str, Any]:
-    """The options of a run; empty where they cannot be read."""
+    """Reads the options of a run; an empty dict if they cannot be read."""
     return _read_json(Path(run_dir) / "config.json", dict, [])
 
 
@@ -173,7 +185,7 @@ def read_run(run_dir: str | Path) -> Run:
     """Reads a run directory.
 
     Raises:
-      ReportError: no directory, no ``metrics.jsonl``, or one with a row that cannot be read.
+      ReportError: the directory or its ``metrics.jsonl`` is missing, or a row of it cannot be read.
     """
     folder = Path(run_dir)
     if not folder.is_dir():
@@ -185,13 +197,11 @@ def read_run(run_dir: str | Path) -> Run:
     except (ValueError, OSError) as error:
         raise ReportError(str(error)) from None
     notes: list[str] = []
-    rounds = _rounds(folder / "vlm", notes)
     return Run(
         folder=folder,
         config=_read_json(folder / "config.json", dict, notes),
         rows=rows,
-        before=next((r for r in rounds if r.number == 0), None),
-        rounds=[r for r in rounds if r.number > 0],
+        all_rounds=_rounds(folder / "vlm", notes),
         result=_read_json(folder / "result.json", dict, notes),
         video=_video(folder / "videos" / "final.mp4", notes),
         notes=notes,

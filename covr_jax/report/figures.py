@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
 from typing import Any, NamedTuple
 
+from covr_jax.report.charts import Chart, ChartFigure
 from covr_jax.report.data import Round, Run, numbers
-from covr_jax.report.svg import Plot, escape, extent, show, steps
-
-ENV_STEPS = "Environment steps"
-ROUND = "Fine-tuning round"
+from covr_jax.report.formatting import show, steps
 
 
 class Panel(NamedTuple):
     """A metric over env steps, one small chart."""
 
     name: str
-    title: str  # y axis, with unit
-    css: str = "policy"
+    title: str  # of the y axis, with unit
+    color: str = "policy"
 
 
 LOSSES = (
@@ -43,109 +40,76 @@ SYSTEM = (
 )
 
 
-def figure(plot: Plot, *legend: tuple[str, str], caption: str = "") -> str:
-    """A chart with its legend as (style class, text) outside the drawing, where it can cover nothing."""
-    keys = "".join(f'<span class="key"><i class="{css}"></i>{escape(text)}</span>' for css, text in legend)
-    title = f"<strong>{escape(caption)}</strong>" if caption else ""
-    head = f"<figcaption>{title}{keys}</figcaption>" if title or keys else ""
-    size = ' class="wide"' if plot.width > 600 else ""  # on a phone it scrolls, so that its text stays readable
-    return f"<figure{size}>{head}{plot.svg()}</figure>"
-
-
-def _mark_rounds(plot: Plot, run: Run, labels: bool) -> None:
-    for a, b in run.guided():
-        plot.span(a, b, "vlm")
+def _over_env_steps(run: Run, labels: bool = False, **size: Any) -> Chart:
+    """A chart over env steps with the rounds as rules and the guided stretches shaded."""
+    chart = Chart("Environment steps", (0, max(run.end, 1)), x_format=steps, **size)
+    for start, end in run.guided():
+        chart.span(start, end)
     for r in run.rounds:
         at = r.value("env_steps")
         if at is not None:
-            plot.rule(at, str(r.number) if labels else "")
+            chart.rule(at, str(r.number) if labels else "")
+    return chart
 
 
-def learning_curve(run: Run) -> str | None:
-    """Evaluation over env steps, the random policy's level, the rounds, and where the VLM guides."""
+def learning_curve(run: Run) -> list[ChartFigure]:
+    """Draws evaluations over env steps, the random policy's level, the rounds, and where the VLM guides."""
     x, y = run.curve("eval/episode_return")
     train_x, train_y = run.curve("train/episode_return")
     if not x and not train_x:
-        return None
+        return []
     spread = dict(zip(*run.curve("eval/episode_return_std"), strict=True))
-    low, high = ([v + sign * spread.get(at, 0.0) for at, v in zip(x, y, strict=True)] for sign in (-1, 1))
-    random = baseline(run)
-    plot = Plot(
-        x=(0, run.end or 1),
-        y=extent(low, high, train_y, [] if random is None else [random]),
-        x_label=ENV_STEPS,
-        y_label="Episode return",
-        width=1000,
-        height=380,
-        strip=18 if run.rounds else 0,
-        x_format=steps,
-    )
-    _mark_rounds(plot, run, labels=True)
     legend = []
+    chart = _over_env_steps(run, labels=True, width=1000, height=380)
     if len(train_x) > 1:
-        plot.line(train_x, train_y, "policy faint")
+        chart.line(train_x, train_y, "policy", faint=True)
         legend.append(("policy faint", "training episodes"))
-    if random is not None:
-        plot.level(random, "reference")
+    if (random := run.random_return) is not None:
+        chart.level(random)
         legend.append(("reference", f"random policy {show(random)}"))
     if len(x) > 1 and spread:
-        plot.band(x, low, high, "policy")
+        low, high = ([v + sign * spread.get(at, 0.0) for at, v in zip(x, y, strict=True)] for sign in (-1, 1))
+        chart.band(x, low, high, "policy")
     if x:
         hints = [f"{steps(a)} steps: {show(b)} ± {show(spread.get(a))}" for a, b in zip(x, y, strict=True)]
-        plot.line(x, y, "policy").points(x, y, "policy", hints)
+        chart.line(x, y, "policy", dots=True, hints=hints)
         legend.insert(0, ("policy", "evaluation, mean ± std over episodes" if spread else "evaluation, mean"))
+    elif len(train_x) == 1:
+        chart.line(train_x, train_y, "policy")
     if run.rounds:
         legend.append(("rule", "fine-tuning round"))
     if run.guided():
         legend.append(("span", "VLM guides the policy"))
-    return figure(plot, *legend)
+    return [chart.render("Episode return", *legend)]
 
 
-def baseline(run: Run) -> float | None:
-    """Return of the random policy: the result's, or else the metrics'."""
-    from_result = numbers([run.result.get("random_return")])
-    return from_result[0] if from_result else run.last("eval/random_return")
+def _over_rounds(rounds: list[Round], **size: Any) -> Chart:
+    return Chart("Fine-tuning round", (rounds[0].number - 0.3, rounds[-1].number + 0.3), integers=True, **size)
 
 
-def policy_return_at(run: Run, env_steps: float | None) -> float | None:
-    """The last evaluation up to a time."""
-    x, y = run.curve("eval/episode_return")
-    i = bisect.bisect_right(x, env_steps) if env_steps is not None else 0
-    return y[i - 1] if i else None
-
-
-def _over_rounds(rounds: list[Round], name: str) -> tuple[list[float], list[float]]:
+def _values(rounds: list[Round], name: str) -> tuple[list[float], list[float]]:
+    """Round numbers and values of a record's number, without the rounds that lack it."""
     points = [(float(r.number), r.value(name)) for r in rounds]
     return [x for x, y in points if y is not None], [y for _, y in points if y is not None]
 
 
-def _round_plot(rounds: list[Round], y: tuple[float, float], title: str, **size: Any) -> Plot:
-    first, last = rounds[0].number, rounds[-1].number
-    stride = -(-(last - first + 1) // 12)
-    return Plot(
-        x=(first - 0.3, last + 0.3),
-        y=y,
-        x_label=ROUND,
-        y_label=title,
-        x_ticks=[float(i) for i in range(first, last + 1, stride)],
-        **size,
-    )
-
-
-def eddf(run: Run) -> str | None:
-    """Threshold, exploration degree and kept fraction, round by round."""
+def eddf(run: Run) -> list[ChartFigure]:
+    """Draws threshold, exploration degree and kept fraction, round by round."""
     found = []
-    for name, title, zero in (
-        ("tau", "Threshold τ (std of the return)", False),
-        ("exploration", "Exploration degree ε", False),
-        ("kept_fraction", "Kept samples (% of the buffer)", True),
+    for name, title in (
+        ("tau", "Threshold τ (std of the return)"),
+        ("exploration", "Exploration degree ε"),
+        ("kept_fraction", "Kept samples (% of the buffer)"),
     ):
-        x, y = _over_rounds(run.rounds, name)
-        y = [100 * v for v in y] if name == "kept_fraction" else y
-        if x:
-            plot = _round_plot(run.rounds, extent(y, zero=zero), title, width=330, height=210)
-            found.append(figure(plot.line(x, y, "vlm").points(x, y, "vlm", [show(v) for v in y])))
-    return f'<div class="grid three">{"".join(found)}</div>' if found else None
+        x, y = _values(run.rounds, name)
+        if not x:
+            continue
+        chart = _over_rounds(run.rounds, width=330, height=210)
+        if name == "kept_fraction":
+            y = [100 * value for value in y]
+        chart.line(x, y, "vlm", dots=True)
+        found.append(chart.render(title, zero=name == "kept_fraction"))
+    return found
 
 
 def _weight_shares(r: Round) -> tuple[list[float], list[float]] | None:
@@ -159,123 +123,80 @@ def _weight_shares(r: Round) -> tuple[list[float], list[float]] | None:
     return edges, [100 * count / total for count in counts]
 
 
-def ralw(run: Run) -> str | None:
-    """The weights that each round gave its kept samples, small multiples on common axes."""
+def ralw(run: Run) -> list[ChartFigure]:
+    """Draws the weights that each round gave its kept samples, on common axes."""
     rounds = [(r, shares) for r in run.rounds if (shares := _weight_shares(r)) is not None]
-    top = extent([0.0], *(percent for _, (_, percent) in rounds))
+    top = max((percent for _, (_, percents) in rounds for percent in percents), default=0.0)
     found = []
-    for r, (edges, percent) in rounds:
-        plot = Plot(
-            x=(min(0.0, edges[0]), max(1.0, edges[-1])),
-            y=top,
-            x_label="Weight w",
-            y_label="Kept samples (%)",
-            width=190,
-            height=180,
-        )
+    for r, (edges, percents) in rounds:
+        chart = Chart("Weight w", (min(0.0, edges[0]), max(1.0, edges[-1])), width=190, height=180)
+        chart.bars(edges, percents, "vlm")
+        chart.axes.set_ylim(0, 1.06 * top)
         mean = r.value("weight_mean")
         legend = [("none", f"mean {show(mean)}")] if mean is not None else []
-        found.append(figure(plot.bars(edges, percent, "vlm"), *legend, caption=f"Round {r.number}"))
-    return f'<div class="grid five">{"".join(found)}</div>' if found else None
+        found.append(chart.render("Kept samples (%)", *legend, caption=f"Round {r.number}"))
+    return found
 
 
 def _moving_mean(values: list[float], width: int) -> list[float]:
     total = [0.0, *itertools.accumulate(values)]
-    return [(total[i + 1] - total[max(0, i + 1 - width)]) / (i + 1 - max(0, i + 1 - width)) for i in range(len(values))]
+    starts = [max(0, i + 1 - width) for i in range(len(values))]
+    return [(total[i + 1] - total[start]) / (i + 1 - start) for i, start in enumerate(starts)]
 
 
-def finetune_loss(run: Run) -> str | None:
-    """The VLM's loss over optimiser steps, the rounds one after the other."""
+def finetune_loss(run: Run) -> list[ChartFigure]:
+    """Draws the VLM's loss over optimiser steps, the rounds one after the other."""
     curves = [(r.number, numbers(r.record.get("finetune_loss"))) for r in run.rounds]
     curves = [(number, losses) for number, losses in curves if losses]
     if not curves:
-        return None
+        return []
     total = sum(len(losses) for _, losses in curves)
-    plot = Plot(
-        x=(0, total),
-        y=extent(*(losses for _, losses in curves)),
-        x_label="Optimiser steps, all rounds one after the other",
-        y_label="Weighted token loss",
-        width=1000,
-        height=280,
-        strip=18,
-    )
+    label = "Optimiser steps, all rounds one after the other"
+    chart = Chart(label, (0, total), width=1000, height=280)
     start = 0
     width = max(1, total // (12 * len(curves)))
     for number, losses in curves:
         x = [start + i + 0.5 for i in range(len(losses))]
-        plot.rule(start, f"round {number}", at=start + len(losses) / 2)
-        plot.line(x, losses, "vlm faint" if width > 2 else "vlm")
+        chart.rule(start, f"round {number}", start + len(losses) / 2)
+        chart.line(x, losses, "vlm", faint=width > 2)
         if width > 2:
-            plot.line(x, _moving_mean(losses, width), "vlm")
+            chart.line(x, _moving_mean(losses, width), "vlm")
         start += len(losses)
     legend = [("vlm faint", "each step"), ("vlm", f"mean of the last {width} steps")] if width > 2 else []
-    return figure(plot, *legend, ("rule", "start of a round"))
+    return [chart.render("Weighted token loss", *legend, ("rule", "start of a round"))]
 
 
-def iterations(run: Run) -> str | None:
-    """How the VLM alone gets better from round to round, beside the policy it learns from."""
-    rounds = [r for r in (run.before, *run.rounds) if r is not None]
-    if not rounds:
-        return None
-    found = []
-    x, y = _over_rounds(rounds, "vlm_return")
+def iterations(run: Run) -> list[ChartFigure]:
+    """Draws how the VLM alone improves from round to round, beside the policy that it learns from."""
+    rounds, found = run.all_rounds, []
+    x, y = _values(rounds, "vlm_return")
     if x:
-        policy = [(float(r.number), policy_return_at(run, r.value("env_steps"))) for r in rounds]
-        px, py = [a for a, b in policy if b is not None], [b for _, b in policy if b is not None]
-        random = baseline(run)
-        plot = _round_plot(rounds, extent(y, py, [] if random is None else [random]), "Episode return", height=240)
-        if random is not None:
-            plot.level(random, "reference")
-        plot.line(px, py, "policy").points(px, py, "policy", [show(v) for v in py])
-        plot.line(x, y, "vlm").points(x, y, "vlm", [show(v) for v in y])
-        legend = [("vlm", "VLM alone"), ("policy", "policy, last evaluation"), ("reference", "random")]
-        found.append(figure(plot, *legend[: 2 if random is None else 3]))
-    x, y = _over_rounds(rounds, "action_error")
+        chart = _over_rounds(rounds, height=240)
+        legend = [("vlm", "VLM alone"), ("policy", "policy, last evaluation")]
+        if (random := run.random_return) is not None:
+            chart.level(random)
+            legend.append(("reference", "random"))
+        policy = [(float(r.number), run.policy_return_at(r.value("env_steps"))) for r in rounds]
+        policy = [(number, value) for number, value in policy if value is not None]
+        chart.line([number for number, _ in policy], [value for _, value in policy], "policy", dots=True)
+        chart.line(x, y, "vlm", dots=True)
+        found.append(chart.render("Episode return", *legend))
+    x, y = _values(rounds, "action_error")
     if x:
+        chart = _over_rounds(rounds, height=240)
+        chart.line(x, y, "vlm", dots=True)
         title = "Mean |VLM action − policy action|, held-out samples"
-        plot = _round_plot(rounds, extent(y, zero=True), title, height=240)
-        plot.line(x, y, "vlm").points(x, y, "vlm", [show(v) for v in y])
-        found.append(figure(plot, ("vlm", "after the round")))
-    return f'<div class="grid two">{"".join(found)}</div>' if found else None
+        found.append(chart.render(title, ("vlm", "after the round"), zero=True))
+    return found
 
 
-def panels(run: Run, which: tuple[Panel, ...]) -> str | None:
-    """Metrics over env steps, three to a row, with the rounds as hairlines."""
+def panels(run: Run, which: tuple[Panel, ...]) -> list[ChartFigure]:
+    """Draws metrics over env steps, with the rounds as rules."""
     found = []
     for panel in which:
         x, y = run.curve(panel.name)
-        if not x:
-            continue
-        plot = Plot(
-            x=(0, run.end or 1),
-            y=extent(y),
-            x_label=ENV_STEPS,
-            y_label=panel.title,
-            width=330,
-            height=200,
-            x_format=steps,
-        )
-        _mark_rounds(plot, run, labels=False)
-        found.append(figure(plot.line(x, y, panel.css)))
-    return f'<div class="grid three">{"".join(found)}</div>' if found else None
-
-
-def budget(run: Run) -> str | None:
-    """Memory and latency of policy and VLM beside the paper's."""
-    rows = []
-    for who, paper, memory, seconds in (
-        ("Policy", "10 MB, 0.0012 s", "policy/memory_bytes", "policy/latency_s"),
-        ("VLM", "8344 MB, 4.4 s", "vlm/memory_bytes", "vlm/mean_latency_s"),
-    ):
-        size, latency = run.last(memory), run.last(seconds)
-        if size is None:
-            continue
-        frames = run.last("vlm/frames_per_query") if who == "VLM" else None
-        asked = "" if frames is None else f" <small>{frames:,.0f} frames per query</small>"
-        cells = (who, f"{size / 1e6:,.1f} MB", "–" if latency is None else f"{latency:.4f} s{asked}", paper)
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    if not rows:
-        return None
-    head = "".join(f"<th>{name}</th>" for name in ("", "Weights", "One answer", "In the paper"))
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        if x:
+            chart = _over_env_steps(run, width=330, height=200)
+            chart.line(x, y, panel.color)
+            found.append(chart.render(panel.title))
+    return found

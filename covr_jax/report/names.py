@@ -1,26 +1,25 @@
-"""What runs are called beside each other, so that only seeds of one setting share a name."""
+"""Names of runs beside each other: only seeds of one setting share a name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from covr_jax.report.data import ReportError, read_config
 
-Shown = TypeVar("Shown", bound=NamedTuple)
-_NO_PART = ("seed", "run.", "eval.every", "eval.episodes")  # options without a part in what a run learns or shows
-_NOISE = "sac.noise_"  # of deterministic policies alone
+_IGNORED = ("seed", "run.", "eval.every", "eval.episodes")  # options without influence on learning and evaluations
+_NOISE = "sac.noise_"  # read by deterministic policies only
 _DETERMINISTIC = ("drqv2", "taco")
 
 
 def leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The options of a run that its learning and its evaluations depend on, by their full names."""
+    """Returns the options that learning and evaluations of a run depend on, by their full names."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):
             found |= leaves(value, f"{prefix}{name}.")
-        elif not f"{prefix}{name}".startswith(_NO_PART):
+        elif not f"{prefix}{name}".startswith(_IGNORED):
             found[prefix + name] = value
     if prefix or {config.get("method"), config.get("base")} & set(_DETERMINISTIC):
         return found
@@ -28,9 +27,10 @@ def leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def suffixes(settings: list[dict[str, Any]]) -> list[str]:
-    """What sets each of several runs apart, empty where nothing does; an option that a run does not know says nothing.
+    """Returns a suffix per run with the options that distinguish it; empty where none do.
 
-    Runs of different presets differ in much: they go by the preset, and by what else differs within it.
+    Options that a run does not have are not compared. Runs of different presets differ in many options: their suffix
+    names the preset, and what else differs within it.
     """
     names = sorted(set().union(*settings))
     differing = [name for name in names if len({repr(run[name]) for run in settings if name in run}) > 1]
@@ -44,16 +44,23 @@ def suffixes(settings: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def disambiguate(run_dirs: Sequence[str | Path], shown: Sequence[Shown]) -> list[Shown]:
-    """What was read of each run (a tuple with ``task`` and ``method``) under a name that only its seeds share.
+def disambiguate(run_dirs: Sequence[str | Path], shown: Sequence[Any]) -> list[Any]:
+    """Renames the methods of runs so that only seeds of one setting share a name.
+
+    Args:
+      run_dirs: run directories.
+      shown: a NamedTuple with fields ``task`` and ``method`` per run.
+
+    Returns:
+      ``shown`` with other methods.
 
     Raises:
-      ReportError: two runs of one name and one seed.
+      ReportError: two runs have the same name and seed.
     """
     configs = [read_config(run_dir) for run_dir in run_dirs]
     groups: dict[tuple[str, str], list[int]] = {}
     for i, item in enumerate(shown):
-        groups.setdefault((item.task, item.method), []).append(i)  # type: ignore[attr-defined]
+        groups.setdefault((item.task, item.method), []).append(i)
     renamed = list(shown)
     seen: dict[tuple[str, str, Any], str | Path] = {}
     for (task, method), group in groups.items():

@@ -1,15 +1,15 @@
-"""Final evaluations of several runs as a table: methods down, tasks across, mean ± std over seeds."""
+"""Final evaluations of several runs as a table of methods by tasks, and the Markdown of any table."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from covr_jax.report.data import ReportError, method_name, read_run
-from covr_jax.report.figures import baseline
 
 KINDS = (".md", ".csv", ".json")
 RANDOM = "random policy"
@@ -21,11 +21,11 @@ class Final(NamedTuple):
     task: str
     method: str
     value: float
-    random: float | None  # the random policy's return
+    random: float | None  # mean return of the random policy
 
 
 class Cell(NamedTuple):
-    """A method on a task, over its seeds."""
+    """The final evaluations of a method on a task, over its seeds."""
 
     task: str
     method: str
@@ -33,12 +33,16 @@ class Cell(NamedTuple):
     std: float  # population
     seeds: int
 
+    def text(self, decimals: int = 1) -> str:
+        """Formats the cell as mean ± std (number of seeds)."""
+        return f"{self.mean:.{decimals}f} ± {self.std:.{decimals}f} ({self.seeds})"
+
 
 def read_final(run_dir: str | Path, metric: str = "eval/episode_return") -> Final | None:
-    """The last value of an evaluation metric; None for a run that has not finished.
+    """Reads the last value of an evaluation metric; None for a run that has not finished.
 
     Raises:
-      ReportError: as ``read_run``, or a finished run without the metric.
+      ReportError: the run cannot be read, or it has finished without the metric.
     """
     run = read_run(run_dir)
     if not run.result:
@@ -47,15 +51,15 @@ def read_final(run_dir: str | Path, metric: str = "eval/episode_return") -> Fina
     if value is None:
         known = sorted({name for row in run.rows for name in row if name.startswith("eval/")})
         raise ReportError(f"{run.folder}: no metric {metric}; it has {', '.join(known)}")
-    random = baseline(run) if metric == "eval/episode_return" else None
+    random = run.random_return if metric == "eval/episode_return" else None
     return Final(str(run.config.get("task", "unknown")), method_name(run.config), value, random)
 
 
 def summarise(finals: list[Final]) -> list[Cell]:
-    """One cell per method and task, in the order in which they first come, and one of the random policy per task.
+    """Returns a cell per method and task in order of first appearance, then one of the random policy per task.
 
     Raises:
-      ReportError: no runs.
+      ReportError: ``finals`` is empty.
     """
     if not finals:
         raise ReportError("no finished runs to tabulate")
@@ -71,8 +75,18 @@ def summarise(finals: list[Final]) -> list[Cell]:
     ]
 
 
+def markdown(rows: Iterable[Sequence[str]]) -> str:
+    """Formats rows of cells as a Markdown table; the first row is the header."""
+    head, *body = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))
+
+
 def render(cells: list[Cell], kind: str) -> str:
-    """The table as Markdown, CSV or JSON.
+    """Formats cells as Markdown, CSV or JSON.
+
+    Args:
+      cells: as ``summarise`` returns them.
+      kind: one of ``KINDS``.
 
     Raises:
       ReportError: another kind.
@@ -84,14 +98,7 @@ def render(cells: list[Cell], kind: str) -> str:
     if kind != ".md":
         raise ReportError(f"unknown kind of table {kind!r}, expected one of {', '.join(KINDS)}")
     tasks = list(dict.fromkeys(cell.task for cell in cells))
-    methods = list(dict.fromkeys(cell.method for cell in cells if cell.method != RANDOM))
-    if any(cell.method == RANDOM for cell in cells):
-        methods.append(RANDOM)
-    found = {(cell.method, cell.task): cell for cell in cells}
-    rows = [["", *tasks], ["---"] * (len(tasks) + 1)]
-    rows += [[method, *(_shown(found.get((method, task))) for task in tasks)] for method in methods]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _shown(cell: Cell | None) -> str:
-    return "" if cell is None else f"{cell.mean:.1f} ± {cell.std:.1f} ({cell.seeds})"
+    methods = sorted(dict.fromkeys(cell.method for cell in cells), key=lambda method: method == RANDOM)
+    found = {(cell.method, cell.task): cell.text() for cell in cells}
+    rows = [[method, *(found.get((method, task), "") for task in tasks)] for method in methods]
+    return markdown([["", *tasks], *rows])

@@ -45,7 +45,9 @@ def check_replay(needed: int, capacity: int, storage: Storage) -> None:
     """Refuse a replay that does not fit.
 
     Args:
-      needed: its predicted bytes. capacity: the transitions asked for.
+      needed: its predicted bytes.
+      capacity: the transitions asked for.
+      storage: where it keeps frames.
 
     Raises:
       ConfigError: more than 80 % of the free memory, or a storage that this backend has not.

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import jax
 
-from covr_jax.types import Array
+from jax import Array
 
 INIT, ENV, ACT, UPDATE, EVAL, ENTROPY = range(6)
 
 
 def stream(seed: int, purpose: int) -> Array:
-    """The root key of a purpose; fold a counter in before use."""
+    """Returns the root key of a purpose; fold a counter in before use."""
     return jax.random.fold_in(jax.random.key(seed), purpose)

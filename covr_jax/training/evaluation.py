@@ -1,4 +1,4 @@
-"""Policies tried on fresh environments: evaluations, and the rollouts that videos are made of."""
+"""Tries policies on fresh environments: evaluations, and the rollouts that videos are made of. E envs, A action."""
 
 from __future__ import annotations
 
@@ -9,23 +9,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from covr_jax import runtime
 from covr_jax.agents import Learner, LearnerState
 from covr_jax.agents.method import Method
 from covr_jax.envs import EnvState, HostState, HostVecEnv, VecEnv
+from covr_jax.envs.stepper import HostStepper, JitStepper
 from covr_jax.runtime.rng import EVAL, stream
-from covr_jax.types import Array, StepType, TimeStep
+from covr_jax.types import StepType, TimeStep
 
-FINAL_EVALUATION = 1_000_000  # number of the start states of the last evaluation; earlier ones count from 1
+FINAL_EVALUATION = 1_000_000  # number of the last evaluation, which decides its start states; earlier ones count from 1
+
+Policy = Callable[[TimeStep, int], Any]  # (time step, agent step) -> action f32[E,A]
 
 
 def collect_episode_returns(
     rollout: Iterable[tuple[Any, TimeStep]], finished: Callable[[], list[list[Any]]], episodes: int
 ) -> tuple[np.ndarray, list[Any]]:
-    """Returns f64[episodes] of a rollout's episodes, and what ``finished`` says of them.
+    """Collects the same number of episode returns from every environment, however short some episodes are.
 
-    The lanes' first episodes come first, then their second ones: so many of each lane, however short some are.
+    Args:
+      rollout: states and time steps, without end.
+      finished: per environment, one record for each episode that has ended.
+      episodes: how many returns to collect.
+
+    Returns:
+      f64[episodes], the first episodes of all environments before their second ones, and their records.
     """
     returns: list[list[float]] = []
     total = np.zeros(())
@@ -37,43 +47,54 @@ def collect_episode_returns(
             returns[env_id].append(float(total[env_id]))
         if min(map(len, returns)) * len(returns) >= episodes:
             break
-    values, measured = ([item for row in zip(*lanes, strict=False) for item in row] for lanes in (returns, finished()))
+    values, measured = ([item for row in zip(*envs, strict=False) for item in row] for envs in (returns, finished()))
     return np.array(values[:episodes]), measured[:episodes]
 
 
 class Evaluator:
-    """Steps the evaluation lanes of a run.
+    """Steps the evaluation environments of a run.
 
-    Args:
-      env: the lanes, ``driver`` what steps them (see ``lanes.make_stepper``).
-      learner, method: whose policy is tried.
-      place: puts a tree where the run's programs expect it.
+    Attributes:
+      env: the evaluation environments.
     """
 
     def __init__(
         self,
         seed: int,
         env: VecEnv | HostVecEnv,
-        driver: Any,
+        stepper: JitStepper | HostStepper,
         learner: Learner,
         method: Method,
-        place: Callable[[Any], Any],
+        device_put: Callable[[Any], Any],
     ):
+        """Creates an evaluator; nothing is compiled yet.
+
+        Args:
+          seed: of the run.
+          env: the evaluation environments.
+          stepper: steps ``env``.
+          learner: whose policy is evaluated.
+          method: of the learner.
+          device_put: puts a tree where the run's programs expect it.
+        """
         self.env = env
-        self._seed, self._driver, self._place = seed, driver, place
+        self._seed, self._stepper, self._device_put = seed, stepper, device_put
         self._residual = method.residual
         self._measured: list[dict[str, float]] = []
         self._mean_action = runtime.jit(
             lambda state, observation, previous: learner.act(state, observation, None, previous)
         )
 
-    def evaluate(self, policy: Callable[[TimeStep, int], Any], episodes: int, number: int) -> np.ndarray:
-        """Returns f64[episodes] of a policy (time step, agent step) -> action f32[E,A] on fresh environments.
+    def evaluate(self, policy: Policy, episodes: int, number: int) -> np.ndarray:
+        """Returns f64[episodes] of a policy on fresh environments.
 
         Args:
+          policy: (time step, agent step) -> action f32[E,A].
+          episodes: how many returns.
           number: which evaluation this is; equal numbers start from equal states.
         """
-        values, self._measured = collect_episode_returns(self.rollout(policy, number), self._driver.finished, episodes)
+        rollout = self.rollout(policy, number)
+        values, self._measured = collect_episode_returns(rollout, self._stepper.finished, episodes)
         return values
 
     def episode_metrics(self) -> dict[str, float]:
@@ -81,17 +102,20 @@ class Evaluator:
         names = self._measured[0] if self._measured else {}
         return {name: float(np.mean([episode[name] for episode in self._measured])) for name in names}
 
-    def rollout(
-        self, policy: Callable[[TimeStep, int], Any], number: int
-    ) -> Iterator[tuple[EnvState | HostState, TimeStep]]:
-        """Every evaluation lane, step by step from FIRST without end. A state is gone at the next step."""
-        state, timestep = self._driver.reset(self._place(jax.random.fold_in(stream(self._seed, EVAL), number)))
+    def rollout(self, policy: Policy, number: int) -> Iterator[tuple[EnvState | HostState, TimeStep]]:
+        """Yields states and time steps of every environment from FIRST on, without end.
+
+        A state is invalid after the next one was requested: its buffers are donated.
+        """
+        key = jax.random.fold_in(stream(self._seed, EVAL), number)
+        state, timestep = self._stepper.reset(self._device_put(key))
         yield state, timestep
         for step in itertools.count():
-            state, timestep = self._driver.step(state, self._place(jnp.asarray(policy(timestep, step))))
+            action = self._device_put(jnp.asarray(policy(timestep, step)))
+            state, timestep, _ = self._stepper.step(state, timestep, action)  # pyright: ignore[reportArgumentType]
             yield state, timestep
 
-    def eval_policy(self, learner: LearnerState) -> Callable[[TimeStep, int], Array]:
+    def eval_policy(self, learner: LearnerState) -> Policy:
         """The mean action of the actor; the VLM has no part in it."""
         if not self._residual:
             return lambda timestep, _: self._mean_action(learner, timestep.observation, None)
@@ -106,8 +130,8 @@ class Evaluator:
 
         return policy
 
-    def random_policy(self, number: int) -> Callable[[TimeStep, int], np.ndarray]:
-        """Uniform actions."""
+    def random_policy(self, number: int) -> Policy:
+        """Uniform actions in [-1, 1]; ``number`` decides which."""
         generator = np.random.default_rng([self._seed, number])
         shape = (self.env.num_envs, self.env.action_dim)
         return lambda timestep, _: generator.uniform(-1.0, 1.0, shape).astype(np.float32)

@@ -10,6 +10,7 @@ from covr_jax import config as configuration
 from covr_jax.config import VLM_POLICY_METHODS, Config, ConfigError, Distractors
 from covr_jax.io import checkpoint
 from covr_jax.training.programs import Programs
+from covr_jax.training.resolve import resolve
 from covr_jax.training.state import TrainState
 
 
@@ -26,7 +27,7 @@ def load_run(
     path = run_dir / "config.json"
     if not path.exists():
         raise ConfigError(f"{run_dir} holds no run (no config.json); give a directory that train.py wrote")
-    config = configuration.from_dict(json.loads(path.read_text()))
+    config = resolve(configuration.from_dict(json.loads(path.read_text())))
     if distractors:
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, distractors=distractors))
     if config.method in VLM_POLICY_METHODS:

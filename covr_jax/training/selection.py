@@ -1,7 +1,7 @@
-"""D_f is read out of the replay and filtered (EDDF, or a control of its ablation).
+"""Reads D_f, the samples of a round, out of the replay and filters them (EDDF, or a control of its ablation).
 
-D_f is the stretch of the replay since the last round: samples (o, a_r, g) of finished episodes. It costs no memory of
-its own and is cleared by moving its start; the running episodes wait for the next round. N samples, E envs.
+D_f is the part of the replay since the last round: samples (o, a_r, g) of finished episodes. It takes no memory of its
+own and is cleared by moving its start; unfinished episodes belong to the next round. N samples, E envs, A action.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from covr_jax import replay
-from covr_jax.config import Config
+from covr_jax.config import Config, required
 from covr_jax.covr import ablations, eddf, returns, schedule
+from covr_jax.training.chunk import to_device_index
 from covr_jax.training.programs import Programs
 from covr_jax.training.state import TrainState
 from covr_jax.types import StepType
@@ -23,11 +25,11 @@ from covr_jax.types import StepType
 class Samples(NamedTuple):
     """D_f, or a selection of it; all on the host."""
 
-    time: np.ndarray  # i64[N], slots written before this one since the run began
-    env_id: np.ndarray  # i64[N]
-    action: np.ndarray  # f32[N,A]
-    returns: np.ndarray  # f32[N], return-to-go g_t
-    scores: np.ndarray  # f32[N], what filter and weights go by: the returns, or what an ablation puts in their place
+    time: Int[np.ndarray, " N"]  # time slots written before this one since the run began
+    env_id: Int[np.ndarray, " N"]
+    action: Float[np.ndarray, "N A"]
+    returns: Float[np.ndarray, " N"]  # return-to-go g_t
+    scores: Float[np.ndarray, " N"]  # what is filtered and weighted: the returns, or an ablation's replacement
 
     def take(self, index: np.ndarray) -> Samples:
         """The samples at some indices."""
@@ -37,15 +39,16 @@ class Samples(NamedTuple):
 def finished_samples(
     state: TrainState, start: list[int], discount: float, score: str = "return"
 ) -> tuple[Samples, list[int]]:
-    """D_f and, per lane, where the next one starts.
+    """Reads D_f.
 
     Args:
-      start: per lane, the first slot (counted since the run began) of the present D_f.
+      state: of the run.
+      start: first time slot (counted since the run began) of D_f, per env.
       discount: gamma of the return-to-go.
       score: "return", or "reward": that of the sample's own step.
 
     Returns:
-      Samples of episodes that have ended, and the start of the D_f that follows, [E].
+      samples of the episodes that have ended, and the first time slot of the next D_f, per env.
     """
     window = replay.window(state.replay, min(start))
     count = int(state.replay.count)
@@ -68,9 +71,8 @@ def _next_start(step_type: np.ndarray, times: np.ndarray, start: list[int]) -> l
 
 
 def frames_of(state: TrainState, samples: Samples, frames: int = 1) -> Any:
-    """The newest frames of each sample's observation, the oldest first, u8[N,H,W,3*frames] on the device."""
-    place = jnp.asarray(samples.time, jnp.int32), jnp.asarray(samples.env_id, jnp.int32)
-    return replay.observations(state.replay, *place, frames)
+    """Returns the newest frames of each sample's observation, oldest first, u8[N,H,W,3*frames] on the device."""
+    return replay.observations(state.replay, *to_device_index(samples.time, samples.env_id), frames)
 
 
 class Selection(NamedTuple):
@@ -78,7 +80,7 @@ class Selection(NamedTuple):
 
     kept: Samples
     record: dict[str, Any]
-    following: list[int]  # start of the next D_f, per lane
+    following: list[int]  # first time slot of the next D_f, per env
 
 
 class DataSelector:
@@ -88,15 +90,15 @@ class DataSelector:
         self._config, self._programs = config, programs
 
     def generator(self, number: int) -> np.random.Generator:
-        """The round's own random numbers."""
+        """A generator of round ``number``'s own."""
         return np.random.default_rng([self._config.seed, number])
 
     def key(self, number: int) -> jax.Array:
-        """The round's own JAX key, spent by ablations that draw."""
+        """A JAX key of round ``number``'s own, consumed by ablations that sample."""
         return jax.random.key(np.random.SeedSequence([self._config.seed, number]).generate_state(1)[0])
 
     def select(self, state: TrainState, number: int, env_steps: int, start: list[int]) -> Selection:
-        """The samples that round ``number`` (from 1) keeps; none where no episode has ended."""
+        """Selects the samples that round ``number`` (from 1) keeps; none where no episode has ended."""
         covr = self._config.covr
         samples, following = finished_samples(state, start, covr.return_discount, covr.score)
         record: dict[str, Any] = {
@@ -104,7 +106,7 @@ class DataSelector:
             "env_steps": env_steps,
             "samples": len(samples.time),
             "interval": schedule.interval(number - 1, covr.psi_0, covr.schedule),
-            "guidance": schedule.gate_open(number, self._config.cold_start_rounds),
+            "guidance": schedule.gate_open(number, required(self._config.covr.cold_start_rounds)),
         }
         if not len(samples.time):
             return Selection(samples, record, following)
@@ -119,8 +121,8 @@ class DataSelector:
     ) -> tuple[np.ndarray, dict[str, Any]]:
         config, covr = self._config, self._config.covr
         generator = self.generator(number)
-        asked = np.sort(generator.choice(len(samples.time), min(covr.entropy_samples, len(samples.time)), False))
-        entropy = self._programs.entropy(state, samples.time[asked], samples.env_id[asked], number)
+        chosen = np.sort(generator.choice(len(samples.time), min(covr.entropy_samples, len(samples.time)), False))
+        entropy = self._programs.entropy(state, samples.time[chosen], samples.env_id[chosen], number)
         exploration = eddf.exploration_degree(
             entropy, samples.action.shape[1], covr.exploration, progress=env_steps / config.total_steps
         )

@@ -1,23 +1,24 @@
-"""What a run carries on the device from chunk to chunk. Letters: E envs."""
+"""What a run carries on the device from chunk to chunk. E envs."""
 
 from __future__ import annotations
 
 import flax.struct
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from covr_jax.agents import LearnerState
 from covr_jax.envs import EnvState, HostState
 from covr_jax.replay import ReplayState
-from covr_jax.types import Array, StepType, TimeStep
+from covr_jax.types import StepType, TimeStep
 
 
 class Progress(flax.struct.PyTreeNode):
     """Counters and running returns of the training environments."""
 
-    vec_steps: Array  # i32, calls of env.step
-    transitions: Array  # i32, time steps that were not FIRST, over all lanes
-    running_return: Array  # f32[E], of the episode under way
-    last_return: Array  # f32[E], of the last finished episode; NaN before
+    vec_steps: Int[Array, ""]  # calls of env.step
+    transitions: Int[Array, ""]  # time steps that were not FIRST, over all environments
+    running_return: Float[Array, " E"]  # of the current episode
+    last_return: Float[Array, " E"]  # of the last finished episode; NaN before the first one
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -30,8 +31,18 @@ class TrainState(flax.struct.PyTreeNode):
     progress: Progress
 
 
+def initial_progress(num_envs: int) -> Progress:
+    """Zero counters for ``num_envs`` environments."""
+    return Progress(
+        vec_steps=jnp.zeros((), jnp.int32),
+        transitions=jnp.zeros((), jnp.int32),
+        running_return=jnp.zeros((num_envs,), jnp.float32),
+        last_return=jnp.full((num_envs,), jnp.nan, jnp.float32),
+    )
+
+
 def advance(progress: Progress, timestep: TimeStep) -> Progress:
-    """Count one time step of every environment; the step that starts an episode is no transition."""
+    """Counts one time step of every environment; the step that starts an episode is no transition."""
     first, last = timestep.step_type == StepType.FIRST, timestep.step_type == StepType.LAST
     running = jnp.where(first, 0.0, progress.running_return + timestep.reward.astype(jnp.float32))
     return Progress(

@@ -1,14 +1,14 @@
 """Runs in which the VLM itself acts: ``vbe``, untuned and alone, and ``vpf``, trained by PPO (small budgets).
 
-Run directory, metrics, checkpoints and result are those of ``loop.train``. Letters: T agent steps of an iteration,
-E envs, A action.
+T agent steps of an iteration, E envs, A action.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,215 +17,183 @@ import numpy as np
 
 from covr_jax import runtime
 from covr_jax.config import Config
-from covr_jax.envs.stepper import HostStepper, JitStepper, make_stepper
-from covr_jax.io import checkpoint
-from covr_jax.io.metrics import MetricsLogger
-from covr_jax.io.run_dir import Result
+from covr_jax.envs.stepper import HostStepper, JitStepper
+from covr_jax.io.reporter import Reporter
 from covr_jax.runtime.rng import ENV, stream
 from covr_jax.training import cost_analysis
-from covr_jax.training.evaluation import FINAL_EVALUATION
+from covr_jax.training.evaluation import Policy
 from covr_jax.training.programs import Programs
-from covr_jax.training.query_selection import seen
-from covr_jax.training.rounds import Reporter
-from covr_jax.types import EnvironmentLost, StepType, TimeStep
+from covr_jax.training.queries import vlm_frames
+from covr_jax.training.trainer import LoopState, Trainer
+from covr_jax.types import StepType, TimeStep
 from covr_jax.vlm.ppo.rollout import Rollout, ppo_batch
 from covr_jax.vlm.serving.factory import SyncService, make_vlm
 from covr_jax.vlm.serving.protocol import PriorService
 
-ADAPTER = Path("vlm", "adapter")  # of a vpf run
+ADAPTER = Path("vlm", "adapter")  # of a vpf run, in its run directory
 
 
 @dataclass
-class LoopState:
-    """What the loop remembers between iterations; saved with every checkpoint."""
+class VLMLoopState(LoopState):
+    """What the loop remembers between iterations."""
 
     agent_steps: int = 0
     updates: int = 0
-    evaluations: int = 0
-    next_eval: int = 0
-    next_checkpoint: int = 0
-    seconds: float = 0.0  # spent in earlier sittings
-    random_return: float = math.nan
-    running: list[float] = field(default_factory=list)  # return of the episodes under way, per lane
-    last: list[float] = field(default_factory=list)  # of those that ended last
-    vlm_counters: dict[str, float] = field(default_factory=dict)
+    running: list[float] = field(default_factory=list)  # return of the current episode, per env
+    last: list[float] = field(default_factory=list)  # return of the last finished episode, per env; NaN before it
 
 
-class VLMTrainer:
+class VLMTrainer(Trainer):
     """One run of ``vbe`` or ``vpf``."""
 
+    loop: VLMLoopState
+    vlm: PriorService
+
     def __init__(self, config: Config, run_dir: Path, reporter: Reporter):
-        self.config, self.run_dir, self.reporter = config, run_dir, reporter
-        self.programs = Programs(config)
-        self.vlm = cast(PriorService, make_vlm(config, self.programs.env.action_dim, run_dir))
-        self.checkpointer = checkpoint.Checkpointer(run_dir)
-        self.started = time.monotonic()
-        lanes = self.programs.env.num_envs
-        self.host = LoopState(
+        programs = Programs(config)
+        vlm = cast(PriorService, make_vlm(config, programs.parts.env.action_dim, run_dir))
+        super().__init__(config, run_dir, reporter, programs, vlm)
+        self.saves = config.method == "vpf"
+        num_envs = programs.parts.env.num_envs
+        self.state = None
+        self.loop = VLMLoopState(
             next_eval=config.eval.every,
             next_checkpoint=config.run.checkpoint_every,
-            running=[0.0] * lanes,
-            last=[math.nan] * lanes,
+            running=[0.0] * num_envs,
+            last=[math.nan] * num_envs,
         )
-        self._held = np.zeros((self.programs.evaluator.env.num_envs, self.programs.env.action_dim), np.float32)
+        self._held_action = np.zeros((programs.evaluator.env.num_envs, programs.parts.env.action_dim), np.float32)
+        self._token_policy = self._make_token_policy() if self.saves else None
+        self.open_log(resumed=self._restore_newest())
 
-    @property
-    def env_steps(self) -> int:
-        """Trained on so far."""
-        return self.host.agent_steps * self.programs.env.action_repeat
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of all sittings."""
-        return self.host.seconds + time.monotonic() - self.started
-
-    def _log(self, row: dict[str, Any]) -> None:
-        host = self.host
-        self.logger.write(row, env_steps=self.env_steps, agent_steps=host.agent_steps, updates=host.updates)
-
-    def run(self) -> Result:
-        """Train (``vpf`` only), evaluate, write metrics.
-
-        Raises:
-          EnvironmentLost: a world on the host does not come back; of ``vpf`` a checkpoint has been written.
-        """
-        try:
-            if self.config.method == "vpf":
-                self._train()
-            else:
-                self.logger = MetricsLogger(self.run_dir)
-                self._before()
-            values = self._evaluate(FINAL_EVALUATION)
-            self.logger.close()
-        finally:
-            self.programs.close()
-        mean, std = float(values.mean()), float(values.std())
-        return Result(mean, std, self.host.random_return, self.env_steps, self.seconds)
-
-    def _before(self) -> None:
-        evaluator = self.programs.evaluator
-        values = evaluator.evaluate(evaluator.random_policy(0), self.config.eval.episodes, FINAL_EVALUATION)
-        self.host.random_return = float(values.mean())
-        self.reporter.message(f"VLM: {self.vlm.model_info.name}, {self.vlm.model_info.parameters}")
-        self._log({"eval/random_return": self.host.random_return})
-
-    def _policy(self, timestep: TimeStep, step: int) -> np.ndarray:
-        """The most likely answers, f32[E,A]: asked every ``vlm.every`` steps and held, 0 where not understood."""
-        if step % (1 if self.config.method == "vpf" else self.config.vlm.every) == 0:
-            episodes, frames = self.config.eval.episodes, seen(timestep.observation, self.config.vlm.frames)
-            self._held[:episodes] = np.asarray(self.vlm.query(frames[:episodes]).action)
-        return self._held
-
-    def _evaluate(self, number: int) -> np.ndarray:
-        values = self.programs.evaluator.evaluate(self._policy, self.config.eval.episodes, number)
-        row = {"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()}
-        row |= {f"eval/{name}": value for name, value in self.programs.evaluator.episode_metrics().items()}
-        row |= self.vlm.metrics() | cost_analysis.vlm_budget(self.vlm)
-        self._log(row | {"mem/device_peak_bytes": runtime.peak_memory_bytes()})
-        self.reporter.message(f"evaluation at {self.env_steps:,} env steps: {values.mean():.0f} ± {values.std():.0f}")
-        return values
-
-    # --------------------------------------------------------------------- vpf
-
-    def _train(self) -> None:
+    def _make_token_policy(self) -> Any:
         from covr_jax.vlm.ppo.policy import PPOOptions, TokenPolicy
 
         vpf = self.config.vpf
         options = PPOOptions(**{name: getattr(vpf, name) for name in PPOOptions._fields})
-        policy = TokenPolicy(cast(Any, cast(SyncService, self.vlm).engine), options, vpf.value_hidden, self.config.seed)
-        env = make_stepper(self.programs.env)
-        place = self._begin(env, policy)
-        try:
-            while self.env_steps < self.config.total_steps:
-                place = self._iterate(policy, env, *place)
-                if self.env_steps >= self.host.next_eval and self.env_steps < self.config.total_steps:
-                    self.host.evaluations += 1
-                    self.host.next_eval = self.env_steps + self.config.eval.every
-                    self._evaluate(self.host.evaluations)
-                if self.env_steps >= self.host.next_checkpoint:
-                    self._save(policy, place)
-        except EnvironmentLost:  # an iteration under way is begun again
-            self._save(policy, place)
-            raise
-        self.vlm.save_adapter(self.run_dir / ADAPTER)
+        engine = cast(Any, cast(SyncService, self.vlm).engine)
+        return TokenPolicy(engine, options, vpf.value_hidden, self.config.seed)
 
-    def _begin(self, env: JitStepper | HostStepper, policy: Any) -> tuple[Any, TimeStep]:
-        """The environments at FIRST, or where the newest checkpoint left them, and all else as it was then."""
+    def _restore_newest(self) -> bool:
+        """Restores the newest checkpoint of a ``vpf`` run. Returns whether there is one."""
+        if self._token_policy is None or not self.checkpointer.steps():
+            return False
         key = stream(self.config.seed, ENV)
-        if not self.checkpointer.steps():
-            self.logger = MetricsLogger(self.run_dir)
-            self._before()
-            return env.reset(key)
-        place, values, directory = self.checkpointer.restore(lambda: env.abstract_state(key))
-        self.host = LoopState(**values)
-        try:
-            policy.load(directory / "adapter")
-        except RuntimeError as error:  # VLMLoadError, without importing Torch
-            message = f"cannot read checkpoint {directory}: {error}; delete it to use an older one"
-            raise checkpoint.CheckpointError(message) from error
-        self.vlm.counters.update(self.host.vlm_counters)
-        self.logger = MetricsLogger(self.run_dir, resume_env_steps=self.env_steps)
+        directory = self.restore(lambda: self.programs.stepper.abstract_state(key), VLMLoopState)
+        self.restore_adapter(directory, self._token_policy.load)
+        self.vlm.counters.update(self.loop.vlm_counters)
         self.reporter.message(f"resuming from {directory}")
-        return place
+        return True
 
-    def _iterate(self, policy: Any, env: JitStepper | HostStepper, state: Any, timestep: TimeStep) -> Any:
-        """``vpf.steps`` agent steps and what PPO makes of them; where the environments are afterwards."""
-        vpf, host, before = self.config.vpf, self.host, time.monotonic()
-        running, last = np.array(host.running), np.array(host.last)
-        length = math.ceil(vpf.steps / self.programs.env.num_envs)
-        shown = self.config.vlm.frames
-        rollout, state, timestep = collect(policy, env, state, timestep, length, running, last, shown)
+    # ------------------------------------------------------------------- hooks
+
+    @property
+    def agent_steps(self) -> int:
+        """Agent steps trained on so far."""
+        return self.loop.agent_steps
+
+    @property
+    def updates(self) -> int:
+        """PPO updates so far."""
+        return self.loop.updates
+
+    def policy(self) -> Policy:
+        """The most likely answers, f32[E,A]; 0 where an answer was not understood.
+
+        ``vbe`` queries the VLM every ``vlm.every`` agent steps and holds its answer in between.
+        """
+        return self._act
+
+    def _act(self, timestep: TimeStep, step: int) -> np.ndarray:
+        if step % (1 if self.config.method == "vpf" else self.config.vlm.every) == 0:
+            episodes, frames = self.config.eval.episodes, vlm_frames(timestep.observation, self.config.vlm.frames)
+            self._held_action[:episodes] = np.asarray(self.vlm.query(frames[:episodes]).action)
+        return self._held_action
+
+    def begin(self) -> None:
+        """Measures random actions; ``vpf`` then resets its environments."""
+        row = self.measure_random()
+        self.reporter.message(f"VLM: {self.vlm.model_info.name}, {self.vlm.model_info.parameters}")
+        self.log(row)
+        if self.saves:
+            self.state = self.programs.stepper.reset(stream(self.config.seed, ENV))
+
+    def evaluation_metrics(self, *, final: bool) -> dict[str, float]:
+        """What the VLM costs."""
+        del final
+        costs = self.vlm.metrics() | cost_analysis.vlm_costs(self.vlm)
+        return costs | {"mem/device_peak_bytes": runtime.peak_memory_bytes()}
+
+    def adapter_writer(self) -> Callable[[Path], Any] | None:
+        """Writes adapter, value head and optimiser."""
+        return self._token_policy.save if self._token_policy else None
+
+    def after_training(self) -> None:
+        """Writes the adapter that the run has trained."""
+        if self.saves:
+            self.vlm.save_adapter(self.run_dir / ADAPTER)
+
+    def iterate(self) -> bool:
+        """``vpf.steps`` agent steps, and PPO on them."""
+        vpf, loop, before = self.config.vpf, self.loop, time.monotonic()
+        running, last = np.array(loop.running), np.array(loop.last)
+        length = math.ceil(vpf.steps / self.programs.parts.env.num_envs)
+        policy, stepper, num_frames = cast(Any, self._token_policy), self.programs.stepper, self.config.vlm.frames
+        state, timestep = self.state
+        rollout, state, timestep = collect(policy, stepper, state, timestep, length, running, last, num_frames)
         batch = ppo_batch(rollout, vpf.discount, vpf.gae_decay)
         row = policy.update(batch)
         updates = vpf.epochs * max(1, len(batch.log_prob) // vpf.minibatch)
-        host.agent_steps, host.updates = host.agent_steps + rollout.acts.size, host.updates + updates
-        host.running, host.last = running.tolist(), last.tolist()
+        self.state = state, timestep
+        loop.agent_steps, loop.updates = loop.agent_steps + rollout.acts.size, loop.updates + updates
+        loop.running, loop.last = running.tolist(), last.tolist()
         seconds = time.monotonic() - before
         row |= {
             "train/episode_return": float(np.nanmean(last)) if np.isfinite(last).any() else math.nan,
             "train/reward_per_step": float(rollout.reward[rollout.acts].mean()),
-            "train/env_steps_per_second": rollout.acts.size * self.programs.env.action_repeat / seconds,
+            "train/env_steps_per_second": rollout.acts.size * self.programs.parts.env.action_repeat / seconds,
             "train/updates_per_second": updates / seconds,
         }
-        self._log(row)
+        self.log(row)
         self.reporter.update(self.env_steps, row | {"covr/round": 0})
-        return state, timestep
-
-    def _save(self, policy: Any, place: Any) -> None:
-        self.host.next_checkpoint = self.env_steps + self.config.run.checkpoint_every
-        self.host.vlm_counters = dict(self.vlm.counters)
-        self.logger.flush()
-        self.checkpointer.save(self.env_steps, place, asdict(self.host) | {"seconds": self.seconds}, policy.save)
+        return False
 
 
 def collect(
     policy: Any,
-    env: JitStepper | HostStepper,
+    stepper: JitStepper | HostStepper,
     state: Any,
     timestep: TimeStep,
     length: int,
     running: np.ndarray,
     last: np.ndarray,
-    shown: int = 1,
+    num_frames: int = 1,
 ) -> tuple[Rollout, Any, TimeStep]:
-    """``length`` agent steps with sampled answers, and where they lead.
+    """Makes ``length`` agent steps with sampled answers.
 
     Args:
       policy: a ``TokenPolicy``.
-      shown: frames that the VLM sees of an observation.
-      running, last: f64[E], return of the episodes under way and of those that ended last; changed in place.
+      stepper: steps the environments.
+      state: of the environments.
+      timestep: their latest one.
+      length: T.
+      running: f64[E], returns of the current episodes; changed in place.
+      last: f64[E], returns of the last finished episodes; changed in place.
+      num_frames: newest frames of an observation that the VLM sees.
+
+    Returns:
+      the rollout, and the state and time step after it.
     """
     rows: dict[str, list[Any]] = {name: [] for name in Rollout._fields}
     for _ in range(length):
-        frames = seen(timestep.observation, shown)
-        took = policy.take(frames)
+        frames = vlm_frames(timestep.observation, num_frames)
+        sampled = policy.sample(frames)
         rows["frames"].append(frames)
-        rows["took"].append(took)
-        rows["value"].append(took.value)
+        rows["sampled"].append(sampled)
+        rows["value"].append(sampled.value)
         acts = np.asarray(timestep.step_type) != StepType.LAST
-        state, timestep = env.step(state, jnp.asarray(took.action))
-        # A world on the host may begin anew in mid-episode: this action was ignored, and the one before was the last.
-        broken = acts & (np.asarray(timestep.step_type) == StepType.FIRST)
+        state, timestep, broken = stepper.step(state, timestep, jnp.asarray(sampled.action))
+        # Where an episode was broken off, this action was ignored and the one before was the episode's last.
         running[broken] = 0.0
         if rows["ends"]:
             rows["ends"][-1] = rows["ends"][-1] | broken
@@ -236,6 +204,6 @@ def collect(
         rows["ends"].append(ends)
         running += rows["reward"][-1]
         last[ends], running[ends] = running[ends], 0.0
-    rows["value"].append(policy.values(seen(timestep.observation, shown), rows["took"][-1].tokens))
+    rows["value"].append(policy.values(vlm_frames(timestep.observation, num_frames), rows["sampled"][-1].tokens))
     arrays = {name: np.stack(rows[name]) for name in ("acts", "reward", "ends", "discount", "value")}
-    return Rollout(jnp.stack(rows["frames"]), rows["took"], **arrays), state, timestep
+    return Rollout(jnp.stack(rows["frames"]), rows["sampled"], **arrays), state, timestep

@@ -1,16 +1,41 @@
-"""The VLM side of COVR. ``model``, ``images``, ``pretrained``, ``decode``, ``kv_cache``, ``vision``, ``tiny``,
-``clip``, ``maps``, ``trainer`` and ``service`` need Torch, the others do not.
+"""The VLM of COVR: answers frames with priors and is fine-tuned on the agent's experience.
 
-codec    action <-> text               prompts     what is asked, per task
-model    LoRA, prompt tokens, inputs   backbones   what sets the architectures apart
-images   frames -> patches, on device  pretrained  weights from a directory or the hub
-decode   answers under a grammar       kv_cache    their keys and values, in fixed memory
-vision   attention over equal images   trainer     RALW fine-tuning (Eq. 6)
-service  the engine: asks and tunes    tiny        VLMs of a few megabytes
-maps     the engine that shows where   clip        CLIP models, released and tiny
-fake     an engine without a model     lesson      what a round does to an engine
-protocol what the loop knows of it     modes       sync, async, process, replay by configuration
-server   an engine's message loop      worker      the thread or child that runs it
-supervise deadlines, restarts          recording   answers in a file, played back
-shared   arrays for the child
+  engine          the VLM engine: answers queries, is fine-tuned, saves its adapter
+  trainer         fine-tuning with RALW (Eq. 6)
+  decode          decoding of answers under the action grammar
+  codec           action <-> text
+  prompts         prompts per task
+  defaults        default options of released and of tiny VLMs
+  finetune_round  one round of fine-tuning on an engine, and its effect
+  map_engine      the engine that answers with maps (DGC)
+
+  models/         the models, in Torch
+    loading       loads a VLM, adds LoRA, makes the inputs of a forward pass
+    pretrained    weights from a directory or the hub
+    backbones     descriptions of the architectures
+    adapter       LoRA adapters on disk
+    images        frames -> inputs of the vision encoder, on the device
+    vision        attention over images of one size
+    kv_cache      keys and values in memory that is allocated once
+    tiny          VLMs of a few megabytes
+    clip          CLIP, released and tiny
+
+  serving/        access of a run to its VLM
+    protocol      the interface: PriorService, Engine and their records
+    factory       makes the service of a run: sync, async, process, recording, playback
+    supervise     deadlines, failures and restarts of a worker
+    worker        the thread or child process that runs an engine
+    server        the loop of a worker: request -> response
+    shared        arrays in shared memory, for the child process
+    recording     answers in a file, and their playback
+    fake          an engine without a model
+
+  ppo/            the VLM as policy (VPF)
+    policy        samples answers and trains the adapter by PPO
+    loss          PPO's loss and learning rate
+    gae           generalised advantage estimation, in JAX
+    rollout       experience, and its conversion to a batch
+
+Torch is imported by ``engine``, ``trainer``, ``decode``, ``map_engine``, ``ppo.policy``, ``ppo.loss`` and ``models``
+(except ``backbones``, ``pretrained`` and ``tiny``), and by the other modules not before an engine is built.
 """

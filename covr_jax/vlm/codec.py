@@ -1,6 +1,6 @@
-"""Actions as text and back: the only place where an untrusted VLM answer becomes numbers.
+"""Converts actions to text and back; the only place where an untrusted answer of the VLM becomes numbers.
 
-Letters: A action. No Torch here: the learner's side imports this file too.
+A action. No Torch: the learner's side imports this file too.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ PREFIX = "Action: ["
 SEPARATOR = ", "
 SUFFIX = "]"
 
-# Bounded digit runs keep the match linear and float() cheap; ASCII digits only, so "1_0", "nan" and Arabic digits fail.
+# Bounded numbers of digits keep matching linear and float() cheap; only ASCII digits: "1_0", "nan", Arabic digits fail.
 _NUMBER = r"[+-]?(?:[0-9]{1,3}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})(?:[eE][+-]?[0-9]{1,2})?"
 _FULL_NUMBER = re.compile(_NUMBER)
-# A number standing free: what touches it must not make it part of something else ("v2", "1.2.3", "1/2", "50%").
+# A free-standing number: adjacent characters must not make it part of something else ("v2", "1.2.3", "1/2", "50%").
 _FREE_NUMBER = re.compile(rf"(?<![\w.+\-/^]){_NUMBER}(?![\w+\-/^%]|\.[0-9.]|[ ]%)", re.ASCII)
 _LOOSE_SIGN = re.compile(r"[+\-]\s+[.0-9]", re.ASCII)
 _LIST = re.compile(r"\[([^\[\]]*)\]")
 _MARKER = re.compile(r"\baction", re.IGNORECASE | re.ASCII)
 # Punctuation around numbers may be full-width; the numbers themselves are ASCII, sign and point included.
 _PUNCTUATION = str.maketrans({"［": "[", "］": "]", "【": "[", "】": "]", "，": ","})
-_LARGEST = 1000.0  # beyond three digits a number is no clumsy action but another quantity
+_LARGEST = 1000.0  # a number of more than three digits is not an imprecise action but another quantity
 
 
 def format_action(action, signed: bool = False) -> str:
-    """Writes an action as the sentence the VLM is trained on: ``Action: [0.43, -0.37]``.
+    """Returns an action as the text that the VLM is trained on: ``Action: [0.43, -0.37]``.
 
     Args:
       action: float[A] (any array or sequence), clipped to [-1, 1].
-      signed: every number carries its sign and has the same width (``+0.43``), which short models learn faster.
+      signed: whether every number carries its sign and has the same width (``+0.43``), which small models learn faster.
 
     Raises:
       ValueError: if a component is not finite or the action is not one-dimensional.
@@ -40,7 +40,7 @@ def format_action(action, signed: bool = False) -> str:
 
 
 def format_numbers(values, signed: bool = False) -> str:
-    """The list inside the brackets: two decimals, clipped to [-1, 1], never ``-0.00``."""
+    """Returns the text inside the brackets: two decimals, clipped to [-1, 1], never ``-0.00``."""
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not np.isfinite(values).all():
         raise ValueError(f"an action must be a finite vector, got shape {values.shape}: {values}")
@@ -50,13 +50,17 @@ def format_numbers(values, signed: bool = False) -> str:
 
 
 def parse_action(text, action_dim: int) -> tuple[np.ndarray, bool]:
-    """Reads an action out of free text; total: it never raises and never invents a number.
+    """Parses an action from free text. It never raises and never makes up a number.
 
     Rules, in this order: (1) after the last word "Action" the last bracketed list must hold exactly A numbers;
     (2) without such a list, the last bracketed list of A numbers anywhere; (3) without any list, ASCII text must hold
     exactly A free-standing decimals in [-1, 1] and no other digit. Nested and truncated lists fail, and so do two
     different lists of A numbers. Numbers are ASCII decimals of at most three digits before the point; in a list
     magnitudes above 1 are clipped, magnitudes from 1000 on fail. Time is linear in the length of the text.
+
+    Args:
+      text: an answer; other types than ``str`` fail.
+      action_dim: A.
 
     Returns:
       (action f32[A] in [-1, 1], True), or (zeros f32[A], False).
@@ -84,13 +88,13 @@ def parse_action(text, action_dim: int) -> tuple[np.ndarray, bool]:
 
 
 def _unbalanced(text: str) -> bool:
-    """Whether brackets are left over once all lists are cut out: a nested or truncated list, part of it lost."""
+    """Whether brackets remain outside of all lists, as of a nested or truncated list."""
     rest = _LIST.sub("", text)
     return "[" in rest or "]" in rest
 
 
 def _numbers(body: str, action_dim: int) -> list[float] | None:
-    """The A numbers of one bracketed list, or None."""
+    """Returns the A numbers of one bracketed list, or None."""
     if body.count(",") != action_dim - 1:
         return None
     values = []
@@ -103,7 +107,7 @@ def _numbers(body: str, action_dim: int) -> list[float] | None:
 
 
 def _last_list(bodies: list[str], action_dim: int, strict: bool) -> list[float] | None:
-    """The last list, which in strict mode must itself be the answer; None if several answers disagree."""
+    """Returns the last list of A numbers, or None if such lists differ. ``strict``: no other list may follow it."""
     found = [_numbers(body, action_dim) for body in bodies]
     if strict and found[-1] is None:
         return None
@@ -114,16 +118,16 @@ def _last_list(bodies: list[str], action_dim: int, strict: bool) -> list[float] 
 
 
 def _free_numbers(text: str, action_dim: int) -> list[float] | None:
-    """Exactly A decimals in a text without lists, all in [-1, 1]: a bare integer ("5 times") or 2.5 is no action.
+    """Returns the A decimals of a text without lists, or None; an integer ("5 times") or 2.5 is not an action.
 
-    Outside ASCII a dash may be a minus sign, and "- 0.2" a negative number or an item of a list: both fail.
+    Text outside ASCII fails, as a dash may be a minus sign; "- 0.2" fails, as it may be a number or an item of a list.
     """
     if not text.isascii() or _LOOSE_SIGN.search(text):
         return None
     matches = _FREE_NUMBER.findall(text)
     if len(matches) != action_dim or not all("." in m for m in matches):
         return None
-    # Digits that no number accounts for mean that the text was not understood.
+    # Digits outside of the numbers found mean that the text was not understood.
     if sum(c.isdigit() for c in text) != sum(c.isdigit() for m in matches for c in m):
         return None
     values = [float(m) for m in matches]

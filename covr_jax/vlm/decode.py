@@ -1,8 +1,9 @@
-"""Greedy decoding of actions, batched, restricted to the action grammar (or free).
+"""Batched greedy decoding of actions, constrained to the action grammar (or free).
 
-The fixed text of an answer costs no model calls: what precedes the first decision is part of the prefill, what follows
-the last one is not run at all, and fixed tokens in between ride along with the next decision.
-Letters: N samples, A action, L tokens, K grammar symbols, S grammar states.
+By hand, since the constrained decoding of transformers runs the model for fixed tokens too. Here the fixed text of an
+answer needs no model call of its own: tokens before the first decision are part of the prefill, tokens after the last
+decision are not run, and tokens in between are run together with the next decision.
+N samples, A action, T tokens of an answer, K grammar symbols, S grammar states.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ from covr_jax.vlm.models.loading import Backbone, PromptTokens, frozen_eval, mod
 
 
 class Grammar(NamedTuple):
-    """The sentences ``Action: [x, ...]`` as an automaton over token ids, made from the tokenizer at hand."""
+    """Automaton over the token ids of a tokenizer that accepts the answers ``Action: [x, ...]``."""
 
-    prefix: tuple[int, ...]  # tokens of "Action: [", forced
-    symbols: np.ndarray  # i64[K] token ids that can occur between the brackets; the last one pads finished rows
-    table: np.ndarray  # i64[S,K] next state, -1 where a symbol is not allowed; 0 is the start, the last the end
-    forced: tuple[int, ...]  # per position the only possible symbol, or -1 where the model decides
+    prefix: tuple[int, ...]  # token ids of "Action: [", forced
+    symbols: np.ndarray  # i64[K], token ids that may occur between the brackets; the last one pads shorter rows
+    table: np.ndarray  # i64[S,K], next state, or -1 for a symbol that is not allowed; starts at 0, ends at S-1
+    forced: tuple[int, ...]  # per position, the index of the only possible symbol, or -1 where the model decides
     pieces: dict[str, tuple[int, ...]]  # text piece -> token ids
     end: int  # token id that ends an answer: <|im_end|> or </s>
 
     def encode(self, answer: str) -> list[int]:
-        """Answer text + end of turn as token ids, piece by piece, so that training sees exactly what decoding emits."""
+        """Returns the token ids of an answer and the end of turn, piece by piece, exactly as decoding emits them.
+
+        Raises:
+          ValueError: for an answer outside the grammar.
+        """
         parts = re.split(rf"({re.escape(PREFIX)}|{re.escape(SEPARATOR)}|.)", answer)
         unknown = [p for p in parts if p and p not in self.pieces]
         if unknown:
@@ -39,7 +44,12 @@ class Grammar(NamedTuple):
 
 
 def build_grammar(tokenizer, action_dim: int, signed: bool) -> Grammar:
-    """The automaton of answers with ``action_dim`` numbers of two decimals in [-1, 1].
+    """Builds the automaton of answers with ``action_dim`` numbers of two decimals in [-1, 1].
+
+    Args:
+      tokenizer: of the model.
+      action_dim: A.
+      signed: whether positive numbers carry their sign.
 
     Raises:
       ValueError: if the tokenizer does not encode signs and digits as one token each, or knows no end of text.
@@ -50,13 +60,13 @@ def build_grammar(tokenizer, action_dim: int, signed: bool) -> Grammar:
         raise ValueError("this tokenizer cannot write actions: it has no token that ends an answer")
     unknown = tokenizer.unk_token_id
     for text, ids in pieces.items():
-        single = len(text) == 1 and text not in ".]"  # what the model decides must be one decision
+        single = len(text) == 1 and text not in ".]"  # a decision of the model must be one token
         if not ids or (single and len(ids) != 1) or (unknown is not None and unknown in ids):
             raise ValueError(f"this tokenizer cannot write actions: {text!r} becomes {len(ids)} tokens")
     edges: list[dict[int, int]] = [{}]
 
     def chain(state: int, text: str, target: int | None = None) -> int:
-        """Adds the tokens of a fixed text after a state; returns the state behind it."""
+        """Adds the tokens of a fixed text after a state. Returns the state after the text."""
         ids = pieces[text]
         for k, token in enumerate(ids):
             ends = target is not None and k == len(ids) - 1
@@ -76,10 +86,10 @@ def build_grammar(tokenizer, action_dim: int, signed: bool) -> Grammar:
 
 
 def continuation(tokenizer, text: str) -> tuple[int, ...]:
-    """Token ids of a text that goes on from earlier text.
+    """Returns the token ids of a text that continues earlier text.
 
-    SentencePiece tokenizers, as LLaVA's, put a space before whatever they are given; behind a line feed, which no
-    tokenizer here merges with what follows, the ids are those of the text itself.
+    SentencePiece tokenizers, as LLaVA's, prepend a space to every text. After a line feed, which no tokenizer here
+    merges with what follows, the ids are those of the text itself.
     """
     before = tokenizer.encode("\n", add_special_tokens=False)
     ids = tokenizer.encode("\n" + text, add_special_tokens=False)
@@ -87,7 +97,7 @@ def continuation(tokenizer, text: str) -> tuple[int, ...]:
 
 
 def _add_number(chain, edges, pieces, state: int, signed: bool) -> int:
-    """Adds one number (sign, then 0.dd or 1.00) after ``state``; returns the state behind it."""
+    """Adds one number (sign, then 0.dd or 1.00) after ``state``. Returns the state after the number."""
     unit = chain(state, "-")
     if signed:
         chain(state, "+", unit)
@@ -100,14 +110,14 @@ def _add_number(chain, edges, pieces, state: int, signed: bool) -> int:
         chain(hundredths, digit, after)
     chain(ones, "0", after)
     if not signed:
-        # A positive number starts with its digit: same edges as behind the minus sign.
+        # A positive number starts with its digit: the same edges as after the minus sign.
         for digit in "01":
             edges[state][pieces[digit][0]] = edges[unit][pieces[digit][0]]
     return after
 
 
 def _compile(edges, final: int, pieces, tokenizer) -> Grammar:
-    """Numbers the states with the final one last and finds positions where every path forces the same symbol."""
+    """Numbers the states, the final one last, and finds the positions where every path has the same symbol."""
     end = tokenizer.eos_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
     order = [s for s in range(len(edges)) if s != final] + [final]
@@ -137,58 +147,70 @@ def decode_actions(
     n: int,
     pick: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Most likely answer token by token under the grammar, for all rows at once.
+    """Decodes N answers token by token under the grammar.
 
-    Prompt, image and forced prefix run once; their keys and values stay where they are for the rest of the answer.
+    Prompt, image and forced prefix are run once; their keys and values stay in the cache for the rest of the answer.
 
     Args:
-      pixel_values: of ``n`` questions, from ``preprocess``.
-      pick: scores f32[N,K], -inf where the grammar forbids, -> choice i64[N]; None: the largest.
+      backbone: model.
+      prompt: of every sample.
+      grammar: of the answers.
+      pixel_values: of N samples, from ``preprocess``.
+      n: N.
+      pick: chooses the symbols, scores f32[N,K] (-inf for symbols that are not allowed) -> i64[N]; None: argmax.
 
     Returns:
-      i64[N,T] token ids between the brackets; rows whose answer is shorter end in the padding symbol.
+      i64[N,T], token ids between the brackets; shorter answers end in the padding symbol.
     """
     device = prompt.ids.device
     symbols = torch.as_tensor(grammar.symbols, device=device)
     table = torch.as_tensor(grammar.table, device=device)
     start = torch.cat([prompt.ids, torch.tensor(grammar.prefix, device=device)])
     length = start.numel() + len(grammar.forced)
-    where = repeat_positions(positions(prompt, length), n)
+    position_ids = repeat_positions(positions(prompt, length), n)
     state = torch.zeros(n, dtype=torch.long, device=device)
-    emitted, waiting, done = [], 0, start.numel()
+    emitted, pending, done = [], 0, start.numel()
     with frozen_eval(backbone.model):
         cache = {"past_key_values": static_cache(backbone.model.config, length), "use_cache": True, "logits_to_keep": 1}
         out = backbone.model(**model_inputs(backbone, pixel_values, start.expand(n, -1), prompt), **cache)
-        for only in grammar.forced:
-            if only >= 0:
-                choice = torch.full_like(state, only)
+        for forced in grammar.forced:
+            if forced >= 0:
+                choice = torch.full_like(state, forced)
             else:
-                if waiting:
-                    ids, at = torch.stack(emitted[-waiting:], 1), where[..., done : done + waiting]
-                    out = backbone.model(input_ids=ids, position_ids=at, **cache)
-                    waiting, done = 0, done + waiting
+                if pending:
+                    ids, part = torch.stack(emitted[-pending:], 1), position_ids[..., done : done + pending]
+                    out = backbone.model(input_ids=ids, position_ids=part, **cache)
+                    pending, done = 0, done + pending
                 scores = out.logits[:, -1].index_select(1, symbols).float()
                 scores = scores.masked_fill(table[state] < 0, -torch.inf)
                 choice = scores.argmax(1) if pick is None else pick(scores)
             emitted.append(symbols[choice])
             state = table[state, choice]
-            waiting += 1
+            pending += 1
     return torch.stack(emitted, 1)
 
 
 def answer_texts(tokenizer, grammar: Grammar, tokens: torch.Tensor) -> list[str]:
-    """Token ids of ``decode_actions`` -> full answer texts, closing bracket included."""
+    """Returns the complete answers, with their closing bracket, of token ids i64[N,T] from ``decode_actions``."""
     rows = [[t for t in row if t != grammar.symbols[-1]] for row in tokens.tolist()]
-    # Decoded with what precedes it: on its own a token may lose its space.
+    # Decoded together with the prefix: a token by itself may lose its space.
     return [tokenizer.decode([*grammar.prefix, *row], clean_up_tokenization_spaces=False) + SUFFIX for row in rows]
 
 
 def generate_texts(
     backbone: Backbone, prompt: PromptTokens, pixel_values: torch.Tensor, n: int, max_new_tokens: int
 ) -> list[str]:
-    """Unrestricted greedy answers through transformers' ``generate``; the caller must parse them as untrusted text."""
+    """Generates N free answers greedily with ``generate`` of transformers. They are untrusted text.
+
+    Args:
+      backbone: model.
+      prompt: of every sample.
+      pixel_values: of N samples, from ``preprocess``.
+      n: N.
+      max_new_tokens: longest answer.
+    """
     inputs = model_inputs(backbone, pixel_values, prompt.ids.expand(n, -1), prompt)
-    inputs.pop("position_ids")  # generate makes its own from the token types
+    inputs.pop("position_ids")  # ``generate`` makes its own from the token types
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     end = backbone.tokenizer.eos_token_id
     with frozen_eval(backbone.model):
@@ -196,17 +218,17 @@ def generate_texts(
             **inputs,
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            repetition_penalty=1.0,  # checkpoints bring 1.05, which punishes the second zero of 0.00
+            repetition_penalty=1.0,  # checkpoints set 1.05, which penalises the second zero of 0.00
             eos_token_id=end,
             pad_token_id=end,
-            # An image placeholder in an answer has no image to stand for.
+            # An image placeholder in an answer would have no image.
             suppress_tokens=[backbone.model.config.image_token_id],
         )
     return backbone.tokenizer.batch_decode(out[:, prompt.ids.numel() :], skip_special_tokens=True)
 
 
 def parse_all(texts: list[str], action_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Texts -> (actions f32[N,A], valid bool[N])."""
+    """Parses N answers. Returns actions f32[N,A] (zeros where not valid) and valid bool[N]."""
     parsed = [parse_action(text, action_dim) for text in texts]
     actions = np.stack([action for action, _ in parsed]) if parsed else np.zeros((0, action_dim), np.float32)
     return actions, np.asarray([ok for _, ok in parsed], bool)

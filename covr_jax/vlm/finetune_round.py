@@ -1,41 +1,58 @@
-"""Teaching one round's lesson to an engine and measuring what it changed; runs wherever the engine lives."""
+"""Runs one round of fine-tuning on an engine and measures its effect, in the engine's own thread or process."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covr_jax.types import Array
 from covr_jax.vlm.serving.protocol import Engine, FinetuneBatch, Report
 
+if TYPE_CHECKING:
+    from covr_jax.vlm.serving.protocol import Actions, Frames
 
-def run_finetune_round(engine: Engine, lesson: FinetuneBatch, report: Report | None = None) -> dict[str, Any]:
-    """Fine-tune on the lesson; the held-out samples measure the action error before, after and of the untuned model.
+
+def run_finetune_round(engine: Engine, batch: FinetuneBatch, report: Report | None = None) -> dict[str, Any]:
+    """Fine-tunes an engine on a batch and measures the action error on its held-out samples.
+
+    Args:
+      engine: is fine-tuned.
+      batch: training and held-out samples.
+      report: called with the progress of the fine-tuning.
 
     Returns:
-      trained, finetune_loss (list), finetune_seconds, rolled_back, action_error, action_error_before,
-      action_error_untuned (None without a valid answer) and answers (texts for the first ``shown`` held-out frames).
+      trained (number of samples), finetune_loss (list), finetune_seconds, rolled_back, action_error,
+      action_error_before, action_error_untuned (of the model without adapter; errors are None without a valid answer)
+      and answers (texts for the first ``batch.shown`` held-out frames).
     """
-    before = action_error(engine, lesson.held_frames, lesson.held_action)
+    before = action_error(engine, batch.heldout_frames, batch.heldout_action)
     with engine.disable_adapter():
-        untuned = action_error(engine, lesson.held_frames, lesson.held_action)
-    losses = engine.finetune(lesson.frames, lesson.action, lesson.weight, report)
-    answers = engine.answer(lesson.held_frames[: lesson.shown])
+        untuned = action_error(engine, batch.heldout_frames, batch.heldout_action)
+    result = engine.finetune(batch.frames, batch.action, batch.weight, report)
+    answers = engine.answer(batch.heldout_frames[: batch.shown])
     return {
-        "trained": len(lesson.weight),
-        "finetune_loss": losses["finetune_losses"],
-        "finetune_seconds": losses["seconds"],
-        "rolled_back": losses["rolled_back"],
-        "action_error": action_error(engine, lesson.held_frames, lesson.held_action),
+        "trained": len(batch.weight),
+        "finetune_loss": result["finetune_losses"],
+        "finetune_seconds": result["seconds"],
+        "rolled_back": result["rolled_back"],
+        "action_error": action_error(engine, batch.heldout_frames, batch.heldout_action),
         "action_error_before": before,
         "action_error_untuned": untuned,
         "answers": answers,
     }
 
 
-def action_error(engine: Engine, frames: Array, action: Array) -> float | None:
-    """Mean |a_v - a_r| over samples (frames u8[N,H,W,C], actions f32[N,A]) and dimensions; None: no valid answer."""
+def action_error(engine: Engine, frames: Frames, action: Actions) -> float | None:
+    """Returns mean |a_v - a_r| over samples and action components, where the answer is valid.
+
+    Args:
+      engine: gives a_v.
+      frames: u8[N,H,W,C].
+      action: f32[N,A], a_r.
+
+    Returns:
+      The mean, or None if no answer is valid.
+    """
     prior = engine.query(frames)
     valid = np.asarray(prior.valid)
     return float(np.abs(np.asarray(prior.action) - np.asarray(action))[valid].mean()) if valid.any() else None

@@ -1,7 +1,8 @@
-"""The engine of methods that read maps: where CLIP sees in a frame what the task's texts name.
+"""The engine of methods that use maps: CLIP finds where in a frame the captions of the task apply.
 
-DGC asks a referring-segmentation model (CRIS, built on CLIP) about a text that another VLM writes for the frames; here
-CLIP itself is asked, about texts that are fixed per task. Letters: N frames, H W image, P patches per side, G cells.
+DGC queries a referring-segmentation model (CRIS, built on CLIP) with a text that another VLM writes for the frames;
+here CLIP itself is queried, with captions that are fixed per task.
+N frames, H W image, P patches per side, G cells per side, D width of CLIP's shared space, T texts.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from covr_jax.runtime import dlpack
-from covr_jax.types import Array, Prior
+from covr_jax.types import Prior
 from covr_jax.vlm.models.clip import Clip, load_clip, patch_features, text_features
 from covr_jax.vlm.models.images import preprocess
 from covr_jax.vlm.models.loading import ParameterCount
@@ -24,48 +25,61 @@ from covr_jax.vlm.models.pretrained import VLMLoadError, placement, share_gpu
 from covr_jax.vlm.prompts import Prompt, categories_for
 from covr_jax.vlm.serving.protocol import PriorError, Report, fresh_counters
 
+if TYPE_CHECKING:
+    from covr_jax.vlm.serving.protocol import Actions, Frames, Weights
+
 RECORD = "maps.json"
-FLATTEST = 1e-4  # cosine range below which nothing stands out and rounding would be stretched to a map
+MIN_RANGE = 1e-4  # of the cosines of a frame; below it, scaling to [0, 1] would only amplify rounding errors
 
 
 def similarity(clip: Clip, frames: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    """Cosine of every patch of u8[N,H,W,3] and every text, unit vectors f32[T,D], mean over the texts: f32[N,P,P]."""
+    """Computes the cosine similarity of every patch and every text, and returns its mean over texts, f32[N,P,P].
+
+    Args:
+      clip: model.
+      frames: u8[N,H,W,3].
+      texts: f32[T,D], unit vectors.
+    """
     pixels = preprocess(frames.to(clip.model.device), clip.image)
     return (patch_features(clip, pixels) @ texts.T).mean(-1)
 
 
 def to_cells(similar: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps of side x side cells, each frame's own smallest cell 0 and its largest 1.
+    """Averages patches to maps of G x G cells and scales each map to [0, 1].
 
-    CLIP's cosines lie close together around a value that depends on the text; only their order within a frame tells.
+    CLIP's cosines are close together around a value that depends on the text, so only their order within a frame
+    carries information.
 
     Args:
-      similar: f32[N,P,P]. Cells are means over patches (adaptive: every patch counts, some twice if P is no multiple).
+      similar: f32[N,P,P]. Every patch counts; some count twice if P is not a multiple of G.
+      side: G.
 
     Returns:
-      f32[N,side*side], zeros where not valid, and bool[N]: whether anything stands out.
+      maps f32[N,G*G] (zeros where not valid) and valid bool[N], False where all cells are nearly equal.
     """
     cells = torch.nn.functional.adaptive_avg_pool2d(similar[:, None], side).flatten(1)
     low, high = cells.min(1, keepdim=True).values, cells.max(1, keepdim=True).values
-    valid = ((high - low) > FLATTEST)[:, 0]  # not of NaN either
+    valid = ((high - low) > MIN_RANGE)[:, 0]  # also False for NaN
     scaled = (cells - low) / (high - low)
     return torch.where(valid[:, None], scaled, 0.0), valid
 
 
 class MapVLM:
-    """Answers frames with maps; see ``protocol.Engine``. It is never tuned.
+    """Answers frames with maps; see ``protocol.Engine``. It is never fine-tuned.
 
     Args:
       name: 'tiny', a local directory or a hub id of CLIP.
-      task: one of ``prompts.TASKS``; chooses the texts.
-      answer_dim: cells of a map, a square.
-      image_size: None, or the model's own. dtype, device: see ``pretrained.placement``.
-      gpu_share: of a GPU's memory that Torch may take in this process; None: all.
-      query_batch: most frames of one forward pass.
+      task: one of ``prompts.TASKS``; chooses the captions.
+      answer_dim: number of cells of a map, G*G.
+      image_size: None, or the model's own.
+      dtype: see ``pretrained.placement``.
+      device: see ``pretrained.placement``.
+      gpu_share: share of the GPU's memory that Torch may use in this process; None: all.
+      query_batch: largest batch of one forward pass.
 
     Raises:
       VLMLoadError: if the model cannot be loaded; one line that says what to do.
-      ValueError: for an unknown task, a map that is no square or an image size that the model does not know.
+      ValueError: for an unknown task, a number of cells that is not a square or an image size other than the model's.
     """
 
     def __init__(
@@ -94,16 +108,16 @@ class MapVLM:
 
     @property
     def parameter_count(self) -> ParameterCount:
-        """None of them is trained."""
+        """Numbers of trainable (0) and of all parameters."""
         return ParameterCount(0, sum(p.numel() for p in self.clip.model.parameters()))
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of all weights held."""
+        """Bytes of all weights in memory."""
         return sum(p.numel() * p.element_size() for p in self.clip.model.parameters())
 
-    def query(self, frames: Array) -> Prior:
-        """Maps f32[N,G*G] in [0, 1] (zeros where not valid) and valid bool[N] of u8[N,H,W,3], as jax arrays."""
+    def query(self, frames: Frames) -> Prior:
+        """Returns maps f32[N,G*G] in [0, 1] (zeros where not valid) and valid bool[N] of N frames, as JAX arrays."""
         started = time.perf_counter()
         chunks = torch.split(dlpack.to_torch(frames), self.query_batch)
         answers = [to_cells(similarity(self.clip, chunk, self._text_features), self.side) for chunk in chunks]
@@ -116,29 +130,31 @@ class MapVLM:
         self.counters["parse_failures"] += int((~valid).sum())
         return prior
 
-    def answer(self, frames: Array) -> list[str]:
-        """What is looked for, per frame."""
+    def answer(self, frames: Frames) -> list[str]:
+        """Returns the captions, the same for every frame."""
         return [self.prompt.user] * len(frames)
 
-    def finetune(self, frames: Array, actions: Array, weights: Array, progress: Report | None = None) -> dict[str, Any]:
-        """Raises PriorError: there are no rounds."""
+    def finetune(
+        self, frames: Frames, actions: Actions, weights: Weights, progress: Report | None = None
+    ) -> dict[str, Any]:
+        """Raises PriorError: this engine is not fine-tuned."""
         del frames, actions, weights, progress
         raise PriorError("a VLM that answers with maps is not tuned")
 
     def disable_adapter(self) -> contextlib.AbstractContextManager[Any]:
-        """Nothing to disable."""
+        """Context without any effect: there is no adapter."""
         return contextlib.nullcontext(self)
 
     def _record(self) -> dict[str, Any]:
         return {"name": self.name, "texts": list(self.texts), "side": self.side}
 
     def save_adapter(self, directory: Path) -> None:
-        """Writes who answers; there are no weights of one's own."""
+        """Writes the name of the model and its captions; there are no weights to save."""
         Path(directory).mkdir(parents=True, exist_ok=True)
         (Path(directory) / RECORD).write_text(json.dumps(self._record()))
 
     def load_adapter(self, directory: Path) -> None:
-        """Raises VLMLoadError unless the same model was asked the same."""
+        """Raises VLMLoadError if ``save_adapter`` was called with another model or other captions."""
         path = Path(directory) / RECORD
         try:
             found = json.loads(path.read_text())

@@ -1,6 +1,6 @@
-"""What the VLM is asked, per task: our own wording. No Torch here.
+"""Prompts of the VLM, per task, in our own wording. No Torch.
 
-The knowledge of how to act comes from fine-tuning; the prompt only has to name the scene, the joints and the format.
+The VLM learns how to act by fine-tuning; the prompt only names the scene, the joints and the format.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from typing import NamedTuple
 
 
 class Prompt(NamedTuple):
-    """One question about one frame or several; the frames themselves are placed by the model's chat layout."""
+    """Text of a prompt about one or several frames; the model's chat template places the frames."""
 
     system: str
     user: str
 
     @property
     def digest(self) -> str:
-        """Short hash that is stored with results, so that a changed wording shows."""
+        """Short hash of the text, stored with results to detect changed wording."""
         return hashlib.sha256(f"{self.system}\0{self.user}".encode()).hexdigest()[:12]
 
 
 class _Task(NamedTuple):
+    """Wording of a task of the DeepMind Control Suite."""
+
     body: str  # what is controlled
     goal: str
     joints: tuple[str, ...]  # one entry per action component, in actuator order
@@ -57,11 +59,11 @@ _TASKS = {
     "hopper_hop": _Task("a planar one-legged hopper", "hop forward", ("waist", "hip", "knee", "ankle")),
     "pendulum_swingup": _Task("a pendulum on a weak motor", "swing the pendulum up and hold it upright", ("torque",)),
 }
-SUITE = tuple(_TASKS)  # DMControl's
+SUITE = tuple(_TASKS)  # the tasks of DMControl
 
 
 class _Drive(NamedTuple):
-    """A task of the driving kind; the system text opens as in the paper's Figure 2."""
+    """Wording of a driving task; the system text opens as in the paper's Figure 2."""
 
     scene: str
     goal: str
@@ -88,8 +90,7 @@ _DRIVES = {
 }
 TASKS = (*SUITE, *_DRIVES)
 
-
-# What a referring-segmentation model is to find, in the words of a caption.
+# Captions of what a referring-segmentation model is to find.
 _CATEGORIES = {
     "cartpole_swingup": ("a pole on a cart", "a pole", "a cart on a rail"),
     "reacher_easy": ("a two-link robot arm", "a red target ball"),
@@ -107,15 +108,18 @@ _CATEGORIES = {
 
 
 def categories_for(task: str) -> tuple[str, ...]:
-    """Captions of what matters in a task's picture. Raises ValueError for an unknown task."""
+    """Returns captions of what matters in the images of a task. Raises ValueError for an unknown task."""
     _lookup(task)
     return _CATEGORIES[task]
 
 
 def prompt_for(task: str, action_dim: int, frames: int = 1) -> Prompt:
-    """The question for a task whose actions have ``action_dim`` components, each in [-1, 1].
+    """Returns the prompt of a task.
 
-    About more ``frames`` than one it says first what they are.
+    Args:
+      task: one of ``TASKS``.
+      action_dim: number of action components, each in [-1, 1].
+      frames: number of frames; several frames are explained first.
 
     Raises:
       ValueError: for an unknown task, or an action size that does not fit the task.
@@ -140,9 +144,9 @@ def prompt_for(task: str, action_dim: int, frames: int = 1) -> Prompt:
 
 
 def short_prompt_for(task: str, action_dim: int) -> Prompt:
-    """The same question in the few words of the tiny model's vocabulary: domain and verb, of the suite's tasks.
+    """Returns the prompt in the vocabulary of the tiny models: for tasks of the suite, domain and verb.
 
-    It has no words for several frames, and finds their order in their positions.
+    It does not explain several frames; their order shows in their positions.
 
     Raises:
       ValueError: as ``prompt_for``.
@@ -152,7 +156,7 @@ def short_prompt_for(task: str, action_dim: int) -> Prompt:
 
 
 def split_task(task: str) -> tuple[str, str]:
-    """``ball_in_cup_catch`` -> ("ball_in_cup", "catch")."""
+    """Splits a task name into domain and verb: ``ball_in_cup_catch`` -> ("ball_in_cup", "catch")."""
     domain, _, verb = task.rpartition("_")
     return domain, verb
 

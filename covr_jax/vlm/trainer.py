@@ -1,6 +1,7 @@
-"""LoRA fine-tuning by return-aware loss weighting (RALW): the weights come from JAX, Torch only multiplies.
+"""LoRA fine-tuning with return-aware loss weighting (RALW). The weights of the samples are computed by ``covr.ralw``.
 
-Letters: N samples, L tokens, T label tokens, V vocabulary.
+By hand, since the trainer of transformers takes no per-sample weights.
+N samples, T label tokens, V vocabulary, H W image, C channels.
 """
 
 from __future__ import annotations
@@ -15,57 +16,65 @@ import numpy as np
 import torch
 
 from covr_jax.vlm.decode import Grammar
+from covr_jax.vlm.defaults import RELEASED
 from covr_jax.vlm.models.loading import Backbone, PromptTokens, base_model, model_inputs, preprocess
 
 IGNORE = -100  # label of a position that carries no loss
 
 
 class FinetuneOptions(NamedTuple):
-    """One round of fine-tuning. The optimiser is fresh each round, the adapter continues."""
+    """Options of one round of fine-tuning. Every round has a new optimiser; the adapter continues."""
 
-    learning_rate: float = 1e-4
-    batch_size: int = 16  # samples per optimiser step
+    learning_rate: float = RELEASED.learning_rate
+    batch_size: int = RELEASED.batch_size  # samples per optimiser step
     micro_batch: int | None = None  # samples per forward pass; None: the whole batch
     epochs: float = 1.0  # passes over the data, unless ``steps`` is given
     steps: int | None = None  # optimiser steps, cycling over the data
-    warmup: float = 0.03  # share of the steps with rising learning rate
-    schedule: str = "constant"  # after the warm-up: 'constant' or 'linear' (falling to zero)
-    label_smoothing: float = 0.1
+    warmup: float = RELEASED.warmup  # share of the steps with rising learning rate
+    schedule: str = "constant"  # after the warm-up: 'constant', or 'linear' (decays to zero)
+    label_smoothing: float = RELEASED.label_smoothing
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third more time
-    divergence: float | None = 1.0  # nats per token by which the loss may rise above its best; None: any
+    divergence: float | None = 1.0  # nats per token by which the loss may exceed its minimum; None: any
 
 
 DEFAULT_OPTIONS = FinetuneOptions()
 
 
 def ralw_loss(
-    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, smoothing: float, valid_tokens: int | None = None
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor,
+    label_smoothing: float,
+    valid_tokens: int | None = None,
 ) -> torch.Tensor:
-    """L = 1/N_v * sum_b w_b * sum_t [(1-d) * -log p(y_bt) + d * mean_v -log p(v)] (Eq. 6, smoothed as in its text).
+    """Computes L = 1/N_v * sum_b w_b * sum_t [(1-d) * -log p(y_bt) + d * mean_v -log p(v)] (Eq. 6 and its text).
 
     Args:
       logits: float[N,T,V], already aligned: position t predicts ``labels[:, t]``.
-      labels: i64[N,T], IGNORE where no loss is taken.
+      labels: i64[N,T], IGNORE where a position has no loss.
       weights: f32[N] >= 0.
-      smoothing: d in [0, 1].
-      valid_tokens: N_v when the batch comes in parts; None: the label tokens given here. Samples of weight zero count
-        in N_v, which is what lets their share damp the step.
+      label_smoothing: d in [0, 1].
+      valid_tokens: N_v of the whole batch, if this is a part of it; None: the number of label tokens given here.
+        Samples of weight zero count in N_v, so that a larger share of them makes a smaller step.
+
+    Returns:
+      f32[].
     """
     log_p = torch.log_softmax(logits.float(), -1)
     mask = labels != IGNORE
     target = labels.clamp_min(0)
     nll = -log_p.gather(-1, target[..., None])[..., 0]
-    smoothed = (1.0 - smoothing) * nll - smoothing * log_p.mean(-1)
+    smoothed = (1.0 - label_smoothing) * nll - label_smoothing * log_p.mean(-1)
     per_sample = (smoothed * mask).sum(-1)
     valid_tokens = int(mask.sum()) if valid_tokens is None else valid_tokens
     return (weights * per_sample).sum() / max(valid_tokens, 1)
 
 
 def encode_answers(grammar: Grammar, answers: list[str], device) -> torch.Tensor:
-    """Answers -> i64[N,T] label tokens, end of turn included, IGNORE behind the shorter ones."""
+    """Returns the label tokens i64[N,T] of N answers, end of turn included, padded with IGNORE."""
     rows = [grammar.encode(answer) for answer in answers]
     labels = torch.full((len(rows), max(map(len, rows))), IGNORE, dtype=torch.long)
     for row, ids in zip(labels, rows, strict=True):
@@ -74,7 +83,14 @@ def encode_answers(grammar: Grammar, answers: list[str], device) -> torch.Tensor
 
 
 def answer_logits(backbone: Backbone, prompt: PromptTokens, frames: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """float[N,T,V] predictions of the label tokens; prompt tokens are never scored."""
+    """Returns the logits float[N,T,V] that predict the label tokens.
+
+    Args:
+      backbone: model and image settings.
+      prompt: of every sample.
+      frames: u8[N,H,W,C].
+      labels: i64[N,T]; IGNORE is replaced by token 0, whose position has no loss.
+    """
     n = labels.shape[0]
     ids = torch.cat([prompt.ids.expand(n, -1), labels.clamp_min(0)], 1)
     inputs = model_inputs(backbone, preprocess(frames, backbone.image), ids, prompt)
@@ -94,23 +110,27 @@ def finetune(
     seed: int = 0,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> dict:
-    """Runs one round; only parameters that require gradients (the adapter) change.
+    """Runs one round of fine-tuning. Only parameters that require gradients (the adapter) change.
 
     Args:
+      backbone: model with an adapter.
+      prompt: of every sample.
+      grammar: of the answers.
       frames: u8[N,H,W,C] on any device.
-      answers: N texts of the action grammar.
+      answers: N texts of the grammar.
       weights: f32[N], w_b of Eq. 6.
-      seed: order of the samples and dropout; Torch's global generators are left alone.
-      progress: called as (step, total, loss) after each optimiser step.
+      options: of the round.
+      seed: of the order of samples and of dropout. Torch's global generators are not touched.
+      progress: called as (step, number of steps, loss) after each optimiser step.
 
     Returns:
       finetune_loss (mean of the last tenth of the steps), finetune_loss_first, finetune_loss_last, finetune_losses
-      (list), steps, seconds, skipped (batches without any weight), rolled_back. A loss or gradient that is not finite,
-      or a loss that diverges, restores the adapter of the start of the round and ends it; losses then hold what was
-      measured. An exception, from ``progress`` too, restores it as well.
+      (list), steps, seconds, skipped (batches whose weights are all zero), rolled_back. A loss or gradient that is not
+      finite, or a loss that diverges, ends the round and restores the adapter from before it; the losses up to there
+      are returned. An exception, also one from ``progress``, restores the adapter too.
 
     Raises:
-      ValueError: on differing lengths, or weights that are negative or not finite.
+      ValueError: for differing lengths, or weights that are negative or not finite.
     """
     weights = np.asarray(weights, np.float32)
     if not len(frames) == len(answers) == len(weights):
@@ -119,21 +139,21 @@ def finetune(
         raise ValueError("weights must be finite and not negative")
     started = time.perf_counter()
     device = prompt.ids.device
-    batches, skipped = _plan(weights, options, seed)
+    batches, skipped = _make_batches(weights, options, seed)
     before = [p.detach().clone() for p in _adapter(backbone)]
     labels = encode_answers(grammar, answers, device) if answers else None
     data = (frames, labels, torch.from_numpy(weights).to(device))
     losses: list[float] = []
-    kept = False
+    succeeded = False
     try:
-        with _training(backbone.model, options.checkpointing), _own_randomness(seed, device):
-            kept = _optimise(backbone, prompt, data, batches, options, losses, progress)
+        with _train_mode(backbone.model, options.checkpointing), _fork_rng(seed, device):
+            succeeded = _optimise(backbone, prompt, data, batches, options, losses, progress)
     finally:
-        if not kept:
+        if not succeeded:
             with torch.no_grad():
                 for parameter, old in zip(_adapter(backbone), before, strict=True):
                     parameter.copy_(old)
-    return _report(losses, skipped, not kept, time.perf_counter() - started)
+    return _summarise(losses, skipped, not succeeded, time.perf_counter() - started)
 
 
 def _adapter(backbone: Backbone) -> list[torch.nn.Parameter]:
@@ -141,8 +161,8 @@ def _adapter(backbone: Backbone) -> list[torch.nn.Parameter]:
 
 
 @contextlib.contextmanager
-def _training(model, checkpointing: bool) -> Iterator[None]:
-    """Training mode, and the previous one without gradients afterwards."""
+def _train_mode(model, checkpointing: bool) -> Iterator[None]:
+    """Context in training mode; restores the mode from before and removes gradients."""
     was_training, base = model.training, base_model(model)
     model.train()
     if checkpointing:
@@ -157,14 +177,15 @@ def _training(model, checkpointing: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+def _fork_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Context with Torch's generators seeded; restores their state from before."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
 
 def _optimise(backbone, prompt, data, batches, options: FinetuneOptions, losses: list[float], progress) -> bool:
-    """All steps of a round, their losses into ``losses``; False as soon as it has gone wrong."""
+    """Runs all steps of a round and appends their losses. Returns False as soon as a step fails."""
     parameters, (frames, labels, weights) = _adapter(backbone), data
     optimizer = torch.optim.AdamW(
         parameters, lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay
@@ -189,11 +210,14 @@ def _optimise(backbone, prompt, data, batches, options: FinetuneOptions, losses:
 
 
 def diverged(losses: list[float], total: int, allowed: float | None) -> bool:
-    """Whether the mean of the newest tenth of ``total`` losses (three at least) is above the best such mean before it.
+    """Whether the mean of the newest losses exceeds the lowest earlier mean by more than ``allowed``.
+
+    Means are taken over a tenth of ``total`` losses, and at least over three.
 
     Args:
-      losses: so far, nats per token, free of the batches' weights.
-      allowed: nats that it may be above; None: any.
+      losses: so far, nats per token, divided by the mean weight of the batch.
+      total: number of steps of the round.
+      allowed: nats per token; None: any.
     """
     window = max(3, total // 10)
     if allowed is None or len(losses) < 2 * window:
@@ -203,7 +227,19 @@ def diverged(losses: list[float], total: int, allowed: float | None) -> bool:
 
 
 def rate(step: int, total: int, options: FinetuneOptions) -> float:
-    """Share of the learning rate at a step in [0, total): linear warm-up, then constant or falling towards zero."""
+    """Returns the factor of the learning rate at a step: linear warm-up, then constant or linear decay towards zero.
+
+    By hand: the schedules of transformers start their warm-up at a factor of zero, so that the first step is lost, and
+    the chained ones of Torch round differently.
+
+    Args:
+      step: in [0, total).
+      total: number of steps of the round.
+      options: warm-up and schedule.
+
+    Raises:
+      ValueError: for an unknown schedule.
+    """
     warmup = math.ceil(options.warmup * total)
     if step < warmup:
         return (step + 1) / warmup
@@ -214,8 +250,8 @@ def rate(step: int, total: int, options: FinetuneOptions) -> float:
     return (total - step) / (total - warmup)
 
 
-def _plan(weights: np.ndarray, options: FinetuneOptions, seed: int) -> tuple[list[np.ndarray], int]:
-    """Sample indices of every optimiser step, and how many batches fell out because all their weights are zero."""
+def _make_batches(weights: np.ndarray, options: FinetuneOptions, seed: int) -> tuple[list[np.ndarray], int]:
+    """Returns the sample indices of every optimiser step, and the number of batches dropped as all weights are zero."""
     n, size = len(weights), min(options.batch_size, len(weights))
     if n == 0 or not weights.any():
         return [], 0
@@ -223,12 +259,12 @@ def _plan(weights: np.ndarray, options: FinetuneOptions, seed: int) -> tuple[lis
     total = options.steps * size if options.steps is not None else round(options.epochs * n)
     order = np.concatenate([rng.permutation(n) for _ in range(-(-total // n))])[:total]
     batches = [order[i : i + size] for i in range(0, total, size)]
-    useful = [b for b in batches if weights[b].any()]
-    return useful, len(batches) - len(useful)
+    weighted = [b for b in batches if weights[b].any()]
+    return weighted, len(batches) - len(weighted)
 
 
 def _accumulate(backbone, prompt, frames, labels, weights, batch: np.ndarray, options: FinetuneOptions) -> float:
-    """Adds the gradient of one batch, in parts that all divide by the whole batch's N_v; returns the loss."""
+    """Accumulates the gradient of one batch over micro-batches, all divided by the batch's N_v. Returns the loss."""
     index = torch.as_tensor(batch, device=labels.device)
     valid_tokens = int((labels[index] != IGNORE).sum())
     total = 0.0
@@ -241,7 +277,7 @@ def _accumulate(backbone, prompt, frames, labels, weights, batch: np.ndarray, op
     return total
 
 
-def _report(losses: list[float], skipped: int, rolled_back: bool, seconds: float) -> dict:
+def _summarise(losses: list[float], skipped: int, rolled_back: bool, seconds: float) -> dict:
     tail = losses[-max(1, len(losses) // 10) :]
     return {
         "finetune_loss": float(np.mean(tail)) if tail else float("nan"),

@@ -1,16 +1,16 @@
-"""Every kind of fault, many times at random moments, against the real client and the loopback server; then leaks.
+"""Injects every kind of fault at random steps, with the real client and the loopback server; then measures leaks.
 
 ``python experiments/benchmark/carla_faults.py --trials 10 --episodes 500 --output FILE``
 
-A trial drives a known episode, orders one fault for a random moment and checks that
+A trial drives a known episode, injects one fault at a random step and checks that
 
-* everything returned as a transition is equal to a run without faults, bit for bit;
-* the faulty step is reported as what it is: LAST, discount 1, no reward, the previous picture;
-* the next episode begins within the deadline and five seconds;
-* and at the end no process is left.
+* all transitions are equal to those of a run without faults, bit for bit;
+* the faulty step is reported as such: LAST, discount 1, reward 0, the previous image;
+* the next episode begins within the time limit of a step plus five seconds;
+* no process is left at the end.
 
-``leaks`` are resident megabytes of this process, the child and the server over short episodes without faults: first of
-one child throughout, then with children replaced as usual.
+``leaks`` are the resident megabytes of this process, the child and the server over short episodes without faults: first
+with one child throughout, then with children replaced as usual.
 """
 
 from __future__ import annotations
@@ -37,80 +37,89 @@ from experiments import cli
 from experiments.benchmark import measure
 
 SCENARIOS = ("highway", "ghost_pedestrian")
-STEPS, LATEST = 60, 50  # of a trial; last step before which the fault is ordered
+STEPS, LATEST = 60, 50  # steps of a trial; last step before which the fault is scheduled
 GRACE_S = 5.0
-TOLERATED = ("picture-twice",)  # the client drops the second copy: nothing is wrong
-# What the environment's client calls itself while it drives; on the highway the Traffic Manager calls the others.
+TOLERATED = ("picture-twice",)  # the client drops the second copy, so nothing is wrong
+# Procedures that the client calls itself while it drives; on the highway the Traffic Manager calls the others.
 _CALLS = {
     "ghost_pedestrian": ("tick_cue", "tick_cue", "apply_control_to_vehicle"),
     "highway": ("tick_cue", "apply_control_to_vehicle", "apply_batch", "get_episode_settings"),
 }
 
 
-class Moment(NamedTuple):
-    """What a transition is compared by."""
+class Fingerprint(NamedTuple):
+    """Values by which transitions are compared."""
 
     reward: float
-    picture: int  # its checksum
+    image: int  # CRC-32
 
 
 def actions(episode: int) -> np.ndarray:
-    """f32[STEPS,2], gentle enough to stay on the road."""
+    """Actions f32[STEPS,2] that keep the vehicle on the road."""
     random = np.random.default_rng([77, episode])
     return np.stack([random.uniform(-0.01, 0.01, STEPS), random.uniform(0.3, 0.6, STEPS)], 1).astype(np.float32)
 
 
-def make(scenario: str, episode: int, image_size: int, **limits: Any) -> CarlaEnv:
-    """An environment about to play that episode, of patience without end."""
-    given = RetryPolicy(**{"restarts": 1000, **limits})
-    return CarlaEnv(scenario, seed=5, episode=episode, image_size=image_size, limits=given)
+def make(scenario: str, episode: int, image_size: int, **options: Any) -> CarlaEnv:
+    """Makes an environment that starts with an episode; ``options`` are those of its RetryPolicy."""
+    policy = RetryPolicy(**{"restarts": 1000, **options})
+    return CarlaEnv(scenario, seed=5, episode=episode, image_size=image_size, retry_policy=policy)
 
 
-def moment(step: Any) -> Moment:
-    return Moment(step.reward, zlib.crc32(step.observation.tobytes()))
+def fingerprint(step: Any) -> Fingerprint:
+    """Returns the fingerprint of a TimeStep."""
+    return Fingerprint(step.reward, zlib.crc32(step.observation.tobytes()))
 
 
 @lru_cache(None)
-def reference(scenario: str, episode: int, image_size: int) -> list[Moment]:
-    """The episode without faults."""
+def reference(scenario: str, episode: int, image_size: int) -> list[Fingerprint]:
+    """Returns the fingerprints of an episode without faults."""
     env = make(scenario, episode, image_size)
     env.reset()
-    moments = [moment(env.step(action)) for action in actions(episode)]
+    fingerprints = [fingerprint(env.step(action)) for action in actions(episode)]
     env.close()
-    return moments
+    return fingerprints
 
 
 class Checks(NamedTuple):
-    """A trial's outcome."""
+    """The result of a trial."""
 
     kind: str
     scenario: str
     call: str
-    seen: str  # the fault that the environment reported, or ""
+    seen: str  # kind of the fault that the environment reported, or ""
     recovery_s: float  # from the faulty step's start to the next FIRST
     transitions: int
-    foreign: int  # transitions that the run without faults has not
-    reported: bool  # LAST, discount 1, no reward, previous picture
-    left: int  # processes
+    foreign: int  # transitions that differ from the run without faults
+    reported: bool  # LAST, discount 1, reward 0, previous image
+    left: int  # processes that still run
 
     def passed(self, deadline_s: float) -> bool:
-        """Whether all is as promised."""
+        """Whether all checks hold; ``deadline_s`` is the time limit of a step."""
         return not self.foreign and self.reported and not self.left and self.recovery_s <= deadline_s + GRACE_S
 
 
-def trial(kind: str, number: int, image_size: int = 32, calls: tuple[str, ...] = (), **limits: Any) -> Checks:
-    """One fault. Its scenario, moment and procedure are drawn from (kind, number); ``calls``: from which procedures."""
+def trial(kind: str, number: int, image_size: int = 32, calls: tuple[str, ...] = (), **options: Any) -> Checks:
+    """Injects one fault and checks the environment's reaction.
+
+    Args:
+      kind: see ``loopback.faults.KINDS``.
+      number: number of the trial; with ``kind`` the seed of scenario, step and procedure.
+      image_size: px.
+      calls: procedures to draw from; by default those that the client calls while it drives.
+      **options: see ``make``.
+    """
     random = np.random.default_rng([KINDS.index(kind), number])
     scenario = SCENARIOS[number % len(SCENARIOS)]
     expected = reference(scenario, number, image_size)
     call = PICTURE if kind in PICTURE_KINDS else str(random.choice(calls or _CALLS[scenario]))
-    env, pids = make(scenario, number, image_size, **limits), set()
+    env, pids = make(scenario, number, image_size, **options), set()
     start = int(random.integers(3, LATEST))
-    previous, moments, seen, reported, recovery = env.reset(), [], "", True, 0.0
+    previous, fingerprints, seen, reported, recovery = env.reset(), [], "", True, 0.0
     for index, action in enumerate(actions(number)):
         pids |= processes(env)
         if index == start:
-            arm(env.host.address.port, Fault(kind, call, int(random.integers(1, STEPS - LATEST))))
+            arm(env.supervisor.address.port, Fault(kind, call, int(random.integers(1, STEPS - LATEST))))
         began = time.monotonic()
         step = env.step(action)
         if env.fault:
@@ -121,23 +130,23 @@ def trial(kind: str, number: int, image_size: int = 32, calls: tuple[str, ...] =
             recovery = time.monotonic() - began
             reported &= env.step(action).mid() and not env.fault
             break
-        moments.append(moment(step))
+        fingerprints.append(fingerprint(step))
         previous = step
     pids |= processes(env)
     env.close()
-    foreign = sum(one != other for one, other in zip(moments, expected, strict=False))
+    foreign = sum(one != other for one, other in zip(fingerprints, expected, strict=False))
     reported &= bool(seen) or kind in TOLERATED
     left = sum(alive(pid) for pid in pids)
-    return Checks(kind, scenario, call, seen, recovery, len(moments), foreign, reported, left)
+    return Checks(kind, scenario, call, seen, recovery, len(fingerprints), foreign, reported, left)
 
 
 def processes(env: CarlaEnv) -> set[int]:
-    """Those that the environment runs now."""
-    return {pid for pid in (env.host.pid, env.host.server_pid) if pid}
+    """Ids of the processes that the environment runs now."""
+    return {pid for pid in (env.supervisor.pid, env.supervisor.server_pid) if pid}
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended but was not waited for does not."""
+    """Whether a process runs; zombies do not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -145,20 +154,20 @@ def alive(pid: int) -> bool:
 
 
 def megabytes(pid: int) -> float:
-    """Resident memory."""
+    """Resident memory of a process in MB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def leaks(episodes: int, recycle: int, steps: int = 10, every: int = 50) -> list[dict[str, Any]]:
-    """Resident megabytes and open files of the three processes after each ``every`` episodes on the highway."""
+    """Measures resident megabytes and open files of the three processes after each ``every`` highway episodes."""
     env, rows = make("highway", 0, 32, recycle=recycle), []
     for episode in range(1, episodes + 1):
         env.reset()
         for _ in range(steps):
             env.step(np.array([0.0, 0.5], np.float32))
         if episode % every == 0:
-            pids = {"parent": os.getpid(), "child": env.host.pid, "server": env.host.server_pid}
+            pids = {"parent": os.getpid(), "child": env.supervisor.pid, "server": env.supervisor.server_pid}
             row: dict[str, Any] = {"episode": episode, "recycle": recycle}
             row |= {f"{name}_mb": megabytes(pid) for name, pid in pids.items() if pid}
             row |= {f"{name}_files": len(os.listdir(f"/proc/{pid}/fd")) for name, pid in pids.items() if pid}
@@ -169,7 +178,7 @@ def leaks(episodes: int, recycle: int, steps: int = 10, every: int = 50) -> list
 
 
 def summary(checks: list[Checks], deadline_s: float) -> list[dict[str, Any]]:
-    """One row per kind."""
+    """Returns one row of the table per kind of fault."""
     rows = []
     for kind in KINDS:
         own = [check for check in checks if check.kind == kind]
@@ -190,12 +199,13 @@ def summary(checks: list[Checks], deadline_s: float) -> list[dict[str, Any]]:
 
 
 def main() -> int:
+    """Runs all trials and the leak test; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="carla_faults.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trials", type=int, default=10, help="of each kind")
-    parser.add_argument("--jobs", type=int, default=2, help="trials at a time")
-    parser.add_argument("--episodes", type=int, default=500, help="of the leak test; 0 for none")
+    parser.add_argument("--trials", type=int, default=10, help="number for each kind")
+    parser.add_argument("--jobs", type=int, default=2, help="number of trials at a time")
+    parser.add_argument("--episodes", type=int, default=500, help="number for the leak test; 0 for none")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     deadline, checks = RetryPolicy().step_s, []

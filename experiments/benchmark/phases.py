@@ -38,16 +38,16 @@ class Bench:
         self.config, self.jax = config, jax
         with CompileLog() as self.compile_log:
             self.programs = Programs(config)
-            if not isinstance(self.programs._env, JitStepper):
+            if not isinstance(self.programs.stepper, JitStepper):
                 raise ConfigError(f"{config.task} steps on the host; its speed is in experiments/benchmark/host_env.py")
-            self.lanes = self.programs._env
+            self.lanes = self.programs.stepper
             self.state = self.programs.init()
             for learn in (False, False, True):
                 self.state, _ = jax.block_until_ready(self.programs.chunk(self.state, learn=learn))
 
     def rows(self, ceilings: Ceilings) -> list[dict[str, Any]]:
         """One per phase, then ``whole``, the run's own chunk, and what compiling took."""
-        steps = self.programs.chunk_steps
+        steps = self.programs.parts.chunk_steps
         whole = self._seconds(self.chunk) / steps
         phases = [*self._device_phases(), *self._host_phases(), Phase("whole", whole, 1.0)]
         rows = [_row(phase, whole, ceilings) for phase in phases]
@@ -57,23 +57,23 @@ class Bench:
         programs, config, state = self.programs, self.config, self.state
         updates = config.sac.updates_per_step / config.sac.steps_per_update
         with_actor = updates / config.sac.actor_update_every
-        previous = programs._last_action(state.replay, state.timestep) if programs.method.residual else None
+        previous = programs.pieces.last_action(state.replay, state.timestep) if programs.parts.method.residual else None
         act = (state.learner, state.timestep.observation, state.progress.vec_steps, previous)
-        action = programs._act(*act)
+        action = programs.pieces.act(*act)
         add = (state.replay, state.timestep, action)
         learn, ring = (state.learner, state.replay), Cost(0.0, state.replay.frame.nbytes)
         cost = roofline.cost_of
         costs = {
-            "act": cost(programs._act, *act),
+            "act": cost(programs.pieces.act, *act),
             "env": cost(self.lanes._advance, state.env, action),
             "render": cost(self.lanes._observe, state.env, self.lanes._no_reward),
-            "add": cost(programs._add, *add),
-            **{f"learn {flag}": cost(programs._learn[flag], *learn) - ring for flag in (False, True)},
+            "add": cost(programs.pieces.add, *add),
+            **{f"learn {flag}": cost(programs.pieces.learn[flag], *learn) - ring for flag in (False, True)},
         }
         sample, augment = self._sample_and_augment()
         critic, actor = (self._seconds(partial(self._update, flag)) for flag in (False, True))
         return [
-            Phase("act", self._seconds(lambda: programs._act(self.state.learner, *act[1:])), 1.0, costs["act"]),
+            Phase("act", self._seconds(lambda: programs.pieces.act(self.state.learner, *act[1:])), 1.0, costs["act"]),
             Phase("env", self._seconds(lambda: self._physics(action)), 1.0, costs["env"]),
             Phase("render", self._seconds(self._render), 1.0, costs["render"]),
             Phase("replay, add", self._seconds(lambda: self._add(action)), 1.0, costs["add"]),
@@ -87,15 +87,15 @@ class Bench:
         """Seconds and work of both alone; in a run they are part of the update's program."""
         from covr_jax import replay, runtime
 
-        programs, sac, stack = self.programs, self.config.sac, self.programs.frame_stack
+        programs, sac, stack = self.programs, self.config.sac, self.programs.parts.frame_stack
         key = self.jax.random.key(0)
-        method = programs.method
+        method = programs.parts.method
         draw = partial(replay.sample, batch_size=sac.batch_size, frame_stack=stack, n_step=sac.n_step)
         draw = partial(draw, previous=method.residual, horizon=method.horizon, maps=method.map_side > 0)
         draw = partial(draw, sampler=programs._sampler, updates=self.state.learner.updates)
         sample = runtime.jit(partial(draw, discount=sac.discount))
         batch = sample(self.state.replay, key)
-        augment = runtime.jit(programs.augmentation.augment)
+        augment = runtime.jit(programs.parts.method.augmentation.augment)
         images = key, batch.observation, batch.next_observation
         # XLA counts what a gather may read, the whole ring.
         drawn = roofline.cost_of(sample, self.state.replay, key) - Cost(0.0, self.state.replay.frame.nbytes)
@@ -106,11 +106,11 @@ class Bench:
 
     def _host_phases(self) -> list[Phase]:
         """What is not computed on the device: the VLM, what crosses to the host, and dispatching programs."""
-        steps = self.programs.chunk_steps
+        steps = self.programs.parts.chunk_steps
         vlm = self._vlm(self.programs.questions(self.state).frames)
-        lanes = self.programs.env.num_envs
-        lead = (self.programs.candidates // lanes, lanes)
-        prior = Prior(np.zeros((*lead, self.programs.answer_dim), np.float32), np.ones(lead, bool))
+        lanes = self.programs.parts.env.num_envs
+        lead = (self.programs.parts.num_query_slots // lanes, lanes)
+        prior = Prior(np.zeros((*lead, self.programs.parts.answer_dim), np.float32), np.ones(lead, bool))
 
         def cross() -> None:
             np.asarray(self.programs.questions(self.state).frames)
@@ -129,7 +129,7 @@ class Bench:
 
         with tempfile.TemporaryDirectory() as directory:
             try:
-                vlm = make_vlm(self.config, self.programs.answer_dim, Path(directory))
+                vlm = make_vlm(self.config, self.programs.parts.answer_dim, Path(directory))
             except ConfigError as error:
                 print(f"the VLM is left out: {error}")
                 return []
@@ -137,7 +137,7 @@ class Bench:
                 return []
             seconds = self._seconds(lambda: vlm.query(frames))
             vlm.close()
-        return [Phase("VLM", seconds, 1.0 / self.programs.chunk_steps)]
+        return [Phase("VLM", seconds, 1.0 / self.programs.parts.chunk_steps)]
 
     def dispatch(self) -> tuple[float, float]:
         """Seconds that the host takes to start one program with the learner's arrays, programs per agent step."""
@@ -147,7 +147,7 @@ class Bench:
         seconds = self._seconds(lambda: nothing(self.state.learner))
         # On CPU act, add, advance, observe, progress and each update; elsewhere a chunk is one program.
         pieces = 5.0 + self.config.sac.updates_per_step / self.config.sac.steps_per_update
-        return seconds, pieces if runtime.on_cpu() else 1.0 / self.programs.chunk_steps
+        return seconds, pieces if runtime.on_cpu() else 1.0 / self.programs.parts.chunk_steps
 
     def _seconds(self, work: Callable[[], Any]) -> float:
         self.jax.block_until_ready(work())
@@ -171,11 +171,11 @@ class Bench:
         return timestep
 
     def _add(self, action: Any) -> Any:
-        self.state = self.state.replace(replay=self.programs._add(self.state.replay, self.state.timestep, action))
+        self.state = self.state.replace(replay=self.programs.pieces.add(self.state.replay, self.state.timestep, action))
         return self.state.replay.count
 
     def _update(self, with_actor: bool) -> Any:
-        learner, metrics, _ = self.programs._learn[with_actor](self.state.learner, self.state.replay)
+        learner, metrics, _ = self.programs.pieces.learn[with_actor](self.state.learner, self.state.replay)
         self.state = self.state.replace(learner=learner)
         return metrics
 

@@ -37,7 +37,7 @@ def measured(run_dir: Path, constants: list[str], episodes: int, number: int) ->
     config, programs, state = load_run(run_dir)
     evaluator, lanes = programs.evaluator, programs.evaluator.env.num_envs
     policies = {config.method: evaluator.eval_policy(state.learner), "random": evaluator.random_policy(number)}
-    policies |= {f"constant {text}": constant(text, lanes, programs.env.action_dim) for text in constants}
+    policies |= {f"constant {text}": constant(text, lanes, programs.parts.env.action_dim) for text in constants}
     rows = []
     try:
         for name, policy in policies.items():
@@ -47,7 +47,7 @@ def measured(run_dir: Path, constants: list[str], episodes: int, number: int) ->
             print(json.dumps(rows[-1]), flush=True)
     finally:
         programs.close()
-    return rows, config, int(state.progress.transitions) * programs.env.action_repeat
+    return rows, config, int(state.progress.transitions) * programs.parts.env.action_repeat
 
 
 def main() -> int:

@@ -46,15 +46,15 @@ def summary_of(bench: Any, rows: list[dict[str, Any]], ceilings: roofline.Ceilin
     seconds = by_name["whole"]["ms"] / 1e3
     lanes = config.env.num_envs
     return {
-        "env_steps_per_s": lanes * bench.programs.env.action_repeat / seconds,
+        "env_steps_per_s": lanes * bench.programs.parts.env.action_repeat / seconds,
         "frames_per_s": lanes / seconds,
         "updates_per_s": config.sac.updates_per_step / config.sac.steps_per_update / seconds,
         "dispatch_share": by_name["host"]["share"],
-        "chunk_steps": bench.programs.chunk_steps,
+        "chunk_steps": bench.programs.parts.chunk_steps,
         "compile_s": bench.compile_log.seconds,
         "compile_cold_s": bench.compile_log.cold_seconds,
         "programs": bench.compile_log.programs,
-        "replay_bytes": bench.programs.replay_bytes,
+        "replay_bytes": bench.programs.parts.replay_bytes,
         "peak_memory_bytes": runtime.peak_memory_bytes(),
         "ceiling_gflop_per_s": ceilings.flops_per_s / 1e9,
         "ceiling_gbyte_per_s": ceilings.bytes_per_s / 1e9,

@@ -1,16 +1,18 @@
-"""The VLM service measured: answers, fine-tuning, the hand-over of frames, and what it costs the learner.
+"""Benchmark of the VLM: answers, fine-tuning, the transfer of frames, and the learner's speed beside it.
 
 ``python experiments/benchmark/vlm.py --output cpu.json`` (with a GPU: ``--device cuda --architecture 3b``, the released
 sizes in bfloat16 with random weights; nothing is downloaded)
 
-Answers per second: ours is the service's whole query, frames in JAX to numbers in JAX. Its rivals are Hugging Face's
-``generate`` on the same weights and our patches, under the same grammar as a mask over all rows at once: called per
-frame, batched, batched with the answer's fixed beginning in the prompt and nothing behind the last digit, and batched
-with the LoRA adapter beside the weights instead of in them. All give the same words, or the run fails (in bfloat16 the
-share that is equal is reported). The learner's speed is that of the run's own chunks, in two settings, each in a
-process of its own: a processor for the VLM alone, or all processors for both; ``of_off`` is the share of the speed
-without a VLM that is left, and ``off_spinning`` has no VLM but an empty loop on the VLM's processor: what any neighbour
-costs. Contestants take turns; numbers are medians over rounds.
+Answers per second: ours is the engine's complete query, from frames in JAX to priors in JAX. It is compared with
+``generate`` of Hugging Face on the same weights and our patches, under the same grammar as a mask over all rows: called
+per frame, batched, batched with the fixed start of the answer in the prompt and nothing after the last digit, and
+batched with the LoRA adapter not merged. All must give the same text, or the run fails (in bfloat16 the share of equal
+answers is reported).
+
+The learner's speed is that of the run's own chunks, in two settings, each in a process of its own: one processor for
+the VLM alone, or all processors for both. ``of_off`` is the share of the speed without a VLM that is left;
+``off_spinning`` has no VLM but an empty loop on the VLM's processor, which measures the cost of any neighbour.
+Contestants take turns; numbers are medians over rounds.
 """
 
 from __future__ import annotations
@@ -34,27 +36,28 @@ PARTS = ("answers", "finetune", "handover", "learner")
 
 
 def parse() -> argparse.Namespace:
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="vlm.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--architecture", default="tiny", choices=ARCHITECTURES)
-    parser.add_argument("--device", default="cpu", help="Torch's: cpu or cuda")
+    parser.add_argument("--device", default="cpu", help="Torch device: cpu or cuda")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64])
-    parser.add_argument("--frame-size", type=int, default=84, help="pixels of a frame's side, as the agent has it")
-    parser.add_argument("--merge", action=argparse.BooleanOptionalAction, help="answer from merged weights")
+    parser.add_argument("--frame-size", type=int, default=84, help="height = width of the agent's frames, pixels")
+    parser.add_argument("--merge", action=argparse.BooleanOptionalAction, help="answer with merged weights")
     parser.add_argument("--steps", type=int, default=4, help="optimiser steps per round of fine-tuning")
-    parser.add_argument("--preset", default="demo", help="whose learner")
-    parser.add_argument("--chunks", type=int, default=2, help="of the learner per turn")
-    parser.add_argument("--lesson-steps", type=int, default=60, help="optimiser steps that go on beside a turn")
+    parser.add_argument("--preset", default="demo", help="preset of the learner")
+    parser.add_argument("--chunks", type=int, default=2, help="chunks of the learner per turn")
+    parser.add_argument("--lesson-steps", type=int, default=60, help="optimiser steps of the fine-tuning beside a turn")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of one way's turn in a round, about")
+    parser.add_argument("--seconds", type=float, default=0.5, help="approximate length of a turn")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser.parse_args()
 
 
 def engine_parts(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All that is measured on a service alone."""
+    """Measures the parts that need only an engine. Returns rows per part."""
     import torch
 
     from covr_jax import runtime
@@ -62,24 +65,24 @@ def engine_parts(arguments: argparse.Namespace) -> dict[str, Any]:
 
     runtime.configure()
     found: dict[str, Any] = {}
-    service = contest.make_vlm(arguments.architecture, arguments.device, merge=arguments.merge)
+    engine = contest.make_vlm(arguments.architecture, arguments.device, merge=arguments.merge)
     if "answers" in arguments.parts:
-        priors = contest.Priors(service, arguments.frame_size, max(arguments.batches))
+        priors = contest.Priors(engine, arguments.frame_size, max(arguments.batches))
         found["answers"] = [r for n in arguments.batches for r in priors.rows(n, arguments.rounds, arguments.seconds)]
     if "finetune" in arguments.parts:
-        found["finetune"] = [contest.finetune_row(service, arguments.frame_size, arguments.steps, arguments.rounds)]
+        found["finetune"] = [contest.finetune_row(engine, arguments.frame_size, arguments.steps, arguments.rounds)]
     if "handover" in arguments.parts:
         shapes = [(n, arguments.frame_size) for n in arguments.batches] + [(64, 224)]
         found["handover"] = contest.handover_rows(arguments.device, shapes, arguments.rounds)
-    service.parts()  # with the merged copy, where one answers
-    memory = {"weights_bytes": service.memory_bytes, "parameters": str(service.parameter_count)}
+    engine.parts()  # makes the merged copy, if it is used
+    memory = {"weights_bytes": engine.memory_bytes, "parameters": str(engine.parameter_count)}
     if arguments.device.startswith("cuda"):
         memory |= {"gpu": torch.cuda.get_device_name(), "torch_peak_bytes": torch.cuda.max_memory_allocated()}
     return found | {"memory": [memory]}
 
 
 def learner_parts(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The two settings, each in a fresh process, since XLA counts the processors once."""
+    """Measures the learner in both settings, each in a new process, since XLA counts the processors once."""
     from experiments.benchmark import vlm_beside
 
     rows = []
@@ -97,6 +100,7 @@ def learner_parts(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
+    """Runs the benchmark."""
     arguments = parse()
     threads = pin(None)
     found = engine_parts(arguments)

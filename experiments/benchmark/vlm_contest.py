@@ -1,4 +1,4 @@
-"""What ``vlm.py`` lets compete: ways to decode and to hand frames over; and the speed of fine-tuning."""
+"""Contestants of ``vlm.py``: ways to decode and to transfer frames; and the speed of fine-tuning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RELEASED = {"2b": QWEN2_VL, "3b": QWEN2_5_VL, "7b": LLAVA}
 
 
 def random_backbone(architecture: str, device: str) -> Backbone:
-    """A released architecture at full size in bfloat16 with random weights; the tokenizer is a tiny model's."""
+    """Makes a released architecture at full size in bfloat16 with random weights and the tokenizer of a tiny model."""
     description = RELEASED[architecture]
     tokenizer = tiny.tiny_tokenizer(description.family)
     config, small = released_config(description), tiny.tiny_config(tokenizer, description.family)
@@ -44,23 +44,26 @@ def random_backbone(architecture: str, device: str) -> Backbone:
 
 
 def make_vlm(architecture: str, device: str, **options: Any) -> VLMEngine:
-    """The service as a run would have it; ``options`` go to ``VLMEngine``."""
+    """Makes the engine as a run would; ``options`` are those of ``VLMEngine``."""
     if architecture in tiny.FAMILIES:
         return VLMEngine(architecture, TASK, ACTION_DIM, device=device, **options)
     return VLMEngine(architecture, TASK, ACTION_DIM, backbone=random_backbone(architecture, device), **options)
 
 
 def random_frames(count: int, size: int, seed: int = 0) -> jax.Array:
-    """u8[count,size,size,3] noise, on JAX's device."""
+    """Returns noise u8[count,size,size,3] on JAX's device."""
     shape = (count, size, size, 3)
     return jax.device_put(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
 class Automaton:
-    """The action grammar for ``generate``: per state, which of all tokens may follow and where they lead.
+    """The action grammar for ``generate``: per state, which of all tokens may follow, and the next state.
 
     Args:
-      whole: the model also emits the fixed beginning and end; else it starts behind "Action: [" and ends at the last
+      grammar: of the answers.
+      vocabulary: number of tokens of the model.
+      device: where the tables are kept.
+      whole: whether the model also emits the fixed start and end; else it starts after "Action: [" and ends at the last
         digit.
     """
 
@@ -86,12 +89,13 @@ class Automaton:
 
 
 class Constraint(LogitsProcessor):
-    """Keeps one call of ``generate`` inside an automaton, all rows at once."""
+    """Constrains one call of ``generate`` to an automaton, for all rows at once."""
 
     def __init__(self, automaton: Automaton):
         self._automaton, self._state = automaton, None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Masks the scores of tokens that are not allowed."""
         if self._state is None:
             self._state = torch.zeros(len(input_ids), dtype=torch.long, device=input_ids.device)
         else:
@@ -102,12 +106,12 @@ class Constraint(LogitsProcessor):
 def generate(
     backbone: Backbone, prompt: PromptTokens, grammar: Grammar, automaton: Automaton, frames: torch.Tensor, whole: bool
 ) -> list[str]:
-    """Answers of Hugging Face's ``generate``, greedy, for u8[N,H,W,3]: our inputs, its decoding loop and cache."""
-    given = [] if whole else list(grammar.prefix)
-    ids = torch.cat([prompt.ids, torch.tensor(given, dtype=torch.long, device=prompt.ids.device)])
+    """Answers u8[N,H,W,3] greedily with ``generate`` of Hugging Face: our inputs, its decoding loop and cache."""
+    prefix = [] if whole else list(grammar.prefix)
+    ids = torch.cat([prompt.ids, torch.tensor(prefix, dtype=torch.long, device=prompt.ids.device)])
     pixels = preprocess(frames.to(ids.device), backbone.image)
     inputs = model_inputs(backbone, pixels, ids.expand(len(frames), -1), prompt)
-    inputs.pop("position_ids")  # generate makes its own
+    inputs.pop("position_ids")  # ``generate`` makes its own
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     with frozen_eval(backbone.model):
         out = backbone.model.generate(
@@ -119,37 +123,37 @@ def generate(
             pad_token_id=grammar.end,
             logits_processor=LogitsProcessorList([Constraint(automaton)]),
         )
-    rows = [[*given, *(t for t in row if t != grammar.end)] for row in out[:, len(ids) :].tolist()]
+    rows = [[*prefix, *(t for t in row if t != grammar.end)] for row in out[:, len(ids) :].tolist()]
     texts = [backbone.tokenizer.decode(r, clean_up_tokenization_spaces=False) for r in rows]
     return texts if whole else [text + "]" for text in texts]
 
 
 class Priors:
-    """Our query against ``generate``, on the weights that answer: the merged copy where the service has one."""
+    """Our query against ``generate``, with the weights that answer: the merged copy if the engine has one."""
 
-    def __init__(self, service: VLMEngine, size: int, largest: int):
-        self._service = service
-        backbone, self._prompt, self._grammar = service.parts()
+    def __init__(self, engine: VLMEngine, size: int, largest: int):
+        self._engine = engine
+        backbone, self._prompt, self._grammar = engine.parts()
         self._models = {"": backbone}
-        if service.merge:
-            self._models["_adapter"] = service.parts(merged=False)[0]
+        if engine.merge:
+            self._models["_adapter"] = engine.parts(merged=False)[0]
         device, vocabulary = self._prompt.ids.device, backbone.model.config.get_text_config().vocab_size
         self._automata = {w: Automaton(self._grammar, vocabulary, device, whole=w) for w in (True, False)}
         self._frames = random_frames(largest, size)
-        self._lent = torch.from_numpy(np.array(self._frames)).to(device)
+        self._images = torch.from_numpy(np.array(self._frames)).to(device)
 
     def generated(self, n: int, *, step: int | None = None, whole: bool = True, model: str = "") -> list[str]:
-        """Answers for n frames, ``step`` at a time."""
+        """Answers n frames with ``generate``, ``step`` at a time."""
         texts = []
-        for part in torch.split(self._lent[:n], step or n):
+        for part in torch.split(self._images[:n], step or n):
             automaton = self._automata[whole]
             texts += generate(self._models[model], self._prompt, self._grammar, automaton, part, whole)
         return texts
 
     def contestants(self, n: int) -> dict[str, Callable[[], list[str]]]:
-        """Name -> answers for n frames."""
+        """Returns name -> function that answers n frames."""
         ways: dict[str, Callable[[], list[str]]] = {
-            "ours": lambda: self._service.answer(self._frames[:n]),
+            "ours": lambda: self._engine.answer(self._frames[:n]),
             "generate_per_frame": partial(self.generated, n, step=1),
         }
         if n > 1:
@@ -160,16 +164,16 @@ class Priors:
         return ways
 
     def rows(self, n: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
-        """Answers per second of every way, and the share of its answers that are ours word for word."""
+        """Measures answers per second of every contestant, and the share of its answers that equal ours."""
         ways = self.contestants(n)
         texts = {name: way() for name, way in ways.items()}
         same = {n: np.mean([a == b for a, b in zip(t, texts["ours"], strict=True)]) for n, t in texts.items()}
         if self._models[""].model.dtype == torch.float32 and min(same.values()) < 1:
             raise AssertionError(f"answers differ at batch {n}: {same}")
         frames = self._frames[:n]
-        given = {name: Contestant(way, n, lambda: None) for name, way in ways.items()}
-        given["ours"] = Contestant(lambda: self._service.query(frames), n, lambda: None)  # the numbers, back in JAX
-        turns = take_turns(given, rounds, seconds)
+        contestants = {name: Contestant(way, n, lambda: None) for name, way in ways.items()}
+        contestants["ours"] = Contestant(lambda: self._engine.query(frames), n, lambda: None)  # up to the priors in JAX
+        turns = take_turns(contestants, rounds, seconds)
         return [
             {"batch": n} | row(name, taken, turns["ours"], "answers") | {"same_answers": float(same[name])}
             for name, taken in turns.items()
@@ -177,7 +181,7 @@ class Priors:
 
 
 def handover_rows(device: str, shapes: list[tuple[int, int]], rounds: int) -> list[dict[str, Any]]:
-    """Microseconds to give u8[N,S,S,3] from JAX to Torch on ``device``: lent through DLPack, or copied by NumPy."""
+    """Measures the transfer of u8[N,S,S,3] from JAX to Torch on ``device``: by DLPack, or copied by NumPy."""
     rows = []
     for count, size in shapes:
         frames = random_frames(count, size)
@@ -203,14 +207,14 @@ def handover_rows(device: str, shapes: list[tuple[int, int]], rounds: int) -> li
     return rows
 
 
-def finetune_row(service: VLMEngine, size: int, steps: int, rounds: int) -> dict[str, Any]:
-    """Samples per second of RALW rounds; the adapter goes on from one to the next."""
-    batch = service.finetune_options.batch_size
+def finetune_row(engine: VLMEngine, size: int, steps: int, rounds: int) -> dict[str, Any]:
+    """Measures samples per second of rounds of fine-tuning with RALW; the adapter continues from round to round."""
+    batch = engine.finetune_options.batch_size
     frames, generator = random_frames(steps * batch, size), np.random.default_rng(0)
     actions, weights = generator.uniform(-1, 1, (len(frames), ACTION_DIM)), np.ones(len(frames), np.float32)
-    records = [service.finetune(frames, actions, weights) for _ in range(rounds + 1)][1:]  # the first one warms up
+    records = [engine.finetune(frames, actions, weights) for _ in range(rounds + 1)][1:]  # the first one is a warm-up
     if any(r["rolled_back"] or r["steps"] != steps for r in records):
         raise AssertionError("a round of fine-tuning was rolled back")
     rates = [steps * batch / record["seconds"] for record in records]
     row = {"batch": batch, "samples_per_s": statistics.median(rates), "least": min(rates), "most": max(rates)}
-    return row | {"steps_per_round": steps, "trainable": service.parameter_count.trainable}
+    return row | {"steps_per_round": steps, "trainable": engine.parameter_count.trainable}

@@ -1,15 +1,15 @@
-"""The claim of EDDF and RALW in miniature: a VLM learns a scripted expert, also out of bad company.
+"""The claims of EDDF and RALW in miniature: a VLM learns a scripted expert, also from partly random data.
 
 ``python experiments/benchmark/vlm_toy.py --seeds 1 2 3 --output toy.json``
 
-Frames of cartpole in random poses, the expert's action is clip(0.8 sin(angle) - position): one frame shows all it
-needs. ``expert`` fine-tunes on these labels alone. In the other rows half of the samples carry a uniform random action
-instead, and each sample a return: 1 - |action - expert's|, and noise, so that random samples are worth less as a rule
-and not always. ``uniform`` weighs all samples alike, ``eddf`` drops what is under the threshold (Eq. 5, with the
-entropy of a policy that acts at random), ``ralw`` weighs by return (Eq. 6), ``eddf_ralw`` is COVR. Filter, weights,
-trainer and service are the product's; every row has equally many optimiser steps and starts from the same adapter.
-``error`` is the mean |answer - expert's action| on frames that no row has seen, ``untuned`` the one before tuning,
-``zero`` that of always answering 0, ``random_weight`` the random samples' share of the weights.
+Frames show cartpole in random poses; the expert's action is clip(0.8 sin(angle) - position), which one frame
+determines. ``expert`` fine-tunes on these labels alone. In the other rows half of the samples have a uniform random
+action instead, and each sample has a return: 1 - |action - expert's| plus noise, so that random samples usually have
+lower returns. ``uniform`` weights all samples equally, ``eddf`` drops those under the threshold (Eq. 5, with the
+entropy of a uniform random policy), ``ralw`` weights by return (Eq. 6), ``eddf_ralw`` is COVR. Filter, weights, trainer
+and engine are those of the package; every row has the same number of optimiser steps and starts from the same adapter.
+``error`` is the mean |answer - expert's action| on held-out frames, ``untuned`` the one before fine-tuning, ``zero``
+that of always answering 0, ``random_weight`` the share of the random samples in the sum of weights.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ WAYS = ("expert", "uniform", "eddf", "ralw", "eddf_ralw")
 
 
 class Toy(NamedTuple):
-    """Samples and what they are worth."""
+    """Samples with their returns."""
 
     frames: np.ndarray  # u8[N,84,84,3]
     expert: np.ndarray  # f32[N,1]
-    action: np.ndarray  # f32[N,1], half of it random
-    random: np.ndarray  # bool[N], which half
+    action: np.ndarray  # f32[N,1], random for half of the samples
+    random: np.ndarray  # bool[N], whether the action is random
     returns: np.ndarray  # f32[N]
-    held_frames: np.ndarray  # u8[M,84,84,3]
-    held_expert: np.ndarray  # f32[M,1]
+    heldout_frames: np.ndarray  # u8[M,84,84,3]
+    heldout_expert: np.ndarray  # f32[M,1]
 
 
 def make_toy(samples: int, noise: float, seed: int) -> Toy:
-    """Poses, pictures, labels and returns of a seed; ``noise`` is how far a return may be off at most."""
+    """Draws poses, frames, labels and returns; ``noise`` is the largest error of a return."""
     from experiments.build_tiny_vlm import scene_drawer
 
     generator, count = np.random.default_rng(seed), samples + HELD_OUT
@@ -71,7 +71,7 @@ def make_toy(samples: int, noise: float, seed: int) -> Toy:
 
 
 def selected(toy: Toy, way: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(indices, actions f32[K,1], weights f32[K]) that a way fine-tunes on."""
+    """Returns the indices, actions f32[K,1] and weights f32[K] that a row fine-tunes on."""
     from covr_jax.covr import eddf, ralw
 
     everything = np.arange(len(toy.frames))
@@ -86,24 +86,24 @@ def selected(toy: Toy, way: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def rows_of(seed: int, ways: list[str], samples: int, steps: int, noise: float) -> list[dict[str, Any]]:
-    """One row per way."""
+    """Fine-tunes one engine per way and returns one row each."""
     from covr_jax.vlm.engine import VLMEngine
     from covr_jax.vlm.finetune_round import action_error
 
     toy, rows = make_toy(samples, noise, seed), []
-    zero = float(np.abs(toy.held_expert).mean())
+    zero = float(np.abs(toy.heldout_expert).mean())
     for way in ways:
-        service = VLMEngine("tiny", "cartpole_swingup", 1, seed=seed, finetune_options={"steps": steps})
-        untuned = action_error(service, toy.held_frames, toy.held_expert)
+        engine = VLMEngine("tiny", "cartpole_swingup", 1, seed=seed, finetune_options={"steps": steps})
+        untuned = action_error(engine, toy.heldout_frames, toy.heldout_expert)
         kept, actions, weights = selected(toy, way)
         started = time.perf_counter()
-        record = service.finetune(toy.frames[kept], actions, weights)
+        record = engine.finetune(toy.frames[kept], actions, weights)
         share = float((weights * toy.random[kept]).sum() / weights.sum()) if way != "expert" else 0.0
         rows.append(
             {
                 "seed": seed,
                 "way": way,
-                "error": action_error(service, toy.held_frames, toy.held_expert),
+                "error": action_error(engine, toy.heldout_frames, toy.heldout_expert),
                 "untuned": untuned,
                 "zero": zero,
                 "kept": len(kept),
@@ -118,6 +118,7 @@ def rows_of(seed: int, ways: list[str], samples: int, steps: int, noise: float) 
 
 
 def main() -> int:
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(
         prog="vlm_toy.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -125,15 +126,15 @@ def main() -> int:
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--samples", type=int, default=32_768, help="before filtering")
     parser.add_argument("--steps", type=int, default=800, help="optimiser steps of 32 samples")
-    parser.add_argument("--noise", type=float, default=0.25, help="by which a return may be off")
+    parser.add_argument("--noise", type=float, default=0.25, help="largest error of a return")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
 
     from covr_jax import runtime
 
     runtime.configure()
-    published_hyperparameters = {name: getattr(arguments, name) for name in ("ways", "samples", "steps", "noise")}
-    rows = [row for seed in arguments.seeds for row in rows_of(seed, **published_hyperparameters)]
+    settings = {name: getattr(arguments, name) for name in ("ways", "samples", "steps", "noise")}
+    rows = [row for seed in arguments.seeds for row in rows_of(seed, **settings)]
     errors = {way: [row["error"] for row in rows if row["way"] == way] for way in arguments.ways}
     summary = [
         {"way": way, "error_mean": statistics.mean(values), "least": min(values), "most": max(values)}
@@ -141,7 +142,7 @@ def main() -> int:
     ]
     print(measure.table(summary))
     if arguments.output:
-        measure.write(arguments.output, rows, published_hyperparameters=published_hyperparameters, summary=summary)
+        measure.write(arguments.output, rows, settings=settings, summary=summary)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a table of the paper consists of, how its runs are made, and how it is shown beside the published one."""
+"""The tables of the paper: their definition, the runs that fill them, and the results beside the published ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from covr_jax.config import ConfigError
 from covr_jax.report import ReportError
-from covr_jax.report.table import Cell, read_final, summarise
+from covr_jax.report.table import Cell, markdown, read_final, summarise
 from experiments import cli, sweep
 
 OTHERS = """Options that are not listed here go to every train.py, for example --preset cpu, --vlm PATH or
@@ -19,16 +19,16 @@ Published = tuple[float, float | None]  # mean, std where there is one
 
 
 class Row(NamedTuple):
-    """A line of a table."""
+    """A row of a table."""
 
-    label: str  # the paper's
-    run: str | None  # directory of its runs below the task's; None: a method that this project lacks
-    options: tuple[str, ...]  # of train.py
-    published: tuple[Published, ...]  # per column
+    label: str  # as in the paper
+    run: str | None  # directory of its runs below the task's; None for a method that this project does not have
+    options: tuple[str, ...]  # options of train.py
+    published: tuple[Published, ...]  # one per column
 
 
 class Column(NamedTuple):
-    """A task and what is reported of it."""
+    """A task and the metric that the column reports."""
 
     label: str
     task: str
@@ -41,25 +41,28 @@ class Table(NamedTuple):
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    options: tuple[str, ...] = ()  # of train.py, for all rows
+    options: tuple[str, ...] = ()  # options of train.py for all rows
 
 
 def guided(method: str, base: str) -> tuple[str, ...]:
-    """Options of a guided method on a base."""
+    """Returns the options of a guided method on a base agent."""
     return ("--method", method, "--base", base)
 
 
 def means(*values: float) -> tuple[Published, ...]:
-    """Published without a std."""
+    """Returns published means that have no std."""
     return tuple((value, None) for value in values)
 
 
 def jobs_of(table: Table, seeds: list[int], root: Path, options: list[str], clip: str | None = None) -> list[sweep.Job]:
-    """The runs of a table, seeds outermost; tables that need the same run share its directory.
+    """Lists the runs of a table, seeds outermost; tables that need the same run share its directory.
 
     Args:
-      options: of train.py, for all runs; those of the table and of its rows stand above them.
-      clip: the model of DGC-like, which cannot take the others' ``--vlm``.
+      table: the table.
+      seeds: seeds of each row.
+      root: directory of all runs.
+      options: options of train.py for all runs; those of the table and of its rows take precedence.
+      clip: model of DGC-like, which cannot use the ``--vlm`` of the other rows.
     """
     _, without_vlm = cli.split_option(cli.split_option(options, "vlm")[1], "vlm.name")
     tasks = list(dict.fromkeys(column.task for column in table.columns))
@@ -79,7 +82,7 @@ def jobs_of(table: Table, seeds: list[int], root: Path, options: list[str], clip
 
 
 def cells_of(table: Table, seeds: list[int], root: Path) -> dict[tuple[str, str], Cell]:
-    """What the finished runs gave, by (row, column) label."""
+    """Reads the results of the finished runs, by (row, column) label."""
     found = {}
     for row in table.rows:
         for column in table.columns if row.run else ():
@@ -91,27 +94,24 @@ def cells_of(table: Table, seeds: list[int], root: Path) -> dict[tuple[str, str]
 
 
 def render(table: Table, cells: dict[tuple[str, str], Cell]) -> str:
-    """Markdown: ``published`` above ``ours`` in each cell's place, as two columns per column of the paper."""
-    head = [""] + [name for column in table.columns for name in (f"{column.label}, paper", f"{column.label}, ours")]
-    lines = [head, ["---"] * len(head)]
+    """Formats a table as Markdown, with two columns (``paper`` and ``ours``) per column of the paper."""
+    lines = [["", *(f"{column.label}, {whose}" for column in table.columns for whose in ("paper", "ours"))]]
     for row in table.rows:
         line = [row.label]
-        for column, published in zip(table.columns, row.published, strict=True):
+        for column, (mean, std) in zip(table.columns, row.published, strict=True):
             cell = cells.get((row.label, column.label))
-            mean, std = published
             line.append(f"{mean:g}" if std is None else f"{mean:g} ± {std:g}")
             line.append("not built" if row.run is None else "" if cell is None else _shown(cell))
         lines.append(line)
-    return "\n".join([f"**{table.title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
+    return f"**{table.title}**\n\n{markdown(lines)}"
 
 
 def _shown(cell: Cell) -> str:
-    where = " loopback" if cell.method.endswith("(loopback)") else ""
-    return f"{cell.mean:.0f} ± {cell.std:.0f} ({cell.seeds}){where}"
+    return cell.text(decimals=0) + (" loopback" if cell.method.endswith("(loopback)") else "")
 
 
 def main(table: Table, description: str) -> None:
-    """The command line of a table's script."""
+    """Runs the command line of a table's script."""
     parser = argparse.ArgumentParser(
         description=f"{description}\n\n{OTHERS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

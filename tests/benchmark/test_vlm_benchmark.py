@@ -50,7 +50,7 @@ def test_the_toys_samples(monkeypatch):
     position, angle = toy.frames[:, 0], toy.frames[:, 2]
     expert = np.clip(0.8 * np.sin(angle) - position, -1, 1)
     np.testing.assert_allclose(toy.expert[:, 0], expert, atol=1e-6)
-    assert toy.random.sum() == 256 and len(toy.held_frames) == vlm_toy.HELD_OUT
+    assert toy.random.sum() == 256 and len(toy.heldout_frames) == vlm_toy.HELD_OUT
     np.testing.assert_array_equal(toy.action[~toy.random], toy.expert[~toy.random])
     assert np.abs(toy.action - toy.expert)[toy.random].mean() > 0.4
     noise = toy.returns - (1 - np.abs(toy.action[:, 0] - expert))

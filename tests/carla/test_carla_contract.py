@@ -1,4 +1,4 @@
-"""dm_env's own contract in both scenarios and profiles, on the loopback server and on a real one where there is one."""
+"""dm_env's contract tests in both scenarios and profiles, on the loopback server and, if given, on a real one."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ pytest.importorskip("carla", reason="the client is not installed")
 REAL = os.environ.get("COVR_CARLA_ENDPOINT", "")
 
 
-class Kept(CarlaEnv):
-    """Fresh again after ``close``, but its simulator runs on: the tests of one class share it."""
+class SharedEnv(CarlaEnv):
+    """``close`` resets the env but keeps its simulator, which the tests of one class share."""
 
     def close(self):
         self._over = True
 
 
 class Contract(test_utils.EnvironmentTestMixin, absltest.TestCase):
-    """What every environment has to keep to."""
+    """Promises of every environment."""
 
     endpoint, scenario, profile = LOOPBACK, "highway", "dmr"
-    env: Kept
+    env: SharedEnv
 
     @classmethod
     def setUpClass(cls):
         if not cls.endpoint:
             raise unittest.SkipTest("COVR_CARLA_ENDPOINT=host:port names no real server")
         super().setUpClass()
-        cls.env = Kept(cls.scenario, cls.endpoint, profile=cls.profile, image_size=24, max_ticks=12)
+        cls.env = SharedEnv(cls.scenario, cls.endpoint, profile=cls.profile, image_size=24, max_ticks=12)
 
     @classmethod
     def tearDownClass(cls):
@@ -49,7 +49,7 @@ class Contract(test_utils.EnvironmentTestMixin, absltest.TestCase):
         for _ in range(9 if self.profile == "dbc" else 30):
             yield np.array([0.0, 0.5], np.float32)
 
-    def test_an_episode_is_truncated_when_its_time_is_up(self):
+    def test_an_episode_is_truncated_at_its_time_limit(self):
         steps, step = 0, self.env.reset()
         while not step.last():
             step = self.env.step(np.array([0.0, 0.5], np.float32))
@@ -63,11 +63,11 @@ class Contract(test_utils.EnvironmentTestMixin, absltest.TestCase):
 
 
 def contracts():
-    for place, endpoint in (("Loopback", LOOPBACK), ("Real", REAL)):
+    for server, endpoint in (("Loopback", LOOPBACK), ("Real", REAL)):
         for scenario in ("highway", "ghost_pedestrian"):
             for profile in ("dmr", "dbc"):
                 fields = {"endpoint": endpoint, "scenario": scenario, "profile": profile}
-                yield f"Test{place}_{scenario}_{profile}", fields
+                yield f"Test{server}_{scenario}_{profile}", fields
 
 
 for name, fields in contracts():

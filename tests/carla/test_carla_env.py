@@ -1,4 +1,4 @@
-"""The environment on the loopback server: figures, seeds, refusals."""
+"""The environment on the loopback server: metrics, seeds, refused servers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest.importorskip("carla", reason="the client is not installed")
 
 @contextlib.contextmanager
 def environment(*arguments, **options):
-    """An environment that is closed whatever happens."""
+    """An environment that is always closed."""
     env = CarlaEnv(*arguments, **{"image_size": 24, **options})
     try:
         yield env
@@ -27,7 +27,7 @@ def environment(*arguments, **options):
 
 
 def drive(env, actions):
-    """Everything that comes back, FIRST included."""
+    """All time steps of one episode, FIRST included."""
     steps = [env.reset()]
     for action in actions:
         steps.append(env.step(np.asarray(action, np.float32)))
@@ -43,8 +43,8 @@ def same(one, other):
     )
 
 
-def test_equal_seeds_give_equal_episodes_in_other_processes_and_after_other_episodes():
-    """On the highway, where the Traffic Manager drives; the second run begins with episode 1 at once."""
+def test_equal_seeds_give_equal_episodes_in_any_process_and_after_any_episode():
+    """On the highway, with the Traffic Manager; the second run starts with episode 1."""
     actions = [(0.01 * np.sin(t), 0.6) for t in range(25)]
     with environment(seed=4) as env:
         first, second = drive(env, actions), drive(env, actions)
@@ -55,13 +55,13 @@ def test_equal_seeds_give_equal_episodes_in_other_processes_and_after_other_epis
     assert not same(first, second)
 
 
-def test_er_and_dd_are_the_sums_of_what_was_returned():
-    """Constant throttle along the straight street, then off it in the bend: 5 m/s^2 less the drag at first."""
+def test_er_is_the_sum_of_the_returned_rewards():
+    """Constant throttle along the straight street, then off it in the bend: 5 m/s^2 less drag at first."""
     with environment("ghost_pedestrian", seed=1, max_ticks=100) as env:
         steps = drive(env, [(0.0, 1.0)] * 200)
-        figures = env.metrics()
-        assert figures["ER"] == pytest.approx(sum(step.reward for step in steps[1:]), abs=1e-9)
-        assert figures["steps"] == 100 and env.end == "time_limit"
+        metrics = env.metrics()
+        assert metrics["ER"] == pytest.approx(sum(step.reward for step in steps[1:]), abs=1e-9)
+        assert metrics["steps"] == 100 and env.end == "time_limit"
         assert steps[1].reward == pytest.approx(0.25 * 0.05, rel=1e-4)  # 0.25 m/s after one tick
         speed = [0.0]
         for _ in range(20):
@@ -87,15 +87,15 @@ def test_leaving_the_road_terminates():
         assert env.step(np.zeros(2)).first()
 
 
-def test_whoever_does_not_move_is_stuck():
+def test_a_vehicle_that_does_not_move_is_stuck():
     with environment("ghost_pedestrian", image_size=8) as env:
         steps = drive(env, [(0.0, -1.0)] * 200)
         assert (env.end, len(steps)) == ("stuck", 101)
         assert env.metrics()["ER"] == pytest.approx(-0.1 * 100)
 
 
-def test_a_pedestrian_steps_out_and_whoever_goes_on_is_stopped():
-    """At the van at 40 m: the Model 3 of 1800 kg stands at once, which costs 1.8 per m/s that it had."""
+def test_a_pedestrian_steps_out_and_stops_a_car_that_goes_on():
+    """At the van at 40 m: the Model 3 of 1800 kg stops at once, which costs 1.8 per m/s of its speed."""
     with environment("ghost_pedestrian", seed=2, image_size=64) as env:
         steps = drive(env, [(0.0, 0.35)] * 160)
     rewards = np.array([step.reward for step in steps[1:]])
@@ -109,12 +109,12 @@ def test_a_pedestrian_steps_out_and_whoever_goes_on_is_stopped():
 
 
 def is_pink(image):
-    """Clothes of the pedestrians, in whatever light."""
+    """Pixels of the pedestrians' clothes, in any light."""
     r, g, b = (image[..., channel].astype(int) for channel in range(3))
     return (r > 3 * g) & (b > 2 * g) & (r > b) & (r > 60)
 
 
-def test_what_is_shown_and_told_changes_with_the_weather():
+def test_images_change_with_the_weather():
     means = {}
     for weather in ("clear_noon", "midnight", "dense_fog"):
         with environment("ghost_pedestrian", weather=weather, image_size=16) as env:
@@ -134,12 +134,12 @@ def test_what_is_shown_and_told_changes_with_the_weather():
         ((0.1, np.inf), (0.0, 0.0, 1.0)),
     ],
 )
-def test_controls(action, expected):
+def test_controls_clip_actions_and_brake_for_those_that_are_not_finite(action, expected):
     assert controls(np.array(action)) == expected
 
 
 @pytest.mark.parametrize("text", ["", "localhost", "localhost:", "localhost:0", "localhost:70000", "a b:1", "h:1:2"])
-def test_bad_endpoints(text):
+def test_bad_endpoints_are_refused(text):
     with pytest.raises(ValueError, match="no endpoint"):
         parse_address(text)
 
@@ -151,21 +151,21 @@ def test_unknown_names_are_refused_with_the_known_ones(option):
 
 
 def loopback(*options):
-    """A command that starts a loopback server which claims something."""
+    """A command that starts a loopback server with options."""
     return [sys.executable, "-m", "covr_jax.carla.loopback", "--port", "{port}", *options]
 
 
-def test_another_version_is_refused_unless_allowed():
+def test_a_server_of_another_version_is_refused_unless_allowed():
     launch = loopback("--map", "covr_street", "--version", "0.9.15")
     with environment("ghost_pedestrian", launch=launch) as env:
         with pytest.raises(ServerRefused, match=r"server is CARLA 0\.9\.15, the client 0\.9\.16"):
             env.reset()
-        assert env.host.pid is None and env.host.server_pid is None
+        assert env.supervisor.pid is None and env.supervisor.server_pid is None
     with environment("ghost_pedestrian", launch=launch, allow_version_mismatch=True) as env:
         assert env.reset().first()
 
 
-def test_a_server_without_the_map_and_an_unknown_host_are_refused():
+def test_a_server_without_the_map_and_an_unknown_host_name_are_refused():
     refusal = pytest.raises(ServerRefused, match="none of the maps covr_highway, Town04")
     with environment("highway", launch=loopback("--map", "covr_street")) as env, refusal:
         env.reset()
@@ -173,19 +173,19 @@ def test_a_server_without_the_map_and_an_unknown_host_are_refused():
         env.reset()
 
 
-def test_a_server_that_never_comes_is_gone_in_one_line():
+def test_a_server_that_never_responds_is_gone_in_one_line():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    limits = RetryPolicy(connect_s=0.3, call_s=0.3, patience_s=1.0)
-    with environment("highway", f"127.0.0.1:{port}", limits=limits) as env:
+    policy = RetryPolicy(connect_s=0.3, call_s=0.3, patience_s=1.0)
+    with environment("highway", f"127.0.0.1:{port}", retry_policy=policy) as env:
         with pytest.raises(ServerGone, match=f"^the simulator does not come back: no_server: .*127.0.0.1:{port}$"):
             env.reset()
-        assert env.host.pid is None
+        assert env.supervisor.pid is None
 
 
-def test_the_world_is_left_as_it_was_found():
-    """A second client finds a world on its own clock and nobody in it."""
+def test_close_leaves_the_server_as_it_was_found():
+    """A second client finds a server on its own clock and without actors."""
     server = OwnServer(loopback("--map", "covr_street"), 30.0)
     server.start()
     try:
@@ -203,7 +203,7 @@ def test_the_world_is_left_as_it_was_found():
         server.stop()
 
 
-def test_a_frame_skip_of_ones_own_takes_the_mean_too():
+def test_a_given_frame_skip_takes_the_mean_too():
     with environment("ghost_pedestrian", seed=1, max_ticks=6, frame_skip=4) as env:
         steps = drive(env, [(0.0, 1.0)] * 2)
         assert steps[1].reward == pytest.approx(0.05 * 0.25 * (1 + 2 + 3 + 4) / 4, rel=1e-3)

@@ -1,4 +1,4 @@
-"""The loopback server's parts on their own: bytes, motion, collisions, pictures, faults."""
+"""The loopback server's parts: wire format, motion, collisions, images, scheduled faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from covr_jax.carla.boxes import Box, overlap
 from covr_jax.carla.loopback import wire
 from covr_jax.carla.loopback.__main__ import ASSETS
 from covr_jax.carla.loopback.actors import BRAKE, DRAG, GRIP, MAX_STEER, THROTTLE, WHEEL_BASE
-from covr_jax.carla.loopback.faults import KINDS, PICTURE, Fault, Script, parse
+from covr_jax.carla.loopback.faults import KINDS, PICTURE, Fault, FaultSchedule, parse_faults
 from covr_jax.carla.loopback.image import light_of, rays_of
 from covr_jax.carla.loopback.world import World
 
@@ -36,7 +36,7 @@ def put(world, name, x, y=2.0, yaw=0.0):
     return world.add([1, name, []], [[x, y, 0.5], [0.0, yaw, 0.0]])
 
 
-def test_headers_are_what_the_client_reads():
+def test_wire_format_is_what_the_client_reads():
     header = wire.header(13, 7, 0.5, [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     assert struct.unpack("<QQd6f", header) == (13, 7, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
     assert wire.token(9, 2001).hex() == "09000000" + "d107" + "01" + "01" + "7f000001" + "00" * 12
@@ -68,8 +68,8 @@ def test_a_car_speeds_up_and_brakes(world):
 
 
 @pytest.mark.parametrize(("speed", "steer"), [(3.0, 0.5), (25.0, 0.5), (3.0, -1.0)])
-def test_the_circle_that_a_car_drives(world, speed, steer):
-    """By the steering angle when slow, by the tyres' grip when fast; positive is to the right, which is +y."""
+def test_the_turning_circle_of_a_car(world, speed, steer):
+    """Limited by the steering angle when slow, by the tyres' grip when fast; positive is to the right, which is +y."""
     car = put(world, CAR, 20.0)
     car.speed, car.control[1] = speed, steer
     world.step()
@@ -79,20 +79,20 @@ def test_the_circle_that_a_car_drives(world, speed, steer):
     assert (car.transform[0][1] > 2.0) == (steer > 0)
 
 
-def test_two_cars_leave_a_crash_at_one_speed(world):
+def test_two_cars_have_equal_speeds_after_a_crash(world):
     """A rear-end collision at 10 m/s: both masses are 1800 kg, so each changes by 5 m/s: 9000 N s."""
     rear, front = put(world, CAR, 20.0), put(world, CAR, 24.85)
     rear.speed = 10.0
-    bumps = world.step()
+    collisions = world.step()
     speed = 10.0 - DRAG * 100 * 0.05
-    assert [bump.me for bump in bumps] == [rear, front]
-    assert bumps[0].impulse[0] == pytest.approx(-900.0 * speed, rel=1e-3)
-    assert bumps[1].impulse[0] == pytest.approx(900.0 * speed, rel=1e-3)
+    assert [collision.actor for collision in collisions] == [rear, front]
+    assert collisions[0].impulse[0] == pytest.approx(-900.0 * speed, rel=1e-3)
+    assert collisions[1].impulse[0] == pytest.approx(900.0 * speed, rel=1e-3)
     assert rear.speed == pytest.approx(speed / 2, rel=1e-3) and front.speed == pytest.approx(speed / 2, rel=1e-3)
     assert overlap(rear.box, front.box).depth == pytest.approx(0.0, abs=1e-9)
 
 
-def test_a_frozen_van_stops_whatever_presses_on(world):
+def test_a_frozen_van_stops_a_car_that_pushes(world):
     car, van = put(world, CAR, 20.0), put(world, VAN, 25.5)
     van.frozen, car.speed, car.control[0] = True, 8.0, 1.0
     hits = [len(world.step()) for _ in range(25)]
@@ -108,23 +108,23 @@ def test_a_walker_stops_a_car_from_the_front_and_is_stopped_at_its_side(world):
         assert world.step() == []
     assert beside.transform[0][1] == pytest.approx(2.0 + (1.9 + 0.4) / 2, abs=1e-6) and car.transform[0][1] == 2.0
     car.speed = 6.0
-    bumps = world.step()
-    assert [bump.me for bump in bumps] == [car, before] and car.speed == 0.0
-    assert bumps[0].impulse[0] == pytest.approx(-1800 * 6.0, rel=0.01)
+    collisions = world.step()
+    assert [collision.actor for collision in collisions] == [car, before] and car.speed == 0.0
+    assert collisions[0].impulse[0] == pytest.approx(-1800 * 6.0, rel=0.01)
     assert before.transform[0][:2] == [22.7, 2.0]
     del world.actors[before.number]
     car.speed = 6.0
     for _ in range(3):
-        assert world.step() == []  # he still walks into its side
+        assert world.step() == []  # the walker still walks into its side
     assert car.speed == pytest.approx(6.0, rel=0.01) and beside.transform[0][1] > 3.1
 
 
-def test_overlap_of_turned_boxes():
+def test_overlap_of_rotated_boxes():
     """A square of side 2 turned by 45 degrees reaches sqrt(2) to the side."""
-    still, turned = Box(0.0, 0.0, 0.0, 1.0, 1.0), Box(2.5, 0.0, math.pi / 4, 1.0, 1.0)
-    assert overlap(still, turned).depth == pytest.approx(1 + math.sqrt(2) - 2.5, abs=1e-9)
-    assert overlap(still, turned._replace(x=2.0)).depth == pytest.approx(math.sqrt(2) - 1.0, abs=1e-9)
-    assert overlap(turned._replace(x=2.0), still)[1:] == pytest.approx((-1.0, 0.0), abs=1e-9)
+    upright, rotated = Box(0.0, 0.0, 0.0, 1.0, 1.0), Box(2.5, 0.0, math.pi / 4, 1.0, 1.0)
+    assert overlap(upright, rotated).depth == pytest.approx(1 + math.sqrt(2) - 2.5, abs=1e-9)
+    assert overlap(upright, rotated._replace(x=2.0)).depth == pytest.approx(math.sqrt(2) - 1.0, abs=1e-9)
+    assert overlap(rotated._replace(x=2.0), upright)[1:] == pytest.approx((-1.0, 0.0), abs=1e-9)
 
 
 def test_sensors_follow_the_vehicle(world):
@@ -134,7 +134,7 @@ def test_sensors_follow_the_vehicle(world):
     assert world.pose(camera)[1] == [0.0, 30.0, 0.0]
 
 
-def test_the_ground_is_seen_where_it_is():
+def test_camera_rays_hit_the_ground_at_its_distance():
     """A camera 1.5 m up with 90 degrees sees 45 degrees down at its lower edge: the ground 1.5 m ahead."""
     rays = rays_of(101, 1001, 90.0, 0.0, 1.5)
     assert rays.focal == pytest.approx(50.5)
@@ -151,29 +151,29 @@ def test_a_car_ahead_is_drawn_at_its_size(world, yaw, length, width):
     other = put(world, CAR, 30.0 + length / 2, yaw=yaw)
     other.transform[0][2] = 0.0
     pose = [[20.0, 2.0, 1.5], [0.0, 0.0, 0.0]]
-    with_car = world.painter.picture(pose, 200, 200, 90.0, NOON, [other])
-    without = world.painter.picture(pose, 200, 200, 90.0, NOON, [])
+    with_car = world.renderer.render(pose, 200, 200, 90.0, NOON, [other])
+    without = world.renderer.render(pose, 200, 200, 90.0, NOON, [])
     rows, columns = np.nonzero((with_car != without).any(-1))
     assert with_car.shape == (200, 200, 4) and with_car.dtype == np.uint8
     assert abs((columns.max() - columns.min() + 1) - 10 * width) <= 1 and abs(columns.mean() - 99.5) < 1
     assert abs((rows.max() - rows.min() + 1) - 15) <= 1 and abs(rows.max() - 115) <= 1
 
 
-def test_light_goes_with_the_sun():
+def test_brightness_follows_the_sun():
     night, day = (light_of([0.0] * 5 + [altitude] + [0.0] * 8).brightness for altitude in (-90.0, 75.0))
     assert (night, day) == (0.25, 1.0)
     assert light_of([0.0] * 6 + [50.0] + [0.0] * 7).fog_per_m == pytest.approx(0.04)
 
 
-def test_faults_strike_once_and_in_turn():
-    script = Script([])
-    script.strike("tick_cue")
-    script.add(Fault("rpc-error", "tick_cue", 2))
-    script.add(Fault("picture-lost", "anything"))
-    assert [script.strike("tick_cue") for _ in range(4)][1].kind == "rpc-error"
-    assert script.strike("tick_cue") is None
-    assert script.strike(PICTURE).kind == "picture-lost" and script.strike(PICTURE) is None
-    assert parse('[["rpc-hang", "version", 3, 9.5]]') == [Fault("rpc-hang", "version", 3, 9.5)]
+def test_each_fault_is_due_once_and_in_order():
+    schedule = FaultSchedule([])
+    schedule.count("tick_cue")
+    schedule.add(Fault("rpc-error", "tick_cue", 2))
+    schedule.add(Fault("picture-lost", "anything"))
+    assert [schedule.count("tick_cue") for _ in range(4)][1].kind == "rpc-error"
+    assert schedule.count("tick_cue") is None
+    assert schedule.count(PICTURE).kind == "picture-lost" and schedule.count(PICTURE) is None
+    assert parse_faults('[["rpc-hang", "version", 3, 9.5]]') == [Fault("rpc-hang", "version", 3, 9.5)]
     assert len(KINDS) == 11
     with pytest.raises(ValueError, match="unknown fault 'x'"):
-        parse('[["x"]]')
+        parse_faults('[["x"]]')

@@ -1,4 +1,4 @@
-"""Transcripts of calls: shapes, what counts as a difference, and one taken from a live session."""
+"""Transcripts of remote calls: shapes, differences, and a recorded session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from covr_jax.carla.record import differences, fits, shape
 from covr_jax.carla.servers import OwnServer, child_environment, loopback_command
 
 
-def test_shapes():
+def test_shape_keeps_structure_and_types():
     assert shape([1, 2.5, 3]) == ["*", "number"]
     assert shape([True, "a", b"b", None, 1]) == ["bool", "text", "bytes", "nil", "number"]
     assert shape([["a", []], ["b", [1]]]) == ["*", ["text", ["number"]]]
@@ -34,26 +34,26 @@ def test_shapes():
         ("a", b"a", False),
     ],
 )
-def test_what_fits(one, other, same):
+def test_compatible_shapes_fit(one, other, same):
     assert fits(shape(one), shape(other)) == same == fits(shape(other), shape(one))
 
 
 def transcript(path, **results):
-    """A file with one reply per call; a refused one does not count."""
+    """A file with one reply per call, and one failed call, which is ignored."""
     rows = [{"call": name, "arguments": [], "error": "nil", "result": shape(value)} for name, value in results.items()]
     rows.append({"call": "never", "arguments": [], "error": "text", "result": "nil"})
     path.write_text("\n".join(json.dumps(row) for row in rows))
     return path
 
 
-def test_differences(tmp_path):
+def test_differences_list_missing_and_other_results(tmp_path):
     real = transcript(tmp_path / "real", version=[1, "0.9.16"], tick_cue=[1, 5], lights=[1, [[1, 2]]])
     assert differences(real, transcript(tmp_path / "a", version=[1, "x"], tick_cue=[1, 7], lights=[1, []])) == []
     found = differences(real, transcript(tmp_path / "b", version=[1, 5], tick_cue=[1, 7]))
     assert [line.split(":")[0] for line in found] == ["lights", "version"] and "missing" in found[0]
 
 
-def test_a_live_session_is_recorded_and_agrees_with_itself(tmp_path):
+def test_a_recorded_session_agrees_with_itself(tmp_path):
     pytest.importorskip("carla", reason="the client is not installed")
     server = OwnServer(loopback_command("covr_street"), 30.0)
     server.start()

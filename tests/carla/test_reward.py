@@ -1,4 +1,4 @@
-"""Reward and ends of both profiles against numbers worked out by hand, and properties over random ticks."""
+"""Reward and end of the episode of both profiles: numbers worked out by hand, and properties of random ticks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from covr_jax.carla.reward import (
     Tally,
     Tick,
     distance,
-    ended,
+    end_reason,
     step_reward,
     tick_reward,
 )
@@ -35,11 +35,11 @@ SWERVING = DRIVING._replace(velocity=(10.0, 5.0, 0.3), lane=(0.8, 0.6), impulses
         (DBC, SWERVING, 0.55 - 0.07 - 0.4),
         (DMR, DRIVING._replace(velocity=(-2.0, 0.0, 0.0), brake=1.0), -0.1 - 0.1),
         (DBC, DRIVING._replace(velocity=(-2.0, 0.0, 0.0), brake=1.0), -0.1),
-        (DMR, DRIVING._replace(lane=(0.0, 0.0), steer=1.0), -0.1),  # off the road there is no lane to go along
+        (DMR, DRIVING._replace(lane=(0.0, 0.0), steer=1.0), -0.1),  # off the road there is no lane direction
         (DBC, DRIVING._replace(lane=(0.0, 0.0), steer=1.0), -1.0),
     ],
 )
-def test_reward_of_a_tick(rules, tick, reward):
+def test_tick_reward(rules, tick, reward):
     assert tick_reward(rules, tick) == pytest.approx(reward, abs=1e-12)
 
 
@@ -47,7 +47,7 @@ def test_an_agent_step_is_the_mean_of_its_ticks_and_the_distance_of_the_last():
     slow = DRIVING._replace(velocity=(4.0, 0.0, 0.0), steer=0.2)
     ticks = [DRIVING, DRIVING, DRIVING, slow]  # 0.5, 0.5, 0.5 and 0.2 - 0.2
     assert step_reward(DBC, ticks) == pytest.approx(1.5 / 4)
-    assert step_reward(DBC, ticks[2:]) == pytest.approx(0.5 / 2)  # an end left two of four
+    assert step_reward(DBC, ticks[2:]) == pytest.approx(0.5 / 2)  # the episode ended after two of four
     tally = Tally().after(DBC, ticks).after(DBC, [SWERVING._replace(steer=0.0)])
     assert tally.er == pytest.approx(0.375 + 0.55 - 0.07)
     assert tally.dd == pytest.approx(0.2 + 0.55)
@@ -55,12 +55,12 @@ def test_an_agent_step_is_the_mean_of_its_ticks_and_the_distance_of_the_last():
     assert tally.seconds == pytest.approx(5 * 0.05)
 
 
-def played(rules, ticks):
-    """The first end along some ticks, and after how many."""
+def first_end(rules, ticks):
+    """The first end reason along some ticks, and the number of ticks up to it."""
     progress = Progress()
     for tick in ticks:
         progress = progress.after(tick)
-        if end := ended(rules, progress, tick):
+        if end := end_reason(rules, progress, tick):
             return end, progress.ticks
     return None, progress.ticks
 
@@ -85,9 +85,9 @@ STILL = DRIVING._replace(velocity=(0.01, 0.01, 0.0))
         ([DRIVING] * 20 + [DRIVING._replace(height=0.51)], (None, 21), (None, 21)),
     ],
 )
-def test_ends(ticks, dmr, dbc):
-    assert played(DMR, ticks) == dmr
-    assert played(DBC, ticks) == dbc
+def test_end_reason_and_its_tick(ticks, dmr, dbc):
+    assert first_end(DMR, ticks) == dmr
+    assert first_end(DBC, ticks) == dbc
 
 
 numbers = st.floats(-60.0, 60.0)

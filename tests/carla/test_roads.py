@@ -1,4 +1,4 @@
-"""The roads of this project: what the loopback server makes of them against the real client's own map."""
+"""The road maps of this project: the loopback server's geometry against that of the real client."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import pytest
 
 from covr_jax.carla.loopback.__main__ import ASSETS, MAPS
 from covr_jax.carla.loopback.ground import ASPHALT, GRASS, PAINT, SHOULDER, SIDEWALK, Ground
-from covr_jax.carla.loopback.road import parse
+from covr_jax.carla.loopback.road import parse_road
 from covr_jax.carla.servers import child_environment
 
 pytest.importorskip("carla", reason="the client is not installed")
 
 POSES = 3000
-ALONG = 0.8  # m by which the client's waypoints may be too far back or ahead, which shows where the road bends
+ALONG = 0.8  # m by which the client's waypoints may be too far back or ahead; it matters in bends
 
 
 def load(name):
-    return parse((ASSETS / f"{name}.xodr").read_text(encoding="utf-8"))
+    return parse_road((ASSETS / f"{name}.xodr").read_text(encoding="utf-8"))
 
 
-def asked(name, x, y):
-    """The client's answers at some points."""
+def client_waypoints(name, x, y):
+    """The client's waypoints at some points."""
     command = [
         sys.executable,
         str(Path(__file__).parents[1] / "support" / "waypoints.py"),
@@ -44,20 +44,20 @@ def difference(a, b):
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_random_poses_lie_where_the_client_says(name):
+def test_random_poses_are_in_the_lane_that_the_client_gives(name):
     road, random = load(name), np.random.default_rng(0)
     s = random.uniform(1.0, road.length - 11.0, POSES)
     t = random.uniform(-19.0, 8.0, POSES)
-    x, y, yaw = road.place(s, t)
-    _, _, later = road.place(s + 5.0, t)
+    x, y, yaw = road.pose(s, t)
+    _, _, later = road.pose(s + 5.0, t)
     bend = max(abs(piece.curvature) for piece in road.pieces)
     seen = set()
-    for index, answer in enumerate(asked(name, x, y)):
+    for index, answer in enumerate(client_waypoints(name, x, y)):
         around = [lane for lane in road.lanes if min(lane.near, lane.far) < t[index] < max(lane.near, lane.far)]
         lane = around[0] if around else None
-        edge = min(abs(t[index] - edge) for edge in [0.0, *(strip.far for strip in road.lanes)])
-        if edge < 0.03:
-            continue  # on a line either side will do
+        edge_distance = min(abs(t[index] - edge) for edge in [0.0, *(strip.far for strip in road.lanes)])
+        if edge_distance < 0.03:
+            continue  # on a line either lane is right
         driving = lane is not None and lane.kind == "driving"
         assert (answer is not None) == driving, (s[index], t[index])
         if answer is None:
@@ -78,7 +78,7 @@ def test_the_painted_ground_agrees_with_the_lanes(name):
     road, random = load(name), np.random.default_rng(1)
     ground = Ground(road)
     s, t = random.uniform(0.5, road.length - 0.5, 20_000), random.uniform(-25.0, 15.0, 20_000)
-    surface = ground.at(*road.place(s, t)[:2])
+    surface = ground.surface_at(*road.pose(s, t)[:2])
     edges = np.array([lane.far for lane in road.lanes] + [0.0])
     clear = np.abs(t[:, None] - edges).min(1) > 0.5
     kinds = {"driving": ASPHALT, "shoulder": SHOULDER, "sidewalk": SIDEWALK}
@@ -89,4 +89,4 @@ def test_the_painted_ground_agrees_with_the_lanes(name):
     assert np.unique(surface[outside]).tolist() == [GRASS]
     solid = next(lane.far for lane in road.lanes if lane.mark == "solid")
     along = np.linspace(1.0, road.length - 1.0, 500)
-    assert (ground.at(*road.place(along, np.full(500, solid))[:2]) == PAINT).all()
+    assert (ground.surface_at(*road.pose(along, np.full(500, solid))[:2]) == PAINT).all()

@@ -1,4 +1,4 @@
-"""What chance decides, and the weather that changes."""
+"""Random draws of episodes, and the changing weather."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ def test_equal_seeds_draw_equal_episodes_and_others_do_not():
     assert len(starts) == 100
 
 
-def test_the_highway_is_filled_ahead_and_without_two_in_one_place():
+def test_highway_traffic_is_ahead_and_no_two_vehicles_share_a_position():
     scenario = SCENARIOS["highway"]
     counts = []
     for episode in range(300):
         drawn = draw(scenario, 0, episode)
         assert drawn.lane in (-1, -2, -3, -4) and 100 <= drawn.s <= 110 and not drawn.ghosts
-        places = [(drawn.lane, drawn.s), *((driver.lane, driver.s) for driver in drawn.drivers)]
-        for index, (lane, s) in enumerate(places):
-            assert all(lane != other or abs(s - place) >= 8.0 for other, place in places[index + 1 :])
+        positions = [(drawn.lane, drawn.s), *((driver.lane, driver.s) for driver in drawn.drivers)]
+        for index, (lane, s) in enumerate(positions):
+            assert all(lane != other or abs(s - other_s) >= 8.0 for other, other_s in positions[index + 1 :])
         assert all(115 <= driver.s <= 300 and -60 <= driver.speed_difference <= -30 for driver in drawn.drivers)
         counts.append(len(drawn.drivers))
     assert max(counts) == 10 and min(counts) >= 5
     assert {draw(scenario, 0, episode).lane for episode in range(40)} == {-1, -2, -3, -4}
 
 
-def test_three_ghosts_wait_on_the_street():
+def test_three_pedestrians_wait_on_the_street():
     for episode in range(100):
         drawn = draw(SCENARIOS["ghost_pedestrian"], 1, episode)
         assert [ghost.s for ghost in drawn.ghosts] == [40.0, 100.0, 160.0] and not drawn.drivers
         assert all(12 <= ghost.trigger <= 20 and 1.5 <= ghost.speed <= 3.5 for ghost in drawn.ghosts)
 
 
-def test_changing_weather():
+def test_changing_weather_follows_the_storm_and_the_sun():
     """The storm starts at -50 and climbs by 0.13 a tick to 100, then falls to -250."""
     assert weather(CHANGING, 0)["sun_altitude_angle"] == 90.0
     assert weather(CHANGING, 0)["precipitation"] == 0.0

@@ -1,10 +1,11 @@
-"""What the profile ``dmr`` asks of a server besides driving: gears, lens, scenery. And servers that refuse it."""
+"""Optional calls of profile ``dmr``: gears, lens, scenery; and servers that do not support them."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +20,14 @@ from covr_jax.carla.loopback.world import World
 from covr_jax.carla.servers import child_environment
 
 pytest.importorskip("carla", reason="the client is not installed")
-extras = pytest.importorskip("covr_jax.carla.worker.extras")
+server_compat = import_module("covr_jax.carla.worker.server_compat")  # imports carla
+
+LOOKER = str(Path(__file__).parents[1] / "support" / "looker.py")
 
 
-def looked(env):
-    """What a second client sees while the first drives on."""
-    command = [sys.executable, str(Path(__file__).parents[1] / "support" / "looker.py"), str(env.host.address.port)]
+def seen_by_second_client(env):
+    """The state that a second client reads while the first goes on stepping."""
+    command = [sys.executable, LOOKER, str(env.supervisor.address.port)]
     looker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=child_environment())
     while looker.poll() is None:
         env.step(np.zeros(2))
@@ -32,11 +35,11 @@ def looked(env):
 
 
 @pytest.mark.parametrize(("profile", "seconds", "blur"), [("dmr", 0.01, 1.0), ("dbc", 0.5, 0.45)])
-def test_gears_and_lens_are_the_profiles(profile, seconds, blur):
+def test_gears_and_lens_are_those_of_the_profile(profile, seconds, blur):
     env = CarlaEnv("ghost_pedestrian", profile=profile, image_size=16)
     try:
         env.reset()
-        found = looked(env)
+        found = seen_by_second_client(env)
     finally:
         env.close()
     assert found["gear_switch_s"] == pytest.approx(seconds, rel=1e-6) and found["wheels"] == 4
@@ -50,7 +53,7 @@ def world():
     return World("covr_street", (ASSETS / "covr_street.xodr").read_text(encoding="utf-8"))
 
 
-def test_the_loopback_server_remembers_what_is_hidden(world):
+def test_the_loopback_server_stores_which_scenery_is_hidden(world):
     calls = Calls(world, "", 0, lambda: 0, lambda: None)
     assert [row[2] for row in calls.get_environment_objects(wire.POLES)[0][1]] == [1]
     calls.enable_environment_objects([1, 2], False)
@@ -60,8 +63,8 @@ def test_the_loopback_server_remembers_what_is_hidden(world):
     assert world.hidden == set()
 
 
-class Scene:
-    """A world that lists two poles; ``error``: what it says to any call."""
+class FakeWorld:
+    """A carla.World with two poles; ``error``: message of the RuntimeError that every call raises."""
 
     def __init__(self, error=""):
         self.error, self.off = error, set()
@@ -76,16 +79,16 @@ class Scene:
 
 
 def test_scenery_is_hidden_and_shown_again():
-    scene = Scene()
-    numbers = extras.hide_scenery(scene, ("Vegetation", "Poles"))
-    assert numbers == scene.off == {7, 8}
-    assert extras.show_scenery(scene, numbers) and scene.off == set()
+    fake = FakeWorld()
+    numbers = server_compat.hide_scenery(fake, ("Vegetation", "Poles"))
+    assert numbers == fake.off == {7, 8}
+    assert server_compat.show_scenery(fake, numbers) and fake.off == set()
 
 
-def test_a_server_that_cannot_is_left_alone_and_told_of_once(capsys):
-    extras._told.clear()
+def test_an_unsupported_call_is_reported_once_and_ignored(capsys):
+    server_compat._reported.clear()
     for _ in range(2):
-        assert extras.hide_scenery(Scene("rpc::rpc_error during call"), ("Poles", "Static")) == set()
+        assert server_compat.hide_scenery(FakeWorld("rpc::rpc_error during call"), ("Poles", "Static")) == set()
     assert capsys.readouterr().err.count("scenery: left as they are") == 1
     with pytest.raises(RuntimeError, match="time-out"):
-        extras.hide_scenery(Scene("time-out of 2000ms"), ("Poles",))
+        server_compat.hide_scenery(FakeWorld("time-out of 2000ms"), ("Poles",))

@@ -1,4 +1,4 @@
-"""The tree of options: JSON and back, differences, and one complaint per rule."""
+"""The options of a run: JSON and back, differences, and one error line per rule."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from covr_jax import config as configuration
 from covr_jax import presets
 from covr_jax.config import Config, ConfigError, from_dict, to_dict
 from covr_jax.config.validate import validate
+from covr_jax.training.resolve import resolve
 
 
 def with_leaf(config, name, value):
@@ -27,9 +28,9 @@ def test_presets_are_valid_and_know_their_name(name):
 
 
 def test_the_paper_preset_is_the_papers_table():
-    config = presets.make("paper")
-    assert (config.total_steps, config.covr.psi_0, config.cold_start_rounds) == (100_000, 5000, 4)
-    assert (config.guidance_weight, config.vlm.every, config.eval.episodes) == (1.0, 10, 10)
+    config = resolve(presets.make("paper"))
+    assert (config.total_steps, config.covr.psi_0, config.covr.cold_start_rounds) == (100_000, 5000, 4)
+    assert (config.covr.guidance_weight, config.vlm.every, config.eval.episodes) == (1.0, 10, 10)
     assert (config.sac.batch_size, config.sac.actor_update_every, config.sac.init_temperature) == (128, 2, 0.1)
     assert (config.sac.critic_tau, config.sac.encoder_tau, config.replay.capacity) == (0.01, 0.05, 100_000)
 
@@ -45,28 +46,54 @@ def test_json_and_back(name):
     written = json.loads(json.dumps(to_dict(config)))
     assert from_dict(written) == config
     assert from_dict(to_dict(config)) == config
-    assert configuration.differences(written, to_dict(config)) == []  # a list in JSON is the tuple it was
+    assert configuration.differences(from_dict(written), config) == []  # a list in JSON is a tuple again
 
 
-def test_what_config_json_should_not_hold():
+def test_an_unknown_option_in_config_json_is_refused_by_name():
     values = to_dict(Config())
     values["sac"]["momentum"] = 1
     with pytest.raises(ConfigError, match=r"unknown option sac\.momentum in config\.json"):
         from_dict(values)
 
 
-def test_what_config_json_should_hold():
+def test_config_json_of_an_earlier_version_loads_with_defaults_for_later_options():
+    values = to_dict(Config(seed=7))
+    del values["vlm"]["every"], values["vpf"]
+    assert from_dict(values) == Config(seed=7)
+
+
+@pytest.mark.parametrize("name", ["task", "method", "seed"])
+def test_config_json_without_what_identifies_a_run_is_refused(name):
     values = to_dict(Config())
-    del values["vlm"]["every"]
-    with pytest.raises(ConfigError, match=r"missing option vlm\.every in config\.json"):
+    del values[name]
+    with pytest.raises(ConfigError, match=rf"missing option {name} in config\.json"):
         from_dict(values)
 
 
-def test_differences_name_each_leaf_once_with_both_values():
-    old, new = to_dict(Config()), to_dict(with_leaf(with_leaf(Config(seed=7), "sac.discount", 0.9), "env.num-envs", 4))
+@pytest.mark.parametrize(
+    ("name", "value"), [("sac.batch-size", "many"), ("sac.batch-size", 1.5), ("run.video", "no"), ("sac", 3)]
+)
+def test_a_wrong_type_in_config_json_is_one_line_that_names_the_option(name, value):
+    with pytest.raises(ConfigError) as caught:
+        from_dict(to_dict(with_leaf(Config(), name, value)) if "." in name else to_dict(Config()) | {name: value})
+    assert name.replace("-", "_") in str(caught.value) and str(value) in str(caught.value)
+    assert str(caught.value).startswith("config.json: ") and "\n" not in str(caught.value)
+
+
+def test_an_unknown_method_in_config_json_is_refused():
+    with pytest.raises(ConfigError, match="method"):
+        from_dict(to_dict(Config()) | {"method": "rainbow"})
+
+
+def test_differences_name_each_option_once_with_both_values():
+    old, new = Config(), with_leaf(with_leaf(Config(seed=7), "sac.discount", 0.9), "env.num-envs", 4)
     assert configuration.differences(old, new) == ["env.num_envs: 1 -> 4", "sac.discount: 0.99 -> 0.9", "seed: 1 -> 7"]
-    del old["run"]["video"]  # written before the option existed
-    assert "run.video: None -> True" in configuration.differences(old, new)
+    values = to_dict(old)
+    del values["run"]["video"]  # written before the option existed
+    assert configuration.differences(from_dict(values), old) == []
+    assert configuration.differences(from_dict(values), with_leaf(old, "run.video", False)) == [
+        "run.video: True -> False"
+    ]
 
 
 AT_LEAST_ONE = [
@@ -78,20 +105,32 @@ AT_LEAST_ONE = [
     "augment.size",
     "sac.batch-size",
     "sac.updates-per-step",
+    "sac.steps-per-update",
+    "sac.noise-steps",
+    "sac.n-step",
     "sac.init-steps",
     "sac.actor-update-every",
     "sac.hidden-dim",
     "sac.feature-dim",
     "sac.num-filters",
     "replay.capacity",
+    "replay.recent-least",
+    "replay.recent-phase",
     "covr.psi-0",
+    "covr.anneal-steps",
     "covr.entropy-samples",
     "vlm.every",
     "vlm.frames",
     "vlm.max-samples",
     "vlm.batch-size",
+    "vlm.micro-batch",
     "vlm.lora-rank",
     "vlm.steps",
+    "vpf.steps",
+    "vpf.epochs",
+    "vpf.minibatch",
+    "vpf.forward-batch",
+    "vpf.anneal-iterations",
     "eval.every",
     "eval.episodes",
     "run.checkpoint-every",
@@ -104,7 +143,19 @@ NOT_NEGATIVE = [
     "covr.min-keep",
     "vlm.held-out",
     "vlm.return-episodes",
+    "vlm.deadline-s",
+    "vlm.restarts",
+    "replay.priority-alpha",
+    "replay.priority-beta",
+    "vpf.value-weight",
+    "vpf.entropy-weight",
+    "vpf.max-grad-norm",
+    "vpf.learning-rate",
+    "vpf.final-learning-rate",
     "sac.learning-rate",
+    "sac.auxiliary-learning-rate",
+    "sac.noise-start",
+    "sac.noise-end",
     "sac.alpha-learning-rate",
     "vlm.learning-rate",
 ]
@@ -112,7 +163,14 @@ UNIT = [
     "sac.discount",
     "sac.critic-tau",
     "sac.encoder-tau",
+    "sac.torso-tau",
     "covr.return-discount",
+    "replay.elite-share",
+    "replay.recent-eta",
+    "vpf.clip",
+    "vpf.discount",
+    "vpf.gae-decay",
+    "vlm.warmup",
     "vlm.label-smoothing",
     "vlm.lora-dropout",
 ]
@@ -126,15 +184,18 @@ BROKEN = [
     *(("sac.alpha-beta1", value, "must be at least 0 and below 1") for value in (-0.1, 1.0, float("nan"))),
     ("sac.log-std-min", 2.0, "must be below --sac.log-std-max, got 2.0 and 2.0"),
     *(("covr.top-percentile", value, "must be between 0 and 100") for value in (-5.0, 180.0, float("nan"))),
+    *(("vlm.gpu-share", value, "must be between 0 and 1, both excluded") for value in (0.0, 1.0, float("nan"))),
+    *(("vlm.hang-s", value, "must be positive") for value in (0.0, -1.0, float("nan"))),
+    *(("vpf.temperature", value, "must be between 0.01 and 10") for value in (0.0, 10.5, float("nan"))),
     *(("vlm.ask-share", value, "must be above 0 and at most 1") for value in (0.0, -0.5, 1.01, float("nan"))),
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "complaint"), BROKEN)
-def test_every_rule_refuses_in_one_line_that_names_the_option(name, value, complaint):
+@pytest.mark.parametrize(("name", "value", "message"), BROKEN)
+def test_every_rule_refuses_in_one_line_that_names_the_option(name, value, message):
     with pytest.raises(ConfigError) as caught:
         validate(with_leaf(Config(), name, value))
-    assert str(caught.value).startswith(f"--{name} {complaint}")
+    assert str(caught.value).startswith(f"--{name} {message}")
     assert "\n" not in str(caught.value)
 
 

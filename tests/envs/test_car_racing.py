@@ -12,7 +12,7 @@ pytest.importorskip("Box2D")
 
 from covr_jax.envs import make
 from covr_jax.envs.car_racing import TIME_LIMIT, CarRacing
-from covr_jax.envs.images import fit
+from covr_jax.envs.images import resize_area
 
 
 class TestCarRacing(test_utils.EnvironmentTestMixin, absltest.TestCase):
@@ -33,8 +33,8 @@ def env():
     env.close()
 
 
-def test_rewards_and_pictures_are_gymnasiums_own(env):
-    """Four steps at once give the sum of four rewards and the fourth picture."""
+def test_rewards_and_images_are_gymnasiums_own(env):
+    """Four steps at once give the sum of four rewards and the fourth image."""
     theirs = gymnasium.make("CarRacing-v3")
     env.seed(11)
     first = env.reset()
@@ -81,20 +81,20 @@ def test_leaving_the_playing_field_terminates(env):
     assert 0 < metrics["track_fraction"] < 1 and metrics["lap_finished"] == 0.0
 
 
-def test_pictures_are_resized_by_area_and_seeds_decide_episodes():
-    lanes = make("car_racing", 2, image_size=48, frame_stack=1)
+def test_images_are_resized_by_area_and_seeds_decide_episodes():
+    env = make("car_racing", 2, image_size=48, frame_stack=1)
     try:
-        state, timestep = lanes.reset(np.array([0, 3], np.uint32))
+        state, timestep = env.reset(np.array([0, 3], np.uint32))
         for _ in range(3):
-            state, later = lanes.step(state, np.tile([0.5, 1.0, -1.0], (2, 1)))
-        state, again = lanes.reset(np.array([0, 3], np.uint32))
+            state, later = env.step(state, np.tile([0.5, 1.0, -1.0], (2, 1)))
+        state, again = env.reset(np.array([0, 3], np.uint32))
         np.testing.assert_array_equal(timestep.observation, again.observation)
         assert not np.array_equal(again.observation[0], again.observation[1])
         assert not np.array_equal(later.observation, again.observation)
         theirs = gymnasium.make("CarRacing-v3")
         seed = int(np.random.SeedSequence([0, 3, 1, 0]).generate_state(1)[0])
         frame, _ = theirs.reset(seed=int(np.random.default_rng(seed).integers(2**31)))
-        np.testing.assert_array_equal(again.observation[1], fit(frame, 48))
+        np.testing.assert_array_equal(again.observation[1], resize_area(frame, 48))
         theirs.close()
     finally:
-        lanes.close()
+        env.close()

@@ -1,4 +1,4 @@
-"""Cart-pole swingup against dm_control, and the life of an episode. E lanes."""
+"""Cart-pole swingup against dm_control, and whole episodes. E envs."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from covr_jax.types import StepType
 
 FIRST, MID, LAST = StepType.FIRST, StepType.MID, StepType.LAST
 TASK = "cartpole_swingup"
-LANES = 32  # of the physics tests
+NUM_ENVS = 32  # of the physics tests
 SIZE = 20  # pixels
 
 
 def random_physics(seed=0):
     generator = np.random.default_rng(seed)
-    qpos = np.stack([generator.uniform(-1.5, 1.5, LANES), generator.uniform(-np.pi, np.pi, LANES)], -1)
-    return qpos.astype(np.float32), generator.normal(0, 2, (LANES, 2)).astype(np.float32)
+    qpos = np.stack([generator.uniform(-1.5, 1.5, NUM_ENVS), generator.uniform(-np.pi, np.pi, NUM_ENVS)], -1)
+    return qpos.astype(np.float32), generator.normal(0, 2, (NUM_ENVS, 2)).astype(np.float32)
 
 
 def random_actions(seed=1):
-    return np.random.default_rng(seed).uniform(-1, 1, (LANES, 1)).astype(np.float32)
+    return np.random.default_rng(seed).uniform(-1, 1, (NUM_ENVS, 1)).astype(np.float32)
 
 
 @cache
@@ -53,7 +53,7 @@ def reference_rollout(repeat):
 
 @cache
 def state_env(repeat):
-    env = envs.make(TASK, LANES, pixels=False, action_repeat=repeat)
+    env = envs.make(TASK, NUM_ENVS, pixels=False, action_repeat=repeat)
     return env, jax.jit(env.reset), jax.jit(env.step)
 
 
@@ -69,8 +69,8 @@ def test_physics_reward_and_observation_equal_dm_control(repeat, atol, reward_at
     np.testing.assert_allclose(timestep.reward, reward, rtol=0, atol=reward_atol)
     np.testing.assert_allclose(timestep.observation[:, :3], observation[:, :3], rtol=0, atol=atol)
     np.testing.assert_allclose(timestep.observation[:, 3:], observation[:, 3:], rtol=0, atol=10 * atol)
-    assert reward.std() > 0.05 * repeat  # the states differ in what they are worth
-    assert first.reward.tolist() == [0.0] * LANES
+    assert reward.std() > 0.05 * repeat  # the states differ in their rewards
+    assert first.reward.tolist() == [0.0] * NUM_ENVS
 
 
 def test_the_first_observation_is_that_of_the_given_state():
@@ -82,8 +82,8 @@ def test_the_first_observation_is_that_of_the_given_state():
     expected = np.stack([qpos[:, 0], np.cos(qpos[:, 1]), np.sin(qpos[:, 1]), qvel[:, 0], qvel[:, 1]], -1)
     np.testing.assert_allclose(timestep.observation, expected, atol=1e-6)
     assert timestep.observation.dtype == jnp.float32
-    assert timestep.step_type.tolist() == [FIRST] * LANES
-    assert timestep.discount.tolist() == [1.0] * LANES
+    assert timestep.step_type.tolist() == [FIRST] * NUM_ENVS
+    assert timestep.discount.tolist() == [1.0] * NUM_ENVS
 
 
 def test_actions_beyond_the_bounds_are_those_at_the_bounds():
@@ -110,7 +110,7 @@ def test_actions_map_onto_the_actuators_range():
     task = WideTask(**{field.name: getattr(get_task(TASK), field.name) for field in dataclasses.fields(Task)})
     env = VecEnv(task, 5, pixels=False, action_repeat=1)
     nothing = jnp.zeros(())
-    env._repeat = lambda *args: ((*args[:3], None), nothing)  # only the mapping matters here
+    env.physics.control_steps = lambda *args, count: ((*args[:3], None), nothing)  # only the mapping matters here
     state, _ = env.advance(env.initial(jax.random.key(0)), jnp.array([[-1.0], [0.0], [0.5], [1.0], [9.0]]))
     np.testing.assert_allclose(state.ctrl[:, 0], [-2.0, 2.0, 4.0, 6.0, 6.0], rtol=1e-6)
 
@@ -143,12 +143,12 @@ def test_no_array_of_a_state_is_empty():
     assert state.stack is None and all(leaf.size for leaf in jax.tree.leaves(state))
 
 
-def test_lanes_start_apart_and_keys_decide():
+def test_envs_start_differently_and_keys_decide():
     _, reset, _ = state_env(1)
     one, _ = reset(jax.random.key(1))
     again, _ = reset(jax.random.key(1))
     other, _ = reset(jax.random.key(2))
-    assert len(np.unique(one.qpos[:, 0])) == LANES
+    assert len(np.unique(one.qpos[:, 0])) == NUM_ENVS
     np.testing.assert_array_equal(one.qpos, again.qpos)
     np.testing.assert_array_equal(jax.random.key_data(one.key), jax.random.key_data(again.key))
     assert (one.qpos != other.qpos).all()
@@ -159,7 +159,7 @@ def test_lanes_start_apart_and_keys_decide():
 
 @pytest.fixture(scope="module")
 def episode():
-    """127 agent steps of two lanes, pixels and all: (time steps with physics, the env)."""
+    """127 agent steps of two envs with pixels: (time steps with physics, the env)."""
     env = envs.make(TASK, 2, image_size=SIZE, samples=1)
     compiled = JitStepper(env)
     rows = []
@@ -167,7 +167,7 @@ def episode():
     for step in range(128):
         rows.append(jax.tree.map(np.asarray, (timestep, state.qpos, state.qvel, state.step_count)))
         # The step after LAST gets an action that must not matter.
-        push = 0.3 if step // 10 % 2 else -0.3  # to and fro, so that a step shows even in a small picture
+        push = 0.3 if step // 10 % 2 else -0.3  # alternating, so that a step shows even in a small image
         action = np.array([[1e6], [-1e6]] if step == 125 else [[push], [-push]], np.float32)
         state, timestep = compiled.step(state, action)
     return rows, env
@@ -181,11 +181,11 @@ def test_the_time_limit_truncates_after_125_agent_steps(episode):
     assert kinds.T.tolist() == [expected, expected]
     assert all((timestep.discount == 1.0).all() for timestep, *_ in rows)
     assert rows[125][3].tolist() == [1000, 1000] and rows[126][3].tolist() == [0, 0]
-    assert (rows[125][0].reward > 0).all()  # LAST is paid
+    assert (rows[125][0].reward > 0).all()  # LAST has its reward
 
 
 def direct_frame(env, qpos):
-    """The picture of a state, drawn from C MuJoCo's kinematics without the environment."""
+    """The image of a state, rendered from C MuJoCo's kinematics without the environment."""
     data = mujoco.MjData(env.mj_model)
     data.qpos[:] = qpos
     mujoco.mj_forward(env.mj_model, data)
@@ -196,16 +196,16 @@ def direct_frame(env, qpos):
 def test_the_newest_frame_shows_the_state_of_its_own_time(episode, time, wrong):
     """Above all at 125: the true last frame, not the one that follows it."""
     rows, env = episode
-    for lane in range(2):
-        newest = rows[time][0].observation[lane, ..., -3:].astype(int)
+    for env_id in range(2):
+        newest = rows[time][0].observation[env_id, ..., -3:].astype(int)
         assert newest.shape == (SIZE, SIZE, 3)
-        gap = np.abs(newest - direct_frame(env, rows[time][1][lane]))
+        gap = np.abs(newest - direct_frame(env, rows[time][1][env_id]))
         # Two kinematics in float32 and float64: at most a level, but for pixels on an edge.
         assert (gap > 1).mean() < 0.01
-        assert np.abs(newest - direct_frame(env, rows[wrong][1][lane])).max() > 10
+        assert np.abs(newest - direct_frame(env, rows[wrong][1][env_id])).max() > 10
 
 
-def test_a_new_episode_starts_afresh_and_ignores_the_action(episode):
+def test_a_new_episode_starts_from_a_new_state_and_ignores_the_action(episode):
     rows, _ = episode
     timestep, qpos, qvel, _ = rows[126]
     assert timestep.reward.tolist() == [0.0, 0.0]

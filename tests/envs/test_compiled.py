@@ -11,17 +11,17 @@ import pytest
 
 from covr_jax.envs import TASKS
 from covr_jax.types import StepType
-from tests.support.pairs import LANES, SIZE, compiled
+from tests.support.pairs import NUM_ENVS, SIZE, compiled
 
 FIRST, MID, LAST = StepType.FIRST, StepType.MID, StepType.LAST
 PLATFORMS = ("cpu", "cuda", "tpu")
 STRONG = (jnp.float32, jnp.int32, jnp.uint8, jax.random.key(0).dtype)
-SOON = np.arange(LANES) % 2 == 0  # the lanes whose episode ends two steps later
+SOON = np.arange(NUM_ENVS) % 2 == 0  # the envs whose episode ends two steps later
 
 
 @contextmanager
 def compilations():
-    """Names of what JAX traces, lowers or compiles inside, from its own events."""
+    """Events of JAX for what is traced, lowered or compiled inside."""
     seen = []
 
     def listen(event, seconds, **_):
@@ -34,7 +34,7 @@ def compilations():
 
 
 def actions(env, seed):
-    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, (LANES, env.action_dim)).astype(np.float32))
+    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, (NUM_ENVS, env.action_dim)).astype(np.float32))
 
 
 def test_compilations_are_counted():
@@ -49,23 +49,23 @@ def task(request):
 
 
 def test_nothing_is_compiled_after_the_first_step(task):
-    """Over the end of an episode in every other lane; what was returned before stays as it was."""
+    """Over the end of an episode in every other env; arrays returned before do not change."""
     moves = [actions(task.env, seed) for seed in range(4)]
     state, timestep = task.pixels.reset(jax.random.key(0))
     start = np.array(state.qpos)
     state = state.replace(step_count=jnp.asarray(np.where(SOON, 998, 0).astype(np.int32)))
-    steps, copies, places = [timestep], [np.array(timestep.observation)], []
+    steps, copies, positions = [timestep], [np.array(timestep.observation)], []
     for index, move in enumerate(moves):
         with compilations() as seen:
             state, timestep = task.pixels.step(state, move)
         assert index == 0 or seen == []
         steps.append(timestep)
         copies.append(np.array(timestep.observation))
-        places.append(np.array(state.qpos))
+        positions.append(np.array(state.qpos))
     kinds = np.stack([step.step_type for step in steps])
     assert kinds[:, SOON].T.tolist() == [[FIRST, MID, LAST, FIRST, MID]] * SOON.sum()
     assert (kinds[1:, ~SOON] == MID).all()
-    assert (places[2] != start).any(1).all()  # the new starts are not the first ones
+    assert (positions[2] != start).any(1).all()  # the new starts are not the first ones
     for step, copy in zip(steps, copies, strict=True):
         np.testing.assert_array_equal(step.observation, copy)
     memory = [step.observation.unsafe_buffer_pointer() for step in steps] + [state.stack.unsafe_buffer_pointer()]
@@ -81,13 +81,13 @@ def test_every_array_has_a_strong_small_type(task):
 
 
 def test_reset_and_step_can_be_exported_for_every_platform(task):
-    key, action = jax.random.key(0), jax.ShapeDtypeStruct((LANES, task.env.action_dim), jnp.float32)
+    key, action = jax.random.key(0), jax.ShapeDtypeStruct((NUM_ENVS, task.env.action_dim), jnp.float32)
     state, timestep = jax.eval_shape(task.env.reset, key)
     reset = jax.export.export(jax.jit(task.env.reset), platforms=PLATFORMS)(key)
     step = jax.export.export(jax.jit(task.env.step), platforms=PLATFORMS)(state, action)
     assert reset.platforms == step.platforms == PLATFORMS
-    assert timestep.observation.shape == (LANES, SIZE, SIZE, 9)
-    # What reset returns is what step takes and returns: the state keeps its shapes and types for ever.
+    assert timestep.observation.shape == (NUM_ENVS, SIZE, SIZE, 9)
+    # What reset returns is what step takes and returns: the state keeps its shapes and types.
     expected = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((state, timestep))]
     for exported in (reset, step):
         assert [(aval.shape, aval.dtype) for aval in exported.out_avals] == expected

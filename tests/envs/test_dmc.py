@@ -1,4 +1,4 @@
-"""Every task against dm_control: physics, rewards, observations, starts. E lanes."""
+"""Every task against dm_control: physics, rewards, observations, starts. E envs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mujoco import mjx
 
 from covr_jax import envs
 from covr_jax.envs import TASKS, get_task
-from tests.support.pairs import LANES, compiled, flat, load
+from tests.support.pairs import NUM_ENVS, compiled, flat, load
 
 MAX_AGE = 60  # control steps of random actions before a state is taken
 
@@ -40,7 +40,7 @@ PHYSICS = [name for name in TASKS if name != "walker_run"]  # which shares walke
 
 
 class Reference(NamedTuple):
-    """States that dm_control reached, and one control step from each. Rows: lanes."""
+    """States that dm_control reached, and one control step from each. Rows: envs."""
 
     qpos: np.ndarray
     qvel: np.ndarray
@@ -56,9 +56,9 @@ class Reference(NamedTuple):
 def reference(name):
     env, generator = load(name), np.random.default_rng(0)
     physics, size = env.physics, env.action_spec().shape[0]
-    action = generator.uniform(-1, 1, (LANES, size)).astype(np.float32)
+    action = generator.uniform(-1, 1, (NUM_ENVS, size)).astype(np.float32)
     rows = []
-    for lane in range(LANES):
+    for env_id in range(NUM_ENVS):
         env.reset()
         for _ in range(generator.integers(0, MAX_AGE)):
             env.step(generator.uniform(-1, 1, size))
@@ -67,13 +67,13 @@ def reference(name):
         physics.data.qacc_warmstart[:] = 0.0
         physics.forward()
         goal = physics.named.model.geom_pos["target"][:2].copy() if name == "reacher_easy" else np.zeros(0)
-        step = env.step(action[lane])
+        step = env.step(action[env_id])
         rows.append(
             (
                 qpos,
                 qvel,
                 goal,
-                action[lane],
+                action[env_id],
                 physics.data.qpos.copy(),
                 physics.data.qvel.copy(),
                 flat(step.observation),
@@ -160,9 +160,11 @@ def test_rewards_of_states_that_earn_them(name):
                 physics.named.model.geom_pos["target"][:2] = target
         theirs.append(task.get_reward(physics))
 
+    goal = jnp.asarray(target) if env.task.goal else None
+
     def reward(qpos, qvel):
-        data = env._data(qpos, qvel, jnp.zeros(env.action_dim), target if env.task.goal else None, None)
-        return env.task.reward(env._model, data)
+        data = env.physics.data(qpos, qvel, jnp.zeros(env.action_dim), goal, None)
+        return env.task.reward(env.physics.model, data)
 
     np.testing.assert_allclose(jax.jit(jax.vmap(reward))(qpos, qvel), theirs, rtol=0, atol=1e-5)
     assert np.ptp(theirs) > 0.3  # some earn, some do not
@@ -197,16 +199,16 @@ def test_physics_steps_equal_mujocos(name):
 
     def roll(qpos, qvel, ctrl):
         data = mjx.make_data(env.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl)
-        return jax.lax.scan(lambda d, _: (new := mjx.step(env._model, d), new.qpos), data, None, length=10)[1]
+        return jax.lax.scan(lambda d, _: (new := mjx.step(env.physics.model, d), new.qpos), data, None, length=10)[1]
 
     ours = jax.jit(jax.vmap(roll))(known.qpos, known.qvel, ctrl.astype(np.float32))
     theirs, data = np.zeros(ours.shape), mujoco.MjData(env.mj_model)
-    for lane in range(LANES):
+    for env_id in range(NUM_ENVS):
         mujoco.mj_resetData(env.mj_model, data)
-        data.qpos[:], data.qvel[:], data.ctrl[:] = known.qpos[lane], known.qvel[lane], ctrl[lane]
+        data.qpos[:], data.qvel[:], data.ctrl[:] = known.qpos[env_id], known.qvel[env_id], ctrl[env_id]
         for step in range(10):
             mujoco.mj_step(env.mj_model, data)
-            theirs[lane, step] = data.qpos
+            theirs[env_id, step] = data.qpos
     gap = np.abs(ours - theirs).max(-1)
     assert np.quantile(gap[:, 0], 0.95) <= 3e-7
     assert gap[:, 0].max() <= (5e-6 if name in HARD_CONTACTS else 1e-6)
@@ -243,14 +245,14 @@ for name in ("cheetah_run", "walker_walk"):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_what_the_suite_promises_of_its_tasks(name):
-    """dm_control's own checks of a domain, with lanes for seeds; 2000 control steps of random actions.
+    """dm_control's own checks of a domain, with envs in place of seeds; 2000 control steps of random actions.
 
     Of its suite_test.py two are elsewhere: that observations share no memory in test_compiled.py, that options arrive
     below. Colours that show the reward are an option of the suite, off by default, which these tasks do not have.
     """
     task = compiled(name)
     generator = np.random.default_rng(3)
-    actions = generator.uniform(-1, 1, (20, LANES, task.env.action_dim)).astype(np.float32)
+    actions = generator.uniform(-1, 1, (20, NUM_ENVS, task.env.action_dim)).astype(np.float32)
 
     def rollout():
         state, timestep = task.reset(jax.random.key(11))
@@ -266,7 +268,7 @@ def test_what_the_suite_promises_of_its_tasks(name):
     assert (one.reward >= 0).all() and (one.reward <= 1 + 1e-6).all() and one.reward.dtype == np.float32
     assert (one.reward[0] == 0).all() and (one.discount == 1).all()
     assert (one.observation != one.observation[0]).any((0, 1)).all()  # no number of the observation stands still
-    assert len(np.unique(one.observation[0], axis=0)) == LANES
+    assert len(np.unique(one.observation[0], axis=0)) == NUM_ENVS
     _, other = task.reset(jax.random.key(12))
     assert (one.observation[0] != np.asarray(other.observation)).any(1).all()
 
@@ -314,7 +316,7 @@ def test_options_arrive():
 
 def test_a_start_can_be_given():
     known = reference("reacher_easy")
-    env = envs.make("reacher_easy", LANES, pixels=False)
+    env = envs.make("reacher_easy", NUM_ENVS, pixels=False)
     state, timestep = jax.jit(env.reset)(jax.random.key(0), known.qpos, known.qvel, known.goal)
     np.testing.assert_array_equal(state.qpos, known.qpos)
     np.testing.assert_array_equal(state.qvel, known.qvel)
@@ -326,18 +328,18 @@ def test_a_start_can_be_given():
 def test_the_first_observation_is_dm_controls_of_that_state(name):
     state, timestep = compiled(name).reset(jax.random.key(13))
     env = load(name)
-    for lane in range(LANES):
+    for env_id in range(NUM_ENVS):
         with env.physics.reset_context():
             env.task.initialize_episode(env.physics)
-            env.physics.data.qpos[:], env.physics.data.qvel[:] = state.qpos[lane], state.qvel[lane]
+            env.physics.data.qpos[:], env.physics.data.qvel[:] = state.qpos[env_id], state.qvel[env_id]
             if state.goal is not None:
-                env.physics.named.model.geom_pos["target"][:2] = state.goal[lane]
+                env.physics.named.model.geom_pos["target"][:2] = state.goal[env_id]
         expected = flat(env.task.get_observation(env.physics))
-        np.testing.assert_allclose(timestep.observation[lane], expected, rtol=1e-3, atol=2e-3)
+        np.testing.assert_allclose(timestep.observation[env_id], expected, rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("below", [0.02, 0.35])  # m, from the cup to the ball: a slack string and a taut one
-def test_the_renderer_is_told_how_long_the_string_is(below):
+def test_the_renderer_gets_the_length_of_the_string(below):
     env = envs.make("ball_in_cup_catch", 1, pixels=False)
     qpos = np.array([0.0, 0.0, 0.0, -below], np.float32)
     data = mujoco.MjData(env.mj_model)

@@ -1,15 +1,20 @@
-"""Lanes on the host against values worked out by hand: stacks, restarts, seeds, faults, states left behind."""
+"""Envs on the host against values worked out by hand: stacks, restarts, seeds, faults, states that are out of date."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from covr_jax import envs
 from covr_jax.envs import HostVecEnv
-from covr_jax.envs.images import area_weights, fit
+from covr_jax.envs.images import area_weights, resize_area
 from covr_jax.envs.process_env import ProcessEnv
 from covr_jax.types import EnvironmentLost
 from tests.support.toy import Toy, toy_task
@@ -24,7 +29,7 @@ def make(**options):
 
 
 def times(timestep, env_id):
-    """Which moments the three stacked pictures of a lane show, oldest first."""
+    """The times that the three stacked images of an env show, oldest first."""
     assert (timestep.observation[env_id] == timestep.observation[env_id, 0, 0]).all()
     return timestep.observation[env_id, 0, 0, 2::3].tolist()
 
@@ -36,15 +41,15 @@ def test_stacks_rewards_ends_and_restarts():
     for number in range(7):
         state, timestep = env.step(state, NOTHING + number / 10)
         rows.append((timestep.step_type, timestep.reward, timestep.discount, times(timestep, 0), times(timestep, 1)))
-    step_types, rewards, discounts, lane_0, lane_1 = zip(*rows, strict=True)
-    # Lane 0: three steps, LAST with discount 0, FIRST again; lane 1: five steps, LAST with discount 1.
+    step_types, rewards, discounts, env_0, env_1 = zip(*rows, strict=True)
+    # Env 0: three steps, LAST with discount 0, FIRST again; env 1: five steps, LAST with discount 1.
     np.testing.assert_array_equal(np.array(step_types).T, [[0, 1, 1, 2, 0, 1, 1, 2], [0, 1, 1, 1, 1, 2, 0, 1]])
     np.testing.assert_array_equal(np.array(rewards).T, [[0, 1, 2, 3, 0, 1, 2, 3], [0, 11, 12, 13, 14, 15, 0, 11]])
     np.testing.assert_array_equal(np.array(discounts).T, [[1, 1, 1, 0, 1, 1, 1, 0], [1] * 8])
-    # A stack begins with its first picture three times, never reaches over a restart, and LAST keeps its own picture.
-    assert lane_0[:6] == ([0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3], [0, 0, 0], [0, 0, 1])
-    assert lane_1[3:8] == ([1, 2, 3], [2, 3, 4], [3, 4, 5], [0, 0, 0], [0, 0, 1])
-    # The action that met a LAST is not taken.
+    # A stack begins with its first image three times, never reaches over a restart, and LAST keeps its own image.
+    assert env_0[:6] == ([0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3], [0, 0, 0], [0, 0, 1])
+    assert env_1[3:8] == ([1, 2, 3], [2, 3, 4], [3, 4, 5], [0, 0, 0], [0, 0, 1])
+    # The action after a LAST is not taken.
     tenths = [round(10 * action[0]) for action in opened[0].actions]
     assert tenths == [0, 1, 2, 4, 5, 6]
     assert (timestep.step_type.dtype, timestep.reward.dtype, timestep.observation.dtype) == ("int32", "f4", "u1")
@@ -57,12 +62,12 @@ def test_metrics_are_those_of_the_episodes_that_ended_since_the_reset():
     assert env.finished() == [[], []]
     for _ in range(7):
         state, _ = env.step(state, NOTHING)
-    assert env.finished() == [[{"length": 3.0, "lane": 0.0}] * 2, [{"length": 5.0, "lane": 1.0}]]
+    assert env.finished() == [[{"length": 3.0, "env_id": 0.0}] * 2, [{"length": 5.0, "env_id": 1.0}]]
     env.reset(KEY)
     assert env.finished() == [[], []]
 
 
-def test_episodes_are_decided_by_key_lane_and_number():
+def test_episodes_are_decided_by_key_env_id_and_number():
     (env, opened), (again, others) = make(), make()
     for one, key in ((env, KEY), (again, KEY)):
         state, _ = one.reset(key)
@@ -78,13 +83,13 @@ def test_episodes_are_decided_by_key_lane_and_number():
     assert [toy.seeds[-1] for toy in opened] == first
 
 
-def test_a_state_left_behind_starts_new_episodes_that_follow_its_own():
+def test_a_state_that_is_not_the_latest_starts_new_episodes_that_follow_its_own():
     (env, opened), (fresh, others) = make(), make()
     state, _ = env.reset(KEY)
     for _ in range(2):
         state, _ = env.step(state, NOTHING)
     expected = [np.random.SeedSequence([7, 9, env_id, 1]).generate_state(1)[0] for env_id in (0, 1)]
-    # In the same process, after an evaluation has moved the worlds on,
+    # In the same process, after an evaluation has used the same envs,
     env.reset(KEY + 5)
     after, timestep = env.step(state, NOTHING)
     assert timestep.step_type.tolist() == [0, 0] and after.episode.tolist() == [1, 1]
@@ -93,11 +98,11 @@ def test_a_state_left_behind_starts_new_episodes_that_follow_its_own():
     _, timestep = fresh.step(state, NOTHING)
     assert timestep.step_type.tolist() == [0, 0]
     assert [toy.seeds for toy in others] == [[seed] for seed in expected]
-    _, timestep = env.step(after, NOTHING)  # the present state goes on
+    _, timestep = env.step(after, NOTHING)  # the latest state goes on
     assert timestep.step_type.tolist() == [1, 1]
 
 
-def test_a_fault_begins_an_episode_in_its_lane_alone():
+def test_a_fault_begins_an_episode_in_its_env_alone():
     env, opened = make(faults=(2,))
     state, _ = env.reset(KEY)
     kinds = []
@@ -119,14 +124,14 @@ def test_nothing_is_opened_before_it_is_needed_and_everything_closed():
     assert len(opened) == 4
 
 
-def test_a_lost_world_is_told():
+def test_a_lost_environment_raises():
     env, _ = make(gone_at=2)
     state, _ = env.step(env.reset(KEY)[0], NOTHING)
     with pytest.raises(EnvironmentLost, match="does not come back"):
         env.step(state, NOTHING)
 
 
-def test_a_reset_that_fails_leaves_no_state_that_goes_on():
+def test_after_a_reset_that_fails_no_earlier_state_goes_on():
     env, opened = make()
     state, _ = env.step(env.reset(KEY)[0], NOTHING)
     reset, opened[1].reset = opened[1].reset, lambda: (_ for _ in ()).throw(EnvironmentLost("gone"))
@@ -134,13 +139,13 @@ def test_a_reset_that_fails_leaves_no_state_that_goes_on():
         env.reset(KEY + 1)  # an evaluation's
     opened[1].reset = reset
     _, timestep = env.step(state, NOTHING)
-    assert timestep.step_type.tolist() == [0, 0]  # both begin anew: lane 0 stood in the evaluation's episode
+    assert timestep.step_type.tolist() == [0, 0]  # both start new episodes: env 0 was in the evaluation's
 
 
 # ------------------------------------------------------------ child processes
 
 
-def test_a_process_answers_as_the_environment_itself():
+def test_a_process_returns_what_the_environment_itself_returns():
     build = partial(Toy, 1, image_size=4, action_repeat=4)
     local, child = build(), ProcessEnv(build, 4)
     try:
@@ -150,10 +155,10 @@ def test_a_process_answers_as_the_environment_itself():
             one, two = (env.step([0, 0]) if number else env.reset() for env in (local, child))
             assert one[:3] == two[:3]
             np.testing.assert_array_equal(one.observation, two.observation)
-        assert child.metrics() == {"length": 6.0, "lane": 1.0}
+        assert child.metrics() == {"length": 6.0, "env_id": 1.0}
         before = two.observation.copy()
         child.step([0, 0])
-        np.testing.assert_array_equal(two.observation, before)  # a picture handed out stays as it is
+        np.testing.assert_array_equal(two.observation, before)  # an image returned before does not change
         child.seed("no number")
         with pytest.raises(EnvironmentLost, match="an environment failed: TypeError: "):
             child.reset()
@@ -164,35 +169,100 @@ def test_a_process_answers_as_the_environment_itself():
         child.close()
 
 
-# -------------------------------------------------------------------- pictures
+class Odd(Exception):
+    """Neither its class nor its arguments survive a pipe."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}", lambda: None)
+
+
+class Fragile(Toy):
+    def __init__(self, fails_at, **sizes):
+        super().__init__(1, **sizes)
+        self.fails_at = fails_at
+        self.fail("build")
+
+    def fail(self, here):
+        if here == self.fails_at:
+            raise Odd("no", here)
+
+    def step(self, action):
+        self.fail("step")
+        return super().step(action)
+
+
+@pytest.mark.parametrize("where", ["build", "step"])
+def test_any_exception_in_a_process_arrives_in_one_line(where):
+    with pytest.raises(EnvironmentLost, match=f"^an environment failed: Odd: .*no {where}"):
+        child = ProcessEnv(partial(Fragile, where, image_size=4, action_repeat=4), 4)
+        try:
+            child.seed(1)
+            child.reset()
+            child.step([0, 0])
+        finally:
+            child.close()
+
+
+def test_a_fault_in_a_process_returns_first_within_an_episode():
+    child = ProcessEnv(partial(Toy, 1, image_size=4, action_repeat=4, faults=(1,)), 4)
+    try:
+        child.seed(1)
+        child.reset()
+        assert child.step([0, 0]).first()
+    finally:
+        child.close()
+
+
+def test_a_process_ends_when_its_parent_is_killed():
+    code = """
+import os, signal
+from functools import partial
+from covr_jax.envs.process_env import ProcessEnv
+from tests.support.toy import Toy
+if __name__ == "__main__":
+    child = ProcessEnv(partial(Toy, 1, image_size=4, action_repeat=4), 4)
+    print(child._process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    status = Path(f"/proc/{done.stdout.strip()}/stat")
+    for _ in range(100):
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the child still runs ten seconds after its parent was killed")
+
+
+# ---------------------------------------------------------------------- images
 
 
 def test_area_interpolation_by_hand():
     # Three pixels onto two: each target pixel is one and a half source pixels wide.
     np.testing.assert_allclose(area_weights(3, 2), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]], rtol=1e-6)
-    picture = np.zeros((2, 4, 3), np.uint8)
-    picture[:, :, 0] = [[0, 100, 20, 40], [40, 60, 0, 20]]
-    np.testing.assert_array_equal(fit(picture, 2)[..., 0], [[50, 30], [50, 10]])
-    np.testing.assert_array_equal(fit(picture, 2)[..., 1:], 0)
-    assert fit(picture[:, :2], 2) is not None and np.shares_memory(fit(picture[:, :2], 2), picture)
+    image = np.zeros((2, 4, 3), np.uint8)
+    image[:, :, 0] = [[0, 100, 20, 40], [40, 60, 0, 20]]
+    np.testing.assert_array_equal(resize_area(image, 2)[..., 0], [[50, 30], [50, 10]])
+    np.testing.assert_array_equal(resize_area(image, 2)[..., 1:], 0)
+    assert resize_area(image[:, :2], 2) is not None and np.shares_memory(resize_area(image[:, :2], 2), image)
 
 
 @pytest.mark.parametrize("size", [84, 100, 48])
 def test_area_interpolation_keeps_means(size):
-    picture = np.random.default_rng(size).integers(0, 256, (96, 96, 3)).astype(np.uint8)
-    np.testing.assert_allclose(fit(picture, size).mean((0, 1)), picture.mean((0, 1)), atol=0.1)
+    image = np.random.default_rng(size).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+    np.testing.assert_allclose(resize_area(image, size).mean((0, 1)), image.mean((0, 1)), atol=0.1)
 
 
 # -------------------------------------------------------------------- registry
 
 
-def test_names_lead_to_their_kind():
+def test_names_make_their_kind_of_environment():
     assert set(envs.HOST_TASKS) == {"car_racing", "carla_highway", "carla_ghost_pedestrian"}
     highway = envs.find_task("carla_highway")
     assert (highway.action_repeat, highway.time_limit, highway.action_dim) == (1, 1000, 2)
     assert envs.find_task("carla_highway", profile="dbc").action_repeat == 4
-    lanes = envs.make("car_racing", 2, image_size=20)
-    assert (lanes.action_dim, lanes.action_repeat, lanes.episode_length) == (3, 4, 250)
+    env = envs.make("car_racing", 2, image_size=20)
+    assert (env.action_dim, env.action_repeat, env.episode_length) == (3, 4, 250)
     for name in ("cartpole_swingdown", "carla_lowway"):
         with pytest.raises(ValueError, match=r"cartpole_swingup, .*, car_racing, carla_highway"):
             envs.find_task(name)
@@ -200,3 +270,7 @@ def test_names_lead_to_their_kind():
         envs.find_task("carla_highway", endpoint="nowhere")
     with pytest.raises(ValueError, match="at least 1"):
         envs.make("car_racing", 0)
+    with pytest.raises(ValueError, match="car_racing has no state observation"):
+        envs.make("car_racing", 1, pixels=False)
+    with pytest.raises(ValueError, match="unknown task 'car_racing'; choose from cartpole_swingup"):
+        envs.get_task("car_racing")

@@ -1,4 +1,4 @@
-"""The tasks in brax's, dm_env's and gymnasium's own hands."""
+"""The tasks in the interfaces of brax, dm_env and gymnasium, checked by these libraries' own code."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_dm_env_ends_with_a_truncation_and_pixels():
     assert not np.array_equal(steps[0].observation, steps[11].observation)  # another start
 
 
-def test_gymnasium_lanes_restart_on_the_next_step():
+def test_gymnasium_envs_restart_on_the_next_step():
     env = GymVectorEnv(TASK, 3, pixels=False, **LONG)
     assert env.metadata["autoreset_mode"] is gymnasium.vector.AutoresetMode.NEXT_STEP
     first, _ = env.reset(seed=4)
@@ -57,7 +57,7 @@ def test_gymnasium_lanes_restart_on_the_next_step():
     assert not any(end[0] for end in ends)
 
 
-def test_gymnasium_wants_a_reset_first():
+def test_gymnasium_requires_a_reset_first():
     with pytest.raises(RuntimeError, match="reset"):
         GymVectorEnv(TASK, 1, pixels=False).step(np.zeros((1, 1)))
 
@@ -81,7 +81,7 @@ def test_braxs_own_sac_trains_on_a_task(monkeypatch):
     def replicated(tree, devices):
         return jax.tree.map(lambda leaf: jnp.stack([leaf] * len(devices)), tree)
 
-    # brax 0.14 still calls what JAX 0.10 has withdrawn.
+    # brax 0.14 still calls a function that JAX 0.10 has removed.
     monkeypatch.setattr(jax, "device_put_replicated", replicated, raising=False)
     lengths = []
     env = BraxEnv(TASK, action_repeat=50)

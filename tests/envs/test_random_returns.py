@@ -1,4 +1,4 @@
-"""What random behaviour earns and where it leads, here and in dm_control.
+"""Returns and last observations of random actions, here and in dm_control.
 
 Starts and actions are drawn independently on both sides: distributions are compared, not trajectories. Two-sample
 Kolmogorov-Smirnov tests, all of this file's together at one false alarm in a hundred (Bonferroni). Whole episodes of
@@ -13,10 +13,10 @@ from scipy.stats import ks_2samp
 
 from covr_jax.envs import TASKS
 from experiments.benchmark.returns import FULL, SHORT, Episodes, ours, suites
-from tests.support.pairs import LANES, compiled
+from tests.support.pairs import NUM_ENVS, compiled
 
 EPISODES = 300  # of ten control steps
-CHEAP = ("cartpole_swingup", "reacher_easy", "pendulum_swingup")  # whole episodes, too, one in each lane
+CHEAP = ("cartpole_swingup", "reacher_easy", "pendulum_swingup")  # whole episodes, too, one in each env
 NUMBERS = {  # in the state observation
     "cartpole_swingup": 5,
     "reacher_easy": 6,
@@ -34,17 +34,17 @@ LEVEL = 0.01 / sum(1 + NUMBERS[name] for name in (*TASKS, *CHEAP))
 def episodes(name, steps, count):
     """``count`` episodes of ours, in batches."""
     task = compiled(name)
-    parts = [ours(task.env, task.reset, task.step, seed, steps) for seed in range(count // LANES)]
+    parts = [ours(task.env, task.reset, task.step, seed, steps) for seed in range(count // NUM_ENVS)]
     return Episodes(np.concatenate([p.rewards for p in parts], 1), np.concatenate([p.observations for p in parts]))
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "count"), [(name, SHORT, EPISODES) for name in TASKS] + [(name, FULL, LANES) for name in CHEAP]
+    ("name", "steps", "count"), [(name, SHORT, EPISODES) for name in TASKS] + [(name, FULL, NUM_ENVS) for name in CHEAP]
 )
 def test_returns_and_last_observations_have_dm_controls_distribution(name, steps, count):
-    """In some tasks ten steps earn nothing; the states that they lead to differ in every one.
+    """In some tasks ten steps earn nothing; the states after them differ in every task.
 
-    Many lanes share a number, such as the speed of a free fall, but for its last digits in float32: ties stay ties.
+    Many envs share a number, such as the speed of a free fall, up to its last digits in float32: rounding keeps ties.
     """
     mine, theirs = episodes(name, steps, count), suites(name, count, 0, steps)
     assert ks_2samp(mine.rewards.sum(0), theirs.rewards.sum(0), method="asymp").pvalue > LEVEL

@@ -24,7 +24,7 @@ def test_equals_dm_control(sigmoid, bounds, margin, value_at_margin):
 @pytest.mark.parametrize("sigmoid", ["linear", "quadratic"])
 def test_zero_at_the_margin_as_cartpole_uses_it(sigmoid):
     expected = reference.tolerance(X, margin=1.0, value_at_margin=0.0, sigmoid=sigmoid)
-    np.testing.assert_allclose(tolerance(X.astype(np.float32), (0, 0), 1.0, sigmoid, 0.0), expected, atol=2e-6)
+    np.testing.assert_allclose(tolerance(X.astype(np.float32), (0.0, 0.0), 1.0, sigmoid, 0.0), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize(

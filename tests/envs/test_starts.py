@@ -1,4 +1,4 @@
-"""Starts of 10,000 episodes beside 10,000 of dm_control's, drawn independently. Rows: episodes."""
+"""Starts of 10,000 episodes against 10,000 of dm_control's, drawn independently. Rows: episodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mujoco import mjx
 from scipy.stats import ks_2samp
 
 from covr_jax.envs import get_task
-from tests.support.pairs import LANES, compiled, load
+from tests.support.pairs import NUM_ENVS, compiled, load
 
 RESETS = 10_000
 VARIED = {  # how many numbers of qpos, qvel and goal are drawn
@@ -27,7 +27,7 @@ VARIED = {  # how many numbers of qpos, qvel and goal are drawn
 }
 MIXTURES = 20
 # Kolmogorov-Smirnov tests with one false alarm in a hundred for all of them together (Bonferroni). At this level a
-# distance of 0.033 between two distribution functions is found out.
+# distance of 0.033 between two distribution functions is detected.
 LEVEL = 0.01 / (sum(VARIED.values()) + MIXTURES * len(VARIED))
 
 
@@ -41,9 +41,9 @@ def unsettled():
 
 
 def draws(name, keys):
-    """qpos, qvel and goal side by side: what a reset and every later episode draw."""
+    """qpos, qvel and goal, concatenated, as a reset and every later episode draw them."""
     with unsettled():
-        parts = jax.jit(compiled(name).env._fresh)(keys)
+        parts = jax.jit(compiled(name).env.draw_starts)(keys)
     return np.concatenate([np.asarray(part, np.float64) for part in parts if part is not None], -1)
 
 
@@ -60,7 +60,7 @@ def suites_draws(name):
 
 @pytest.mark.parametrize("name", VARIED)
 def test_draws_have_dm_controls_distribution(name):
-    """Each number and, for what ties them together, sums of all of them with random weights."""
+    """Each number and, for their dependence, sums of all of them with random weights."""
     ours, theirs = draws(name, jax.random.split(jax.random.key(7), RESETS)), suites_draws(name)
     still = np.ptp(theirs, axis=0) < 1e-9
     np.testing.assert_allclose(ours[:, still], theirs[:, still], rtol=0, atol=1e-6)
@@ -91,14 +91,14 @@ def test_walker_run_starts_as_walker_walk():
 
 
 def test_cheetahs_settle_as_dm_controls():
-    """From the same draws, and so much the same that the distributions need no comparison of their own."""
+    """From the same draws, within a tolerance that makes a comparison of distributions unnecessary."""
     key = jax.random.key(8)
     settled, _ = compiled("cheetah_run").reset(key)
-    lane_keys = jax.random.split(jax.random.split(key)[0], LANES)  # as ``initial`` splits it
+    env_keys = jax.random.split(jax.random.split(key)[0], NUM_ENVS)  # as ``initial`` splits it
     physics = load("cheetah_run").physics
-    for lane, start in enumerate(draws("cheetah_run", lane_keys)):
+    for env_id, start in enumerate(draws("cheetah_run", env_keys)):
         with physics.reset_context():
             physics.data.qpos[:] = start[: len(physics.data.qpos)]
             physics.step(nstep=200)
-        np.testing.assert_allclose(settled.qpos[lane], physics.data.qpos, rtol=0, atol=1e-4)
-        np.testing.assert_allclose(settled.qvel[lane], physics.data.qvel, rtol=0, atol=2e-3)
+        np.testing.assert_allclose(settled.qpos[env_id], physics.data.qpos, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(settled.qvel[env_id], physics.data.qvel, rtol=0, atol=2e-3)

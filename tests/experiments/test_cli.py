@@ -1,4 +1,4 @@
-"""What a user types wrong: exit code 2 and one line on standard error, for each stage at which it can come out."""
+"""Command lines: errors of a user give exit code 2 and one line on standard error, at every stage of a start."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from covr_jax.config import ConfigError, to_dict
 from covr_jax.io.run_dir import check_config
+from covr_jax.training.resolve import resolve
 from experiments import cli
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ def train(*arguments, directory):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--task", "cartpole_swingdown", "--method", "rad"], "unknown task 'cartpole_swingdown'; choose from"),
         (
@@ -43,9 +44,9 @@ def train(*arguments, directory):
         ([*SMALL, "--seed", "2"], "seed: 1 -> 2; choose another --run-dir"),
     ],
 )
-def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, arguments, said):
+def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, arguments, message):
     directory = tmp_path / "run"
-    if "seed: 1 -> 2" in said:  # the directory of another configuration
+    if "seed: 1 -> 2" in message:  # the directory of another configuration
         directory.mkdir()
         values = to_dict(cli.parse_config(SMALL, "train.py", ""))
         (directory / "config.json").write_text(json.dumps(values))
@@ -53,25 +54,25 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, arguments, said):
     assert result.returncode == 2, result.stderr
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ") and said in lines[0], lines[0]
+    assert lines[0].startswith("error: ") and message in lines[0], lines[0]
     assert "Traceback" not in result.stdout + result.stderr
 
 
-def test_the_renderer_belongs_to_a_run(tmp_path):
+def test_a_run_directory_belongs_to_one_renderer(tmp_path):
     ours, opengl = (cli.parse_config(["--renderer", name], "train.py", "") for name in ("jax", "gl"))
     (tmp_path / "config.json").write_text(json.dumps(to_dict(ours)))
-    check_config(ours, tmp_path)
+    check_config(ours, tmp_path, resolve)
     with pytest.raises(ConfigError, match="renderer: jax -> gl; choose another --run-dir"):
-        check_config(opengl, tmp_path)
+        check_config(opengl, tmp_path, resolve)
 
 
-def test_the_parsers_words_on_a_terminal_without_frames():
+def test_the_parsers_message_on_a_terminal_without_box_characters():
     rows = ["Unrecognized options", "-" * 9, " Unrecognized options: --a", " " + "-" * 9, " Perhaps you meant:"]
     box = "\n".join(f" {row:30} " for row in [*rows, "    --b INT", "-" * 9, "For full helptext", ""])
     assert cli._message(box) == "Unrecognized options: --a; perhaps --b"
 
 
-def test_an_option_without_its_value(capsys):
+def test_an_option_without_its_value_is_refused(capsys):
     with pytest.raises(SystemExit) as caught:
         cli.split_option(["--seed", "1", "--run-dir"], "run-dir")
     assert caught.value.code == 2
@@ -96,9 +97,8 @@ def test_options_reach_the_config_over_the_preset():
     assert config.sac.batch_size == 128  # the preset's
 
 
-def test_a_lost_world_ends_with_its_own_exit_code(capsys):
+def test_a_lost_environment_ends_with_its_own_exit_code(capsys):
     from covr_jax.types import EnvironmentLost
-    from experiments import cli
 
     def main():
         raise EnvironmentLost("the simulator does not come back:\n crash")
@@ -111,10 +111,9 @@ def test_a_lost_world_ends_with_its_own_exit_code(capsys):
 
 
 def test_endpoint_is_short_for_the_carla_option():
-    from experiments import cli
-
-    config = cli.parse_config(["--task", "carla_highway", "--endpoint", "10.0.0.7:2000"], "train.py", "")
+    config = resolve(cli.parse_config(["--task", "carla_highway", "--endpoint", "10.0.0.7:2000"], "train.py", ""))
     assert (config.task, config.carla.endpoint) == ("carla_highway", "10.0.0.7:2000")
-    assert (config.guidance_weight, config.cold_start_rounds) == (2.0, 2)
-    other = cli.parse_config(["--task", "car_racing", "--covr.cold-start-rounds", "3"], "train.py", "")
-    assert (other.carla.endpoint, other.guidance_weight, other.cold_start_rounds) == ("loopback", 1.0, 3)
+    assert (config.covr.guidance_weight, config.covr.cold_start_rounds) == (2.0, 2)
+    other = resolve(cli.parse_config(["--task", "car_racing", "--covr.cold-start-rounds", "3"], "train.py", ""))
+    assert other.carla.endpoint == "loopback"
+    assert (other.covr.guidance_weight, other.covr.cold_start_rounds) == (1.0, 3)

@@ -1,4 +1,4 @@
-"""Sweeps: which runs there are, who gets which part of the machine, what happens to those that fail."""
+"""Sweeps: their runs, shares of the machine, and runs that fail."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from covr_jax.config import ConfigError, to_dict
 from experiments import cli, sweep
 
 
-def test_runs_and_their_directories():
+def test_each_run_has_its_own_directory_and_options():
     jobs = sweep.make_jobs(["walker_walk"], ["rad", "covr:sac"], [1, 2], Path("runs"), ["--preset", "cpu"])
     assert [str(job.run_dir) for job in jobs] == [
         "runs/walker_walk/rad/seed1",
@@ -35,7 +35,7 @@ def test_slots_share_the_processors(monkeypatch):
             sweep.make_slots(jobs, [])
 
 
-def test_finished_runs_are_left_and_others_options_refused(tmp_path):
+def test_finished_runs_are_left_and_other_options_are_refused(tmp_path):
     jobs = sweep.make_jobs(["cartpole_swingup"], ["rad"], [1, 2], tmp_path, ["--preset", "cpu"])
     done = jobs[0].run_dir
     done.mkdir(parents=True)
@@ -61,8 +61,8 @@ def test_a_run_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
     jobs = [sweep.Job(tmp_path / name, [name]) for name in ("good", "bad", "better")]
     slot = sweep.Slot(frozenset(sorted(os.sched_getaffinity(0))[:1]), {"CUDA_VISIBLE_DEVICES": "7"})
     assert sweep.run_all(jobs, [slot]) == [jobs[1]]
-    said = capsys.readouterr().out.splitlines()
-    assert said[1::2] == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1::2] == [
         f"{tmp_path / 'good'}: final return 5.0",
         f"{tmp_path / 'bad'}: failed with exit code 1: error: no such thing",
         f"{tmp_path / 'better'}: final return 5.0",
@@ -71,7 +71,7 @@ def test_a_run_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
     assert log[:2] == [f"$ python {script} better", "cores 1 7"]
 
 
-def test_a_sweep_that_is_ended_ends_its_runs(tmp_path, monkeypatch):
+def test_a_sweep_that_is_terminated_terminates_its_runs(tmp_path, monkeypatch):
     script = tmp_path / "train.py"
     script.write_text("import os, signal, time\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(600)\n")
     monkeypatch.setattr(sweep, "TRAIN", script)
@@ -84,7 +84,7 @@ def test_a_sweep_that_is_ended_ends_its_runs(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_wrong_options_are_told_before_anything_runs(tmp_path, monkeypatch, capsys):
+def test_wrong_options_are_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["sweep.py", "--root", str(tmp_path), "--sac.batchsize", "3"])
     with pytest.raises(SystemExit) as stopped:
         sweep.main()

@@ -1,4 +1,4 @@
-"""Scenes, states and the OpenGL reference that the tests of this room share."""
+"""Shared scenes, states and the OpenGL reference of the renderer's tests."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def zoo(
     return model, data
 
 
-def psnr(picture: np.ndarray, reference: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 pictures."""
-    error = np.asarray(picture, float) - np.asarray(reference, float)
+def psnr(image: np.ndarray, reference: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of two uint8 images."""
+    error = np.asarray(image, float) - np.asarray(reference, float)
     return float(10 * np.log10(255**2 / max(np.mean(error**2), 1e-9)))
 
 
@@ -61,7 +61,7 @@ def opengl():
 
 
 def newest_frames(env, qpos: np.ndarray, goal=None) -> np.ndarray:
-    """uint8[E,H,W,3] what an environment shows of states at rest, qpos[E,nq]."""
+    """uint8[E,H,W,3] images of an environment in states at rest, qpos[E,nq]."""
     import jax
     import jax.numpy as jnp
 
@@ -80,7 +80,7 @@ def newest_frames(env, qpos: np.ndarray, goal=None) -> np.ndarray:
         step_count=count,
         step_type=count + StepType.FIRST,
         key=jax.random.split(jax.random.key(0), env.num_envs),
-        stack=env._empty_stack(),
+        stack=jnp.zeros((env.num_envs, env.image_size, env.image_size, 3 * env.frame_stack), jnp.uint8),
     )
     _, timestep = jax.jit(env.observe)(state, jnp.zeros((env.num_envs,)))
     return np.asarray(timestep.observation[..., -3:])

@@ -1,4 +1,4 @@
-"""One contract, three renderers: whoever draws, calls, shapes, batching and poses mean the same."""
+"""Three renderers, one contract: calls, shapes, batching and poses mean the same for all."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -14,7 +14,7 @@ from mujoco import mjx
 from covr_jax.render import RENDERERS, HostRenderer, RendererError, make_renderer
 
 # A ball and a lamp of its own, both afloat, over a lit floor. Two cameras.
-WORLD = """<mujoco><worldbody><light pos="0 0 3" dir="0 0 -1" diffuse=".3 .3 .3"/>
+XML = """<mujoco><worldbody><light pos="0 0 3" dir="0 0 -1" diffuse=".3 .3 .3"/>
   <geom type="plane" size="1 1 .5" rgba=".5 .6 .7 1"/>
   <body name="ball"><freejoint/><geom name="ball" type="sphere" size=".15" rgba=".9 .4 .2 1"/></body>
   <body name="lamp"><freejoint/><geom type="box" size=".03 .03 .03"/>
@@ -22,22 +22,22 @@ WORLD = """<mujoco><worldbody><light pos="0 0 3" dir="0 0 -1" diffuse=".3 .3 .3"
   <camera name="eye" pos="0 -2 1" xyaxes="1 0 0 0 .45 1"/><camera name="above" pos="0 0 3"/></worldbody></mujoco>"""
 BALLS = ((-0.25, 0.0, 0.25), (0.0, 0.25, 0.5), (0.5, 0.0, 0.25))
 LAMPS = ((0.0, 0.0, 1.0), (0.5, 0.0, 1.0), (-0.5, 0.25, 1.0))
-HEIGHT, WIDTH, WORLDS = 24, 32, 3
-FLOOR = {"jax": 40.0, "warp": 20.5, "gl": np.inf}  # dB from OpenGL's picture, each world; a lamp forgotten: 16
+HEIGHT, WIDTH, NUM_ENVS = 24, 32, 3
+FLOOR = {"jax": 40.0, "warp": 20.5, "gl": np.inf}  # dB from OpenGL's image, each env; without the lamp: 16
 
 
 class Case(NamedTuple):
     name: str
     renderer: Any
     draw: Any  # renderer.batch, compiled
-    batch: mjx.Data  # of WORLDS worlds
-    pictures: np.ndarray  # of them
+    batch: mjx.Data  # of NUM_ENVS envs
+    images: np.ndarray  # of them
 
 
 @cache
-def world():
-    """(model, MjData of each world, mjx.Data with leading axis WORLDS)."""
-    model = mujoco.MjModel.from_xml_string(WORLD)
+def contract_case():
+    """(model, MjData of each env, mjx.Data with leading axis NUM_ENVS)."""
+    model = mujoco.MjModel.from_xml_string(XML)
     states = [state(model, ball, lamp) for ball, lamp in zip(BALLS, LAMPS, strict=True)]
     return model, states, stacked(model, states)
 
@@ -67,58 +67,58 @@ def made(name, *args, **options):
 
 @pytest.fixture(scope="module", params=RENDERERS)
 def case(request):
-    model, _, batch = world()
-    renderer = made(request.param, model, HEIGHT, WIDTH, "eye", samples=4, num_envs=WORLDS)
+    model, _, batch = contract_case()
+    renderer = made(request.param, model, HEIGHT, WIDTH, "eye", samples=4, num_envs=NUM_ENVS)
     draw = jax.jit(renderer.batch)
     return Case(request.param, renderer, draw, batch, np.asarray(draw(batch)))
 
 
 @pytest.fixture(scope="module")
 def golden():
-    model, states, _ = world()
+    model, states, _ = contract_case()
     try:
         host = HostRenderer(model, HEIGHT, WIDTH, "eye")
     except RuntimeError as error:
         pytest.skip(str(error))
-    pictures = np.stack([host(data) for data in states])
+    images = np.stack([host(data) for data in states])
     host.close()
-    return pictures
+    return images
 
 
 def one(batch, k):
     return jax.tree.map(lambda leaf: leaf[k], batch)
 
 
-def agree(name, pictures, others):
+def agree(name, images, others):
     """Bit for bit; XLA, which compiles ours anew for each shape, may round once or tip a pixel on an edge."""
     if name == "jax":
-        gap = np.abs(np.asarray(pictures, int) - np.asarray(others, int)).max(-1)
+        gap = np.abs(np.asarray(images, int) - np.asarray(others, int)).max(-1)
         assert (gap > 1).mean() < 0.003
     else:
-        np.testing.assert_array_equal(pictures, others)
+        np.testing.assert_array_equal(images, others)
 
 
-def test_pictures_of_a_batch(case):
-    assert case.pictures.shape == (WORLDS, HEIGHT, WIDTH, 3) and case.pictures.dtype == np.uint8
-    assert all(picture.std() > 10 for picture in case.pictures)
-    for k in range(WORLDS):
-        others = np.abs(case.pictures[k].astype(int) - case.pictures[k - 1])
-        assert (others.max(-1) > 20).mean() > 0.05  # every world is its own
+def test_a_batch_gives_a_uint8_image_per_env(case):
+    assert case.images.shape == (NUM_ENVS, HEIGHT, WIDTH, 3) and case.images.dtype == np.uint8
+    assert all(image.std() > 10 for image in case.images)
+    for k in range(NUM_ENVS):
+        others = np.abs(case.images[k].astype(int) - case.images[k - 1])
+        assert (others.max(-1) > 20).mean() > 0.05  # every env has its own image
 
 
-def test_equal_poses_give_equal_pictures(case):
-    np.testing.assert_array_equal(case.draw(case.batch), case.pictures)
+def test_equal_poses_give_equal_images(case):
+    np.testing.assert_array_equal(case.draw(case.batch), case.images)
 
 
 def test_a_batch_is_a_loop_of_singles(case):
     single = jax.jit(case.renderer)
-    pictures = np.stack([single(one(case.batch, k)) for k in range(WORLDS)])
-    assert pictures.dtype == np.uint8
-    agree(case.name, pictures, case.pictures)
+    images = np.stack([single(one(case.batch, k)) for k in range(NUM_ENVS)])
+    assert images.dtype == np.uint8
+    agree(case.name, images, case.images)
 
 
 def test_a_batch_is_a_vmap_of_singles(case):
-    agree(case.name, jax.jit(jax.vmap(case.renderer))(case.batch), case.pictures)
+    agree(case.name, jax.jit(jax.vmap(case.renderer))(case.batch), case.images)
 
 
 def test_inside_a_larger_program(case):
@@ -130,50 +130,50 @@ def test_inside_a_larger_program(case):
             following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), batch)
             return following, case.renderer.batch(batch)
 
-        return jax.lax.scan(step, batch, None, length=2 * WORLDS)[1]
+        return jax.lax.scan(step, batch, None, length=2 * NUM_ENVS)[1]
 
-    rolled = [np.roll(case.pictures, -k, axis=0) for k in range(2 * WORLDS)]
+    rolled = [np.roll(case.images, -k, axis=0) for k in range(2 * NUM_ENVS)]
     agree(case.name, program(case.batch), np.stack(rolled))
 
 
-def test_mujoco_data_give_the_same_picture(case):
-    _, states, _ = world()
-    agree(case.name, case.renderer(states[1]), case.pictures[1])
+def test_mujoco_data_give_the_same_image(case):
+    _, states, _ = contract_case()
+    agree(case.name, case.renderer(states[1]), case.images[1])
 
 
 def test_a_geom_is_drawn_where_the_data_have_it(case):
-    """What a task moves by hand: the ball of each world at the place of the next world's ball."""
-    model, _, _ = world()
+    """What a task moves by hand: the ball of each env at the position of the next env's ball."""
+    model, _, _ = contract_case()
     row = model.geom("ball").id
     moved = np.roll(np.asarray(case.batch.geom_xpos[:, row]), -1, axis=0)
     batch = case.batch.replace(geom_xpos=case.batch.geom_xpos.at[:, row].set(moved))
     by_hand = np.asarray(case.draw(batch))
     there = [state(model, ball, lamp) for ball, lamp in zip(np.roll(BALLS, -1, axis=0), LAMPS, strict=True)]
     np.testing.assert_array_equal(by_hand, case.draw(stacked(model, there)))
-    for picture, before in zip(by_hand, case.pictures, strict=True):
-        assert (np.abs(picture.astype(int) - before).max(-1) > 20).mean() > 0.01
+    for image, before in zip(by_hand, case.images, strict=True):
+        assert (np.abs(image.astype(int) - before).max(-1) > 20).mean() > 0.01
 
 
 def test_distance_from_opengl(case, golden, decibel):
-    for picture, reference in zip(case.pictures, golden, strict=True):
+    for image, reference in zip(case.images, golden, strict=True):
         if np.isinf(FLOOR[case.name]):
-            np.testing.assert_array_equal(picture, reference)
+            np.testing.assert_array_equal(image, reference)
         else:
-            assert decibel(picture, reference) >= FLOOR[case.name]
+            assert decibel(image, reference) >= FLOOR[case.name]
 
 
-def test_cameras_by_row_or_by_name_and_sizes(case):
-    model, _, batch = world()
-    draw = [made(case.name, model, 20, 30, camera, num_envs=WORLDS).batch for camera in ("above", 1, 0)]
-    by_name, by_row, eye = (np.asarray(jax.jit(function)(batch)) for function in draw)
-    assert by_name.shape == (WORLDS, 20, 30, 3)
-    np.testing.assert_array_equal(by_name, by_row)
+def test_cameras_by_index_or_by_name_and_sizes(case):
+    model, _, batch = contract_case()
+    draw = [made(case.name, model, 20, 30, camera, num_envs=NUM_ENVS).batch for camera in ("above", 1, 0)]
+    by_name, by_index, eye = (np.asarray(jax.jit(function)(batch)) for function in draw)
+    assert by_name.shape == (NUM_ENVS, 20, 30, 3)
+    np.testing.assert_array_equal(by_name, by_index)
     assert (np.abs(by_name.astype(int) - eye).max(-1) > 20).mean() > 0.1
 
 
 @pytest.mark.parametrize("name", RENDERERS)
-def test_what_a_model_does_not_have(name):
-    model, _, _ = world()
+def test_unknown_cameras_and_samples_are_refused(name):
+    model, _, _ = contract_case()
     for camera in ("ear", 2, -1):
         with pytest.raises(ValueError, match="camera"):
             made(name, model, camera=camera)
@@ -183,11 +183,11 @@ def test_what_a_model_does_not_have(name):
 
 def test_an_unknown_renderer_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown renderer 'vulkan'; choose from jax, warp, gl"):
-        make_renderer("vulkan", world()[0])
+        make_renderer("vulkan", contract_case()[0])
 
 
 def test_calls_from_many_threads(case):
     """An OpenGL context belongs to one thread; JAX may call from any."""
     with ThreadPoolExecutor(4) as pool:
-        for pictures in pool.map(lambda _: np.asarray(case.draw(case.batch)), range(8)):
-            np.testing.assert_array_equal(pictures, case.pictures)
+        for images in pool.map(lambda _: np.asarray(case.draw(case.batch)), range(8)):
+            np.testing.assert_array_equal(images, case.images)

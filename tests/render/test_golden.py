@@ -1,8 +1,8 @@
-"""Against MuJoCo's own OpenGL picture.
+"""PSNR to MuJoCo's own OpenGL image.
 
 Two gates per domain. Sharp: one ray per pixel against OpenGL without multisampling, which leaves nothing but the model
 of light, texture, shadow and reflection. Everyday: 4 samples against 4x multisampling, limited by how OpenGL shades
-partly covered pixels; MuJoCo's own supersampled picture is 36 to 40 dB away from it.
+partly covered pixels; MuJoCo's own supersampled image is 36 to 40 dB away from it.
 """
 
 import mujoco
@@ -25,7 +25,7 @@ DOMAINS = {
     "pendulum": ("swingup", 47.0, 44.5),
 }
 STATES = 6
-WORST = 35.0  # dB of any single picture
+WORST = 35.0  # dB of any single image
 
 
 def states_of(domain, task):
@@ -44,7 +44,7 @@ def states_of(domain, task):
 
 @pytest.mark.parametrize("samples", [1, 4])
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_domain(domain, samples, opengl, decibel):
+def test_domain_is_close_to_opengl(domain, samples, opengl, decibel):
     task, sharp, everyday = DOMAINS[domain]
     found, reference, renderer = [], None, None
     for model, data in states_of(domain, task):
@@ -67,20 +67,20 @@ ZOOS = {
 
 
 @pytest.mark.parametrize("name", ZOOS)
-def test_every_item_type(name, make_zoo, opengl, decibel):
+def test_every_item_type_is_close_to_opengl(name, make_zoo, opengl, decibel):
     changes, threshold = ZOOS[name]
     model, data = make_zoo(**changes)
-    picture = Renderer(model, 72, 96, "main", samples=1)(data)
-    assert decibel(picture, opengl(model, 72, 96, "main")(data)) >= threshold
+    image = Renderer(model, 72, 96, "main", samples=1)(data)
+    assert decibel(image, opengl(model, 72, 96, "main")(data)) >= threshold
 
 
-def test_camera_that_turns(make_zoo, opengl, decibel):
+def test_turning_camera_is_close_to_opengl(make_zoo, opengl, decibel):
     model, data = make_zoo()
-    picture = Renderer(model, 72, 96, "rider", samples=1)(data)
-    assert decibel(picture, opengl(model, 72, 96, "rider")(data)) >= 40.0
+    image = Renderer(model, 72, 96, "rider", samples=1)(data)
+    assert decibel(image, opengl(model, 72, 96, "rider")(data)) >= 40.0
 
 
-def test_skybox_alone(opengl):
+def test_skybox_is_close_to_opengl(opengl):
     model = mujoco.MjModel.from_xml_string("""<mujoco><asset>
       <texture type="skybox" builtin="gradient" rgb1=".4 .6 .8" rgb2="0 0 0" mark="random" markrgb="1 1 1" random=".01"
         width="800" height="800"/></asset>

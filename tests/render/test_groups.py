@@ -1,4 +1,4 @@
-"""The picture in groups of pixels: their order, the lists that a CPU works through, and what may be left out."""
+"""Groups of pixels: their order, the lists that a CPU works through, and what may be skipped."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import mujoco
 import numpy as np
 import pytest
 
-from covr_jax.render import Renderer, groups, plane, reflection, renderer, view
+from covr_jax.render import Renderer, groups, pipeline, plane, reflection, renderer, view
 from covr_jax.render.poses import poses_of
 
-WORLDS = 3
+NUM_ENVS = 3
 
 
 @pytest.fixture
 def accelerator(monkeypatch):
-    """Programs as on an accelerator: one tile, no lists."""
+    """Switches to the code path of an accelerator: one tile, no lists."""
 
     def switch():
         for module in (groups, renderer, view):
@@ -39,52 +39,54 @@ def test_drawing_order_and_back(height, width):
 @pytest.mark.parametrize("shares", [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.0, 0.02, 0.3), (0.001, 1.0, 0.0)])
 def test_every_pixel_that_needs_the_stage_gets_it(shares):
     generator, pixels = np.random.default_rng(0), 130 * groups.GROUP  # two whole chunks and a bit
-    mask = jnp.asarray(generator.random((WORLDS, pixels)) < np.array(shares)[:, None])
-    data = jnp.asarray(generator.normal(size=(WORLDS, 2, pixels)).astype(np.float32))
-    shift = jnp.arange(pixels, dtype=jnp.float32)  # the same for all worlds
+    mask = jnp.asarray(generator.random((NUM_ENVS, pixels)) < np.array(shares)[:, None])
+    data = jnp.asarray(generator.normal(size=(NUM_ENVS, 2, pixels)).astype(np.float32))
+    shift = jnp.arange(pixels, dtype=jnp.float32)  # the same for all envs
 
-    def world(mask, data):
+    def apply(mask, data):
         return groups.masked_apply(mask, lambda a, b: 2 * a + b, (data, shift), jnp.full((2, pixels), -1.0))
 
-    found = np.asarray(jax.jit(jax.vmap(world, axis_name=view.WORLDS))(mask, data))
+    found = np.asarray(jax.jit(jax.vmap(apply, axis_name=view.ENV_AXIS))(mask, data))
     expected = np.where(mask[:, None], 2 * data + shift, -1.0)
-    needed = np.repeat(np.asarray(mask).reshape(WORLDS, -1, groups.GROUP).any(-1), groups.GROUP, axis=1)
+    needed = np.repeat(np.asarray(mask).reshape(NUM_ENVS, -1, groups.GROUP).any(-1), groups.GROUP, axis=1)
     np.testing.assert_array_equal(
         found[np.broadcast_to(mask[:, None], found.shape)], expected[np.broadcast_to(mask[:, None], found.shape)]
     )
     assert (found[np.broadcast_to(~needed[:, None], found.shape)] == -1).all()
 
 
-def picture_of(model, data, **options):
+def image_of(model, data, **options):
     """uint8[2,H,W,3] of one state twice: compiled anew, as modules may have been changed."""
     scene = Renderer(model, 44, 52, **options).scene
     poses = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), poses_of(scene, data))
-    return np.asarray(jax.jit(partial(renderer._draw_batch.__wrapped__, scene))(poses, None))
+    return np.asarray(jax.jit(partial(renderer.draw_batch.__wrapped__, scene))(poses, None))
 
 
 @pytest.mark.parametrize("samples", [4, 1])
-def test_accelerators_draw_the_same_picture(make_zoo, accelerator, samples):
+def test_accelerator_path_draws_the_same_image(make_zoo, accelerator, samples):
     """Up to a rounding here and there: other programs, the same formulas."""
     model, data = make_zoo()
-    lists = picture_of(model, data, samples=samples).astype(int)
+    lists = image_of(model, data, samples=samples).astype(int)
     accelerator()
-    difference = np.abs(picture_of(model, data, samples=samples) - lists)
+    difference = np.abs(image_of(model, data, samples=samples) - lists)
     assert (difference > 0).mean() < 1e-3 and difference.max() <= 2
     assert len(np.unique(lists)) > 100
 
 
-def test_nothing_dark_and_nothing_mirrored_is_left_out(make_zoo, monkeypatch):
+def test_culling_changes_no_image(make_zoo, monkeypatch):
     model, data = make_zoo()
-    usual = picture_of(model, data)
+    usual = image_of(model, data)
     everywhere = jnp.ones(groups.pixel_order(44, 52)[0].size // groups.GROUP, bool)
-    monkeypatch.setattr(renderer, "may_be_dark", lambda view, x, y: dict.fromkeys(view.scene.floors, everywhere))
-    monkeypatch.setattr(renderer, "_near", lambda view, rays, x, y: jnp.stack([everywhere] * len(view.scene.items)))
-    monkeypatch.setattr(reflection, "may_meet", lambda rays, x, y, centre, radius: jnp.ones(radius.shape, bool))
-    everything = picture_of(model, data)
+    monkeypatch.setattr(pipeline, "may_be_shadowed", lambda view, x, y: dict.fromkeys(view.scene.floors, everywhere))
+    monkeypatch.setattr(
+        pipeline, "may_be_visible", lambda view, rays, x, y: jnp.stack([everywhere] * len(view.scene.items))
+    )
+    monkeypatch.setattr(reflection, "may_intersect", lambda rays, x, y, centre, radius: jnp.ones(radius.shape, bool))
+    everything = image_of(model, data)
     assert np.abs(usual.astype(int) - everything).max() <= 1 and (usual != everything).mean() < 1e-3
 
 
-def test_shadows_are_looked_for_near_the_items_only(make_zoo):
+def test_shadows_are_traced_near_the_items_only(make_zoo):
     """A ball over the middle of a large floor, seen from above: its shadow lies inside, most of the floor is clear."""
     model = mujoco.MjModel.from_xml_string("""<mujoco><worldbody><light pos="0 0 4" dir="0 0 -1"/>
       <geom type="plane" size="3 3 .1"/><geom type="sphere" size=".3" pos="0 0 1"/>
@@ -92,19 +94,19 @@ def test_shadows_are_looked_for_near_the_items_only(make_zoo):
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     scene = Renderer(model, 40, 40).scene
-    world = view.view_of(scene, poses_of(scene, data), None)
-    _, x, y = renderer._pixels(scene)
-    dark = plane.may_be_dark(world, groups.by_group(x.reshape(-1)), groups.by_group(y.reshape(-1)))
-    picture = np.asarray(jnp.broadcast_to(dark[0][:, None], (len(dark[0]), groups.GROUP))).reshape(x.shape)
-    picture = np.asarray(groups.to_image(picture, 40, 40))
+    env = view.view_of(scene, poses_of(scene, data), None)
+    _, x, y = pipeline.pixel_grid(scene)
+    shadowed = plane.may_be_shadowed(env, groups.by_group(x.reshape(-1)), groups.by_group(y.reshape(-1)))
+    image = np.asarray(jnp.broadcast_to(shadowed[0][:, None], (len(shadowed[0]), groups.GROUP))).reshape(x.shape)
+    image = np.asarray(groups.to_image(image, 40, 40))
     # the shadow has radius 4/3 x .3 = .4 m, and a pixel is 6 x 2 tan(22.5 deg) / 40 = .124 m: 3.2 pixels
     row, column = np.indices((40, 40)) - 19.5
-    assert picture[np.hypot(row, column) < 3.2].all()
-    assert not picture[np.hypot(row, column) > 16].any()
+    assert image[np.hypot(row, column) < 3.2].all()
+    assert not image[np.hypot(row, column) > 16].any()
 
 
-def test_four_quads_are_lit_as_any_other_plane(make_zoo, monkeypatch):
+def test_four_quads_are_lit_like_other_planes(make_zoo, monkeypatch):
     model, data = make_zoo(floor='size="2 2 10" material="grid"')
-    usual = picture_of(model, data)
-    monkeypatch.setattr(plane, "_is_coarse", lambda item: False)
-    assert np.abs(usual.astype(int) - picture_of(model, data)).max() <= 1
+    usual = image_of(model, data)
+    monkeypatch.setattr(plane, "is_coarse", lambda item: False)
+    assert np.abs(usual.astype(int) - image_of(model, data)).max() <= 1

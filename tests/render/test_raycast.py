@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax.render.raycast import Code, FreeRays, PinholeRays, Pose, intersect, may_meet, pick
+from covr_jax.render.raycast import Code, FreeRays, PinholeRays, Pose, intersect, may_intersect
 from covr_jax.render.scene import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, SPHERE
+from covr_jax.render.vector import pick
 
 X, Y, Z = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 UPRIGHT, ALONG_X = (X, Y, Z), (Y, Z, X)  # axes of the item in the world
@@ -42,12 +43,12 @@ def free_rays(start):
 
 
 def pinhole_rays(start):
-    return PinholeRays((start[0], start[1], 0.0), Z, X, Y, jnp.zeros(1), jnp.zeros(1))
+    return PinholeRays((float(start[0]), float(start[1]), 0.0), Z, X, Y, jnp.zeros(1), jnp.zeros(1))
 
 
 @pytest.mark.parametrize("rays_from", [free_rays, pinhole_rays])
 @pytest.mark.parametrize("name", CASES)
-def test_meeting(name, rays_from):
+def test_hit_distance_and_normal(name, rays_from):
     kind, size, axes, start, distance, normal = CASES[name]
     hit = intersect(rays_from(start), kind, tuple(map(float, size)), Pose((0.0, 0.0, 5.0), axes))
     ok = bool(np.ravel(hit.ok & (hit.t > 0))[0])
@@ -65,7 +66,7 @@ def test_pinhole_directions_are_forward_plus_x_right_plus_y_up():
     assert rays.squared()[0] == pytest.approx(1 + 0.25 + 0.0625)
 
 
-def test_what_lies_behind_the_viewer_is_not_met():
+def test_items_behind_the_origin_are_not_hit():
     hit = intersect(free_rays((0, 0)), SPHERE, (1.0, 0.0, 0.0), Pose((0.0, 0.0, -5.0), UPRIGHT))
     assert Code.of(3).pack(hit.t, hit.ok, 1) == Code.of(3).none
 
@@ -76,7 +77,7 @@ def test_surface_goes_on_past_its_silhouette():
     np.testing.assert_allclose(np.ravel(hit.normal), [1.1, 0, 0], atol=1e-6)
 
 
-def test_code_finds_the_nearest_and_remembers_who_it_is():
+def test_code_keeps_the_order_of_distances_and_the_index():
     code = Code.of(40)
     assert code.mask >= 40
     hits = [(3.0, True), (2.0, True), (1.0, False)]
@@ -93,9 +94,9 @@ def test_pick_stays_a_scalar_when_all_agree():
     np.testing.assert_allclose(pick(winner, {0: 0.5, 2: 0.25, 5: 0.75}), [0.5, 0.25, 0.75])
 
 
-def test_culling_keeps_all_that_can_be_seen():
+def test_culling_keeps_all_visible_items():
     rays = PinholeRays((0.0, 0.0, 0.0), Z, X, Y, 0.0, 0.0)
     window = (np.array([[-0.1]]), np.array([[0.1]]))
     centres = (np.array([0.0, 0.65, 0.75, 0.0]), np.zeros(4), np.array([5.0, 5.0, 5.0, -5.0]))
-    near = may_meet(rays, window, window, centres, np.full(4, 0.2))
+    near = may_intersect(rays, window, window, centres, np.full(4, 0.2))
     assert near.tolist() == [[True, True, False, False]]  # the edge of the view is at x = 0.5, 0.201 deep

@@ -32,7 +32,7 @@ def test_height_fields_are_refused_by_name():
         Renderer(read('<geom name="hills" type="hfield" hfield="h"/>', HILLS))
 
 
-def test_meshes_that_nobody_sees_are_no_obstacle():
+def test_invisible_meshes_are_ignored():
     geom = '<geom type="mesh" mesh="t" group="3"/><geom type="mesh" mesh="t" rgba="1 1 1 0"/>'
     assert Renderer(read(geom, TETRAHEDRON)).scene.items == ()
 
@@ -84,7 +84,7 @@ def test_materials_follow_mujoco(make_zoo):
     model, _ = make_zoo()
     scene = Renderer(model).scene
     floor, box, cylinder = scene.items[:3]
-    assert floor.type == PLANE and scene.reflection == 0 and scene.floors == (0,)
+    assert floor.type == PLANE and scene.mirror == 0 and scene.floors == (0,)
     np.testing.assert_allclose(floor.texture.first, [25 / 255, 51 / 255, 76 / 255])
     np.testing.assert_allclose(floor.texture.second, [51 / 255, 76 / 255, 102 / 255])
     assert floor.texture.edge == 1
@@ -99,7 +99,7 @@ def test_lights_that_opengl_ignores_are_ignored(make_zoo):
     assert [light.index for light in Renderer(model, 8, 8).scene.lights] == [-1, 2]
 
 
-def test_pictures_that_are_no_checker_become_their_mean():
+def test_images_that_are_no_checker_become_their_mean():
     asset = """<asset><texture name="g" type="2d" builtin="gradient" rgb1="1 0 0" rgb2="0 0 1" width="64" height="64"/>
       <material name="g" texture="g"/></asset>"""
     texture = Renderer(read('<geom type="plane" size="1 1 1" material="g"/>', asset)).scene.items[0].texture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from covr_jax.render import scene
-from covr_jax.render.plane import checker, pulse
+from covr_jax.render.plane_texture import checker, pulse
 from covr_jax.render.shade import LEVELS, Material, light_eval, light_passes, pack_colour, unpack_colour
 from covr_jax.render.tendon import hanging_chain
 from covr_jax.render.view import Light

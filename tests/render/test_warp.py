@@ -33,7 +33,7 @@ def warp():
 
 
 def distances(frames, qpos, reference, model, decibel):
-    """dB of each picture from OpenGL's of the state."""
+    """dB of each image from OpenGL's of the state."""
     data, found = mujoco.MjData(model), []
     for frame, state in zip(frames, qpos, strict=True):
         data.qpos[:] = state
@@ -70,19 +70,19 @@ def test_one_sample_looks_about_as_in_opengl(warp, opengl, decibel):
     assert np.mean(found) >= 26.6 and min(found) >= 25.8, found
 
 
-def data_of(worlds):
-    return jax.vmap(lambda _: mjx.make_data(MODEL))(jnp.arange(worlds))
+def data_of(num_envs):
+    return jax.vmap(lambda _: mjx.make_data(MODEL))(jnp.arange(num_envs))
 
 
 def test_a_batch_of_another_size_is_refused(warp):
     renderer = make_renderer("warp", MODEL, 8, 8, samples=1, num_envs=2)
-    with pytest.raises(RendererError, match="made for 2 worlds at once, got 3; set num_envs"):
+    with pytest.raises(RendererError, match="made for 2 envs at once, got 3; set num_envs"):
         renderer.batch(data_of(3))
 
 
 def test_a_vmap_of_batches_is_refused(warp):
     renderer = make_renderer("warp", MODEL, 8, 8, samples=1, num_envs=2)
-    with pytest.raises(RendererError, match="3 batches of 2 worlds cannot be drawn by one vmap"):
+    with pytest.raises(RendererError, match="3 batches of 2 envs cannot be drawn by one vmap"):
         jax.vmap(renderer.batch)(jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), data_of(2)))
 
 

@@ -99,7 +99,7 @@ def test_a_share_of_the_batch_is_elite():
     assert_frequencies(got, uniform)  # nothing is marked yet
     marked = [places[3], places[11]]
     time, env_id = (jnp.asarray([*column, 5], jnp.int32) for column in np.array(marked).T)  # 5: overwritten since
-    state = sampling.mark(state, time, env_id)
+    state = sampling.mark_elite(state, time, env_id)
     got, _ = frequencies(sampling.elite(0.8), state)
     assert_frequencies(got, {place: 0.2 / len(places) + 0.4 * (place in marked) for place in places})
     # What is stored later in the same slots is not marked.

@@ -1,4 +1,4 @@
-"""The report in a real browser: every picture is shown, nothing overlaps, nothing is cut off, nothing is fetched."""
+"""The report in a real browser: every image is shown, nothing overlaps, nothing is cut off, nothing is fetched."""
 
 import json
 import re
@@ -73,7 +73,7 @@ def open_page(page, tmp_path, width):
     return json.loads(found[1].replace("&quot;", '"').replace("&amp;", "&"))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning")  # the video writer's, beside a JAX that a test woke
+@pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning")  # the video writer's, beside an initialised JAX
 @pytest.mark.parametrize("width", [1280, 900])
 def test_everything_is_shown_and_nothing_overlaps(tmp_path, width):
     folder = make_run(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Several runs in one picture, and the script that draws it."""
+"""Several runs in one image, and the script that draws it."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def test_only_the_steps_that_all_seeds_reached():
         over_seeds([curve([0], [0])], band="iqr")
 
 
-def test_covr_has_the_same_colour_in_every_company():
+def test_covr_has_the_same_colour_beside_any_methods():
     styles = method_styles({"rad", "apl", "covr"})
     assert [(name, style.color) for name, style in styles.items()] == list(
         zip(("covr", "apl", "rad"), COLORS, strict=False)
@@ -62,7 +62,7 @@ def test_read_curve(tmp_path):
     np.testing.assert_array_equal(got.x, np.arange(10_000, 100_001, 10_000))
 
 
-def test_other_pictures_are_no_seeds_of_ours(tmp_path):
+def test_runs_of_another_renderer_are_another_method(tmp_path):
     for renderer in ("jax", "gl"):
         folder = make_run(tmp_path / renderer, rounds=0, method="rad")
         config = json.loads((folder / "config.json").read_text())
@@ -78,7 +78,7 @@ def test_another_base_is_another_method():
     assert method_name(loopback) == "apl on sac (loopback)"
 
 
-def test_a_crowd_has_its_legend_beside_the_picture_best_first(tmp_path):
+def test_many_methods_have_their_legend_beside_the_axes_best_first(tmp_path):
     runs = [make_run(tmp_path / str(i), rounds=0, method=f"m{i}", seed=i) for i in range(8)]
     svg = write_comparison(runs, tmp_path / "compare.svg").read_text()
     last = {f"m{i}": read_curve(run).y[-1] for i, run in enumerate(runs)}
@@ -86,7 +86,7 @@ def test_a_crowd_has_its_legend_beside_the_picture_best_first(tmp_path):
     assert shown == sorted(last, key=lambda name: -last[name])
 
 
-def test_picture_groups_methods_and_tasks(tmp_path):
+def test_image_groups_methods_and_tasks(tmp_path):
     runs = [
         make_run(tmp_path / f"{task}_{method}_{seed}", rounds=0, method=method, seed=seed, task=task)
         for task in ("walker_walk", "cheetah_run")
@@ -99,7 +99,15 @@ def test_picture_groups_methods_and_tasks(tmp_path):
     assert write_comparison(runs, tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_without_an_evaluation_or_an_unknown_kind_of_picture_is_one_line(tmp_path):
+def test_runs_without_a_common_step_keep_their_own_message(tmp_path):
+    runs = [make_run(tmp_path / str(seed), rounds=0, seed=seed) for seed in (1, 2)]
+    for run, step in zip(runs, (10, 20), strict=True):
+        (run / "metrics.jsonl").write_text(json.dumps({"env_steps": step, "eval/episode_return": 1.0}) + "\n")
+    with pytest.raises(ReportError, match=r"^the runs of covr on cartpole_swingup share no env step"):
+        write_comparison(runs, tmp_path / "compare.png")
+
+
+def test_a_run_without_an_evaluation_or_an_unknown_image_format_is_one_line(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"env_steps": 5, "losses/critic": 1.0}) + "\n")
     with pytest.raises(ReportError, match="no evaluation to compare yet"):
         write_comparison([tmp_path], tmp_path / "compare.png")
@@ -109,6 +117,11 @@ def test_a_run_without_an_evaluation_or_an_unknown_kind_of_picture_is_one_line(t
 
 def test_script_rebuilds_reports_and_compares_several(tmp_path):
     runs = [make_run(tmp_path / str(seed), rounds=0, seed=seed) for seed in (1, 2)]
+    for run in runs:  # evaluations alone, so that few charts are drawn
+        rows = [line for line in (run / "metrics.jsonl").read_text().splitlines() if "eval/episode_return" in line]
+        names = ("env_steps", "eval/episode_return")
+        rows = [json.dumps({name: json.loads(row)[name] for name in names}) for row in rows]
+        (run / "metrics.jsonl").write_text("\n".join(rows))
     done = plot(*runs, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == [f"{runs[0]}/report.html", f"{runs[1]}/report.html", "compare.png"]

@@ -11,7 +11,8 @@ import pytest
 
 from covr_jax.report import ReportError, write_report
 from covr_jax.report.data import read_run
-from covr_jax.report.svg import show
+from covr_jax.report.formatting import show
+from tests.support.inline_svg import charts, corners, dots, hints, tagged, texts
 from tests.support.synthetic_run import edit, finish, make_run, png
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -49,9 +50,10 @@ def test_headline(page, text):
         ({"task": "carla_highway", "carla": {"endpoint": "loopback"}}, {"renderer": "loopback"}, "simulator loopback"),
     ],
 )
-def test_who_drew_the_pictures(tmp_path, config, result, shown):
-    folder = make_run(tmp_path)
+def test_the_renderer_or_simulator_is_named(tmp_path, config, result, shown):
+    folder = make_run(tmp_path, rounds=0)
     finish(folder)
+    (folder / "metrics.jsonl").write_text('{"env_steps": 8}\n')  # no charts
     edit(folder, "config.json", lambda record: record.update({"renderer": "jax", **config}))
     edit(folder, "result.json", lambda record: record.update(result))
     headline = "".join(text_of(write_report(folder).read_text()))
@@ -63,7 +65,7 @@ def test_command(page):
 
 
 def test_iteration_table(page):
-    rows = re.findall(r"<tr>(.*?)</tr>", page)
+    rows = re.findall(r"(?s)<tr>(.*?)</tr>", page)
     cells = [[html.unescape(re.sub(r"<[^>]+>", "", c)) for c in re.findall(r"<td>(.*?)</td>", row)] for row in rows]
     before, *rounds = [row for row in cells if len(row) == 12]
     assert before[:2] == ["0", "0"] and before[7:9] == ["21.5 ± 9", "–"]
@@ -82,22 +84,31 @@ def test_policy_return_in_the_table_is_the_last_evaluation_before_the_round(tmp_
     assert "<td>11</td>" in page and "<td>222</td>" in page and "<td>333</td>" not in page
 
 
+def section(page, title):
+    """The HTML of a section."""
+    return page[page.index(f"<h2>{title}") :].partition("</section>")[0]
+
+
 def test_learning_curve_shows_each_evaluation_the_baseline_the_rounds_and_the_guidance(page):
-    curve = page[page.index("Learning curve") : page.index("Dynamic data filter")]
-    assert curve.count("<circle") == 10 and "100k steps: " in curve
-    assert "random policy 27.4" in curve and 'class="level reference"' in curve
-    assert curve.count('class="rule"') == 5 + 1  # and its key in the legend
-    assert re.findall(r'class="tick mid vlm"[^>]*>(\d)<', curve) == ["1", "2", "3", "4", "5"]
-    (shade,) = re.findall(r'<rect class="span vlm" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', curve)
-    assert shade[0] == re.findall(r'<line class="rule" x1="([\d.]+)"', curve)[3], "guidance begins at round 4"
-    assert float(shade[0]) + float(shade[1]) == pytest.approx(986.0, abs=0.2), "and lasts to the end"
+    html_of_curve = section(page, "Learning curve")
+    (curve,) = charts(html_of_curve)
+    assert "random policy 27.4" in html_of_curve and len(tagged(curve, "level")) == 1
+    assert len(dots(curve, "line policy")) == 10
+    shown = hints(curve, "line policy")
+    assert len(shown) == 10 and shown[-1].startswith("100k steps: ")
+    assert texts(curve, "label") == ["1", "2", "3", "4", "5"]
+    rules = [path[0][0] for path in corners(curve, "rule")]
+    assert len(rules) == 5
+    (shade,) = corners(curve, "span")
+    assert min(x for x, _ in shade) == rules[3], "guidance begins at round 4"
+    assert max(x for x, _ in shade) == pytest.approx(986.0, abs=0.2), "and lasts to the end"
 
 
 def test_points_stand_where_their_numbers_say(tmp_path):
     rows = [{"env_steps": s, "eval/episode_return": r} for s, r in ((0, 0.0), (50, 500.0), (100, 1000.0))]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    dots = re.findall(r'<circle[^>]*cx="([\d.]+)" cy="([\d.]+)"', write_report(tmp_path).read_text())
-    (x0, y0), (x1, y1), (x2, y2) = [(float(x), float(y)) for x, y in dots]
+    (curve,) = charts(write_report(tmp_path).read_text())
+    (x0, y0), (x1, y1), (x2, y2) = dots(curve, "line policy")
     assert x2 - x1 == pytest.approx(x1 - x0, abs=0.2) and x2 == 986
     assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2) and y0 == 340 and y2 > 26
 
@@ -106,24 +117,29 @@ def test_the_band_is_one_std_up_and_down(tmp_path):
     names = ("env_steps", "eval/episode_return", "eval/episode_return_std")
     rows = [dict(zip(names, values, strict=True)) for values in ((0, 500, 0), (9, 500, 300))]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    page = write_report(tmp_path).read_text()
-    (points,) = re.findall(r'<polygon class="band policy" points="([^"]*)"', page)
-    upper_0, upper, lower, lower_0 = (float(point.split(",")[1]) for point in points.split(" "))
-    assert upper_0 == lower_0 == pytest.approx((upper + lower) / 2, abs=0.1)
-    assert lower - upper == pytest.approx(600 / (800 * 1.06) * (340 - 26), abs=0.2)  # the axis runs from 0 to 848
+    (curve,) = charts(write_report(tmp_path).read_text())
+    (band,) = corners(curve, "band policy")
+    (start,) = {y for x, y in band if x == band[0][0]}
+    upper, lower = min(y for _, y in band), max(y for _, y in band)
+    assert start == pytest.approx((upper + lower) / 2, abs=0.1)
+    axis = 800 + 0.06 * 600  # from 0, with a margin of 6 % of the data's range above
+    assert lower - upper == pytest.approx(600 / axis * (340 - 26), abs=0.2)
 
 
 def test_histograms_fine_tune_loss_and_panels(page):
-    assert page.count('class="bar vlm"') == 5 * 10
-    assert re.findall(r"round \d(?=</text>)", page) == [f"round {c}" for c in range(1, 6)]
+    weights = charts(section(page, "Return-aware"))
+    assert [len(tagged(chart, "bar vlm")) for chart in weights] == [10] * 5
+    (loss,) = charts(section(page, "VLM fine-tuning"))
+    assert texts(loss, "label") == [f"round {c}" for c in range(1, 6)]
     for title in ("Critic loss", "Temperature α", "Policy entropy (nats)", "Updates per second", "VLM queries"):
-        assert title in page
+        assert f">{title}<" in page
 
 
 def test_gallery_shows_the_answer_beside_the_action(page):
     assert page.count("data:image/png;base64,") == 20
     assert page.count("You balance a pole on a cart") == 1, "one prompt for all is shown once"
-    answers = re.findall(r"Action: \[([+-]\d\.\d\d)\]</div><span[^>]*>Policy</span><div[^>]*>\[([+-]\d\.\d\d)\]", page)
+    said = r"Action: \[([+-]\d\.\d\d)\]</div>\s*<span[^>]*>Policy</span><div[^>]*>\[([+-]\d\.\d\d)\]"
+    answers = re.findall(said, page)
     assert len(answers) == 20
     assert "weight 0." in page and "return 33.1" in page
 
@@ -152,9 +168,9 @@ def test_a_method_without_a_vlm_says_so(tmp_path):
     assert "Critic loss" in page
 
 
-@pytest.mark.parametrize(("method", "acts"), [("covr", "the VLM never acts"), ("vbe", "The VLM&#x27;s answers act.")])
+@pytest.mark.parametrize(("method", "acts"), [("covr", "the VLM never acts"), ("vbe", "The VLM's answers act.")])
 def test_who_acts_is_said(tmp_path, method, acts):
-    assert acts in write_report(make_run(tmp_path, rounds=0, method=method)).read_text()
+    assert acts in html.unescape(write_report(make_run(tmp_path, rounds=0, method=method)).read_text())
 
 
 def test_guidance_from_the_start_is_shown(tmp_path):
@@ -221,8 +237,8 @@ def test_any_value_in_any_field_still_makes_a_page(tmp_path, value):
         row.update({name: value for name in row if name != "env_steps"})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = write_report(folder).read_text()
-    for place in re.findall(r' (?:[xy][12]?|c[xy]|width|height|points)="([^"]*)"', page):
-        assert re.fullmatch(r"[\d., -]+|device-width.*", place)
+    for numbers in re.findall(r' (?:[xy]|d|viewBox)="([^"]*)"', page):
+        assert re.fullmatch(r"[MLQCz\d., -]+", numbers)
 
 
 # -- its promises
@@ -263,7 +279,9 @@ def check(page):
 
 def test_one_file_that_loads_nothing_and_runs_nothing(page):
     checker = check(page)
-    assert checker.loads and all(load.startswith("data:") for load in checker.loads)
+    inside = {load for load in checker.loads if load.startswith("#")}
+    assert all(f'id="{load[1:]}"' in page for load in inside), "a mark that several dots share"
+    assert set(checker.loads) > inside and all(load.startswith(("data:", "#")) for load in checker.loads)
     assert not checker.tags & {"script", "link", "iframe", "object", "embed", "base", "form"} and not checker.handlers
     assert "url(" not in page and "@import" not in page
     assert "default-src 'none'" in page
@@ -286,22 +304,23 @@ def test_every_string_is_escaped(tmp_path):
     page = write_report(folder).read_text()
     checker = check(page)
     assert "script" not in checker.tags and not checker.handlers
-    assert all(load.startswith("data:") for load in checker.loads)
+    assert all(load.startswith(("data:", "#")) for load in checker.loads)
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 10
 
 
-def test_a_frame_outside_its_folder_or_of_another_kind_is_not_taken_in(tmp_path):
+def test_a_frame_outside_its_folder_or_of_another_kind_is_not_embedded(tmp_path):
     folder = make_run(tmp_path / "run", rounds=1)
     secret = png(np.full((2, 2, 3), 7, np.uint8))
     (tmp_path / "secret.png").write_bytes(secret)
     here = folder / "vlm/round_1"
     (here / "link.png").symlink_to(tmp_path / "secret.png")
-    (here / "text.png").write_text("no picture")
-    names = ["../../../secret.png", str(tmp_path / "secret.png"), "link.png", "text.png"]
+    (here / "text.png").write_text("no image")
+    names = ["../../../secret.png", str(tmp_path / "secret.png"), "link.png", "text.png", "a" * 300, "a\0b"]
+    edit(folder, "vlm/round_1/samples.json", lambda samples: samples.extend(dict(s) for s in samples[:2]))
     edit(folder, "vlm/round_1/samples.json", lambda s: [a.update(frame=b) for a, b in zip(s, names, strict=True)])
     page = write_report(folder).read_text()
     assert base64.b64encode(secret).decode() not in page
-    assert page.count("no frame") == 4 and "data:image/png" not in page
+    assert page.count("no frame") == 6 and "data:image/png" not in page
 
 
 def test_the_same_directory_gives_the_same_bytes(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from covr_jax.report import ReportError
-from covr_jax.report.table import Cell, Final, read_final, render, summarise
+from covr_jax.report.table import Cell, Final, markdown, read_final, render, summarise
 from tests.support.synthetic_run import make_run
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "table.py"
@@ -34,7 +34,11 @@ def test_means_and_deviations_by_hand():
     assert random.std == pytest.approx((200 / 3) ** 0.5)
 
 
-def test_the_table_has_a_hole_where_nothing_ran():
+def test_markdown_of_any_rows():
+    assert markdown([["a", "b"], ["1", ""]]).splitlines() == ["| a | b |", "| --- | --- |", "| 1 |  |"]
+
+
+def test_a_cell_without_runs_is_empty():
     assert render(summarise(FINALS), ".md").splitlines() == [
         "|  | walker | cheetah |",
         "| --- | --- | --- |",

@@ -85,7 +85,7 @@ def test_a_replay_that_does_not_fit_is_refused_in_one_line_that_says_what_to_do(
 def test_nothing_is_allocated_before_the_refusal(tiny_config, make_programs, monkeypatch):
     config = dataclasses.replace(tiny_config, replay=dataclasses.replace(tiny_config.replay, capacity=10**9))
     programs = make_programs(config)
-    assert programs.replay_bytes == replay.nbytes(5 * 10**8 + 4, 2, 20, 1) > 10**12
+    assert programs.parts.replay_bytes == replay.nbytes(5 * 10**8 + 4, 2, 20, 1) > 10**12
     monkeypatch.setattr(replay, "init", lambda *_: pytest.fail("allocated"))
     with pytest.raises(ConfigError, match=r"the replay needs 1222\.00 GB"):
         programs.init()

@@ -1,4 +1,4 @@
-"""What tests do to adapters. Not in conftest.py: there are several of that name, so tests cannot import from them."""
+"""Changes to adapters in tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def randomize_adapter(model, scale: float = 0.2) -> None:
-    """Gives every B matrix a value, so that the adapter does something."""
+    """Gives every B matrix a random value, so that the adapter has an effect."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""An engine that fails on order, in a thread or in a child. Not in conftest.py: a spawned child must import it."""
+"""An engine that fails on command, in a thread or in a child process, which imports this module."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from covr_jax.vlm.serving.protocol import FinetuneBatch
 from covr_jax.vlm.serving.supervise import RetryPolicy, SupervisedService
 from covr_jax.vlm.serving.worker import ProcessWorker, ThreadWorker
 
-PATIENCE_S = 60.0  # of the tests themselves, never reached when they pass
+PATIENCE_S = 60.0  # time limit of the tests, not reached when they pass
 
 
 def wait_for(path: Path) -> None:
-    """Until a file is there."""
+    """Waits until a file exists."""
     end = time.monotonic() + PATIENCE_S
     while not path.exists():
-        assert time.monotonic() < end, f"{path.name} never came"
+        assert time.monotonic() < end, f"{path.name} was not written"
         time.sleep(0.002)
 
 
 class Faulty(FakeVLM):
-    """Obeys files in a folder: ``<verb>.<fault>`` strikes once. Faults: error, memory, exit, hang (until ``go``)."""
+    """A file ``<call>.<fault>`` in a folder makes one call fail. Faults: error, memory, exit, hang (until ``go``)."""
 
     def __init__(self, folder: Path):
         super().__init__()
         self.folder = folder
-        self._strike("load")
+        self._fail("load")
 
-    def _strike(self, verb: str) -> None:
-        for order in self.folder.glob(f"{verb}.*"):
-            fault = order.suffix[1:]
-            order.unlink()
+    def _fail(self, call: str) -> None:
+        for command in self.folder.glob(f"{call}.*"):
+            fault = command.suffix[1:]
+            command.unlink()
             if fault == "error":
                 raise ValueError("no\nsuch thing")
             if fault == "memory":
@@ -47,17 +47,17 @@ class Faulty(FakeVLM):
             wait_for(self.folder / "go")
 
     def query(self, frames):
-        self._strike("query")
+        self._fail("query")
         return super().query(frames)
 
     def finetune(self, frames, actions, weights, progress=None):
         record = super().finetune(frames, actions, weights, progress)
-        self._strike("finetune")  # the adapter has moved already
+        self._fail("finetune")  # the adapter has changed already
         return record
 
 
 class Clock:
-    """Seconds, turned by hand."""
+    """A clock that the test sets, in seconds."""
 
     now = 0.0
 
@@ -65,20 +65,20 @@ class Clock:
         return self.now
 
 
-def supervised(mode: str, folder: Path, clock=time.monotonic, **limits) -> SupervisedService:
+def supervised(mode: str, folder: Path, clock=time.monotonic, **retry) -> SupervisedService:
     """A service around a ``Faulty`` engine."""
     worker = {"async": ThreadWorker, "process": ProcessWorker}[mode]
-    given = RetryPolicy(**{"deadline_s": PATIENCE_S, "hang_s": PATIENCE_S, "restarts": 3, **limits})
-    return SupervisedService(partial(worker, partial(Faulty, folder)), folder / "store", given, clock)
+    policy = RetryPolicy(**{"deadline_s": PATIENCE_S, "hang_s": PATIENCE_S, "restarts": 3, **retry})
+    return SupervisedService(partial(worker, partial(Faulty, folder)), folder / "store", policy, clock)
 
 
 def some_frames(seed: int, n: int = 6) -> np.ndarray:
-    """u8[N,8,8,3]."""
+    """Random frames u8[n,8,8,3]."""
     return np.random.default_rng(seed).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
 
 
-def some_lesson(seed: int = 0) -> FinetuneBatch:
-    """Moves the fake's bias by 1.5."""
+def some_batch(seed: int = 0) -> FinetuneBatch:
+    """A batch that increases the bias of ``FakeVLM`` by 1.5."""
     weight = np.array([1.0, 0.0, 0.5, 0.0], np.float32)
     return FinetuneBatch(
         some_frames(seed, 4), np.ones((4, 1), np.float32), weight, some_frames(9, 3), np.zeros((3, 1)), 2
@@ -86,7 +86,7 @@ def some_lesson(seed: int = 0) -> FinetuneBatch:
 
 
 def expected(frames, bias: float = 0.0):
-    """The prior of an engine that nothing has happened to but lessons that moved its bias."""
+    """The prior of a ``FakeVLM`` whose bias fine-tuning has moved."""
     engine = FakeVLM()
     engine.bias = bias
     return engine.query(frames)

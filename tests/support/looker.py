@@ -1,6 +1,7 @@
-"""A second client that only looks: what the first has made of its ego vehicle, its camera and the scenery.
+"""A second client that reads the state of the first one's ego vehicle and camera, and of the scenery.
 
-``python looker.py PORT`` writes one JSON object; a process of its own, since no other may import the client.
+``python looker.py PORT`` writes one JSON object. It is a process of its own, since only child processes may import the
+client.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ def main() -> None:
     client = carla.Client("127.0.0.1", int(sys.argv[1]))
     client.set_timeout(5.0)
     world = client.get_world()
-    world.wait_for_tick(30.0)  # only then does it know who is there; the first client has to drive on
+    world.wait_for_tick(30.0)  # actors are known after a tick only, so the first client must go on stepping
     ego = next(actor for actor in world.get_actors() if actor.attributes.get("role_name") == "hero")
     camera = next(iter(world.get_actors().filter("sensor.camera.rgb")))
-    things = world.get_environment_objects(carla.CityObjectLabel.Any)
-    found = {
+    scenery = world.get_environment_objects(carla.CityObjectLabel.Any)
+    state = {
         "gear_switch_s": ego.get_physics_control().gear_switch_time,
         "wheels": len(ego.get_physics_control().wheels),
         "camera": dict(camera.attributes),
-        "scenery": [[thing.id, thing.name, str(thing.type), thing.transform.location.x] for thing in things],
+        "scenery": [[found.id, found.name, str(found.type), found.transform.location.x] for found in scenery],
     }
-    print(json.dumps(found), flush=True)
+    print(json.dumps(state), flush=True)
     os._exit(0)
 
 

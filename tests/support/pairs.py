@@ -15,7 +15,7 @@ from dm_control import suite
 from covr_jax import envs
 from covr_jax.envs.stepper import JitStepper
 
-LANES = 100
+NUM_ENVS = 100
 SIZE = 24  # pixels
 
 
@@ -24,14 +24,14 @@ class Ours:
 
     def __init__(self, name):
         options = {"action_repeat": 1, "image_size": SIZE, "samples": 1}
-        self.env = envs.make(name, LANES, **options)
+        self.env = envs.make(name, NUM_ENVS, **options)
         for piece in ("initial", "advance", "observe"):  # traced once, whoever compiles or exports it
             setattr(self.env, piece, jax.jit(getattr(self.env, piece)))
         self.pixels = JitStepper(self.env)
-        self._read = jax.jit(envs.make(name, LANES, pixels=False, **options).observe)
+        self._read = jax.jit(envs.make(name, NUM_ENVS, pixels=False, **options).observe)
 
     def reset(self, key):
-        return self._read(self.pixels._initial(key), jnp.zeros(LANES))
+        return self._read(self.pixels._initial(key), jnp.zeros(NUM_ENVS))
 
     def step(self, state, action):
         """The state is gone after the call."""

@@ -1,4 +1,4 @@
-"""A run directory such as training leaves behind, for the tests of the report."""
+"""A run directory as training writes it, for the tests of the report."""
 
 import json
 import math
@@ -23,7 +23,7 @@ def png(pixels):
 
 
 def cartpole_frame(position, angle):
-    """An 84x84 picture that could be the task's."""
+    """u8[84,84,3], an image like the task's."""
     y, x = np.mgrid[0:84, 0:84]
     frame = np.empty((84, 84, 3), np.uint8)
     frame[:] = np.where((x // 12 + y // 12) % 2 == 0, 52, 64)[..., None] + np.array([0, 18, 40], np.uint8)
@@ -37,6 +37,7 @@ def cartpole_frame(position, angle):
 
 
 def write_json(path, value):
+    """Writes a value as JSON, with the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
 
@@ -134,13 +135,14 @@ def make_run(folder, rounds=5, total=100_000, method="covr", seed=1, task="cartp
 
 
 def finish(folder):
-    """What training adds at its end."""
+    """Adds the files that training writes at its end."""
     result = {"random_return": 27.4, "final_return": 861.2, "final_return_std": 12.9, "seconds": 11_045.0}
     command = f"python experiments/train.py --task cartpole_swingup --method covr --seed 1 --run-dir {folder.name}"
     write_json(folder / "result.json", result | {"command": command})
 
 
 def edit(folder, name, change):
+    """Changes a JSON file of a run in place."""
     path = folder / name
     value = json.loads(path.read_text())
     change(value)

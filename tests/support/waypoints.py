@@ -1,7 +1,8 @@
-"""Ask the real client's own map about poses; a process of its own, since no other may import the client.
+"""Waypoints of the real client's map at points of the plane.
 
-``python waypoints.py road.xodr`` reads JSON ``[[x, y], ...]`` and writes one row or null for each: the driving lane
-there, metres aside of its middle, its direction in radians, the one that ``dbc`` looks along, whether the road goes on.
+``python waypoints.py road.xodr`` reads JSON ``[[x, y], ...]`` and writes one row or null for each: number of the
+driving lane, distance from its centre in m, its direction in radians, the direction that ``dbc`` uses, whether the road
+goes on. It is a process of its own, since only child processes may import the client.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 def main() -> None:
     import carla
 
-    from covr_jax.carla.worker.session import lane_at, lane_direction
+    from covr_jax.carla.worker.lanes import lane_at, lane_direction
 
     world_map = carla.Map("road", Path(sys.argv[1]).read_text(encoding="utf-8"))
     rows = []
@@ -25,11 +26,11 @@ def main() -> None:
         if found is None:
             rows.append(None)
             continue
-        middle, ahead = found.transform.location, found.next(5.0)
+        centre, ahead = found.transform.location, found.next(5.0)
         here, there = lane_direction(found, ahead, 0.0), lane_direction(found, ahead, 5.0)
         angles = [math.atan2(vector[1], vector[0]) for vector in (here, there)]
-        aside = (y - middle.y) * here[0] - (x - middle.x) * here[1]
-        rows.append([found.lane_id, abs(aside), *angles, bool(ahead)])
+        offset = (y - centre.y) * here[0] - (x - centre.x) * here[1]
+        rows.append([found.lane_id, abs(offset), *angles, bool(ahead)])
     print(json.dumps(rows), flush=True)
     os._exit(0)
 

@@ -46,7 +46,7 @@ def short(tiny_config):
 def finished(short, tmp_path_factory):
     """A run's directory and its trainer."""
     directory = tmp_path_factory.mktemp("run")
-    trainer = loop.Trainer(short, directory, Quiet())
+    trainer = loop.AgentTrainer(short, directory, Quiet())
     (directory / "config.json").write_text(json.dumps(configuration.to_dict(short)))
     result = trainer.run()
     (directory / "result.json").write_text(json.dumps(result._asdict()))
@@ -71,8 +71,8 @@ def assert_maps_are_of_their_frames(store, every):
 def test_a_run_learns_from_maps_of_the_frames_that_were_asked_about(finished):
     directory, trainer = finished
     store = trainer.state.replay
-    chunks = int(store.count) // trainer.programs.chunk_steps
-    assert chunks * trainer.programs.chunk_steps == int(store.count)
+    chunks = int(store.count) // trainer.programs.parts.chunk_steps
+    assert chunks * trainer.programs.parts.chunk_steps == int(store.count)
     found = assert_maps_are_of_their_frames(store, every=5)
     assert found == int(store.count) // 5 * 2  # lanes
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
@@ -99,8 +99,8 @@ def test_a_batch_holds_the_map_of_its_newest_frame_and_no_prior(finished):
 def test_it_resumes_and_is_evaluated_without_the_vlm(short, finished, tmp_path, monkeypatch):
     directory, trainer = finished
     half = dataclasses.replace(short, total_steps=2_000)
-    loop.Trainer(half, tmp_path, Quiet()).run()
-    resumed = loop.Trainer(short, tmp_path, Quiet())
+    loop.AgentTrainer(half, tmp_path, Quiet()).run()
+    resumed = loop.AgentTrainer(short, tmp_path, Quiet())
     assert 2_000 <= resumed.env_steps < 4_000
     resumed.run()
     for one, two in zip(*(jax.tree.leaves(t.state.learner.params) for t in (trainer, resumed)), strict=True):
@@ -114,7 +114,7 @@ def test_it_resumes_and_is_evaluated_without_the_vlm(short, finished, tmp_path, 
 def test_a_thread_or_a_child_answers_too(short, tmp_path, mode):
     vlm = dataclasses.replace(short.vlm, mode=mode, deadline_s=300.0)
     config = dataclasses.replace(short, vlm=vlm, total_steps=2_000)
-    trainer = loop.Trainer(config, tmp_path, Quiet())
+    trainer = loop.AgentTrainer(config, tmp_path, Quiet())
     try:
         trainer.run()
         assert trainer.vlm.counters["failures"] == trainer.vlm.counters["hangs"] == 0
@@ -173,7 +173,7 @@ def test_what_does_not_go_together_is_refused(short, changes, said):
 def test_a_wrong_model_and_a_wrong_base_are_one_line(short, tmp_path, capsys):
     config = dataclasses.replace(short, vlm=dataclasses.replace(short.vlm, name=str(tmp_path / "nothing")))
     with pytest.raises(ConfigError, match="cannot load the VLM"):
-        loop.Trainer(config, tmp_path / "run", Quiet())
+        loop.AgentTrainer(config, tmp_path / "run", Quiet())
     with pytest.raises(SystemExit):
         cli.parse_config(["--method", "covr", "--base", "dgc_like"], "train.py", "")
     assert capsys.readouterr().err.strip().endswith("cannot be a --base; use --method dgc_like")

@@ -13,14 +13,14 @@ from covr_jax import config as configuration
 from covr_jax.config import ConfigError
 from covr_jax.config.validate import validate
 from covr_jax.replay import sampling
-from covr_jax.training import loop
-from covr_jax.training.programs import Programs
+from covr_jax.training import chunk, loop
+from covr_jax.training.parts import build_parts
 from tests.support.reporters import Quiet
 
 
 def train(config, directory):
     """The finished trainer and its rows of training metrics."""
-    trainer = loop.Trainer(config, directory, Quiet())
+    trainer = loop.AgentTrainer(config, directory, Quiet())
     trainer.run()
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return trainer, [row for row in rows if "train/env_steps_per_second" in row], rows
@@ -82,8 +82,8 @@ def test_prioritised_replay_learns_the_errors_and_compiles_once(short, tmp_path)
     trainer, *_ = train(dataclasses.replace(short, method="rad", replay=replay), tmp_path)
     priority = np.asarray(trainer.state.replay.priority)
     assert len(np.unique(priority)) > 10 and float(trainer.state.replay.top_priority) >= priority.max()
-    assert trainer.programs._set_priorities._cache_size() == 1
-    assert [piece._cache_size() for piece in trainer.programs._learn.values()] == [1, 1]
+    assert trainer.programs.pieces.set_priorities._cache_size() == 1
+    assert [piece._cache_size() for piece in trainer.programs.pieces.learn.values()] == [1, 1]
 
 
 def test_deterministic_policies_explore_less_and_less(short, tmp_path):
@@ -95,7 +95,7 @@ def test_deterministic_policies_explore_less_and_less(short, tmp_path):
             assert row["sac/exploration_noise"] == pytest.approx(0.8 - 0.6 * min(steps / 4_000, 1.0), rel=1e-6)
             assert not {"sac/alpha", "losses/alpha"} & row.keys()
     assert rows[-1]["sac/exploration_noise"] == pytest.approx(0.2)
-    assert all(piece._cache_size() == 1 for flag, piece in trainer.programs._learn.items() if flag)
+    assert all(piece._cache_size() == 1 for flag, piece in trainer.programs.pieces.learn.items() if flag)
 
 
 @pytest.mark.parametrize(
@@ -111,26 +111,26 @@ def test_what_does_not_go_together_is_refused(tiny_config, changes, said):
         validate(dataclasses.replace(tiny_config, **changes))
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("envs", [1, 3])
 @pytest.mark.parametrize(("updates", "every"), [(1, 1), (3, 1), (1, 2), (4, 2)])
-def test_updates_per_step_and_environments_are_independent(tiny_config, lanes, updates, every):
+def test_updates_per_step_and_environments_are_independent(tiny_config, monkeypatch, envs, updates, every):
     """The plan of one cycle: how many updates each agent step makes, every second one with the actor's."""
     config = dataclasses.replace(
         tiny_config,
         method="rad",
-        env=dataclasses.replace(tiny_config.env, num_envs=lanes),
+        env=dataclasses.replace(tiny_config.env, num_envs=envs),
         sac=dataclasses.replace(tiny_config.sac, updates_per_step=updates, steps_per_update=every),
     )
-    programs, plan = Programs(config), []
+    parts, plan = build_parts(config), []
 
-    def agent_step(state, *, random, actor_pattern):
-        assert not random
+    def agent_step(parts, pieces, stepper, state, *, random, actor_pattern, scan):
+        assert not random and not scan
         plan.append(actor_pattern)
-        return state, {}
+        return chunk.ChunkResult(state, {})
 
-    programs._agent_step = agent_step
-    programs._cycle(None, learn=True)
+    monkeypatch.setattr(chunk, "agent_step", agent_step)
+    chunk.cycle(parts, None, None, None, learn=True)
     assert [len(pattern) for pattern in plan] == [updates if step % every == 0 else 0 for step in range(len(plan))]
     with_actor = [flag for pattern in plan for flag in pattern]
     assert with_actor == [index % 2 == 0 for index in range(len(with_actor))] and len(with_actor) % 2 == 0
-    assert programs.env.num_envs == lanes and programs.chunk_steps % programs.cycle == 0
+    assert parts.env.num_envs == envs and parts.chunk_steps % parts.cycle == 0

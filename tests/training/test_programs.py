@@ -1,4 +1,4 @@
-"""The compiled pieces and their composition, on a run of two lanes whose episodes last 25 agent steps."""
+"""The compiled pieces and their composition, on a run of two environments whose episodes last 25 agent steps."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import pytest
 from covr_jax import replay, runtime
 from covr_jax.config import ConfigError
 from covr_jax.runtime import dlpack, rng
+from covr_jax.training.chunk import dispatched_chunk, run_updates, update_period
 from covr_jax.training.programs import Programs
+from covr_jax.training.queries import QueryManager
 from covr_jax.types import Prior, StepType
+from covr_jax.vlm.serving.fake import FakeVLM
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.xdist_group("training")
 
-LANES, STEPS, EPISODE = 2, 10, 25  # lanes, agent steps of a chunk, agent steps of an episode
+ENVS, STEPS, EPISODE = 2, 10, 25  # environments, agent steps of a chunk, agent steps of an episode
 LOSSES = {f"losses/{name}" for name in ("critic", "actor", "alpha", "guidance")}
 NAMES = LOSSES | {f"sac/{name}" for name in ("alpha", "entropy", "q_mean")}
 
@@ -28,7 +32,7 @@ def test_an_action_repeat_that_does_not_divide_an_episode_is_one_line(tiny_confi
 
 
 def firsts(vec_steps):
-    """How many of the first env.step calls of a lane started an episode: an episode is 25 steps and one FIRST."""
+    """How many of the first env.step calls of an environment started an episode: an episode is 25 steps and one FIRST."""
     return vec_steps // (EPISODE + 1)
 
 
@@ -40,17 +44,19 @@ def programs(tiny_config, make_programs):
 @pytest.fixture(scope="module")
 def history(programs):
     """After every chunk of a run of 330 agent steps: progress, updates, metrics; and the last state."""
-    state = programs.init()
-    rows = []
+    state, rows = programs.init(), []
+    queries = QueryManager(
+        FakeVLM(), select=programs.pieces.query, set_prior=programs.pieces.set_prior, num_slots=4, num_envs=ENVS
+    )
     for chunk in range(33):
         learn = int(state.progress.transitions) >= programs.config.sac.init_steps
-        state, metrics = programs.chunk(state, learn=learn)
+        state, metrics, _ = programs.chunk(state, learn=learn)
         if chunk % 3 == 2:
-            programs.questions(state)
+            programs.pieces.query(state.learner, state.replay)
             # As from the VLM: arrays that crossed DLPack are pinned to their device, which must not spread.
-            answers = torch.full((2, LANES, 1), 0.5), torch.ones((2, LANES), dtype=torch.bool)
+            answers = torch.full((2, ENVS, 1), 0.5), torch.ones((2, ENVS), dtype=torch.bool)
             prior = Prior(*map(dlpack.to_jax, answers))
-            state = programs.attach(state, prior)
+            state = queries.store(state, prior, int(state.replay.count))
         if chunk % 10 == 9:
             programs.evaluator.evaluate(programs.evaluator.eval_policy(state.learner), 2, chunk)
         row = (state.progress, state.learner.updates, state.replay.count, metrics)
@@ -59,13 +65,13 @@ def history(programs):
 
 
 def test_counters_advance_exactly(programs, history):
-    assert (programs.chunk_steps, programs.env.episode_length) == (STEPS, EPISODE)
+    assert (programs.parts.chunk_steps, programs.parts.env.episode_length) == (STEPS, EPISODE)
     updates = 0
     for index, (learn, progress, counted, slots, _) in enumerate(history[0]):
         vec_steps = STEPS * (index + 1)
         updates += STEPS * learn
         assert progress.vec_steps == slots == vec_steps
-        assert progress.transitions == LANES * (vec_steps - firsts(vec_steps))  # what starts an episode is none
+        assert progress.transitions == ENVS * (vec_steps - firsts(vec_steps))  # what starts an episode is none
         assert counted == updates
     # 20 transitions per chunk, so 40 are there after two chunks of random actions.
     assert [learn for learn, *_ in history[0]] == [False, False, *[True] * 31]
@@ -75,11 +81,11 @@ def test_the_ring_holds_what_happened_in_order(programs, history):
     _, state = history
     window = replay.window(state.replay, 0)
     count = int(state.replay.count)
-    assert len(window.slots) == programs.slots < count  # wrapped
+    assert len(window.slots) == programs.parts.slots < count  # wrapped
     times = np.arange(count - len(window.slots), count)
     position = times % (EPISODE + 1)
     expected = np.where(position == 0, StepType.FIRST, np.where(position == EPISODE, StepType.LAST, StepType.MID))
-    np.testing.assert_array_equal(window.step_type, np.stack([expected] * LANES, -1))
+    np.testing.assert_array_equal(window.step_type, np.stack([expected] * ENVS, -1))
     assert (window.reward[position == 0] == 0).all() and (window.reward[position != 0] > 0).all()
     assert (np.asarray(state.replay.discount)[window.slots] == 1).all()
     assert (np.abs(window.action) <= 1).all() and window.action.std() > 0.05
@@ -110,22 +116,22 @@ def test_no_piece_is_compiled_twice(programs, history, piece_sizes):
 
 
 def test_the_first_steps_are_random_and_the_same_for_equal_seeds(programs, tiny_config, make_programs):
-    states = [programs.chunk(programs.init(), learn=False)[0] for _ in range(2)]
+    states = [programs.chunk(programs.init(), learn=False).state for _ in range(2)]
     one, two = (jax.tree.map(np.asarray, (state.replay.action[:STEPS], state.env.qpos)) for state in states)
     np.testing.assert_array_equal(one[0], two[0])
     np.testing.assert_array_equal(one[1], two[1])
-    assert len(np.unique(one[0])) == STEPS * LANES
+    assert len(np.unique(one[0])) == STEPS * ENVS
     assert one[0].min() < -0.5 and one[0].max() > 0.5
 
 
-def test_questions_are_the_frames_of_every_fifth_step(programs, history):
+def test_queries_are_the_frames_of_every_fifth_step(programs, history):
     _, state = history
-    frames, place = programs.questions(state)
+    frames, index = programs.pieces.query(state.learner, state.replay)
     times = np.arange(int(state.replay.count) - STEPS, int(state.replay.count), 5)
-    expected = np.asarray(state.replay.frame)[times % programs.slots]
+    expected = np.asarray(state.replay.frame)[times % programs.parts.slots]
     np.testing.assert_array_equal(frames, expected.reshape(-1, *expected.shape[2:]))
-    np.testing.assert_array_equal(place, np.arange(2 * LANES))
-    assert programs.candidates == 2 * LANES
+    np.testing.assert_array_equal(index, np.arange(2 * ENVS))
+    assert programs.parts.num_query_slots == 2 * ENVS
 
 
 def test_evaluation_is_decided_by_its_number(programs, history):
@@ -141,7 +147,7 @@ def test_evaluation_is_decided_by_its_number(programs, history):
 
 
 def test_training_leaves_no_trace_in_an_evaluation_and_vice_versa(programs):
-    state, _ = programs.chunk(programs.init(), learn=False)
+    state = programs.chunk(programs.init(), learn=False).state
     before = jax.tree.map(np.asarray, (state.env.qpos, state.timestep.observation, state.progress))
     programs.evaluator.evaluate(programs.evaluator.random_policy(0), 2, 1)
     after = jax.tree.map(np.asarray, (state.env.qpos, state.timestep.observation, state.progress))
@@ -159,17 +165,17 @@ def plain(tiny_config):
         return Programs(tiny_config)
 
 
-def test_the_rolled_chunk_equals_the_dispatched_one(programs, plain):
+def test_the_scanned_chunk_equals_the_dispatched_one(programs, plain):
     state = programs.init()
     for _ in range(2):
-        state, _ = programs.chunk(state, learn=False)
+        state = programs.chunk(state, learn=False).state
     copy = jax.tree.map(jnp.copy, state)
     # The two compositions are compared, not the optimiser: without it the big program compiles in seconds.
     options = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_backend_optimization_level": 0}
-    rolled = jax.jit(plain.rolled, static_argnums=(1, 2), compiler_options=options)
+    scanned = jax.jit(plain.scanned, static_argnums=(1, 2), compiler_options=options)
     # Four cycles of two agent steps, over the end of an episode.
-    together, metrics = rolled(copy, 4, True)
-    apart, expected = programs._dispatch_cycles(state, 4, True)
+    together, metrics = scanned(copy, 4, True)
+    apart, expected, _ = dispatched_chunk(programs.parts, programs.pieces, programs.stepper, state, 4, True)
     assert (np.asarray(apart.replay.step_type[20:28]) == StepType.LAST).any()
     assert set(metrics) == set(expected) == NAMES
     for name in NAMES:
@@ -181,7 +187,7 @@ def test_the_rolled_chunk_equals_the_dispatched_one(programs, plain):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
-def test_the_rolled_chunk_can_be_exported_for_every_platform(plain):
+def test_the_scanned_chunk_can_be_exported_for_every_platform(plain):
     abstract = jax.eval_shape(plain.init)
 
     def is_key(x):
@@ -194,12 +200,42 @@ def test_the_rolled_chunk_can_be_exported_for_every_platform(plain):
         return jax.tree.map(lambda like, x: jax.random.wrap_key_data(x) if is_key(like) else x, abstract, state)
 
     def chunk(state):
-        state, metrics = plain.rolled(wrap(state), 1, True)
+        state, metrics = plain.scanned(wrap(state), 1, True)
         return unwrap(state), metrics
 
     exported = jax.export.export(jax.jit(chunk), platforms=("cpu", "cuda", "tpu"))(jax.eval_shape(unwrap, abstract))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert len(exported.out_avals) == len(jax.tree.leaves(abstract)) + len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "period"), [((), 0), ((True,), 1), ((True, False) * 8, 2), ((True, False, True), 3), ((False,) * 4, 1)]
+)
+def test_the_period_of_an_actor_pattern(pattern, period):
+    assert update_period(pattern) == period
+
+
+@pytest.mark.parametrize("prioritised", [False, True])
+def test_scanned_updates_equal_unrolled_ones(programs, plain, prioritised):
+    """Six updates, of which every second moves the actor: three repetitions of a period of two."""
+    state = programs.init()
+    for _ in range(2):
+        state = programs.chunk(state, learn=False).state
+    pattern, results = (True, False) * 3, []
+    for scan in (False, True):
+        copy = jax.tree.map(jnp.copy, (state.learner, state.replay))
+
+        def updates(learner, store, scan=scan):
+            return run_updates(plain.pieces, learner, store, pattern, prioritised=prioritised, scan=scan)
+
+        options = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_backend_optimization_level": 0}
+        results.append(jax.jit(updates, compiler_options=options)(*copy))
+    (learner, store, metrics), (scanned, scanned_store, scanned_metrics) = results
+    assert int(scanned.updates) == int(learner.updates) == 6
+    assert set(metrics) == set(scanned_metrics) == NAMES
+    for one, two in ((learner, scanned), (metrics, scanned_metrics), (store.priority, scanned_store.priority)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, two)
+    assert (np.asarray(store.priority) != 1.0).any() == prioritised
 
 
 # -------------------------------------------------------------------- misfits
@@ -239,7 +275,7 @@ def test_a_learning_rate_of_zero_is_no_missing_one(tiny_config, monkeypatch):
         rates.append(learning_rate)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("covr_jax.training.programs.make_learner", spy)
+    monkeypatch.setattr("covr_jax.training.parts.make_learner", spy)
     for rate in (None, 0.0):
         with pytest.raises(KeyboardInterrupt):
             Programs(dataclasses.replace(tiny_config, sac=dataclasses.replace(tiny_config.sac, learning_rate=rate)))

@@ -1,6 +1,6 @@
 """Entropy-gated questions: which frames are asked about, where answers land, and whole runs beside ungated ones.
 
-The tiny config has 2 lanes, chunks of 10 agent steps and a question every 5: 4 candidates per chunk.
+The tiny config has 2 environments, chunks of 10 agent steps and a query every 5: 4 query slots per chunk.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import pytest
 from covr_jax import replay
 from covr_jax.agents.policies import noisy_deterministic, squashed_gaussian
 from covr_jax.io.metrics import read_metrics
-from covr_jax.training import loop, query_selection
-from covr_jax.training.programs import Programs
+from covr_jax.training import loop, queries
+from covr_jax.training.parts import build_parts
 from covr_jax.training.queries import QueryManager
 from covr_jax.types import Prior, StepType
 from covr_jax.vlm.serving import factory
@@ -28,9 +28,11 @@ from tests.support.reporters import Quiet
 
 # --------------------------------------------------------------------- by hand
 
+pytestmark = pytest.mark.xdist_group("training")
 
-def test_candidates_are_every_nth_step_of_the_chunk_in_all_lanes():
-    time, env_id = query_selection.candidates(jnp.asarray(34), 12, 4, 2)
+
+def test_query_slots_are_every_nth_step_of_the_chunk_in_all_environments():
+    time, env_id = queries.query_slots(jnp.asarray(34), 12, 4, 2)
     assert time.tolist() == [22, 22, 26, 26, 30, 30] and env_id.tolist() == [0, 1, 0, 1, 0, 1]
 
 
@@ -38,47 +40,46 @@ def test_candidates_are_every_nth_step_of_the_chunk_in_all_lanes():
     ("total", "share", "count"), [(4, 1.0, 4), (4, 0.999, 4), (4, 0.5, 2), (4, 0.01, 1), (10, 0.7, 7), (256, 0.25, 64)]
 )
 def test_how_many_are_asked(total, share, count):
-    assert query_selection.num_queries(total, share) == count
+    assert queries.num_queries(total, share) == count
 
 
 def test_the_most_uncertain_that_act_come_first():
     entropy = jnp.asarray([-1.0, 0.5, 0.7, 0.5, -3.0])
     everyone, third = jnp.ones(5, bool), jnp.asarray([True, True, False, True, True])
-    assert query_selection.top_k_entropy(entropy, everyone, 2).tolist() == [1, 2]  # 0.7, and the earlier 0.5
-    assert query_selection.top_k_entropy(entropy, everyone, 3).tolist() == [1, 2, 3]
-    assert query_selection.top_k_entropy(entropy, third, 2).tolist() == [1, 3]
-    assert query_selection.top_k_entropy(entropy, third, 5).tolist() == [0, 1, 2, 3, 4]
+    assert queries.top_k_entropy(entropy, everyone, 2).tolist() == [1, 2]  # 0.7, and the earlier 0.5
+    assert queries.top_k_entropy(entropy, everyone, 3).tolist() == [1, 2, 3]
+    assert queries.top_k_entropy(entropy, third, 2).tolist() == [1, 3]
+    assert queries.top_k_entropy(entropy, third, 5).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_answers_go_back_to_their_places():
     prior = Prior(jnp.asarray([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]), jnp.asarray([True, False, True]))
-    action, valid = query_selection.scatter_priors(prior, jnp.asarray([0, 2, 5]), 2, 6)
+    action, valid = queries.scatter_priors(prior, jnp.asarray([0, 2, 5]), 2, 6)
     assert action.shape == (3, 2, 2) and action.dtype == np.float32
     np.testing.assert_allclose(action.reshape(6, 2)[[0, 2, 5]], prior.action)
     assert not action.reshape(6, 2)[[1, 3, 4]].any()
     assert valid.tolist() == [[True, False], [False, False], [False, True]]
 
 
-def test_questions_that_are_dropped_are_not_asked_and_not_waited_for():
+def test_dropped_queries_are_neither_counted_nor_waited_for():
     class Busy(FakeVLM):
         busy = False
 
-        def __init__(self):
-            super().__init__()
-            self.counters = {"dropped": 0}
-
-        def submit(self, time, frames):
-            self.counters["dropped"] += self.busy
+        def submit(self, query_step, frames):
+            return not self.busy
 
         def poll(self, time):
             return []
 
     vlm, frames = Busy(), jnp.zeros((3, 4, 4, 3), jnp.uint8)
-    programs = SimpleNamespace(candidates=4, query_selection=lambda state: (frames, jnp.arange(3)))
-    talk = QueryManager(programs, vlm)
+
+    def select(learner, store):
+        return frames, jnp.arange(3)
+
+    manager = QueryManager(vlm, select, lambda *_: None, num_slots=4, num_envs=2)
     for now, vlm.busy in ((10, False), (20, True), (30, True)):
-        talk.step(SimpleNamespace(replay=SimpleNamespace(count=now)), ask=True)
-    assert (talk.asked, talk.skipped, talk.waiting) == (3, 1, [10])
+        manager.step(SimpleNamespace(learner=None, replay=SimpleNamespace(count=now)), query=True)
+    assert (manager.frames_queried, manager.frames_skipped, manager.pending) == (3, 1, [10])
 
 
 # --------------------------------------------------------------------- entropy
@@ -125,27 +126,27 @@ def gated(config, share, **vlm):
     return dataclasses.replace(config, vlm=dataclasses.replace(config.vlm, ask_share=share, **vlm))
 
 
-def ring(slots, steps, lanes=2):
-    """Random frames; lane 0 begins an episode at 12 and ends one at 15, lane 1 ends at 20."""
-    frame = np.random.default_rng(0).integers(0, 256, (slots, lanes, 20, 20, 3), np.uint8)
-    kind = np.full((slots, lanes), StepType.MID, np.int8)
+def ring(slots, steps, envs=2):
+    """Random frames; env 0 begins an episode at 12 and ends one at 15, env 1 ends at 20."""
+    frame = np.random.default_rng(0).integers(0, 256, (slots, envs, 20, 20, 3), np.uint8)
+    kind = np.full((slots, envs), StepType.MID, np.int8)
     kind[12, 0], kind[15, 0], kind[20, 1] = StepType.FIRST, StepType.LAST, StepType.LAST
-    empty = replay.init(slots, lanes, 20, 1)
+    empty = replay.init(slots, envs, 20, 1)
     return empty.replace(frame=jnp.asarray(frame), step_type=jnp.asarray(kind), count=jnp.asarray(steps, jnp.int32))
 
 
-def test_questions_are_ranked_by_the_policy_on_stacked_observations(tiny_config):
-    programs = Programs(gated(tiny_config, 0.5))
+def test_queries_are_ranked_by_the_policy_on_stacked_observations(tiny_config):
+    parts = build_parts(gated(tiny_config, 0.5))
     weights = np.arange(1, 10) ** 2  # tells the frames of a stack and their channels apart
 
     def score(learner, observation, previous):
         assert learner is None and previous is None and observation.shape == (4, 20, 20, 9)
         return (observation.mean((1, 2)) * weights).sum(-1)
 
-    programs.learner = programs.learner._replace(mean_entropy=score)
+    parts = parts._replace(learner=parts.learner._replace(mean_entropy=score))
     for steps in (19, 23, 24):  # candidates at 9 and 14; 13 and 18; 14 and 19
         store = ring(40, steps)
-        frames, place = programs.query_selection(SimpleNamespace(learner=None, replay=store))
+        frames, index = queries.select_query(parts, None, store)
         stored, scores = np.asarray(store.frame), []
         for time in (steps - 10, steps - 5):
             for env_id in range(2):
@@ -153,31 +154,32 @@ def test_questions_are_ranked_by_the_policy_on_stacked_observations(tiny_config)
                 stack = [stored[max(time - back, first), env_id] for back in (2, 1, 0)]
                 scores.append((np.concatenate(stack, -1).astype(float).mean((0, 1)) * weights).sum())
         expected = sorted(np.argsort(scores)[-2:].tolist())
-        assert place.tolist() == expected
-        times, lanes = np.repeat([steps - 10, steps - 5], 2)[expected], np.tile([0, 1], 2)[expected]
-        np.testing.assert_array_equal(frames, stored[times, lanes])
+        assert index.tolist() == expected
+        times, env_ids = np.repeat([steps - 10, steps - 5], 2)[expected], np.tile([0, 1], 2)[expected]
+        np.testing.assert_array_equal(frames, stored[times, env_ids])
 
 
 def test_several_frames_are_the_newest_of_the_observation(tiny_config):
-    """Lane 0's episode began at 12: at 13 it has seen 12 and 13 alone."""
-    programs, store = Programs(gated(tiny_config, 1.0, frames=3)), ring(40, 23)
-    shown, place = programs.query_selection(SimpleNamespace(learner=None, replay=store))
+    """The episode of env 0 began at 12: at 13 it has seen 12 and 13 alone."""
+    parts, store = build_parts(gated(tiny_config, 1.0, frames=3)), ring(40, 23)
+    shown, index = queries.select_query(parts, None, store)
     stored, whole = np.asarray(store.frame), np.asarray(shown)
     stacks = {(13, 0): (12, 12, 13), (13, 1): (11, 12, 13), (18, 0): (16, 17, 18), (18, 1): (16, 17, 18)}
-    assert whole.shape == (4, 20, 20, 9) and place.tolist() == [0, 1, 2, 3]
+    assert whole.shape == (4, 20, 20, 9) and index.tolist() == [0, 1, 2, 3]
     for row, ((_, env_id), times) in enumerate(stacks.items()):
         np.testing.assert_array_equal(whole[row], np.concatenate([stored[time, env_id] for time in times], -1))
-        np.testing.assert_array_equal(query_selection.seen(shown, 2)[row], whole[row, ..., 3:])
+        np.testing.assert_array_equal(queries.vlm_frames(shown, 2)[row], whole[row, ..., 3:])
 
 
-def test_ends_of_episodes_are_asked_about_last(tiny_config):
-    """At 25 the candidates are slots 15 and 20: lane 0 ended at 15, lane 1 at 20, the others act."""
-    programs = Programs(gated(tiny_config, 0.5))
-    programs.learner = programs.learner._replace(mean_entropy=lambda *_: jnp.asarray([9.0, 1.0, 2.0, 9.0]))
+def test_ends_of_episodes_are_queried_last(tiny_config):
+    """At 25 the query slots are 15 and 20: env 0 ended at 15, env 1 at 20, the others act."""
+    parts = build_parts(gated(tiny_config, 0.5))
+    entropy = jnp.asarray([9.0, 1.0, 2.0, 9.0])
+    parts = parts._replace(learner=parts.learner._replace(mean_entropy=lambda *_: entropy))
     store = ring(40, 25)
     assert np.asarray(store.step_type)[[15, 15, 20, 20], [0, 1, 0, 1]].tolist() == [StepType.LAST, 1, 1, StepType.LAST]
-    _, place = programs.query_selection(SimpleNamespace(learner=None, replay=store))
-    assert place.tolist() == [1, 2]
+    _, index = queries.select_query(parts, None, store)
+    assert index.tolist() == [1, 2]
 
 
 # ------------------------------------------------------------------------ runs
@@ -185,7 +187,7 @@ def test_ends_of_episodes_are_asked_about_last(tiny_config):
 
 @pytest.fixture(scope="module")
 def run(make_programs, tiny_config, tmp_path_factory):
-    """run(name, share, **vlm) -> (trainer, metric rows, batches of frames asked about): DPL, asked from the start."""
+    """run(name, share, **vlm) -> (trainer, metric rows, queried batches of frames): DPL, queried from the start."""
 
     def go(name, share, **vlm):
         directory, asked = tmp_path_factory.mktemp("runs") / name, []
@@ -200,7 +202,7 @@ def run(make_programs, tiny_config, tmp_path_factory):
             patch.setattr(loop, "Programs", make_programs)
             if vlm.get("mode") != "process":  # whose child would not know the class
                 patch.setattr(factory, "build_engine", lambda *_: Watched())
-            trainer = loop.Trainer(gated(short, share, **vlm), directory, Quiet())
+            trainer = loop.AgentTrainer(gated(short, share, **vlm), directory, Quiet())
             trainer.run()
             trainer.vlm.close()
         return trainer, read_metrics(directory / "metrics.jsonl"), asked
@@ -239,7 +241,7 @@ def test_a_gate_that_lets_all_through_is_none(run):
         np.testing.assert_array_equal(one, two)
 
 
-def test_half_of_the_frames_are_asked_about_and_counted(half):
+def test_half_of_the_frames_are_queried_and_counted(half):
     trainer, rows, asked = half
     chunks = len(asked)
     assert chunks == int(trainer.state.progress.vec_steps) // 10 >= 5
@@ -250,7 +252,7 @@ def test_half_of_the_frames_are_asked_about_and_counted(half):
     assert training[-1]["vlm/queries"] == chunks == len(training)
     newest = max((trainer.run_dir / "checkpoints").iterdir(), key=lambda path: int(path.name))
     saved = json.loads((newest / "host.json").read_text())
-    assert (saved["asked"], saved["skipped"]) == (2 * chunks, 2 * chunks)
+    assert (saved["frames_queried"], saved["frames_skipped"]) == (2 * chunks, 2 * chunks)
 
 
 def test_every_answer_lies_with_its_frame_and_the_others_are_without(half):
@@ -289,8 +291,8 @@ def test_a_recording_is_played_back_to_the_same_places(run, half):
     assert replayed[0].vlm.counters["missed"] == 0
 
 
-def test_several_frames_reach_the_vlm_in_questions_measurements_and_lessons(make_programs, tiny_config, tmp_path):
-    """A whole run of COVR: the channels of the asked, the measuring and the teaching calls."""
+def test_several_frames_reach_the_vlm_in_queries_measurements_and_fine_tuning(make_programs, tiny_config, tmp_path):
+    """A whole run of COVR: the channels of the querying, the measuring and the fine-tuning calls."""
     channels = {"query": set(), "finetune": set()}
 
     class Watched(FakeVLM):
@@ -307,11 +309,11 @@ def test_several_frames_reach_the_vlm_in_questions_measurements_and_lessons(make
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Programs", make_programs)
         patch.setattr(factory, "build_engine", lambda *_: Watched())
-        loop.Trainer(config, tmp_path, Quiet()).run()
+        loop.AgentTrainer(config, tmp_path, Quiet()).run()
     assert channels == {"query": {(20, 20, 6)}, "finetune": {(20, 20, 6)}}
 
 
-def test_late_answers_go_to_the_chunk_they_were_asked_for(run, half, monkeypatch):
+def test_late_answers_go_to_the_chunk_of_their_query(run, half, monkeypatch):
     """Each answer is handed over two chunks late, as an asynchronous VLM may."""
     late = []
 
@@ -333,4 +335,4 @@ def test_late_answers_go_to_the_chunk_they_were_asked_for(run, half, monkeypatch
                 valid += 1
     assert valid == sum(int(FakeVLM().query(frames).valid.sum()) for frames in asked[:-2]) > 0
     assert not store.prior.valid[end : end + 20].any()
-    assert trainer.conversation.waiting == [int(store.count) - 10, int(store.count)]
+    assert trainer.queries.pending == [int(store.count) - 10, int(store.count)]

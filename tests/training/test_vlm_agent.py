@@ -18,9 +18,10 @@ from covr_jax.io.checkpoint import CheckpointError
 from covr_jax.io.metrics import read_metrics
 from covr_jax.report import write_report
 from covr_jax.runtime.rng import stream
-from covr_jax.training import loop, vlm_agent
-from covr_jax.training.evaluation import Evaluator
+from covr_jax.training import vlm_agent
+from covr_jax.training.evaluation import FINAL_EVALUATION, Evaluator
 from covr_jax.training.restore import load_run
+from covr_jax.training.run import train
 from covr_jax.types import StepType, TimeStep
 from covr_jax.vlm.serving.fake import FakeVLM
 from tests.support.reporters import Quiet
@@ -42,7 +43,7 @@ def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path, monkeypatch
     """Its return is that of the answers, asked every fifth step and held, computed here from the environment."""
     run = dataclasses.replace(tiny_config, method="vbe", vlm=dataclasses.replace(tiny_config.vlm, frames=frames))
     monkeypatch.setattr(Evaluator, "episode_metrics", lambda self: {"DD": 7.0})
-    result = loop.train(run, tmp_path / "vbe", Shown())
+    result = train(run, tmp_path / "vbe", Shown())
     assert result.env_steps == 0 and (tmp_path / "vbe" / "result.json").exists()
 
     programs, oracle, asked = shared(run), FakeVLM(), []
@@ -52,7 +53,7 @@ def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path, monkeypatch
             asked.append(oracle.query(np.asarray(timestep.observation)[..., -3 * frames :]).action)
         return asked[-1]
 
-    expected = programs.evaluator.evaluate(policy, 2, loop.FINAL_EVALUATION)
+    expected = programs.evaluator.evaluate(policy, 2, FINAL_EVALUATION)
     assert result.final_return == pytest.approx(float(expected.mean()))
     assert result.random_return != result.final_return
     (first, last) = read_metrics(tmp_path / "vbe" / "metrics.jsonl")
@@ -65,27 +66,27 @@ def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path, monkeypatch
 class Scripted:
     """Acts by the clock; its value is the number of times it was asked."""
 
-    def __init__(self, lanes):
-        self.lanes, self.count = lanes, 0
+    def __init__(self, envs):
+        self.envs, self.count = envs, 0
 
-    def take(self, frames):
+    def sample(self, frames):
         import torch
 
         from covr_jax.vlm.ppo.policy import SampledActions
 
         self.count += 1
-        numbers = np.full(self.lanes, self.count, np.float32)
-        action = np.full((self.lanes, 1), np.sin(self.count), np.float32)
-        return SampledActions(torch.full((self.lanes, 3), self.count), action, numbers > 0, -numbers, numbers)
+        numbers = np.full(self.envs, self.count, np.float32)
+        action = np.full((self.envs, 1), np.sin(self.count), np.float32)
+        return SampledActions(torch.full((self.envs, 3), self.count), action, numbers > 0, -numbers, numbers)
 
     def values(self, frames, tokens):
-        return np.full(self.lanes, self.count + 1, np.float32)
+        return np.full(self.envs, self.count + 1, np.float32)
 
 
 def test_a_rollout_is_what_the_environments_did(tiny_config, shared):
     """Rewards belong to the action before them, ends to the step that followed; ignored actions are not learnt from."""
     programs = shared(tiny_config)
-    env, key = JitStepper(programs.env), stream(1, 1)
+    env, key = JitStepper(programs.parts.env), stream(1, 1)
     running, last = np.zeros(2), np.full(2, np.nan)
     state, timestep = env.reset(key)
     rollout, _, after = vlm_agent.collect(Scripted(2), env, state, timestep, 30, running, last)
@@ -95,7 +96,7 @@ def test_a_rollout_is_what_the_environments_did(tiny_config, shared):
     for t in range(30):
         np.testing.assert_array_equal(rollout.frames[t], timestep.observation[..., -3:])
         assert (rollout.acts[t] == (np.asarray(timestep.step_type) != StepType.LAST)).all()
-        state, timestep = env.step(state, np.full((2, 1), np.sin(t + 1), np.float32))
+        state, timestep, _ = env.step(state, timestep, np.full((2, 1), np.sin(t + 1), np.float32))
         np.testing.assert_array_equal(rollout.reward[t], timestep.reward)
         np.testing.assert_array_equal(rollout.ends[t], np.asarray(timestep.step_type) == StepType.LAST)
         total += np.asarray(timestep.reward) * (t < 25)
@@ -130,7 +131,7 @@ def test_vpf_trains_the_adapter_and_leaves_a_whole_run(tiny_config, shared, tmp_
         vlm=config.VLMConfig(name="tiny", lora_rank=2, frames=2),
         vpf=config.VPFConfig(steps=52, epochs=1, minibatch=20, learning_rate=1e-3, value_hidden=(8,)),
     )
-    result = loop.train(run, tmp_path / "vpf", Shown())
+    result = train(run, tmp_path / "vpf", Shown())
     assert result.env_steps == 52 * 40
     rows = read_metrics(tmp_path / "vpf" / "metrics.jsonl")
     training = [row for row in rows if "ppo/policy" in row]
@@ -159,9 +160,9 @@ def small_vpf(tiny_config):
 
 def test_vpf_goes_on_as_if_it_had_not_been_stopped(small_vpf, shared, tmp_path, monkeypatch):
     pytest.importorskip("torch")
-    whole = loop.train(small_vpf, tmp_path / "whole", Shown())
+    whole = train(small_vpf, tmp_path / "whole", Shown())
 
-    iterate, calls = vlm_agent.VLMTrainer._iterate, []
+    iterate, calls = vlm_agent.VLMTrainer.iterate, []
 
     def stopped(self, *arguments):
         calls.append(self.env_steps)
@@ -170,10 +171,10 @@ def test_vpf_goes_on_as_if_it_had_not_been_stopped(small_vpf, shared, tmp_path, 
         return iterate(self, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(vlm_agent.VLMTrainer, "_iterate", stopped)
+        patched.setattr(vlm_agent.VLMTrainer, "iterate", stopped)
         with pytest.raises(KeyboardInterrupt):
-            loop.train(small_vpf, tmp_path / "parts", Shown())
-    parts = loop.train(small_vpf, tmp_path / "parts", Shown())
+            train(small_vpf, tmp_path / "parts", Shown())
+    parts = train(small_vpf, tmp_path / "parts", Shown())
     assert calls == [0, 1_040, 2_080] and parts[:4] == whole[:4]
 
     def what_was_seen(name):
@@ -190,12 +191,12 @@ def test_vpf_goes_on_as_if_it_had_not_been_stopped(small_vpf, shared, tmp_path, 
 def test_a_damaged_vpf_checkpoint_is_one_line(small_vpf, shared, tmp_path):
     pytest.importorskip("torch")
     run = dataclasses.replace(small_vpf, total_steps=1_000)
-    loop.train(run, tmp_path / "run", Shown())
+    train(run, tmp_path / "run", Shown())
     (tmp_path / "run" / "result.json").unlink()
     stored = tmp_path / "run" / "checkpoints" / "1040" / "adapter" / "ppo.pt"
     stored.write_bytes(stored.read_bytes()[:300])
     with pytest.raises(CheckpointError, match=r"checkpoint .*1040: .*delete it to use an older one") as said:
-        loop.train(run, tmp_path / "run", Shown())
+        train(run, tmp_path / "run", Shown())
     assert "\n" not in str(said.value)
 
 
@@ -211,12 +212,12 @@ def test_a_damaged_vpf_checkpoint_is_one_line(small_vpf, shared, tmp_path):
 def test_vpf_refuses_a_vlm_that_it_cannot_train(tiny_config, tmp_path, changes, said):
     run = dataclasses.replace(tiny_config, method="vpf", vlm=dataclasses.replace(tiny_config.vlm, **changes))
     with pytest.raises(ConfigError, match=said):
-        loop.train(run, tmp_path / "run", Shown())
+        train(run, tmp_path / "run", Shown())
     assert not (tmp_path / "run" / "config.json").exists()
 
 
 class Breaking:
-    """Two lanes; of these step types one row per step, rewards 1, 2, ... but at FIRST, and value 10 x reward."""
+    """A stepper of two environments; one row of these step types per step, rewards 1, 2, ... but at FIRST, and value 10 x reward."""
 
     TYPES = ((1, 1), (0, 1), (1, 2), (1, 0))
 
@@ -228,20 +229,22 @@ class Breaking:
         reward = np.where(step_type == StepType.FIRST, 0.0, self.count)
         return TimeStep(step_type, reward, np.ones(2), np.zeros((2, 4, 4, 3), np.uint8))
 
-    def step(self, state, action):
+    def step(self, state, timestep, action):
         self.count += 1
-        return state, self.timestep(self.TYPES[self.count - 1])
+        following = self.timestep(self.TYPES[self.count - 1])
+        broken = (following.step_type == StepType.FIRST) & (timestep.step_type != StepType.LAST)
+        return state, following, broken
 
 
 def test_an_episode_that_is_broken_off_ends_where_it_was_last_seen():
-    """Lane 0 begins anew at the second step, after the first was no LAST; lane 1 ends as it should at the third."""
+    """Env 0 begins a new episode at the second step, after the first was no LAST; env 1 ends as it should at the third."""
     env, running, last = Breaking(), np.array([5.0, 5.0]), np.full(2, np.nan)
     rollout, _, _ = vlm_agent.collect(Scripted(2), env, None, env.timestep((1, 1)), 4, running, last)
     assert rollout.acts.T.tolist() == [[True, False, True, True], [True, True, True, False]]
     assert rollout.ends.T.tolist() == [[True, False, False, False], [False, False, True, False]]
     assert running.tolist() == [3.0 + 4.0, 0.0] and np.isnan(last[0]) and last[1] == 5 + 1 + 2 + 3
     batch = vlm_agent.ppo_batch(rollout, 1.0, 1.0)
-    # Values are 1, 2, 3, 4, 5: what lane 0 did first is worth its reward and the value of where it led, no more.
+    # Values are 1, 2, 3, 4, 5: what env 0 did first is worth its reward and the value of where it led, no more.
     assert batch.target.tolist()[0] == 1 + 2
 
 

@@ -1,4 +1,4 @@
-"""Tiny random models, and a service whose weights need no shipped asset."""
+"""Tiny random models, and engines whose weights need no shipped file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def backbone():
 
 @pytest.fixture(params=["qwen2_5_vl", "qwen2_vl", "llava"])
 def any_backbone(request):
-    """One after the other, every architecture."""
+    """Every architecture in turn."""
     from covr_jax.vlm.models import tiny
     from covr_jax.vlm.models.loading import backbone_from
 
@@ -28,12 +28,12 @@ def any_backbone(request):
 
 @pytest.fixture
 def frames():
-    """u8[6,40,40,3] noise, so that no two answers are alike."""
+    """Noise u8[6,40,40,3], so that answers differ."""
     return np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3), dtype=np.uint8)
 
 
 @pytest.fixture
-def make_service(monkeypatch):
+def make_engine(monkeypatch):
     from covr_jax.vlm.engine import VLMEngine
     from covr_jax.vlm.models import tiny
 

@@ -83,17 +83,17 @@ def test_tiny_names_load(name):
 
 
 @pytest.mark.parametrize("name", ["tiny-qwen2", "tiny-llava"])
-def test_service_runs_on_every_architecture(name, frames):
+def test_the_engine_runs_on_every_architecture(name, frames):
     import numpy as np
 
     from covr_jax.vlm.engine import VLMEngine
 
-    service = VLMEngine(name, "reacher_easy", 2, rank=8, alpha=32.0, finetune_options={"steps": 30, "batch_size": 6})
-    assert bool(service.query(frames).valid.all())
+    engine = VLMEngine(name, "reacher_easy", 2, rank=8, alpha=32.0, finetune_options={"steps": 30, "batch_size": 6})
+    assert bool(engine.query(frames).valid.all())
     actions = np.array([[0.5, -0.5]] * 6, np.float32)
-    record = service.finetune(frames, actions, np.ones(6))
+    record = engine.finetune(frames, actions, np.ones(6))
     assert record["finetune_loss_last"] < 0.5 * record["finetune_loss_first"]
-    np.testing.assert_allclose(np.asarray(service.query(frames).action), actions, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(engine.query(frames).action), actions, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(tiny.FAMILIES))

@@ -73,7 +73,7 @@ def test_frames_of_another_kind_are_refused():
             preprocess(bad, SETTINGS)
 
 
-def test_several_frames_of_a_sample_are_pictures_in_their_order():
+def test_several_frames_of_a_sample_are_images_in_their_order():
     stacked = torch.from_numpy(np.concatenate([noise(84), noise(84)[:, ::-1]], -1))  # u8[3,84,84,6]
     both = preprocess(stacked, SETTINGS._replace(frames=2)).reshape(3, 2, 36, -1)
     for position in range(2):
@@ -110,8 +110,8 @@ def test_inputs_are_all_that_the_upstream_processor_gives(any_backbone, monkeypa
     processor = processor_of(backbone, monkeypatch)
     content = [{"type": "image"}, {"type": "text", "text": "reacher easy"}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    pictures = [Image.fromarray(f) for f in frames]
-    theirs = processor(images=pictures, text=[text] * 2, return_tensors="pt", return_mm_token_type_ids=True)
+    images = [Image.fromarray(f) for f in frames]
+    theirs = processor(images=images, text=[text] * 2, return_tensors="pt", return_mm_token_type_ids=True)
 
     prompt = tokenize_prompt(backbone, Prompt("", "reacher easy"))
     pixels = preprocess(torch.from_numpy(frames), backbone.image)
@@ -132,8 +132,8 @@ def test_inputs_are_all_that_the_upstream_processor_gives(any_backbone, monkeypa
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_inputs_of_several_pictures_are_the_upstream_processors(any_backbone, monkeypatch, count):
-    """The processor gets the pictures one by one, in the order in which they were taken."""
+def test_inputs_of_several_images_are_the_upstream_processors(any_backbone, monkeypatch, count):
+    """The processor gets the images one by one, in the order in which they were taken."""
     from PIL import Image
 
     frames = noise(84, 2 * count).reshape(2, count, 84, 84, 3)
@@ -142,8 +142,8 @@ def test_inputs_of_several_pictures_are_the_upstream_processors(any_backbone, mo
     processor = processor_of(backbone, monkeypatch)
     content = [*[{"type": "image"}] * count, {"type": "text", "text": "reacher easy"}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    pictures = [[Image.fromarray(picture) for picture in sample] for sample in frames]
-    theirs = processor(images=pictures, text=[text] * 2, return_tensors="pt", return_mm_token_type_ids=True)
+    images = [[Image.fromarray(image) for image in sample] for sample in frames]
+    theirs = processor(images=images, text=[text] * 2, return_tensors="pt", return_mm_token_type_ids=True)
 
     prompt = tokenize_prompt(backbone, Prompt("", "reacher easy"))
     stacked = torch.from_numpy(np.concatenate(list(frames.transpose(1, 0, 2, 3, 4)), -1))  # u8[2,84,84,3*count]

@@ -28,7 +28,7 @@ def engine():
 
 
 def by_the_model_itself(model, processor, frames, texts):
-    """Cosines f32[N,P*P,T] as ``CLIPModel`` computes them for pictures and texts, each patch posing as the picture."""
+    """Cosines f32[N,P*P,T] as ``CLIPModel`` computes them for images and texts, each patch posing as the image."""
     inputs = processor(text=list(texts), images=list(frames), return_tensors="pt", padding=True)
     columns = []
     for patch in range(1, 1 + (model.config.vision_config.image_size // model.config.vision_config.patch_size) ** 2):
@@ -49,12 +49,12 @@ def test_every_patch_is_as_alike_as_the_models_own_forward_pass_says(clip, side)
     frames = np.random.default_rng(side).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
     texts = categories_for(TASK)
     size = {"height": 56, "width": 56}
-    pictures = CLIPImageProcessor(size={"shortest_edge": 56}, crop_size=size)
+    image_processor = CLIPImageProcessor(size={"shortest_edge": 56}, crop_size=size)
     model, tokenizer = build_tiny_clip()
-    expected = by_the_model_itself(model, CLIPProcessor(pictures, tokenizer), frames, texts)
+    expected = by_the_model_itself(model, CLIPProcessor(image_processor, tokenizer), frames, texts)
     assert expected.shape == (3, 49, len(texts)) and expected.std() > 0.05
     found = similarity(clip, torch.tensor(frames), text_features(clip, texts)).flatten(1)
-    # Resizing may differ by two of 256 levels, see test_vlm_images.
+    # Resizing may differ by two of 256 levels, see test_images.
     np.testing.assert_allclose(found, expected.mean(-1), atol=1e-5 if side == 56 else 2e-2)
 
 

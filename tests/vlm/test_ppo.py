@@ -1,4 +1,4 @@
-"""The VLM as policy: GAE and PPO against formulas written anew, log-probabilities against a plain forward pass.
+"""The VLM as policy: GAE and PPO against independent formulas, log-probabilities against a plain forward pass.
 
 N samples, T time or tokens, E envs.
 """
@@ -14,7 +14,8 @@ torch = pytest.importorskip("torch")
 
 from covr_jax.vlm.models.loading import tokenize_prompt  # noqa: E402
 from covr_jax.vlm.ppo.gae import gae  # noqa: E402
-from covr_jax.vlm.ppo.policy import ActionLogProbs, PPOBatch, PPOOptions, TokenPolicy, learning_rate, ppo_loss, score  # noqa: E402
+from covr_jax.vlm.ppo.loss import ActionLogProbs, PPOOptions, learning_rate, ppo_loss  # noqa: E402
+from covr_jax.vlm.ppo.policy import PPOBatch, TokenPolicy, score  # noqa: E402
 from covr_jax.vlm.prompts import Prompt  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -24,23 +25,23 @@ RNG = np.random.default_rng(0)
 
 
 def test_gae_by_hand():
-    """gamma 0.5, lambda 0.5; the second step ends by a time limit and is worth what its last observation is."""
+    """gamma 0.5, lambda 0.5; the second step ends by a time limit and bootstraps from its last observation."""
     reward, value = np.array([[1.0], [2.0], [4.0]]), np.array([[0.0], [1.0], [2.0], [8.0]])
     advantage, target = gae(reward, np.array([[False], [True], [False]]), np.ones((3, 1)), value, 0.5, 0.5)
-    # delta = 1 + .5 - 0, 2 + .5*2 - 1, 4 + .5*8 - 2; the trace stops behind the second.
+    # delta = 1 + .5 - 0, 2 + .5*2 - 1, 4 + .5*8 - 2; the trace stops after the second.
     np.testing.assert_allclose(advantage[:, 0], [1.5 + 0.25 * 2.0, 2.0, 6.0], rtol=1e-6)
     np.testing.assert_allclose(target[:, 0], [2.0, 3.0, 8.0], rtol=1e-6)
 
 
 def test_gae_equals_its_definition():
     """A_t = sum_k (gamma lambda)^k delta_{t+k}, summed until the episode ends, with terminations and time limits."""
-    length, lanes, gamma, decay = 23, 4, 0.9, 0.95
-    reward, value = RNG.normal(size=(length, lanes)), RNG.normal(size=(length + 1, lanes))
-    ends = RNG.random((length, lanes)) < 0.25
-    discount = np.where(ends & (RNG.random((length, lanes)) < 0.5), 0.0, 1.0)
+    length, num_envs, gamma, decay = 23, 4, 0.9, 0.95
+    reward, value = RNG.normal(size=(length, num_envs)), RNG.normal(size=(length + 1, num_envs))
+    ends = RNG.random((length, num_envs)) < 0.25
+    discount = np.where(ends & (RNG.random((length, num_envs)) < 0.5), 0.0, 1.0)
     advantage, target = gae(reward, ends, discount, value, gamma, decay)
     for t in range(length):
-        for e in range(lanes):
+        for e in range(num_envs):
             expected = 0.0
             for k in range(t, length):
                 delta = reward[k, e] + gamma * discount[k, e] * value[k + 1, e] - value[k, e]
@@ -55,8 +56,8 @@ def test_gae_equals_its_definition():
 # ------------------------------------------------------------------------ loss
 
 
-def drawn(n=64):
-    """log p now and then, value now and then, advantage, target, entropy; ratios on both sides of the clip."""
+def random_terms(n=64):
+    """New and old log p, new and old value, advantage, target, entropy; ratios on both sides of the clip range."""
     then = RNG.normal(size=n)
     value = RNG.normal(size=n)
     return then + 0.2 * RNG.normal(size=n), then, value + 0.3 * RNG.normal(size=n), value, *RNG.normal(size=(3, n))
@@ -65,7 +66,7 @@ def drawn(n=64):
 def test_ppo_loss_and_gradients():
     """Loss against NumPy; its gradients against what calculus says, branch by branch."""
     options = PPOOptions(clip=0.1, value_weight=0.5, entropy_weight=0.01)
-    now, then, value_now, value, advantage, target, entropy = drawn()
+    now, then, value_now, value, advantage, target, entropy = random_terms()
     tensors = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (now, entropy, value_now)]
     rest = [torch.tensor(x, dtype=torch.float64) for x in (then, value, advantage, target)]
     loss, logged = ppo_loss(ActionLogProbs(*tensors), *rest, options)
@@ -102,7 +103,7 @@ def test_learning_rate_falls_as_a_cosine():
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_log_probabilities_equal_a_plain_forward_pass(any_backbone, frames, signed):
-    """Token by token: what may follow is decided here by regular expression, logits come from one call per prefix."""
+    """Token by token: allowed tokens come from rules written here, logits from one call per prefix."""
     from covr_jax.vlm.decode import build_grammar, decode_actions
     from covr_jax.vlm.models.loading import model_inputs, preprocess
 
@@ -111,16 +112,16 @@ def test_log_probabilities_equal_a_plain_forward_pass(any_backbone, frames, sign
     grammar = build_grammar(backbone.tokenizer, 2, signed)
     width = backbone.model.config.get_text_config().hidden_size
     head = torch.nn.Linear(width, 1)
-    lent = torch.from_numpy(frames)
+    images = torch.from_numpy(frames)
     generator = torch.Generator().manual_seed(0)
 
     def pick(scores):
         return torch.multinomial(torch.softmax(scores, -1), 1, generator=generator)[:, 0]
 
-    pixels = preprocess(lent, backbone.image)
+    pixels = preprocess(images, backbone.image)
     tokens = decode_actions(backbone, prompt, grammar, pixels, 6, pick)
     with torch.no_grad():
-        found = score(backbone, prompt, grammar, head, lent, tokens, temperature)
+        found = score(backbone, prompt, grammar, head, images, tokens, temperature)
 
     names = backbone.tokenizer.get_vocab()
     sign = ["+", "-"] if signed else ["-", "0", "1"]
@@ -128,7 +129,7 @@ def test_log_probabilities_equal_a_plain_forward_pass(any_backbone, frames, sign
     for n in range(3):
         ids = [*prompt.ids.tolist(), *grammar.prefix]
         total, current, entropies = 0.0, "", []
-        one = preprocess(lent[n : n + 1], backbone.image)
+        one = preprocess(images[n : n + 1], backbone.image)
         for step, token in enumerate(tokens[n].tolist()):
             inputs = model_inputs(backbone, one, torch.tensor([ids]), prompt)
             with torch.no_grad():
@@ -137,7 +138,7 @@ def test_log_probabilities_equal_a_plain_forward_pass(any_backbone, frames, sign
                 value = head(out.hidden_states[-1][0, -1]).item()
             text = backbone.tokenizer.convert_ids_to_tokens(token)
             digits = current.lstrip("+-")
-            if len(digits) == 4:  # a separator, or the padding behind the last number
+            if len(digits) == 4:  # a separator, or the padding after the last number
                 current = ""
             elif text != "<pad>":
                 follow = numbers.get(current) or ([*"0123456789"] if digits[:2] == "0." else ["0"])
@@ -158,10 +159,10 @@ def test_log_probabilities_equal_a_plain_forward_pass(any_backbone, frames, sign
 
 
 @pytest.fixture
-def policy(make_service):
-    service = make_service(task="pendulum_swingup", action_dim=1, merge=False)
+def policy(make_engine):
+    engine = make_engine(task="pendulum_swingup", action_dim=1, merge=False)
     options = PPOOptions(epochs=2, minibatch=16, temperature=1.0, learning_rate=3e-3, max_grad_norm=1.0)
-    return TokenPolicy(service, options, hidden=(32,), seed=0)
+    return TokenPolicy(engine, options, hidden=(32,), seed=0)
 
 
 def noise(n):
@@ -169,21 +170,23 @@ def noise(n):
 
 
 def batch(policy, frames, reward):
-    took = policy.take(frames)
-    return took, PPOBatch(frames, took.tokens, took.log_prob, took.value, reward(took) - took.value, reward(took))
+    sampled = policy.sample(frames)
+    return sampled, PPOBatch(
+        frames, sampled.tokens, sampled.log_prob, sampled.value, reward(sampled) - sampled.value, reward(sampled)
+    )
 
 
 def test_a_sample_has_the_probability_it_was_drawn_with(policy):
     """Ratios begin at one, and the share of positive answers is what the model says it is."""
     frames = np.repeat(noise(1), 64, 0)
-    took = policy.take(frames)
-    again = policy._score(torch.from_numpy(frames), took.tokens)
-    np.testing.assert_allclose(again.log_prob.detach(), took.log_prob, atol=1e-5)
-    np.testing.assert_allclose(policy.values(frames, took.tokens), took.value, atol=1e-5)
-    assert took.valid.all() and (took.log_prob < 0).all()
+    sampled = policy.sample(frames)
+    again = policy._score(torch.from_numpy(frames), sampled.tokens)
+    np.testing.assert_allclose(again.log_prob.detach(), sampled.log_prob, atol=1e-5)
+    np.testing.assert_allclose(policy.values(frames, sampled.tokens), sampled.value, atol=1e-5)
+    assert sampled.valid.all() and (sampled.log_prob < 0).all()
     # The mean surprise is the entropy of the answer: of four decisions, or of two where the digit is a one.
-    decisions = np.where(np.abs(took.action[:, 0]) == 1, 2, 4) * again.entropy.detach().numpy()
-    surprise = -took.log_prob - decisions
+    decisions = np.where(np.abs(sampled.action[:, 0]) == 1, 2, 4) * again.entropy.detach().numpy()
+    surprise = -sampled.log_prob - decisions
     assert abs(surprise.mean()) < 4 * surprise.std() / math.sqrt(64)
 
 
@@ -191,21 +194,21 @@ def test_an_update_without_advantage_leaves_the_policy_alone(policy):
     """Equal advantages are zero after normalisation: with no entropy bonus only the value head learns."""
     frames = noise(8)
     policy.options = policy.options._replace(entropy_weight=0.0, value_weight=0.0)
-    _, given = batch(policy, frames, lambda took: took.value)
+    _, given = batch(policy, frames, lambda sampled: sampled.value)
     before = [p.detach().clone() for p in policy._parameters]
     policy.update(given)
     for old, new in zip(before, policy._parameters, strict=True):
         torch.testing.assert_close(old, new)
 
 
-def test_the_order_of_forward_passes_changes_memory_only(make_service):
+def test_the_size_of_forward_passes_changes_memory_only(make_engine):
     """An update in parts of 4 is the update in one."""
     after = []
     for size in (4, 16):
-        service = make_service(task="pendulum_swingup", action_dim=1, merge=False)
+        engine = make_engine(task="pendulum_swingup", action_dim=1, merge=False)
         options = PPOOptions(epochs=1, minibatch=16, temperature=1.0, learning_rate=1e-3)
-        policy = TokenPolicy(service, options, hidden=(8,), seed=0)
-        _, given = batch(policy, noise(16), lambda took: took.action[:, 0])
+        policy = TokenPolicy(engine, options, hidden=(8,), seed=0)
+        _, given = batch(policy, noise(16), lambda sampled: sampled.action[:, 0])
         policy.options = options._replace(forward_batch=size)
         after.append((policy.update(given), [p.detach().clone() for p in policy._parameters]))
     assert after[0][0] == pytest.approx(after[1][0], abs=1e-5)
@@ -214,12 +217,12 @@ def test_the_order_of_forward_passes_changes_memory_only(make_service):
 
 
 def test_the_return_of_a_bandit_rises(policy):
-    """Reward = action: from what the untuned model does towards +1."""
+    """With the action as reward, actions approach +1."""
     frames = np.repeat(noise(2), 16, 0)
     means = []
     for _ in range(8):
-        took, given = batch(policy, frames, lambda took: took.action[:, 0])
-        means.append(took.action.mean())
+        sampled, given = batch(policy, frames, lambda sampled: sampled.action[:, 0])
+        means.append(sampled.action.mean())
         policy.update(given)
-    final = policy.take(frames).action.mean()
+    final = policy.sample(frames).action.mean()
     assert final > means[0] + 0.4 and final > 0.5, (means, final)

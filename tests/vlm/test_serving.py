@@ -1,4 +1,4 @@
-"""The contract that every service mode keeps: the same numbers as the engine asked directly, whatever carries them."""
+"""The contract of every service mode: the same numbers as those of the engine itself."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ from covr_jax.config.validate import validate
 from covr_jax.vlm.serving import factory
 from covr_jax.vlm.serving.fake import FakeVLM
 from covr_jax.vlm.serving.protocol import PriorError
-from covr_jax.vlm.serving.recording import PlaybackService, RecordingService
+from covr_jax.vlm.serving.recording import PlaybackService, RecordingService, read_recording
 from covr_jax.vlm.serving.supervise import RetryPolicy
-from tests.support.faults import expected, some_frames, some_lesson
+from tests.support.faults import expected, some_batch, some_frames
 
 PATIENT = RetryPolicy(deadline_s=60.0, hang_s=60.0)
 
 
 def make(mode, folder):
-    """A service of a mode around the fake; 'replay' plays what ``story`` left behind in sync mode."""
+    """A service of a mode around ``FakeVLM``; 'replay' plays back a recording of ``story`` in mode sync."""
     if mode == "replay":
-        recorder = RecordingService(factory.SyncService(FakeVLM()), folder / "answers.jsonl")
-        story(recorder, folder / "recorded")
+        recording = RecordingService(factory.SyncService(FakeVLM()), folder / "answers.jsonl")
+        story(recording, folder / "recorded")
         return PlaybackService(folder / "answers.jsonl")
     return factory.make_service(partial(factory.build_engine, "fake", "any", 1, {}), mode, folder / "store", PATIENT)
 
 
 def plain(answers):
-    return [(a.time, a.version, np.asarray(a.prior.action).tolist(), a.prior.valid.tolist()) for a in answers]
+    return [(a.query_step, a.version, np.asarray(a.prior.action).tolist(), a.prior.valid.tolist()) for a in answers]
 
 
 def story(service, folder):
-    """Two chunks, a lesson, a chunk, a measurement, a lesson, a chunk: all that came out of it."""
-    told, steps = [], []
-    told.append(plain(service.poll(5)))
-    for time in (10, 20):
-        service.submit(time, some_frames(time))
-        told.append(plain(service.poll(time)))
-    for number, time in ((1, 30), (2, 40)):
-        told.append((service.ready, service.poll_finetune()))
-        service.submit_finetune(some_lesson(number))
-        outcome = service.poll_finetune(lambda *step: steps.append(step))
-        told.append((outcome, service.poll_finetune(), service.ready))
-        service.submit(time, some_frames(time))
-        told.append(plain(service.poll(time)))
-        told.append(service.query(some_frames(number)).action.tolist())
+    """All results of two chunks, a round, a chunk, a measurement, a round, a chunk and a measurement."""
+    results, progress = [], []
+    results.append(plain(service.poll(5)))
+    for step in (10, 20):
+        assert service.submit(step, some_frames(step)) is True
+        results.append(plain(service.poll(step)))
+    for number, step in ((1, 30), (2, 40)):
+        results.append((service.ready, service.poll_finetune()))
+        service.submit_finetune(some_batch(number))
+        result = service.poll_finetune(lambda *step: progress.append(step))
+        results.append((result, service.poll_finetune(), service.ready))
+        service.submit(step, some_frames(step))
+        results.append(plain(service.poll(step)))
+        results.append(service.query(some_frames(number)).action.tolist())
     service.save_adapter(folder)
-    return told, steps
+    return results, progress
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    return story(factory.SyncService(FakeVLM()), tmp_path_factory.mktemp("straight"))
+def reference(tmp_path_factory):
+    return story(factory.SyncService(FakeVLM()), tmp_path_factory.mktemp("reference"))
 
 
 @pytest.fixture(params=["sync", "async", "process", "replay"])
@@ -69,24 +69,26 @@ def service(request, tmp_path):
     service.close()
 
 
-def test_sync_gives_the_engines_own_answers(straight):
-    told, steps = straight
-    for index, (time, version, bias) in {1: (10, 0, 0.0), 2: (20, 0, 0.0), 5: (30, 1, 1.5), 9: (40, 2, 3.0)}.items():
-        prior = expected(some_frames(time), bias)
-        assert told[index] == [(time, version, prior.action.tolist(), prior.valid.tolist())]
-    assert told[0] == [] and told[3] == (True, None) and told[4][1:] == (None, True)
-    error = {name: told[4][0].record[name] for name in ("action_error_before", "action_error_untuned", "action_error")}
-    held = some_lesson(1).held_frames
-    before, after = (np.abs(p.action[p.valid]).mean() for p in (expected(held), expected(held, 1.5)))
+def test_sync_gives_the_answers_of_the_engine(reference):
+    results, progress = reference
+    for index, (step, version, bias) in {1: (10, 0, 0.0), 2: (20, 0, 0.0), 5: (30, 1, 1.5), 9: (40, 2, 3.0)}.items():
+        prior = expected(some_frames(step), bias)
+        assert results[index] == [(step, version, prior.action.tolist(), prior.valid.tolist())]
+    assert results[0] == [] and results[3] == (True, None) and results[4][1:] == (None, True)
+    error = {
+        name: results[4][0].record[name] for name in ("action_error_before", "action_error_untuned", "action_error")
+    }
+    heldout = some_batch(1).heldout_frames
+    before, after = (np.abs(p.action[p.valid]).mean() for p in (expected(heldout), expected(heldout, 1.5)))
     assert list(error.values()) == pytest.approx([before, before, after], rel=1e-6) and before != after
-    assert told[4][0].error == "" and len(told[4][0].record["answers"]) == 2
-    assert steps == [(1, 1, 0.5)] * 2
+    assert results[4][0].error == "" and len(results[4][0].record["answers"]) == 2
+    assert progress == [(1, 1, 0.5)] * 2
 
 
-def test_every_mode_tells_the_same_story(service, straight, tmp_path):
-    told, steps = story(service, tmp_path / "saved")
-    assert told == straight[0]
-    assert steps == ([] if isinstance(service, PlaybackService) else straight[1])  # a recording has no steps to report
+def test_every_mode_gives_the_same_results(service, reference, tmp_path):
+    results, progress = story(service, tmp_path / "saved")
+    assert results == reference[0]
+    assert progress == ([] if isinstance(service, PlaybackService) else reference[1])  # recordings hold no progress
     assert (
         service.model_info.name == "fake"
         and service.model_info.prompt == "Which way?"
@@ -95,30 +97,30 @@ def test_every_mode_tells_the_same_story(service, straight, tmp_path):
     assert service.counters["rounds"] == 2 and service.metrics()["vlm/parse_fail_rate"] > 0
 
 
-def test_a_checkpoints_adapter_and_counters_come_back(service, tmp_path):
+def test_adapter_and_counters_of_a_checkpoint_are_restored(service, tmp_path):
     story(service, tmp_path / "saved")
     counters = dict(service.counters)
-    again = make("sync" if isinstance(service, factory.SyncService) else "async", tmp_path / "again")
+    restored = make("sync" if isinstance(service, factory.SyncService) else "async", tmp_path / "restored")
     if isinstance(service, PlaybackService):
-        again = PlaybackService(tmp_path / "answers.jsonl")
-    again.restore(tmp_path / "saved", counters, 40)
-    assert {k: again.counters[k] for k in counters} == counters
-    again.submit(50, some_frames(50))
-    found = again.poll(50)
+        restored = PlaybackService(tmp_path / "answers.jsonl")
+    restored.restore(tmp_path / "saved", counters, 40)
+    assert {k: restored.counters[k] for k in counters} == counters
+    restored.submit(50, some_frames(50))
+    answers = restored.poll(50)
     if isinstance(service, PlaybackService):
-        assert found == []  # the recording ends there
+        assert answers == []  # the recording ends there
     else:
-        np.testing.assert_array_equal(found[0].prior.action, expected(some_frames(50), 3.0).action)
+        np.testing.assert_array_equal(answers[0].prior.action, expected(some_frames(50), 3.0).action)
     with pytest.raises(RuntimeError):
-        again.restore(tmp_path / "nowhere", {}, 40)
-    again.close()
+        restored.restore(tmp_path / "nowhere", {}, 40)
+    restored.close()
 
 
-def test_what_was_saved_is_not_touched_by_later_lessons(tmp_path):
+def test_a_saved_adapter_is_not_changed_by_later_rounds(tmp_path):
     for mode in ("async", "process"):
         service = make(mode, tmp_path / mode)
         for number in (1, 2):
-            service.submit_finetune(some_lesson(number))
+            service.submit_finetune(some_batch(number))
             assert service.poll_finetune().error == ""
             service.save_adapter(tmp_path / mode / str(number))
         service.close()
@@ -129,59 +131,67 @@ def test_what_was_saved_is_not_touched_by_later_lessons(tmp_path):
 # ------------------------------------------------------------------ recordings
 
 
-def test_a_replay_gives_no_answer_to_other_frames(tmp_path):
+def test_playback_gives_no_answer_for_other_frames(tmp_path):
     service = make("replay", tmp_path)
-    service.submit(10, some_frames(11))
+    assert service.submit(10, some_frames(11)) is True  # playback cannot know that a query was dropped
     assert service.poll(10) == [] and service.counters["missed"] == 1
     service.submit(20, some_frames(20))
     assert len(service.poll(20)) == 1
 
 
-def test_late_answers_are_replayed_as_late(tmp_path):
+def test_late_answers_are_played_back_late(tmp_path):
     class Late(factory.SyncService):
-        def poll(self, time):
-            return super().poll(time) if time >= 30 else []
+        def poll(self, step):
+            return super().poll(step) if step >= 30 else []
 
     path = tmp_path / "late.jsonl"
 
-    def walk(service):
-        taken = []
-        for time in (10, 20, 30, 40):
-            service.submit(time, some_frames(time))
-            taken.append([answer.time for answer in service.poll(time)])
-        return taken
+    def answered(service):
+        query_steps = []
+        for step in (10, 20, 30, 40):
+            service.submit(step, some_frames(step))
+            query_steps.append([answer.query_step for answer in service.poll(step)])
+        return query_steps
 
-    taken = walk(RecordingService(Late(FakeVLM()), path))
-    assert taken == [[], [], [10, 20, 30], [40]] == walk(PlaybackService(path))
+    recorded = answered(RecordingService(Late(FakeVLM()), path))
+    assert recorded == [[], [], [10, 20, 30], [40]] == answered(PlaybackService(path))
+
+
+def test_a_recorded_service_passes_on_that_a_query_was_dropped(tmp_path):
+    class Dropping(factory.SyncService):
+        def submit(self, query_step, frames):
+            return False
+
+    service = RecordingService(Dropping(FakeVLM()), tmp_path / "answers.jsonl")
+    assert service.submit(10, some_frames(10)) is False and service.poll(10) == []
 
 
 def test_a_resumed_recording_holds_every_answer_once(tmp_path):
     path = tmp_path / "answers.jsonl"
     first = RecordingService(factory.SyncService(FakeVLM()), path)
-    for time in (10, 20, 30):
-        first.submit(time, some_frames(time))
-        first.poll(time)
-        if time == 20:
+    for step in (10, 20, 30):
+        first.submit(step, some_frames(step))
+        first.poll(step)
+        if step == 20:
             first.save_adapter(tmp_path / "saved")
     with path.open("a") as file:
-        file.write('{"taken": 30, "ans')  # killed here
+        file.write('{"taken": 30, "ans')  # the process is killed
     second = RecordingService(factory.SyncService(FakeVLM()), path)
     second.restore(tmp_path / "saved", {}, 20)
     second.submit(30, some_frames(31))
     second.poll(30)
-    replay = PlaybackService(path)
-    for time, seed in ((10, 10), (20, 20), (30, 31)):
-        replay.submit(time, some_frames(seed))
-        assert [answer.time for answer in replay.poll(time)] == [time]
-    assert replay.counters["missed"] == 0
-    RecordingService(factory.SyncService(FakeVLM()), path).query(
-        some_frames(1)
-    )  # the run begins anew, without a checkpoint
-    assert len(PlaybackService(path)._entries) == 1
+    playback = PlaybackService(path)
+    for step, seed in ((10, 10), (20, 20), (30, 31)):
+        playback.submit(step, some_frames(seed))
+        assert [answer.query_step for answer in playback.poll(step)] == [step]
+    assert playback.counters["missed"] == 0
+    third = RecordingService(factory.SyncService(FakeVLM()), path)  # the run starts anew, without a checkpoint
+    third.query(some_frames(1))
+    assert len(read_recording(path)[1]) == 1
 
 
 @pytest.mark.parametrize("content", [None, "", "{}\n", '{"facts": 1}\n', '{"facts": {"name": "x"}}\n'])
-def test_what_is_no_recording_is_refused(tmp_path, content):
+def test_a_file_that_is_not_a_recording_is_refused(tmp_path, content):
     path = tmp_path / "answers.jsonl"
     if content is not None:
         path.write_text(content)
@@ -203,17 +213,17 @@ def test_a_vlm_that_cannot_be_loaded_is_one_line_in_every_mode(tmp_path, mode):
     assert "\n" not in str(caught.value) and "cannot load the VLM" in str(caught.value)
 
 
-def test_modes_by_configuration(tmp_path):
+def test_the_configuration_chooses_the_service(tmp_path):
     for mode, kind in (("sync", factory.SyncService), ("async", factory.SupervisedService)):
         service = factory.make_vlm(covr_config(mode=mode), 1, tmp_path)
         assert type(service) is kind
         service.close()
-    recorder = factory.make_vlm(covr_config(record=True), 1, tmp_path)
-    recorder.query(some_frames(0))
+    recording = factory.make_vlm(covr_config(record=True), 1, tmp_path)
+    recording.query(some_frames(0))
     played = covr_config(name="never/loaded", replay=str(tmp_path / "vlm" / "answers.jsonl"))
-    replay = factory.make_vlm(played, 1, tmp_path)
-    assert type(replay) is PlaybackService
-    np.testing.assert_array_equal(replay.query(some_frames(0)).action, expected(some_frames(0)).action)
+    playback = factory.make_vlm(played, 1, tmp_path)
+    assert type(playback) is PlaybackService
+    np.testing.assert_array_equal(playback.query(some_frames(0)).action, expected(some_frames(0)).action)
     assert factory.make_vlm(config.Config(method="rad"), 1, tmp_path) is None
     with pytest.raises(ConfigError, match="exclude"):
         validate(covr_config(record=True, replay="x"))
@@ -246,7 +256,7 @@ if __name__ == "__main__":
 """
 
 
-def test_the_tiny_model_in_a_child_and_no_torch_in_the_parent(tmp_path):
+def test_the_tiny_model_runs_in_a_child_without_torch_in_the_parent(tmp_path):
     script = tmp_path / "tiny.py"
     script.write_text(TINY)
     root = Path(__file__).parents[2]
@@ -270,12 +280,12 @@ def test_decoding_device_and_memory_reach_the_engine(monkeypatch, tmp_path):
     assert given["merge"] is False and given["decoding"] == "constrained" and given["device"] == "auto"
 
 
-def test_a_replayed_query_answers_to_its_own_frames_only(tmp_path):
-    recorder = RecordingService(factory.SyncService(FakeVLM()), tmp_path / "answers.jsonl")
-    given = [recorder.query(some_frames(seed)) for seed in (1, 2, 3)]
-    replay = PlaybackService(tmp_path / "answers.jsonl")
-    np.testing.assert_array_equal(replay.query(some_frames(1)).action, given[0].action)
+def test_a_query_is_played_back_for_its_own_frames_only(tmp_path):
+    recording = RecordingService(factory.SyncService(FakeVLM()), tmp_path / "answers.jsonl")
+    priors = [recording.query(some_frames(seed)) for seed in (1, 2, 3)]
+    playback = PlaybackService(tmp_path / "answers.jsonl")
+    np.testing.assert_array_equal(playback.query(some_frames(1)).action, priors[0].action)
     with pytest.raises(PriorError, match="the recording holds answers to other frames"):
-        replay.query(some_frames(9))
-    assert replay.counters["missed"] == 1
-    np.testing.assert_array_equal(replay.query(some_frames(3)).action, given[2].action)
+        playback.query(some_frames(9))
+    assert playback.counters["missed"] == 1
+    np.testing.assert_array_equal(playback.query(some_frames(3)).action, priors[2].action)

@@ -1,4 +1,4 @@
-"""Errors, crashes, hangs, slowness and lack of memory: learning goes on unguided, nothing waits past its deadline."""
+"""After errors, crashes, hangs, delays and lack of memory, learning goes on and nothing waits past its deadline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from covr_jax.vlm.serving import shared
 from covr_jax.vlm.serving.protocol import PriorError
-from tests.support.faults import PATIENCE_S, Clock, expected, some_frames, some_lesson, supervised, wait_for
+from tests.support.faults import PATIENCE_S, Clock, expected, some_batch, some_frames, supervised, wait_for
 
 MODES = ["async", "process"]
 FAULTS = [("async", "error"), ("async", "memory"), ("process", "error"), ("process", "memory"), ("process", "exit")]
@@ -21,53 +21,54 @@ FAULTS = [("async", "error"), ("async", "memory"), ("process", "error"), ("proce
 
 @pytest.fixture
 def start(tmp_path):
-    """start(mode, **limits) -> a service whose clock stands still, patient with answers, around a faulty engine."""
+    """start(mode, **retry) -> a service around a faulty engine, with a long deadline, and its clock, which stands."""
     started = []
 
-    def go(mode, clock=None, **limits):
+    def start_service(mode, clock=None, **retry):
         clock = clock or Clock()
-        service = supervised(mode, tmp_path, clock, **limits)
+        service = supervised(mode, tmp_path, clock, **retry)
         started.append(service)
         return service, clock
 
-    yield go
+    yield start_service
     (tmp_path / "go").touch()
     for service in started:
         service.close()
 
 
-def order(folder, *faults):
+def inject(folder, *faults):
     for fault in faults:
         (folder / fault).touch()
 
 
-def submit(service, time, seed=None):
-    service.submit(time, some_frames(time if seed is None else seed))
+def submit(service, step):
+    """Submits a query and returns whether it was accepted."""
+    return service.submit(step, some_frames(step))
 
 
 def counts(service, *names):
     return [service.counters[name] for name in names]
 
 
-def assert_answer(answers, time, bias=0.0):
-    assert [answer.time for answer in answers] == [time]
-    np.testing.assert_array_equal(answers[0].prior.action, expected(some_frames(time), bias).action)
+def assert_answer(answers, query_step, bias=0.0):
+    assert [answer.query_step for answer in answers] == [query_step]
+    np.testing.assert_array_equal(answers[0].prior.action, expected(some_frames(query_step), bias).action)
 
 
 # ---------------------------------------------------------------------- failures
 
 
 @pytest.mark.parametrize(("mode", "fault"), FAULTS)
-def test_a_failed_question_costs_its_answer_and_a_pause(start, tmp_path, mode, fault):
+def test_a_failed_query_costs_its_answer_and_a_pause(start, tmp_path, mode, fault):
     service, clock = start(mode)
-    service.submit_finetune(some_lesson())
+    service.submit_finetune(some_batch())
     assert service.poll_finetune().error == ""
-    order(tmp_path, f"query.{fault}")
-    submit(service, 10)
+    inject(tmp_path, f"query.{fault}")
+    assert submit(service, 10) is True
     assert service.poll(10) == []
     assert counts(service, "failures", "lost", "restarts", "dropped") == [1, 1, 0, 0]
     assert service.metrics()["vlm/down"] == 1.0 and not service.ready
-    submit(service, 20)  # within the pause
+    assert submit(service, 20) is False  # within the pause
     assert service.poll(20) == [] and counts(service, "dropped") == [1]
     with pytest.raises(PriorError, match="no answer"):
         service.query(some_frames(0))
@@ -76,46 +77,46 @@ def test_a_failed_question_costs_its_answer_and_a_pause(start, tmp_path, mode, f
     clock.now = 1.0
     assert service.ready and counts(service, "restarts") == [1]
     submit(service, 30)
-    assert_answer(service.poll(30), 30, bias=1.5)  # the adapter of the lesson
+    assert_answer(service.poll(30), 30, bias=1.5)  # the adapter of the round
     assert service.metrics()["vlm/down"] == 0.0 and counts(service, "failures", "lost") == [1, 1]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_pauses_double_and_the_budget_ends_them(start, tmp_path, mode):
+def test_pauses_double_until_the_restarts_are_used_up(start, tmp_path, mode):
     service, clock = start(mode, restarts=3)
     for attempt, pause in enumerate((1.0, 2.0, 4.0)):
-        order(tmp_path, "query.error")
+        inject(tmp_path, "query.error")
         submit(service, attempt)
         assert service.poll(attempt) == []
         clock.now += pause * 0.99
         assert not service.ready
         clock.now += pause * 0.011
         assert service.ready
-    order(tmp_path, "query.error")
+    inject(tmp_path, "query.error")
     submit(service, 9)
     assert service.poll(9) == []
     clock.now += 1e9
     assert not service.ready and service.metrics()["vlm/down"] == 1.0
-    submit(service, 10)
+    assert submit(service, 10) is False
     assert service.poll(10) == []
     assert counts(service, "failures", "restarts", "lost", "dropped") == [4, 3, 4, 1]
 
 
-def test_a_new_sitting_has_its_whole_budget_and_the_runs_counters(start, tmp_path):
+def test_a_resumed_process_has_all_its_restarts_and_the_counters_of_the_run(start, tmp_path):
     service, clock = start("async", restarts=1)
     service.save_adapter(tmp_path / "saved")
     service.restore(tmp_path / "saved", {**service.counters, "failures": 2, "restarts": 1}, 0)
-    order(tmp_path, "query.error")
+    inject(tmp_path, "query.error")
     submit(service, 10)
     assert service.poll(10) == [] and not service.ready
     clock.now += 1.001
     assert service.ready and counts(service, "failures", "restarts") == [3, 2]
 
 
-def test_a_child_that_dies_while_it_starts_again_uses_up_the_budget(start, tmp_path):
+def test_a_child_that_dies_while_it_restarts_uses_up_the_restarts(start, tmp_path):
     service, clock = start("process", restarts=2)
     for fault in ("query.exit", "load.error", "load.exit"):
-        order(tmp_path, fault)
+        inject(tmp_path, fault)
         submit(service, 10)
         assert service.poll(10) == []
         clock.now += 100.0
@@ -124,27 +125,27 @@ def test_a_child_that_dies_while_it_starts_again_uses_up_the_budget(start, tmp_p
 
 def test_a_first_worker_that_cannot_start_is_one_line(tmp_path):
     for mode in MODES:
-        order(tmp_path, "load.error")
+        inject(tmp_path, "load.error")
         with pytest.raises(PriorError) as caught:
             supervised(mode, tmp_path)
         assert str(caught.value) == "ValueError: no such thing"
 
 
-# -------------------------------------------------------------- hangs, slowness
+# ---------------------------------------------------------------- hangs, delays
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_slow_answer_keeps_nobody_waiting_and_comes_late(start, tmp_path, mode):
+def test_a_slow_answer_does_not_block_and_comes_late(start, tmp_path, mode):
     service, _ = start(mode, deadline_s=0.0)
-    order(tmp_path, "query.hang")
+    inject(tmp_path, "query.hang")
     submit(service, 10)
     wait_for(tmp_path / "entered")
-    assert service.poll(10) == []  # returned while the engine still works
-    submit(service, 20)
-    submit(service, 30)  # two are under way
+    assert service.poll(10) == []  # returns while the engine is busy
+    assert submit(service, 20) is True
+    assert submit(service, 30) is False  # two are pending
     assert service.poll(30) == [] and counts(service, "dropped", "lost") == [1, 0]
     (tmp_path / "go").touch()
-    service.query(some_frames(0))  # in order: once this has been answered, so have the others
+    service.query(some_frames(0))  # answers come in order: after this one, the others have come
     late = service.poll(40)
     assert_answer(late[:1], 10)
     assert_answer(late[1:], 20)
@@ -152,7 +153,7 @@ def test_a_slow_answer_keeps_nobody_waiting_and_comes_late(start, tmp_path, mode
 
 
 def test_the_deadline_bounds_the_wait(tmp_path):
-    """The clock goes on by a millisecond per look, so the wait is counted, not measured."""
+    """The clock advances by a millisecond per reading, so that the wait does not depend on the machine."""
 
     class Ticking(Clock):
         def __call__(self):
@@ -161,7 +162,7 @@ def test_the_deadline_bounds_the_wait(tmp_path):
 
     clock = Ticking()
     service = supervised("async", tmp_path, clock, deadline_s=0.1, hang_s=1e9)
-    order(tmp_path, "query.hang")
+    inject(tmp_path, "query.hang")
     submit(service, 10)
     wait_for(tmp_path / "entered")
     before = clock.now
@@ -173,7 +174,7 @@ def test_the_deadline_bounds_the_wait(tmp_path):
 
 def test_a_child_that_hangs_is_ended_and_replaced(start, tmp_path):
     service, clock = start("process", deadline_s=0.0, hang_s=30.0)
-    order(tmp_path, "query.hang")
+    inject(tmp_path, "query.hang")
     submit(service, 10)
     wait_for(tmp_path / "entered")
     clock.now = 30.0
@@ -188,22 +189,22 @@ def test_a_child_that_hangs_is_ended_and_replaced(start, tmp_path):
     np.testing.assert_array_equal(service.query(some_frames(3)).action, expected(some_frames(3)).action)
 
 
-def test_a_thread_that_hangs_is_left_until_it_speaks(start, tmp_path):
+def test_a_thread_that_hangs_is_left_alone_until_it_responds(start, tmp_path):
     service, clock = start("async", deadline_s=0.0, hang_s=30.0)
-    order(tmp_path, "query.hang")
+    inject(tmp_path, "query.hang")
     submit(service, 10)
     submit(service, 20)
     wait_for(tmp_path / "entered")
     clock.now = 31.0
     assert service.poll(30) == [] and counts(service, "hangs", "lost") == [1, 2]
     clock.now = 1e6
-    submit(service, 30)
+    assert submit(service, 30) is False
     assert not service.ready and counts(service, "hangs", "dropped", "restarts") == [1, 1, 0]
     (tmp_path / "go").touch()
     wait_until(lambda: service.poll(40) == [] and service.ready)
     assert counts(service, "restarts") == [0]
     np.testing.assert_array_equal(service.query(some_frames(4)).action, expected(some_frames(4)).action)
-    assert service.poll(50) == []  # neither the late answer nor the one given up with it
+    assert service.poll(50) == []  # neither the late answer nor the other one that was lost
 
 
 def wait_until(holds):
@@ -213,7 +214,7 @@ def wait_until(holds):
         time.sleep(0.002)
 
 
-def test_a_quiet_worker_with_nothing_to_do_is_not_hung(start):
+def test_an_idle_worker_is_not_hung(start):
     service, clock = start("process", hang_s=30.0)
     for _ in range(3):
         clock.now += 1e5
@@ -222,36 +223,36 @@ def test_a_quiet_worker_with_nothing_to_do_is_not_hung(start):
     assert counts(service, "hangs", "failures") == [0, 0]
 
 
-# ------------------------------------------------------------- lessons, versions
+# -------------------------------------------------------------- rounds, versions
 
 
 @pytest.mark.parametrize(("mode", "fault"), FAULTS)
-def test_a_lesson_that_fails_leaves_the_adapter_of_before(start, tmp_path, mode, fault):
+def test_a_round_that_fails_leaves_the_adapter_from_before(start, tmp_path, mode, fault):
     service, clock = start(mode)
-    service.submit_finetune(some_lesson())
+    service.submit_finetune(some_batch())
     assert service.poll_finetune().error == ""
-    order(tmp_path, f"finetune.{fault}")  # strikes when the engine's adapter has moved already
-    service.submit_finetune(some_lesson(1))
-    outcome = service.poll_finetune()
-    assert outcome.record == {} and outcome.error and "\n" not in outcome.error
+    inject(tmp_path, f"finetune.{fault}")  # fails after the engine's adapter has changed
+    service.submit_finetune(some_batch(1))
+    result = service.poll_finetune()
+    assert result.record == {} and result.error and "\n" not in result.error
     assert service.poll_finetune() is None and service.counters["rounds"] == 1
     service.save_adapter(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "bias.json").read_text()) == 1.5
     clock.now = 1.0
     submit(service, 10)
     assert_answer(service.poll(10), 10, bias=1.5)
-    service.submit_finetune(some_lesson(2))  # the round begins again
+    service.submit_finetune(some_batch(2))  # the round is started again
     assert service.poll_finetune().error == "" and service.counters["rounds"] == 2
     submit(service, 20)
     assert_answer(service.poll(20), 20, bias=3.0)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_lesson_that_hangs_does_not_count_even_if_it_ends_later(start, tmp_path, mode):
+def test_a_round_that_hangs_does_not_count_even_if_it_ends_later(start, tmp_path, mode):
     service, clock = start(mode, hang_s=30.0, deadline_s=0.0)
-    order(tmp_path, "finetune.hang")
+    inject(tmp_path, "finetune.hang")
     assert service.poll(0) == []
-    service.submit_finetune(some_lesson())
+    service.submit_finetune(some_batch())
     wait_for(tmp_path / "entered")
     assert service.poll_finetune() is None
     clock.now = 31.0
@@ -268,11 +269,11 @@ def test_a_lesson_that_hangs_does_not_count_even_if_it_ends_later(start, tmp_pat
 @pytest.mark.parametrize("mode", MODES)
 def test_answers_of_an_older_adapter_are_dropped(start, tmp_path, mode):
     service, _ = start(mode, deadline_s=0.0)
-    order(tmp_path, "query.hang")
+    inject(tmp_path, "query.hang")
     submit(service, 10)
     wait_for(tmp_path / "entered")
-    service.submit_finetune(some_lesson())
-    submit(service, 20)  # behind the lesson
+    service.submit_finetune(some_batch())
+    submit(service, 20)  # after the round
     assert service.poll_finetune() is None and service.poll(20) == []
     (tmp_path / "go").touch()
     assert service.poll_finetune(wait=True).error == ""
@@ -284,10 +285,10 @@ def test_answers_of_an_older_adapter_are_dropped(start, tmp_path, mode):
 # ------------------------------------------------------------------------ memory
 
 
-def test_too_little_shared_memory_is_a_failure_in_words(start, monkeypatch):
+def test_too_little_shared_memory_is_a_failure_that_says_what_to_do(start, monkeypatch):
     service, _ = start("process")
     monkeypatch.setattr(shared.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
-    service.submit_finetune(some_lesson())
+    service.submit_finetune(some_batch())
     assert "enlarge it (--shm-size)" in service.poll_finetune().error and counts(service, "failures") == [1]
 
 
@@ -296,18 +297,18 @@ def test_no_shared_memory_is_left_behind(start, tmp_path, monkeypatch, fault):
     names = []
     pack = shared.pack
 
-    def watched(*arrays):
-        block, parcel = pack(*arrays)
-        names.append(parcel.name)
-        return block, parcel
+    def recorded(*arrays):
+        block, description = pack(*arrays)
+        names.append(description.name)
+        return block, description
 
-    monkeypatch.setattr(shared, "pack", watched)
+    monkeypatch.setattr(shared, "pack", recorded)
     service, _ = start("process")
     if fault:
-        order(tmp_path, f"query.{fault}")
+        inject(tmp_path, f"query.{fault}")
     submit(service, 10)
     service.poll(10)
-    service.submit_finetune(some_lesson())
+    service.submit_finetune(some_batch())
     service.close()
     assert names
     for name in names:
@@ -315,12 +316,12 @@ def test_no_shared_memory_is_left_behind(start, tmp_path, monkeypatch, fault):
             SharedMemory(name)
 
 
-def test_arrays_survive_the_parcel():
+def test_arrays_are_equal_after_shared_memory():
     arrays = (some_frames(0), np.zeros((0, 3), np.float32), np.arange(5.0), np.ones((2, 1), bool))
-    block, parcel = shared.pack(*arrays)
-    for given, got in zip(arrays, shared.unpack(parcel), strict=True):
-        assert got.dtype == given.dtype
-        np.testing.assert_array_equal(got, given)
+    block, description = shared.pack(*arrays)
+    for array, copy in zip(arrays, shared.unpack(description), strict=True):
+        assert copy.dtype == array.dtype
+        np.testing.assert_array_equal(copy, array)
     shared.release(block)
 
 

@@ -61,7 +61,7 @@ def test_zero_weight_samples_count_in_the_denominator():
     assert float(full) == pytest.approx(float(kept) * kept_tokens / tokens, rel=1e-6)
 
 
-class WorkerSetup:
+class Finetuning:
     def __init__(self, backbone, frames, action_dim=2):
         self.backbone, self.count = add_lora(backbone, rank=4, alpha=8, dropout=0.0, seed=0)
         randomize_adapter(self.backbone.model)
@@ -92,7 +92,7 @@ class WorkerSetup:
 
 @pytest.fixture
 def setup(backbone, frames):
-    return WorkerSetup(backbone, frames)
+    return Finetuning(backbone, frames)
 
 
 def test_labels_of_zero_weight_samples_change_nothing(setup):
@@ -116,8 +116,8 @@ def test_only_answer_tokens_carry_loss(setup):
     assert (logits[:, 2] - other[:, 2]).abs().max() > 1e-3
 
 
-def test_padding_behind_short_answers_changes_nothing(backbone, frames):
-    setup = WorkerSetup(backbone, frames)
+def test_padding_after_short_answers_changes_nothing(backbone, frames):
+    setup = Finetuning(backbone, frames)
     setup.grammar = build_grammar(backbone.tokenizer, 2, False)
     answers = ["Action: [0.10, 0.20]"] * 3 + ["Action: [-0.10, -0.20]"] * 3
     mixed = encode_answers(setup.grammar, answers, "cpu")
@@ -173,7 +173,7 @@ def test_checkpointing_changes_no_number_and_does_recompute(setup):
 
 def test_bfloat16_weights_keep_a_float32_adapter_and_learn(backbone, frames):
     half = backbone._replace(model=backbone.model.to(torch.bfloat16))
-    setup = WorkerSetup(half, frames)
+    setup = Finetuning(half, frames)
     assert {p.dtype for p in trainer._adapter(setup.backbone)} == {torch.float32}
     assert sum(p.dtype == torch.bfloat16 for p in setup.backbone.model.parameters()) > 20
     record = setup.finetune(steps=30, weights=np.ones(6, np.float32), label_smoothing=0.0)
@@ -276,7 +276,7 @@ def test_an_exception_in_a_round_restores_the_adapter(setup):
 
 
 def test_same_seed_same_adapter_and_global_generator_untouched(backbone, frames):
-    setup = WorkerSetup(backbone, frames)
+    setup = Finetuning(backbone, frames)
     start, generator = setup.state(), torch.get_rng_state()
     results = []
     for seed in (7, 7, 8):

@@ -24,6 +24,7 @@ _MODULES = {
     "dgc_like": dgc_like,
 }
 METHODS = tuple(_MODULES)
+_PLACED = ("rad", "curl", "resact", "spr", "mlr")  # methods on RAD's images
 
 
 def _module(name: str) -> ModuleType:
@@ -42,7 +43,32 @@ def make_method(name: str, augment: AugmentConfig, image_size: int, task_default
     Raises:
       ConfigError: unknown method, an augmentation that it does not take, or a size that does not fit.
     """
-    return _module(name).make(MethodSpec(name, augment, image_size, task_default))
+    augment = resolve_augmentation(name, augment, image_size, task_default)
+    return _module(name).make(MethodSpec(name, augment, image_size))
+
+
+def resolve_augmentation(name: str, augment: AugmentConfig, image_size: int, task_default: str) -> AugmentConfig:
+    """Returns the kind and size that a method uses where they are left open ("auto", None).
+
+    Methods that do not place images as RAD does keep "auto" and None.
+
+    Args:
+      name: one of METHODS.
+      augment: kind and size as given.
+      image_size: height = width as rendered, pixels.
+      task_default: RAD's kind for the task, "translate" or "crop".
+
+    Raises:
+      ConfigError: unknown method.
+    """
+    published = _module(name).SETTINGS.augment
+    if name not in _PLACED:
+        return augment
+    kind = published.get("kind", task_default) if augment.kind == "auto" else augment.kind
+    size = augment.size
+    if size is None and kind in rad.SIZE_FACTORS:
+        size = round(image_size * rad.SIZE_FACTORS[kind])
+    return AugmentConfig(kind, size)
 
 
 def published_hyperparameters(name: str) -> PublishedHyperparameters:

@@ -51,6 +51,4 @@ def contrast(networks: Networks, augmentation: Augmentation, action_dim: int, co
 
 def make(request: MethodSpec) -> Method:
     """SAC on RAD's images with a contrastive loss; random crops unless another placement is asked for."""
-    if request.augment.kind == "auto":
-        request = request._replace(task_default="crop")
     return Method(placement(request), auxiliary=contrast)

@@ -30,7 +30,6 @@ class MethodSpec(NamedTuple):
     name: str
     augment: AugmentConfig
     image_size: int  # as rendered
-    task_default: str  # RAD's augmentation for the task, "translate" or "crop"
 
     def refuse_augmentation(self) -> None:
         """For methods without one. Raises ConfigError where one is asked for."""

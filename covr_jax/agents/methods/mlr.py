@@ -83,6 +83,4 @@ def reconstruction(networks: Networks, augmentation: Augmentation, action_dim: i
 
 def make(request: MethodSpec) -> Method:
     """SAC that completes masked sequences; random crops unless another placement is asked for."""
-    if request.augment.kind == "auto":
-        request = request._replace(task_default="crop")
     return Method(placement(request), auxiliary=reconstruction, horizon=STEPS - 1)

@@ -19,6 +19,7 @@ from covr_jax.config import ConfigError
 from covr_jax.types import Array
 
 SETTINGS = PublishedHyperparameters()  # the config's defaults are RAD's
+SIZE_FACTORS = {"translate": 1.08, "crop": 0.84}  # output size / image size: 100 to 108 and 100 to 84
 
 
 def make(request: MethodSpec) -> Method:
@@ -27,21 +28,17 @@ def make(request: MethodSpec) -> Method:
 
 
 def placement(request: MethodSpec) -> Augmentation:
-    """RAD's augmentation for the task, or the one that is asked for.
+    """Returns the augmentation of a resolved kind and size (``methods.resolve_augmentation``).
 
     Raises:
-      ConfigError: no augmentation asked for, or a size that does not fit.
+      ConfigError: no augmentation, or a size that does not fit.
     """
-    kind = request.task_default if request.augment.kind == "auto" else request.augment.kind
-    makers: dict[str, tuple[Callable[[int, int], Augmentation], float]] = {
-        "translate": (random_translate, 1.08),
-        "crop": (random_crop, 0.84),
-    }
-    if kind == "none":
+    kind, size = request.augment.kind, request.augment.size
+    makers: dict[str, Callable[[int, int], Augmentation]] = {"translate": random_translate, "crop": random_crop}
+    if kind not in makers or size is None:
         raise ConfigError(f"{request.name} without an augmentation is another method; use --method sac or --base sac")
-    maker, factor = makers[kind]
     try:
-        return maker(request.image_size, request.augment.size or round(request.image_size * factor))
+        return makers[kind](request.image_size, size)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -24,11 +24,9 @@ SETTINGS = PublishedHyperparameters(
 
 def make(request: MethodSpec) -> Method:
     """SAC with difference features, residual actions and a latent model; translated images unless asked otherwise."""
-    if request.augment.kind == "auto":
-        request = request._replace(task_default="translate")
     return Method(
         placement(request),
-        networks=partial(make_networks, change=True),
+        networks=partial(make_networks, frame_diff=True),
         auxiliary=latent_model,
         residual=True,
         history=1,

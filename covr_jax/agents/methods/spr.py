@@ -109,6 +109,4 @@ def self_prediction(networks: Networks, augmentation: Augmentation, action_dim: 
 
 def make(request: MethodSpec) -> Method:
     """SAC that predicts its own features; random crops unless another placement is asked for."""
-    if request.augment.kind == "auto":
-        request = request._replace(task_default="crop")
     return Method(placement(request), auxiliary=self_prediction, horizon=STEPS)

@@ -1,4 +1,4 @@
-"""Networks as (init, apply) pairs; the one room that knows flax.linen."""
+"""Networks as (init, apply) pairs; no other package imports flax.linen."""
 
 from covr_jax.agents.networks.layers import Network, Params, Precision, delta_orthogonal
 from covr_jax.agents.networks.sac import Networks, init_networks, make_networks

@@ -1,6 +1,6 @@
-"""What the networks are made of: convolutions, linear layers, features, perceptrons; each an (init, apply) pair.
+"""Layers of the networks: convolutions, linear layers, projections and perceptrons.
 
-Letters: B batch, H W image, C channels, F features.
+Letters: B batch, H W image, C channels, K kernel side, N filters or torso features, F features.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 from covr_jax.agents.networks.convolution import convolve
-from covr_jax.types import Array
 
 Params = Any
 _RELU_GAIN = np.sqrt(2.0).item()
-_DIFFERENCE_GAIN = 2.0  # frames differ in few pixels: a larger share of the first kernel for them
+_DIFFERENCE_GAIN = 2.0  # weight of frame differences in the first kernel: frames differ in few pixels
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class Network(NamedTuple):
-    """``init(key, *example inputs) -> params`` and ``apply(params, *inputs)``."""
+    """A network as two functions: ``init(key, *example inputs) -> params`` and ``apply(params, *inputs)``."""
 
     init: Callable[..., Params]
     apply: Callable[..., Any]
 
 
 class Arithmetic(NamedTuple):
-    """How products are computed: in ``dtype`` (None: that of the parameters), as exactly as ``precision`` asks."""
+    """How products are computed: in ``dtype`` (None: that of the parameters), with ``precision``."""
 
     dtype: Any
     precision: jax.lax.Precision
@@ -44,15 +44,15 @@ ARITHMETIC: dict[Precision, Arithmetic] = {
 }
 
 
-def delta_orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Orthogonal at the centre tap, zero elsewhere, times the ReLU gain sqrt(2) (Xiao et al. 2018)."""
+def delta_orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Float[Array, "K K C N"]:
+    """Initialises a kernel: orthogonal at the centre, zero elsewhere, times the gain sqrt(2) (Xiao et al. 2018)."""
     height, width, inputs, outputs = shape
     centre = nn.initializers.orthogonal(scale=_RELU_GAIN)(key, (inputs, outputs), dtype)
     return jnp.zeros(shape, dtype).at[height // 2, width // 2].set(centre)
 
 
-def _on_differences(kernel: Array) -> Array:
-    """The kernel [k,k,3S,N] on stacked frames that equals ``kernel`` on (differences of neighbours, newest frame)."""
+def _on_differences(kernel: Float[Array, "K K C N"]) -> Float[Array, "K K C N"]:
+    """Returns the kernel on stacked frames that equals ``kernel`` on (differences of neighbours, newest frame)."""
     size, _, channels, filters = kernel.shape
     blocks = kernel.reshape(size, size, channels // 3, 3, filters)
     change = _DIFFERENCE_GAIN * blocks[:, :, :-1]
@@ -61,7 +61,7 @@ def _on_differences(kernel: Array) -> Array:
 
 
 class Conv(nn.Module):
-    """A VALID convolution and ReLU. Bytes count as 0 to 255 and are scaled to [0, 1], or [-0.5, 0.5] if ``centre``."""
+    """A VALID convolution and ReLU; bytes are scaled to [0, 1], or to [-0.5, 0.5] with ``centre``."""
 
     filters: int
     size: int
@@ -71,14 +71,15 @@ class Conv(nn.Module):
     centre: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        apart = self.size == self.stride  # windows without a pixel in common: a linear layer of each
-        start = nn.initializers.orthogonal(scale=_RELU_GAIN) if apart else delta_orthogonal
-        kernel = self.param("kernel", start, (self.size, self.size, x.shape[-1], self.filters))
+    def __call__(self, x: Shaped[Array, "B H W C"]) -> Float[Array, "B H2 W2 N"]:
+        """Returns the activations for images or feature maps."""
+        disjoint = self.size == self.stride  # windows share no pixel: a linear layer of each
+        kernel_init = nn.initializers.orthogonal(scale=_RELU_GAIN) if disjoint else delta_orthogonal
+        kernel = self.param("kernel", kernel_init, (self.size, self.size, x.shape[-1], self.filters))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
         if self.differences:
             kernel = _on_differences(kernel)
-        if self.centre:  # the same as taking 0.5 from every input
+        if self.centre:  # the same as subtracting 0.5 from every input
             bias = bias - 0.5 * kernel.sum((0, 1, 2))
         if x.dtype == jnp.uint8:
             kernel = kernel / 255.0
@@ -88,9 +89,9 @@ class Conv(nn.Module):
 
 
 def dense(size: int, arithmetic: Arithmetic, name: str | None = None, bias: bool = True) -> nn.Dense:
-    """A linear layer, orthogonal at first."""
-    start, (dtype, precision) = nn.initializers.orthogonal(), arithmetic
-    return nn.Dense(size, use_bias=bias, dtype=dtype, precision=precision, kernel_init=start, name=name)
+    """Returns a linear layer with orthogonal initialisation."""
+    kernel_init, (dtype, precision) = nn.initializers.orthogonal(), arithmetic
+    return nn.Dense(size, use_bias=bias, dtype=dtype, precision=precision, kernel_init=kernel_init, name=name)
 
 
 class Projection(nn.Module):
@@ -101,7 +102,8 @@ class Projection(nn.Module):
     squash: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*batch N"]) -> Float[Array, "*batch F"]:
+        """Returns features of ``size`` numbers."""
         x = dense(self.size, self.arithmetic, name="linear")(x)
         x = nn.LayerNorm(epsilon=1e-5, name="norm")(x)
         return jnp.tanh(x) if self.squash else x
@@ -110,22 +112,23 @@ class Projection(nn.Module):
 class MLP(nn.Module):
     """Two hidden layers with ReLU.
 
-    The last layer, which costs next to nothing, computes in the parameters' dtype: Q values need the digits.
+    The last layer, which costs little, computes in the parameters' dtype: Q values need the precision.
     """
 
-    hidden: int
+    hidden_dim: int
     outputs: int
     arithmetic: Arithmetic
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*batch F"]) -> Float[Array, "*batch outputs"]:
+        """Returns ``outputs`` numbers per row."""
         for _ in range(2):
-            x = nn.relu(dense(self.hidden, self.arithmetic)(x))
+            x = nn.relu(dense(self.hidden_dim, self.arithmetic)(x))
         return dense(self.outputs, self.arithmetic._replace(dtype=None))(x)
 
 
-def pair(module: nn.Module) -> Network:
-    """The module as two functions of its parameters."""
+def as_network(module: nn.Module) -> Network:
+    """Returns the module as two functions of its parameters."""
     return Network(
         init=lambda key, *inputs: module.init(key, *inputs)["params"],
         apply=lambda params, *inputs: module.apply({"params": params}, *inputs),

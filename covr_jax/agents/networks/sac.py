@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
 
 from covr_jax.agents.networks.layers import (
     ARITHMETIC,
@@ -23,17 +24,19 @@ from covr_jax.agents.networks.layers import (
     Params,
     Precision,
     Projection,
-    pair,
+    as_network,
 )
-from covr_jax.types import Array
 
 
 class Networks(NamedTuple):
-    """``torso``: u8[B,H,W,C] -> f32[B,N], bf16 where products are;
-    ``actor``: torso features (and the previous action f32[B,A] of residual actors) -> (mean, log_std) f32[B,A], of
-    deterministic actors the mean alone; before the tanh;
-    ``critic``: torso features, action -> f32[2,B];
-    ``features``: torso features -> f32[B,F], with the critic's ``encoder`` parameters.
+    """The networks of an agent.
+
+    Attributes:
+      torso: u8[B,H,W,C] -> f32[B,N], or bf16[B,N] where products are computed in bfloat16.
+      actor: torso features (and the previous action f32[B,A] of residual actors) -> (mean, log_std) f32[B,A], or the
+        mean only of deterministic actors; before the tanh.
+      critic: torso features and action f32[B,A] -> f32[2,B].
+      features: torso features -> f32[B,F], with the critic's ``encoder`` parameters.
     """
 
     torso: Network
@@ -51,7 +54,7 @@ class _Convolutions(nn.Module):
     arithmetic: Arithmetic
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: UInt8[Array, "B H W C"]) -> Float[Array, "B N"]:
         for index, (size, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
             first = index == 0
             layer = Conv(
@@ -63,7 +66,7 @@ class _Convolutions(nn.Module):
 
 
 class FrameDiffEncoder(nn.Module):
-    """Features of the newest frames minus those, from convolutions of their own, of the frames one step before."""
+    """Features of the newest frames minus features of the frames one step before; each has its own convolutions."""
 
     filters: int
     kernels: tuple[int, ...]
@@ -73,7 +76,8 @@ class FrameDiffEncoder(nn.Module):
     arithmetic: Arithmetic
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: UInt8[Array, "B H W C"]) -> Float[Array, "B N"]:
+        """Returns the difference of features; C holds one frame more than the convolutions read."""
         options = (self.filters, self.kernels, self.strides, self.differences, self.centre, self.arithmetic)
         now = _Convolutions(*options, name="now")(x[..., 3:])
         return now - _Convolutions(*options, name="before")(x[..., :-3])
@@ -81,7 +85,7 @@ class FrameDiffEncoder(nn.Module):
 
 class _Actor(nn.Module):
     feature_dim: int
-    hidden: int
+    hidden_dim: int
     action_dim: int
     log_std_range: tuple[float, float]
     arithmetic: Arithmetic
@@ -89,12 +93,14 @@ class _Actor(nn.Module):
     stochastic: bool
 
     @nn.compact
-    def __call__(self, x: Array, previous_action: Array | None = None) -> tuple[Array, Array] | Array:
+    def __call__(
+        self, x: Float[Array, "B N"], previous_action: Float[Array, "B A"] | None = None
+    ) -> tuple[Float[Array, "B A"], Float[Array, "B A"]] | Float[Array, "B A"]:
         x = Projection(self.feature_dim, self.arithmetic, self.squash, name="encoder")(x)
         if previous_action is not None:
             x = jnp.concatenate([x, previous_action], axis=-1)
         outputs = self.action_dim * (2 if self.stochastic else 1)
-        x = MLP(self.hidden, outputs, self.arithmetic, name="head")(x)
+        x = MLP(self.hidden_dim, outputs, self.arithmetic, name="head")(x)
         if not self.stochastic:
             return x
         mean, log_std = jnp.split(x, 2, axis=-1)
@@ -105,18 +111,18 @@ class _Actor(nn.Module):
 
 class _Critic(nn.Module):
     feature_dim: int
-    hidden: int
+    hidden_dim: int
     arithmetic: Arithmetic
     squash: bool
 
     @nn.compact
-    def __call__(self, x: Array, action: Array) -> Array:
+    def __call__(self, x: Float[Array, "B N"], action: Float[Array, "B A"]) -> Float[Array, "2 B"]:
         x = Projection(self.feature_dim, self.arithmetic, self.squash, name="encoder")(x)
         x = jnp.concatenate([x, action], axis=-1)
         twin = nn.vmap(
             MLP, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, out_axes=0, axis_size=2
         )
-        return twin(self.hidden, 1, self.arithmetic, name="heads")(x)[..., 0]
+        return twin(self.hidden_dim, 1, self.arithmetic, name="heads")(x)[..., 0]
 
 
 def make_networks(
@@ -132,36 +138,52 @@ def make_networks(
     precision: Precision = "float32",
     squash: bool = False,
     centre: bool = False,
-    change: bool = False,
+    frame_diff: bool = False,
     stochastic: bool = True,
 ) -> Networks:
-    """The networks of a pixel agent; orthogonal initialisation, zero biases, as in SAC-AE.
+    """Returns the networks of a pixel agent, with orthogonal initialisation and zero biases, as in SAC-AE.
 
     Args:
+      action_dim: A.
+      num_filters: filters of every convolution.
+      conv_kernels: kernel side of each convolution, pixels.
+      conv_strides: stride of each convolution, pixels.
       frame_basis: what the first convolution's weights multiply: the stacked ``frames``, or the newest frame and the
-        ``differences`` of neighbours, the same functions in coordinates in which Adam finds motion sooner.
-      precision: of convolutions and matrix products, forward and backward; parameters and outputs stay float32.
-      squash: features end in a tanh. centre: pixels count from -0.5 to 0.5 instead of 0 to 1.
-      change: the torso subtracts the features of the stack one frame before; observations hold one frame more.
-      stochastic: the actor gives a mean and a log deviation, not a mean alone.
+        ``differences`` of neighbours; the same functions in coordinates in which Adam finds motion sooner.
+      feature_dim: F.
+      hidden_dim: units of the hidden layers of actor and critic.
+      log_std_range: smallest and largest log standard deviation of the actor.
+      precision: precision of convolutions and matrix products, forward and backward; parameters and outputs stay
+        float32.
+      squash: apply a tanh to the features.
+      centre: scale pixels to [-0.5, 0.5] instead of [0, 1].
+      frame_diff: subtract the features of the stack one frame before; observations then hold one frame more.
+      stochastic: the actor returns a mean and a log standard deviation, not a mean only.
     """
     arithmetic, differences = ARITHMETIC[precision], frame_basis == "differences"
-    torso = FrameDiffEncoder if change else _Convolutions
+    torso = FrameDiffEncoder if frame_diff else _Convolutions
     return Networks(
-        torso=pair(torso(num_filters, conv_kernels, conv_strides, differences, centre, arithmetic)),
-        actor=pair(_Actor(feature_dim, hidden_dim, action_dim, log_std_range, arithmetic, squash, stochastic)),
-        critic=pair(_Critic(feature_dim, hidden_dim, arithmetic, squash)),
-        features=pair(Projection(feature_dim, arithmetic, squash)),
+        torso=as_network(torso(num_filters, conv_kernels, conv_strides, differences, centre, arithmetic)),
+        actor=as_network(_Actor(feature_dim, hidden_dim, action_dim, log_std_range, arithmetic, squash, stochastic)),
+        critic=as_network(_Critic(feature_dim, hidden_dim, arithmetic, squash)),
+        features=as_network(Projection(feature_dim, arithmetic, squash)),
     )
 
 
 def init_networks(
     networks: Networks, key: Array, images: Array, action: Array, *actor_inputs: Array
 ) -> dict[str, Params]:
-    """Parameters {"torso", "actor", "critic"}; the inputs give the shapes only. The key is consumed.
+    """Initialises the parameters; the inputs give the shapes only.
 
     Args:
-      images: u8[B,H,W,C]. action: what the critic reads, f32[B,A]. actor_inputs: what the actor reads beside features.
+      networks: the networks of an agent.
+      key: PRNG key, consumed.
+      images: u8[B,H,W,C].
+      action: the action as the critic reads it, f32[B,A] or embedded.
+      *actor_inputs: what the actor reads beside features, f32[B,A].
+
+    Returns:
+      Parameters by the keys "torso", "actor" and "critic".
     """
     torso_key, actor_key, critic_key = jax.random.split(key, 3)
     torso = networks.torso.init(torso_key, images)

@@ -1,5 +1,6 @@
-"""A stand-in for a CARLA 0.9.16 server that the real ``carla`` client talks to: no Unreal, no PhysX, one small world.
+"""The loopback server: a small simulator of this project with CARLA 0.9.16's protocol, for the real ``carla`` client.
 
-``python -m covr_jax.carla.loopback --port 2000`` listens on 127.0.0.1 only. Vehicles are kinematic, pictures are
-schematic, and what it returns says nothing about scores on CARLA. ``calls`` lists the remote procedures it knows.
+It is not CARLA: no Unreal, no PhysX, one road. Vehicles are kinematic and images schematic, so its scores say nothing
+about scores on CARLA. ``python -m covr_jax.carla.loopback --port 2000`` listens on 127.0.0.1 only. ``calls`` has the
+remote procedures that it knows.
 """

@@ -1,4 +1,4 @@
-"""What stands and moves in the loopback world, and how. Lengths in m, speeds in m/s, angles in degrees."""
+"""Actors of the loopback world and their motion. Lengths in m, speeds in m/s, angles in degrees."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CAMERA = [
     ("fov", FLOAT, "90.0"),
     ("sensor_tick", FLOAT, "0.0"),
     ("enable_postprocess_effects", BOOL, "true"),
-    ("motion_blur_intensity", FLOAT, "0.45"),  # kept, of no effect on the pictures
+    ("motion_blur_intensity", FLOAT, "0.45"),  # stored, without effect on the images
 ]
 
 BLUEPRINTS = [
@@ -54,7 +54,7 @@ BLUEPRINTS = [
 
 @dataclass
 class Actor:
-    """One actor; ``description`` is the client's own ``[blueprint number, name, attributes]``."""
+    """One actor; ``description`` is the client's record ``[blueprint number, name, attributes]``."""
 
     number: int
     description: list[Any]
@@ -64,52 +64,52 @@ class Actor:
     velocity: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     control: list[Any] = field(default_factory=lambda: [0.0, 0.0, 0.0, False, False, False, 0])
     walk: list[Any] = field(default_factory=lambda: [[1.0, 0.0, 0.0], 0.0, False])
-    physics: list[Any] | None = None  # the client's record; None: every vehicle's
-    frozen: bool = False  # physics switched off: it moves nothing and is moved by nothing
+    physics: list[Any] | None = None  # the client's record; None: the default of all vehicles
+    frozen: bool = False  # physics is off: the actor neither moves nor is moved
 
     @property
     def name(self) -> str:
-        """The blueprint's name."""
+        """Name of the blueprint."""
         return self.description[1]
 
     @property
     def is_vehicle(self) -> bool:
-        """Whether it drives."""
+        """Whether the actor is a vehicle."""
         return self.name.startswith("vehicle.")
 
     @property
     def is_walker(self) -> bool:
-        """Whether it walks."""
+        """Whether the actor is a pedestrian."""
         return self.name.startswith("walker.")
 
     @property
     def is_body(self) -> bool:
-        """Whether it can be bumped into."""
+        """Whether the actor takes part in collisions."""
         return self.is_vehicle or self.is_walker
 
     @property
     def size(self) -> tuple[float, float, float, float]:
-        """Length, width, height and mass."""
+        """Length, width, height (m) and mass (kg)."""
         return _VEHICLES.get(self.name, _WALKER)
 
     @property
     def mass(self) -> float:
-        """kg; infinite where nothing moves it."""
+        """Mass in kg; infinite where physics is off."""
         return math.inf if self.frozen else self.size[3]
 
     @property
     def box(self) -> Box:
-        """Its outline from above."""
+        """The actor's outline seen from above."""
         length, width, _, _ = self.size
         (x, y, _), (_, yaw, _) = self.transform
         return Box(x, y, math.radians(yaw), length / 2, width / 2)
 
     def attribute(self, name: str, default: str) -> str:
-        """An attribute of the blueprint that it was made from."""
+        """Returns an attribute of the actor's blueprint, or ``default``."""
         return next((text for key, _, text in self.description[2] if key == name), default)
 
     def move(self, dt: float) -> None:
-        """One step of ``dt`` seconds; whatever was spawned above the ground stands on it afterwards."""
+        """Moves the actor by one step of ``dt`` s; a body above the ground is put on it."""
         if self.frozen or not self.is_body:
             return
         self.transform[0][2] = 0.0 if self.is_vehicle else self.size[2] / 2
@@ -122,9 +122,9 @@ class Actor:
         self.transform[0][1] += self.velocity[1] * dt
 
     def _drive(self, dt: float) -> None:
-        """A kinematic bicycle whose sideways acceleration is limited by the grip of its tyres."""
+        """Kinematic bicycle model, its lateral acceleration limited by GRIP."""
         throttle, steer, brake, hand_brake, reverse = self.control[:5]
-        throttle, steer, brake = _within(throttle, 0.0), _within(steer, -1.0), _within(brake, 0.0)
+        throttle, steer, brake = _clip(throttle, 0.0), _clip(steer, -1.0), _clip(brake, 0.0)
         speed = self.speed + THROTTLE * throttle * (-1.0 if reverse else 1.0) * dt
         slowing = (BRAKE * (1.0 if hand_brake else brake) + DRAG * speed * speed) * dt
         self.speed = math.copysign(max(0.0, abs(speed) - slowing), speed)
@@ -134,13 +134,13 @@ class Actor:
         self.transform[1][1] = math.degrees(heading)
         self.velocity = [self.speed * math.cos(heading), self.speed * math.sin(heading), 0.0]
 
-    def strike(self, x: float, y: float) -> None:
-        """A collision changes a vehicle's velocity by (x, y); its heading stays."""
+    def add_velocity(self, x: float, y: float) -> None:
+        """Changes a vehicle's velocity by (x, y) in m/s after a collision; its heading stays."""
         yaw = math.radians(self.transform[1][1])
         self.speed += x * math.cos(yaw) + y * math.sin(yaw)
         self.velocity = [self.speed * math.cos(yaw), self.speed * math.sin(yaw), 0.0]
 
 
-def _within(number: float, low: float) -> float:
-    """The number in [low, 1]; what is not a number counts as 0."""
+def _clip(number: float, low: float) -> float:
+    """Clips a number to [low, 1]; NaN becomes 0."""
     return max(low, min(1.0, number)) if number == number else 0.0

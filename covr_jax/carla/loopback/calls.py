@@ -1,6 +1,6 @@
-"""The remote procedures of a CARLA 0.9.16 server that the client needs, over one loopback world.
+"""The remote procedures of a CARLA 0.9.16 server that the client needs, on one loopback world.
 
-A method's name is the procedure's, its arguments are the wire's; see ``wire`` for the shape of replies.
+Methods have the names and arguments of the procedures; see ``wire`` for the form of replies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WHEELS = [
     [2.0, 0.25, 70.0, 35.0, 1500.0, 3000.0, 2.0, 17.0, 1000.0, [x, y, 0.0]]
     for x, y in ((140.0, -80.0), (140.0, 80.0), (-140.0, -80.0), (-140.0, 80.0))
 ]
-# torque curve, largest rpm, moments of inertia and damping, clutch, gears, mass, drag, centre of mass, steering curve,
+# torque curve, max rpm, moments of inertia and damping, clutch, gears, mass, drag, centre of mass, steering curve,
 # wheels, sweep collision
 _PHYSICS = [
     [[0.0, 500.0], [5000.0, 500.0]], 5000.0, 1.0, 0.15, 2.0, 0.35, True, 0.5, 10.0, 4.0, [], 1500.0, 0.3,
@@ -28,12 +28,14 @@ _GONE = "actor not found"
 
 
 class Calls(MiscRpc):
-    """Answers to the client.
+    """All remote procedures of the loopback server.
 
     Args:
-      version: what the server claims to be. stream_port: where sensor data is to be had.
-      tick: moves the world on by one step and sends what the sensors saw; returns the new frame's number.
-      loaded: is called when a new episode has begun.
+      world: the simulated state.
+      version: version that the server reports.
+      stream_port: port of the sensor data.
+      tick: runs one time step, sends the sensor data and returns the new frame number.
+      loaded: called when a new episode has begun.
     """
 
     def __init__(
@@ -42,10 +44,8 @@ class Calls(MiscRpc):
         super().__init__(world)
         self._version, self._port, self._tick, self._loaded = version, stream_port, tick, loaded
 
-    # -------------------------------------------------------------- the server
-
     def version(self) -> Any:
-        """The server's version."""
+        """Version that the server reports."""
         return wire.value(self._version)
 
     def get_available_maps(self) -> Any:
@@ -53,7 +53,7 @@ class Calls(MiscRpc):
         return wire.value([self._world.map_name])
 
     def get_map_info(self) -> Any:
-        """Name of the map and where vehicles may start."""
+        """Name of the map and spawn points of vehicles."""
         return wire.value([self._world.map_name, self._world.spawn_points()])
 
     def get_map_data(self) -> Any:
@@ -61,161 +61,159 @@ class Calls(MiscRpc):
         return wire.value(self._world.xodr)
 
     def get_required_files(self, folder: str) -> Any:
-        """Files that the client should have; none."""
+        """Files that the client should have; there are none."""
         del folder
         return wire.value([])
 
     def get_episode_info(self) -> Any:
-        """Number of the episode and the token of its stream."""
+        """Number of the episode and token of its stream."""
         return wire.value([self._world.episode, [wire.token(wire.WORLD_STREAM, self._port)]])
 
     def get_episode_settings(self) -> Any:
-        """Synchronous mode, time step and the rest."""
+        """Episode settings: synchronous mode, time step and others."""
         return wire.value(self._world.settings)
 
     def set_episode_settings(self, settings: list[Any]) -> Any:
-        """Replace the settings; the frame from which they hold."""
+        """Replaces the settings; returns the frame from which they hold."""
         self._world.settings = settings
         return wire.value(self._world.frame)
 
     def load_new_episode(self, name: str, *options: Any) -> Any:
-        """Load a map and begin a new episode."""
+        """Loads a map and starts a new episode."""
         del options
         if name.split("/")[-1] != self._world.map_name.split("/")[-1]:
-            return wire.undone(f"map not found: {name}")
+            return wire.void_error(f"map not found: {name}")
         self._world.begin()
         self._loaded()
-        return wire.done()
+        return wire.void()
 
     def tick_cue(self) -> Any:
-        """Simulate one step in synchronous mode; its frame."""
+        """Runs one time step in synchronous mode; returns its frame."""
         return wire.value(self._tick())
 
     def get_weather_parameters(self) -> Any:
-        """The weather."""
+        """Weather parameters."""
         return wire.value(self._world.weather)
 
     def set_weather_parameters(self, weather: list[float]) -> Any:
-        """Replace the weather."""
+        """Replaces the weather parameters."""
         self._world.weather = weather
-        return wire.done()
-
-    # ------------------------------------------------------------------ actors
+        return wire.void()
 
     def describe(self, actor: Actor) -> list[Any]:
-        """An actor as the client sees it: numbers, blueprint, bounding box, tags and its stream."""
+        """The client's record of an actor: ids, blueprint, bounding box, tags and stream."""
         length, width, height, _ = actor.size
-        middle = [0.0, 0.0, height / 2 if actor.is_vehicle else 0.0]
-        box = [middle, [length / 2, width / 2, height / 2], [0.0, 0.0, 0.0], actor.number]
+        centre = [0.0, 0.0, height / 2 if actor.is_vehicle else 0.0]
+        box = [centre, [length / 2, width / 2, height / 2], [0.0, 0.0, 0.0], actor.number]
         sensor = actor.name.startswith("sensor.")
         stream = wire.token(stream_of(actor), self._port) if sensor else b""
         return [actor.number, actor.parent, actor.description, box, b"", stream]
 
     def get_actor_definitions(self) -> Any:
-        """The blueprints."""
+        """All blueprints."""
         return wire.value(BLUEPRINTS)
 
     def get_spectator(self) -> Any:
-        """The spectator's description."""
+        """Record of the spectator."""
         return wire.value(self.describe(self._world.spectator))
 
     def get_actors_by_id(self, numbers: list[int]) -> Any:
-        """Descriptions of some actors."""
+        """Records of some actors."""
         actors = self._world.actors
         return wire.value([self.describe(actors[number]) for number in numbers if number in actors])
 
     def get_actor_bounding_box(self, number: int) -> Any:
-        """An actor's box."""
+        """Bounding box of an actor."""
         actor = self._world.actors.get(number)
-        return wire.refusal(_GONE) if actor is None else wire.value(self.describe(actor)[3])
+        return wire.value_error(_GONE) if actor is None else wire.value(self.describe(actor)[3])
 
     def get_sensor_token(self, stream: int) -> Any:
-        """The token of a sensor's stream."""
+        """Token of a sensor's stream."""
         return wire.value([wire.token(stream, self._port)])
 
     def spawn_actor(self, description: list[Any], transform: wire.Transform) -> Any:
-        """Place an actor."""
-        if not self._world.free(description, transform):
-            return wire.refusal("Spawn failed because of collision at spawn position")
+        """Spawns an actor."""
+        if not self._world.has_room(description, transform):
+            return wire.value_error("Spawn failed because of collision at spawn position")
         return wire.value(self.describe(self._world.add(description, transform)))
 
     def spawn_actor_with_parent(
         self, description: list[Any], transform: wire.Transform, parent: int, attachment: int, *options: Any
     ) -> Any:
-        """Place an actor on another one."""
+        """Spawns an actor attached to another one."""
         del attachment, options
         if parent not in self._world.actors:
-            return wire.refusal("unable to spawn actor: parent actor not found")
+            return wire.value_error("unable to spawn actor: parent actor not found")
         return wire.value(self.describe(self._world.add(description, transform, parent)))
 
     def destroy_actor(self, number: int) -> Any:
-        """Remove an actor."""
+        """Removes an actor."""
         return wire.value(self._world.actors.pop(number, None) is not None)
 
     def get_physics_control(self, number: int) -> Any:
-        """A vehicle's physics parameters."""
+        """Physics parameters of a vehicle."""
         actor = self._world.actors.get(number)
-        return wire.refusal(_GONE) if actor is None else wire.value(actor.physics or _PHYSICS)
+        return wire.value_error(_GONE) if actor is None else wire.value(actor.physics or _PHYSICS)
 
     def apply_physics_control(self, number: int, control: list[Any]) -> Any:
-        """Replace a vehicle's physics parameters; kept, of no effect: the vehicles are kinematic."""
+        """Replaces a vehicle's physics parameters; stored without effect, since vehicles are kinematic."""
         return self._set(number, "physics", control)
 
     def apply_control_to_vehicle(self, number: int, control: list[Any]) -> Any:
-        """Steering, throttle and brake of a vehicle."""
+        """Sets throttle, steering and brake of a vehicle."""
         return self._set(number, "control", control)
 
     def apply_control_to_walker(self, number: int, control: list[Any]) -> Any:
-        """Direction and speed of a walker."""
+        """Sets direction and speed of a walker."""
         return self._set(number, "walk", control)
 
     def set_actor_transform(self, number: int, transform: wire.Transform) -> Any:
-        """Move an actor."""
+        """Sets the pose of an actor."""
         return self._set(number, "transform", [list(part) for part in transform])
 
     def set_actor_simulate_physics(self, number: int, enabled: bool) -> Any:
-        """Whether an actor moves by physics."""
+        """Sets whether an actor moves by physics."""
         return self._set(number, "frozen", not enabled)
 
     def set_actor_target_velocity(self, number: int, velocity: list[float]) -> Any:
-        """The velocity that an actor takes on, m/s."""
+        """Sets the velocity of an actor in m/s."""
         self._set(number, "speed", math.hypot(*velocity[:2]))
         return self._set(number, "velocity", list(velocity))
 
     def _set(self, number: int, name: str, setting: Any) -> Any:
         actor = self._world.actors.get(number)
         if actor is None:
-            return wire.undone(_GONE)
+            return wire.void_error(_GONE)
         setattr(actor, name, setting)
-        return wire.done()
+        return wire.void()
 
     def set_actor_target_angular_velocity(self, number: int, velocity: list[float]) -> Any:
-        """Accepted and ignored, as the five below are: nothing of the kind exists here."""
+        """Sets the angular velocity of an actor; accepted without effect."""
         del number, velocity
-        return wire.done()
+        return wire.void()
 
     def set_actor_enable_gravity(self, number: int, enabled: bool) -> Any:
-        """Whether an actor falls; kept, of no effect here."""
+        """Sets whether an actor falls; accepted without effect."""
         del number, enabled
-        return wire.done()
+        return wire.void()
 
     def set_actor_collisions(self, number: int, enabled: bool) -> Any:
-        """Whether an actor collides."""
+        """Sets whether an actor collides; accepted without effect."""
         del number, enabled
-        return wire.done()
+        return wire.void()
 
     def set_vehicle_light_state(self, number: int, lights: int) -> Any:
-        """A vehicle's lights."""
+        """Sets a vehicle's lights; accepted without effect."""
         del number, lights
-        return wire.done()
+        return wire.void()
 
     def set_actor_autopilot(self, number: int, enabled: bool) -> Any:
-        """Hand a vehicle to the Traffic Manager, or take it back."""
+        """Sets whether the Traffic Manager drives a vehicle; accepted without effect."""
         del number, enabled
-        return wire.done()
+        return wire.void()
 
     def apply_batch(self, commands: list[Any], tick: bool = False) -> Any:
-        """Several commands, and a step after them if asked."""
+        """Runs several commands, and then one time step where ``tick`` is set."""
         replies = [self._command(*command[0]) for command in commands]
         if tick:
             self._tick()
@@ -238,11 +236,11 @@ class Calls(MiscRpc):
             self.apply_control_to_vehicle(*arguments)
         elif kind == wire.WALKER_CONTROL:
             self.apply_control_to_walker(*arguments)
-        elif kind != wire.AUTOPILOT:  # which is the Traffic Manager's, and that lives in the client
-            return wire.refusal(f"the loopback server has no batch command {kind}")
+        elif kind != wire.AUTOPILOT:  # the Traffic Manager runs in the client
+            return wire.value_error(f"the loopback server has no batch command {kind}")
         return wire.value(number)
 
 
 def stream_of(actor: Actor) -> int:
-    """The number of a sensor's stream."""
+    """Number of a sensor's stream."""
     return 100 + actor.number

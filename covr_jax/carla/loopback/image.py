@@ -1,6 +1,7 @@
-"""Pictures of the loopback world: the ground by look-up, vehicles and walkers as boxes, light, fog and rain by weather.
+"""Images of the loopback world: ground by look-up, vehicles and walkers as boxes; light, fog and rain by weather.
 
-Schematic on purpose, but everything that a driver must see is there: lanes, their marks, the road's edge, who is where.
+The images are schematic, but they show what a driver needs: lanes, their marks, the road's edge, other road users.
+Letters: H, W image size in px, N pixels that see the ground. Lengths in m.
 """
 
 from __future__ import annotations
@@ -11,32 +12,37 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from PIL import Image, ImageDraw
 
 from covr_jax.carla.loopback.actors import Actor
 from covr_jax.carla.loopback.ground import Ground
 from covr_jax.carla.loopback.wire import Transform
-from covr_jax.types import Array
 
-# by surface, see ``ground``
+# by surface type, see ``ground``
 _COLOURS = np.array([(70, 120, 50), (85, 85, 88), (110, 105, 95), (165, 160, 150), (235, 235, 235)], np.float32)
 _SKY, _CLOUDS, _FOG = (np.array(colour, np.float32) for colour in ((130, 180, 230), (150, 155, 160), (185, 188, 190)))
 _CLOTHES, _SKIN, _LIGHTS = (220, 40, 160), (235, 190, 150), (200, 30, 25)
-_NEAR = 0.4  # m, nearer things are not drawn
+_NEAR = 0.4  # m from the camera; faces nearer than this are not drawn
 
 
 class Light(NamedTuple):
-    """What the weather does to a picture."""
+    """Effects of the weather on an image."""
 
     brightness: float
-    sky: Array  # f32[3]
+    sky: Float[np.ndarray, " 3"]  # RGB in 0..255
     fog_per_m: float
     rain: float  # share of pixels with a drop
-    wet: float  # how much darker the road is
+    wet: float  # share by which the road is darker
 
 
 def light_of(weather: list[float]) -> Light:
-    """From the client's WeatherParameters: clouds and rain in 0..100, the sun's altitude in degrees, fog in 0..100."""
+    """Computes the light from the client's weather parameters.
+
+    Args:
+      weather: fields of carla.WeatherParameters in order; clouds, rain, wetness and fog in 0..100, the sun's altitude
+        in degrees.
+    """
     clouds, rain, wet, altitude, fog = weather[0], weather[1], weather[2], weather[5], weather[6]
     sun = min(1.0, max(0.0, math.sin(math.radians(altitude)) * 1.5 + 0.1))
     brightness = (0.25 + 0.75 * sun) * (1.0 - 0.25 * clouds / 100)
@@ -45,18 +51,26 @@ def light_of(weather: list[float]) -> Light:
 
 
 class Rays(NamedTuple):
-    """Where the pixels of one camera look."""
+    """Ground points seen by the pixels of one camera."""
 
     focal: float  # px
-    below: Array  # bool[H,W], pixels that see the ground
-    ahead: Array  # f32[N], the ground points of those, m in the camera's axes
-    right: Array  # f32[N]
-    distance: Array  # f32[N]
+    below: Bool[np.ndarray, "H W"]  # pixels that see the ground
+    ahead: Float64[np.ndarray, " N"]  # m in the camera's axes
+    right: Float64[np.ndarray, " N"]
+    distance: Float32[np.ndarray, " N"]
 
 
 @functools.lru_cache(32)
 def rays_of(width: int, height: int, fov: float, pitch: float, above: float) -> Rays:
-    """The rays of a camera ``above`` m over the ground; ``fov`` and ``pitch`` in degrees."""
+    """Computes the rays of a camera.
+
+    Args:
+      width: px.
+      height: px.
+      fov: horizontal field of view in degrees.
+      pitch: degrees, positive upwards.
+      above: height over the ground in m.
+    """
     focal = width / (2.0 * math.tan(math.radians(fov) / 2.0))
     u = (np.arange(width) + 0.5 - width / 2)[None] / focal
     v = (np.arange(height) + 0.5 - height / 2)[:, None] / focal
@@ -68,34 +82,38 @@ def rays_of(width: int, height: int, fov: float, pitch: float, above: float) -> 
     return Rays(focal, below, ahead, right, np.hypot(ahead, right).astype(np.float32))
 
 
-class Painter:
-    """Draws what a camera sees."""
+class SceneRenderer:
+    """Renders camera images of the loopback world."""
 
     def __init__(self, ground: Ground):
         self._ground = ground
 
-    def picture(
+    def render(
         self, pose: Transform, width: int, height: int, fov: float, weather: list[float], bodies: list[Actor]
-    ) -> Array:
-        """u8[H,W,4], blue first as CARLA sends it.
+    ) -> UInt8[np.ndarray, "H W 4"]:
+        """Renders one image in CARLA's channel order, BGRA.
 
         Args:
-          pose: the camera's; its roll is ignored, and it is the seed of the raindrops.
-          bodies: vehicles and walkers but the one that carries the camera.
+          pose: the camera's pose; its roll is ignored, and the raindrops are seeded with it.
+          width: px.
+          height: px.
+          fov: horizontal field of view in degrees.
+          weather: see ``light_of``.
+          bodies: vehicles and walkers except the one that carries the camera.
         """
         light = light_of(weather)
         (x, y, z), (pitch, yaw, _) = pose
         rays = rays_of(width, height, fov, round(pitch, 3), round(z, 3))
         c, s = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
-        surface = self._ground.at(x + rays.ahead * c - rays.right * s, y + rays.ahead * s + rays.right * c)
+        surface = self._ground.surface_at(x + rays.ahead * c - rays.right * s, y + rays.ahead * s + rays.right * c)
         colours = _COLOURS * np.array([1.0, 1.0 - light.wet, 1.0 - light.wet, 1.0, 1.0], np.float32)[:, None]
         canvas = np.empty((height, width, 3), np.float32)
-        horizon = _mixed(light.sky, _FOG, min(1.0, light.fog_per_m * 40.0))
+        horizon = _mix(light.sky, _FOG, min(1.0, light.fog_per_m * 40.0))
         canvas[~rays.below] = horizon
-        far = _fog(light, rays.distance)[:, None]
+        far = _fog_share(light, rays.distance)[:, None]
         canvas[rays.below] = colours[surface] * (1.0 - far) + _FOG * far
         image = Image.fromarray((canvas * light.brightness).astype(np.uint8))
-        self._draw_bodies(ImageDraw.Draw(image), pose, rays.focal, (width, height), light, bodies)
+        _draw_bodies(ImageDraw.Draw(image), pose, rays.focal, (width, height), light, bodies)
         rgb = np.asarray(image)
         if light.rain > 0.0:
             seed = zlib.crc32(np.array(pose).tobytes())
@@ -105,40 +123,47 @@ class Painter:
         bgra[..., :3] = rgb[..., ::-1]
         return bgra
 
-    def _draw_bodies(
-        self, draw: ImageDraw.ImageDraw, pose: Transform, focal: float, size: tuple[int, int], light: Light,
-        bodies: list[Actor],
-    ) -> None:  # fmt: skip
-        (x, y, z), (pitch, yaw, _) = pose
-        c, s = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
-        cp, sp = math.cos(math.radians(pitch)), math.sin(math.radians(pitch))
-        faces = []
-        for body in bodies:
-            for corners, colour in _faces(body, (x, y)):
-                offset = corners - (x, y, z)
-                flat = offset[:, 0] * c + offset[:, 1] * s
-                ahead, up = flat * cp + offset[:, 2] * sp, offset[:, 2] * cp - flat * sp
-                if ahead.max() < _NEAR:
-                    continue
-                ahead = np.maximum(ahead, _NEAR)
-                right = offset[:, 1] * c - offset[:, 0] * s
-                u, v = size[0] / 2 + focal * right / ahead, size[1] / 2 - focal * up / ahead
-                faces.append((float(ahead.mean()), list(zip(u.tolist(), v.tolist(), strict=True)), colour))
-        for distance, corners, colour in sorted(faces, key=lambda face: -face[0]):
-            shown = _mixed(np.array(colour, np.float32), _FOG, float(_fog(light, distance))) * light.brightness
-            draw.polygon(corners, fill=tuple(int(part) for part in shown))
+
+def _draw_bodies(
+    draw: ImageDraw.ImageDraw,
+    pose: Transform,
+    focal: float,
+    size: tuple[int, int],
+    light: Light,
+    bodies: list[Actor],
+) -> None:
+    """Draws the faces of all bodies, the most distant ones first."""
+    (x, y, z), (pitch, yaw, _) = pose
+    c, s = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
+    cp, sp = math.cos(math.radians(pitch)), math.sin(math.radians(pitch))
+    faces = []
+    for body in bodies:
+        for corners, colour in _faces(body, (x, y)):
+            offset = corners - (x, y, z)
+            flat = offset[:, 0] * c + offset[:, 1] * s
+            ahead, up = flat * cp + offset[:, 2] * sp, offset[:, 2] * cp - flat * sp
+            if ahead.max() < _NEAR:
+                continue
+            ahead = np.maximum(ahead, _NEAR)
+            right = offset[:, 1] * c - offset[:, 0] * s
+            u, v = size[0] / 2 + focal * right / ahead, size[1] / 2 - focal * up / ahead
+            faces.append((float(ahead.mean()), list(zip(u.tolist(), v.tolist(), strict=True)), colour))
+    for distance, corners, colour in sorted(faces, key=lambda face: -face[0]):
+        fogged = _mix(np.array(colour, np.float32), _FOG, float(_fog_share(light, distance))) * light.brightness
+        draw.polygon(corners, fill=tuple(int(part) for part in fogged))
 
 
-def _fog(light: Light, distance: Array | float) -> Array:
-    return 1.0 - np.exp(-light.fog_per_m * np.asarray(distance, np.float32))
+def _fog_share(light: Light, distance: Float32[np.ndarray, "*shape"] | float) -> Float[np.ndarray, "*shape"]:
+    """Share of fog in the colour of something at a distance in m."""
+    return np.asarray(1.0 - np.exp(-light.fog_per_m * np.asarray(distance, np.float32)))
 
 
-def _mixed(colour: Array, other: Array, share: float) -> Array:
+def _mix(colour: Float[np.ndarray, " 3"], other: Float[np.ndarray, " 3"], share: float) -> Float[np.ndarray, " 3"]:
     return colour * (1.0 - share) + other * share
 
 
-def _faces(body: Actor, eye: tuple[float, float]) -> list[tuple[Array, tuple[int, ...]]]:
-    """The upright faces of a body that are turned to the eye: f64[4,3] corners and a colour; the rear has lights."""
+def _faces(body: Actor, eye: tuple[float, float]) -> list[tuple[Float[np.ndarray, "4 3"], tuple[int, ...]]]:
+    """Corners and colours of the upright faces of a body that are turned to the eye at (x, y); the rear has lights."""
     length, width, height, _ = body.size
     (x, y, z), (_, yaw, _) = body.transform
     bottom = z - height / 2 if body.is_walker else z
@@ -147,8 +172,12 @@ def _faces(body: Actor, eye: tuple[float, float]) -> list[tuple[Array, tuple[int
     faces = []
     for (nx, ny), shade in (((1, 0), 0.9), ((-1, 0), 0.8), ((0, 1), 0.65), ((0, -1), 0.65)):
         ends = [(nx - ny, ny + nx), (nx + ny, ny - nx)]
-        plan = np.array([(x + ex * length / 2 * c - ey * width / 2 * s, y + ex * length / 2 * s + ey * width / 2 * c)
-                         for ex, ey in ends])  # fmt: skip
+        plan = np.array(
+            [
+                (x + ex * length / 2 * c - ey * width / 2 * s, y + ex * length / 2 * s + ey * width / 2 * c)
+                for ex, ey in ends
+            ]
+        )
         outward = (nx * c - ny * s, nx * s + ny * c)
         if (eye[0] - plan[0, 0]) * outward[0] + (eye[1] - plan[0, 1]) * outward[1] <= 0:
             continue
@@ -161,6 +190,7 @@ def _faces(body: Actor, eye: tuple[float, float]) -> list[tuple[Array, tuple[int
     return faces
 
 
-def _wall(plan: Array, bottom: float, top: float) -> Array:
+def _wall(plan: Float[np.ndarray, "2 2"], bottom: float, top: float) -> Float[np.ndarray, "4 3"]:
+    """Corners of the vertical rectangle over a line from (x0, y0) to (x1, y1)."""
     (x0, y0), (x1, y1) = plan
     return np.array([(x0, y0, bottom), (x1, y1, bottom), (x1, y1, top), (x0, y0, top)])

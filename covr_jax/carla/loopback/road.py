@@ -1,6 +1,7 @@
-"""The part of OpenDRIVE that this project's own roads use: lines and arcs, lanes of constant width, painted marks.
+"""The part of OpenDRIVE that this project's maps use: lines and arcs, lanes of constant width, painted marks.
 
-Everything is returned in CARLA's axes, whose y is OpenDRIVE's negated. ``s`` runs along the road, ``t`` to its left.
+All results are in CARLA's axes, whose y is the negative of OpenDRIVE's. ``s`` is the coordinate along the road and
+``t`` the lateral one, positive to the left; both in m. Letters: N points.
 """
 
 from __future__ import annotations
@@ -10,33 +11,32 @@ import xml.etree.ElementTree as ElementTree
 from typing import NamedTuple
 
 import numpy as np
-
-from covr_jax.types import Array
+from jaxtyping import Float
 
 
 class Piece(NamedTuple):
-    """One stretch of the reference line."""
+    """One segment of the reference line, in OpenDRIVE's axes."""
 
     s: float
     x: float
     y: float
-    heading: float  # radians, OpenDRIVE's axes
+    heading: float  # radians
     length: float
     curvature: float  # 1/m, positive to the left
 
 
 class Lane(NamedTuple):
-    """A strip beside the reference line; ``far`` is its edge away from the line."""
+    """A lane of constant width beside the reference line."""
 
     number: int
     kind: str  # driving, shoulder or sidewalk
-    near: float  # t in m
-    far: float
+    near: float  # t of the edge next to the reference line
+    far: float  # t of the other edge
     mark: str  # on the far edge: solid, broken or none
 
 
 class Road(NamedTuple):
-    """One road of one section."""
+    """One road with one lane section."""
 
     number: int
     length: float
@@ -45,11 +45,17 @@ class Road(NamedTuple):
     lanes: list[Lane]
     centre_mark: str
 
-    def place(self, s: Array, t: Array) -> tuple[Array, Array, Array]:
-        """Points (x, y) and the road's yaw in radians there.
+    def pose(
+        self, s: Float[np.ndarray, " N"], t: Float[np.ndarray, " N"]
+    ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+        """Converts road coordinates to CARLA's plane.
 
         Args:
-          s: f64[N] within the road. t: f64[N], to the left.
+          s: coordinates along the road, within its length.
+          t: lateral coordinates, positive to the left.
+
+        Returns:
+          x and y in m, and the road's yaw in radians.
         """
         starts = np.array([piece.s for piece in self.pieces])
         index = np.clip(np.searchsorted(starts, s, side="right") - 1, 0, len(starts) - 1)
@@ -63,8 +69,12 @@ class Road(NamedTuple):
         return x - t * np.sin(heading), -(y + t * np.cos(heading)), -heading
 
 
-def parse(text: str) -> Road:
-    """The single road of an OpenDRIVE text. Raises ValueError where it needs more than this module knows."""
+def parse_road(text: str) -> Road:
+    """Parses the single road of an OpenDRIVE text.
+
+    Raises:
+      ValueError: the map uses a part of OpenDRIVE that this module does not know.
+    """
     roads = ElementTree.fromstring(text).findall("road")
     if len(roads) != 1 or len(roads[0].findall("lanes/laneSection")) != 1:
         raise ValueError("the loopback server draws maps of one road with one section")
@@ -90,6 +100,7 @@ def _piece(geometry: ElementTree.Element) -> Piece:
 
 
 def _side(elements: list[ElementTree.Element], sign: float) -> list[Lane]:
+    """The lanes left (sign 1) or right (sign -1) of the reference line."""
     lanes, edge = [], 0.0
     for element in sorted(elements, key=lambda lane: abs(_number(lane, "id"))):
         width, mark = element.find("width"), element.find("roadMark")

@@ -1,4 +1,4 @@
-"""The loopback server's two ports: remote procedure calls, and what the sensors see."""
+"""The loopback server's two ports: remote procedure calls and sensor data."""
 
 from __future__ import annotations
 
@@ -14,49 +14,59 @@ import msgpack
 from covr_jax.carla.loopback import wire
 from covr_jax.carla.loopback.actors import Actor
 from covr_jax.carla.loopback.calls import Calls, stream_of
-from covr_jax.carla.loopback.faults import ARM, PICTURE, Fault, Script
-from covr_jax.carla.loopback.world import FREE_RUNNING_S, Bump, World
+from covr_jax.carla.loopback.collisions import Collision
+from covr_jax.carla.loopback.faults import ARM, PICTURE, Fault, FaultSchedule
+from covr_jax.carla.loopback.world import FREE_RUNNING_S, World
 
-_HOST = "127.0.0.1"  # never another: there is no authentication
+_HOST = "127.0.0.1"  # this machine only, since there is no authentication
 _LARGEST_MESSAGE = 16 << 20
 _EXIT_CODE = 1
 
 
 class LoopbackServer:
-    """One world on ``port`` and ``port + 1``."""
+    """Serves one world: remote calls on ``port``, sensor data on ``port + 1``.
 
-    def __init__(self, world: World, port: int, version: str, script: Script):
-        self._world, self._port, self._script = world, port, script
-        self._calls = Calls(world, version, port + 1, self.tick, self._announce)
+    Args:
+      world: the simulated state.
+      port: the first of the two ports.
+      version: version that the server reports.
+      schedule: faults to inject.
+    """
+
+    def __init__(self, world: World, port: int, version: str, schedule: FaultSchedule):
+        self._world, self._port, self._schedule = world, port, schedule
+        self._calls = Calls(world, version, port + 1, self.tick, self._send_state)
         self._subscribers: dict[int, set[asyncio.StreamWriter]] = {}
 
     async def run(self, parent: int | None = None) -> None:
-        """Serve until cancelled, or until the process ``parent`` is no longer the one that started this one."""
-        rpc = await asyncio.start_server(self._on_rpc, _HOST, self._port)
-        streams = await asyncio.start_server(self._on_stream, _HOST, self._port + 1)
+        """Serves until cancelled, or until ``parent``, the process id of the parent, is no longer the parent."""
+        rpc = await asyncio.start_server(self._on_call_connection, _HOST, self._port)
+        streams = await asyncio.start_server(self._on_stream_connection, _HOST, self._port + 1)
         async with rpc, streams:
             while parent is None or os.getppid() == parent:
                 await asyncio.sleep(FREE_RUNNING_S)
                 if not self._world.synchronous:
                     self.tick()
 
-    # ------------------------------------------------------------------ sensors
-
     def tick(self) -> int:
-        """One step, and its data to everyone who listens: the world first, collisions, then pictures."""
-        bumps = self._world.step()
-        self._announce()
+        """Runs one time step and sends its data to all subscribers: world state, then collisions, then images.
+
+        Returns:
+          The new frame number.
+        """
+        collisions = self._world.step()
+        self._send_state()
         for sensor in list(self._world.actors.values()):
             if sensor.name == "sensor.other.collision":
-                for bump in bumps:
-                    if bump.me.number == sensor.parent:
-                        self._send(stream_of(sensor), self._collision(sensor, bump))
+                for collision in collisions:
+                    if collision.actor.number == sensor.parent:
+                        self._send(stream_of(sensor), self._collision(sensor, collision))
         for sensor in list(self._world.actors.values()):
             if sensor.name == "sensor.camera.rgb" and self._subscribers.get(stream_of(sensor)):
-                self._send_picture(sensor)
+                self._send_image(sensor)
         return self._world.frame
 
-    def _announce(self) -> None:
+    def _send_state(self) -> None:
         self._send(wire.WORLD_STREAM, self._header(wire.WORLD, [[0.0] * 3, [0.0] * 3]) + self._state())
 
     def _state(self) -> bytes:
@@ -70,21 +80,22 @@ class LoopbackServer:
             records.append(wire.actor_state(actor.number, world.pose(actor), actor.velocity, extra))
         return wire.world_body(world.episode, time.monotonic(), world.delta, records)
 
-    def _collision(self, sensor: Actor, bump: Bump) -> bytes:
-        body = msgpack.packb([self._calls.describe(bump.me), self._calls.describe(bump.other), bump.impulse])
+    def _collision(self, sensor: Actor, collision: Collision) -> bytes:
+        actor, other = self._calls.describe(collision.actor), self._calls.describe(collision.other)
+        body = wire.pack([actor, other, collision.impulse])
         return self._header(wire.COLLISION, self._world.pose(sensor)) + body
 
     def _header(self, sensor: int, transform: wire.Transform) -> bytes:
         return wire.header(sensor, self._world.frame, self._world.elapsed, transform)
 
-    def _send_picture(self, sensor: Actor) -> None:
+    def _send_image(self, sensor: Actor) -> None:
         world, pose, stream = self._world, self._world.pose(sensor), stream_of(sensor)
         width, height = (int(sensor.attribute(f"image_size_{axis}", "84")) for axis in "xy")
         fov = float(sensor.attribute("fov", "90"))
         bodies = [actor for actor in world.actors.values() if actor.is_body and actor.number != sensor.parent]
-        bgra = world.painter.picture(pose, width, height, fov, world.weather, bodies)
+        bgra = world.renderer.render(pose, width, height, fov, world.weather, bodies)
         payload = self._header(wire.CAMERA, pose) + wire.camera_body(width, height, fov, bgra.tobytes())
-        fault = self._script.strike(PICTURE)
+        fault = self._schedule.count(PICTURE)
         kind = fault.kind if fault else ""
         if kind == "picture-late":
             payload = payload[:8] + struct.pack("<Q", world.frame - 3) + payload[16:]
@@ -104,13 +115,13 @@ class LoopbackServer:
         for writer in self._subscribers.get(stream, ()):
             writer.write(wire.packet(payload))
 
-    async def _on_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _on_stream_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         stream = None
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             (stream,) = struct.unpack("<I", await reader.readexactly(4))
             self._subscribers.setdefault(stream, set()).add(writer)
             if stream == wire.WORLD_STREAM and not self._world.synchronous:
-                self._announce()
+                self._send_state()
             await reader.read()
         if stream is not None:
             self._subscribers[stream].discard(writer)
@@ -118,9 +129,7 @@ class LoopbackServer:
                 del self._subscribers[stream]
         writer.close()
 
-    # ---------------------------------------------------------------- procedures
-
-    async def _on_rpc(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _on_call_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         unpacker = msgpack.Unpacker(
             strict_map_key=False, unicode_errors="surrogateescape", max_buffer_size=_LARGEST_MESSAGE
         )
@@ -134,13 +143,13 @@ class LoopbackServer:
         writer.close()
 
     async def _reply(self, message: list[Any], writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; False where the connection has to go."""
+        """Answers one request. Returns False where the connection must be closed."""
         _, number, name, arguments = message
         if name == ARM:
-            self._script.add(Fault(*arguments[1:]))
-            writer.write(msgpack.packb([1, number, None, wire.done()]))
+            self._schedule.add(Fault(*arguments[1:]))
+            writer.write(wire.pack([1, number, None, wire.void()]))
             return True
-        fault = self._script.strike(name)
+        fault = self._schedule.count(name)
         kind = fault.kind if fault else ""
         if fault and kind == "rpc-hang":
             await asyncio.sleep(fault.seconds)
@@ -155,11 +164,11 @@ class LoopbackServer:
             result = ["garbage"]
         else:
             error, result = self._call(name, arguments)
-        writer.write(msgpack.packb([1, number, error, result]))
+        writer.write(wire.pack([1, number, error, result]))
         return True
 
     def _call(self, name: str, arguments: list[Any]) -> tuple[str | None, Any]:
-        """(error, result) of a procedure; ``arguments`` begin with the client's own record."""
+        """Returns (error, result) of a procedure; the first of ``arguments`` is the client's call flags."""
         procedure = None if name.startswith("_") or name == "describe" else getattr(self._calls, name, None)
         if procedure is None:
             return f"the loopback server has no procedure {name!r}", None

@@ -1,1 +1,1 @@
-"""The child process: the only place where the ``carla`` client is imported. ``python -m covr_jax.carla.worker``."""
+"""The child process, the only place that imports the ``carla`` client: ``python -m covr_jax.carla.worker``."""

@@ -1,7 +1,7 @@
-"""Serve one environment: ``python -m covr_jax.carla.worker FD PARENT``, FD being one end of a ``channel.Channel``.
+"""Serves one environment: ``python -m covr_jax.carla.worker FD PARENT``, with FD one end of a ``channel.Channel``.
 
-It ends when told to, when the line closes or when its parent process is gone, and never through the interpreter's own
-exit, in which the client is known to abort.
+The process ends after ``Close``, when the channel closes or when its parent process has died. It never ends through the
+interpreter's own exit, in which the client is known to abort.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from covr_jax.carla.channel import Channel, Close, Connect, Load, Request, Reset
 from covr_jax.carla.worker.failures import Fault, failure_of
 from covr_jax.carla.worker.session import Session
 
-_LOOK_S = 0.25  # between two looks at the parent
-_LEAVE_S = 10.0  # for giving somebody else's server its clock back
+_POLL_S = 0.25  # between two checks of the parent
+_LEAVE_S = 10.0  # time to give another's server its clock back
 
 
 class Worker:
-    """Requests in, answers out."""
+    """Handles the parent's requests."""
 
     def __init__(self, parent: int):
         self._parent = parent
         self._session: Session | None = None
         self._server_group: int | None = None
-        threading.Thread(target=self._watch, name="parent", daemon=True).start()
+        threading.Thread(target=self._watch_parent, name="parent", daemon=True).start()
 
-    def _watch(self) -> None:
-        """An orphan ends at once, with the server that its parent had started; or soon, once it has left another's."""
+    def _watch_parent(self) -> None:
+        """Ends this process when its parent has died: at once with its own server, or after leaving another's."""
         while os.getppid() == self._parent:
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
         if self._server_group is None:
-            time.sleep(_LEAVE_S)  # ``main`` leaves the world and exits
+            time.sleep(_LEAVE_S)  # meanwhile ``main`` closes the session and exits
         else:
-            with contextlib.suppress(ProcessLookupError):  # it has ended already
+            with contextlib.suppress(ProcessLookupError):  # the server has ended already
                 os.killpg(self._server_group, signal.SIGKILL)
         os._exit(0)
 
-    def answer(self, request: Request) -> object:
-        """Do it. Raises whatever went wrong."""
+    def respond(self, request: Request) -> object:
+        """Carries out a request and returns the response; raises any exception of the session."""
         if isinstance(request, Connect):
             self._server_group = request.setup.server_group
             self._session = Session(request.setup)
-            return self._session.facts
+            return self._session.info
         if self._session is None:
             raise Fault("worker", "not connected")
         if isinstance(request, Load):
@@ -60,23 +60,23 @@ class Worker:
 
 
 def main() -> None:
-    """Answer the parent until it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then closes the line
+    """Responds to the parent until it closes the channel."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and then closes the channel
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     worker = Worker(int(sys.argv[2]))
     try:
         while True:
             request = channel.receive()
             try:
-                answer = worker.answer(request)
+                response = worker.respond(request)
             except Exception as error:
-                answer = failure_of(error)
-            channel.send(answer)
+                response = failure_of(error)
+            channel.send(response)
             if isinstance(request, Close):
                 break
-    except (EOFError, OSError):  # the parent let go of the line: nobody is left to tell, but the world is to be left
+    except (EOFError, OSError):  # the parent closed the channel; another's server must still get its clock back
         with contextlib.suppress(Exception):
-            worker.answer(Close())
+            worker.respond(Close())
     os._exit(0)
 
 

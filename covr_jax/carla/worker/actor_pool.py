@@ -1,4 +1,4 @@
-"""Everybody on the road but the ego vehicle: traffic, parked vans, pedestrians."""
+"""All road users except the ego vehicle: traffic, parked vans, pedestrians."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from covr_jax.carla.boxes import Box, overlap
 from covr_jax.carla.scenarios import Driver, Episode, Ghost, Ghosts, Scenario
 from covr_jax.carla.worker.carla_import import carla
 from covr_jax.carla.worker.failures import Fault
+from covr_jax.carla.worker.lanes import lane_waypoint
 
-LIFT = 0.3  # m; vehicles are spawned above the road and drop
-_WALKER_LIFT = 1.0
-_REACH = 12.0  # m, beyond which nothing touches
+LIFT = 0.3  # m above the road at which vehicles are spawned, from where they drop
+_WALKER_LIFT = 1.0  # m
+_REACH = 12.0  # m between two centres beyond which no two actors touch
 
 
 class Walker(NamedTuple):
-    """A pedestrian on call."""
+    """A pedestrian who crosses the road when the ego vehicle comes near."""
 
-    number: int
-    trigger: float
+    actor_id: int
+    trigger: float  # m, distance of the ego vehicle at which the pedestrian starts
     control: Any  # carla.WalkerControl that crosses the road
-    crossing: float
-    start: tuple[float, float]
+    crossing: float  # m, distance to walk
+    start: tuple[float, float]  # m
 
 
 class ActorPool:
@@ -31,7 +32,7 @@ class ActorPool:
 
     def __init__(self, client: Any, world: Any, scenario: Scenario):
         self._client, self._world, self._map, self._scenario = client, world, world.get_map(), scenario
-        self._boxes: dict[int, tuple[float, float]] = {}  # half length and half width of everybody
+        self._half_sizes: dict[int, tuple[float, float]] = {}  # half length and half width in m by actor id
         self._waiting: list[Walker] = []
         self._crossing: list[Walker] = []
         self._manager: Any = None
@@ -41,18 +42,22 @@ class ActorPool:
             self._manager.set_synchronous_mode(True)
 
     def clear(self) -> None:
-        """Remove everybody; whoever is gone already does not matter."""
-        if self._boxes:
-            self._client.apply_batch_sync([carla.command.DestroyActor(number) for number in self._boxes], False)
-        self._boxes, self._waiting, self._crossing = {}, [], []
+        """Removes all actors; actors that are gone already are no error."""
+        if self._half_sizes:
+            commands = [carla.command.DestroyActor(actor_id) for actor_id in self._half_sizes]
+            self._client.apply_batch_sync(commands, False)
+        self._half_sizes, self._waiting, self._crossing = {}, [], []
 
     def close(self) -> None:
-        """End the Traffic Manager. It stays synchronous: on its own clock it would ask for vehicles that are gone."""
+        """Ends the Traffic Manager.
+
+        It stays in synchronous mode: with a clock of its own it would look up vehicles that are gone.
+        """
         if self._manager is not None:
             self._manager.shut_down()
 
     def spawn(self, episode: Episode) -> None:
-        """Put the episode's actors on the road; for whom there is no room is left out."""
+        """Spawns the episode's actors; actors without free room are left out."""
         if episode.drivers:
             self._manager.set_random_device_seed(episode.traffic_seed)
             self._spawn_drivers(episode.drivers)
@@ -63,24 +68,24 @@ class ActorPool:
     def _spawn_drivers(self, drivers: tuple[Driver, ...]) -> None:
         commands = []
         for driver in drivers:
-            place = lane_place(self._map, self._scenario.road, driver.lane, driver.s).transform
-            place.location.z += LIFT
-            commands.append(carla.command.SpawnActor(self._vehicle(driver.blueprint, driver.colour), place))
+            transform = lane_waypoint(self._map, self._scenario.road, driver.lane, driver.s).transform
+            transform.location.z += LIFT
+            commands.append(carla.command.SpawnActor(self._vehicle(driver.blueprint, driver.colour), transform))
         replies = self._client.apply_batch_sync(commands, False)
-        settled = {reply.actor_id: driver for reply, driver in zip(replies, drivers, strict=True) if not reply.error}
-        for vehicle in self._world.get_actors(list(settled)):
+        spawned = {reply.actor_id: driver for reply, driver in zip(replies, drivers, strict=True) if not reply.error}
+        for vehicle in self._world.get_actors(list(spawned)):
             self._add(vehicle)
             vehicle.set_autopilot(True, self._port)
-            driver = settled[vehicle.id]
+            driver = spawned[vehicle.id]
             self._manager.vehicle_percentage_speed_difference(vehicle, driver.speed_difference)
             self._manager.auto_lane_change(vehicle, True)
             self._manager.ignore_lights_percentage(vehicle, 100.0)
             self._manager.ignore_signs_percentage(vehicle, 100.0)
 
     def _spawn_ghost(self, ghosts: Ghosts, ghost: Ghost) -> None:
-        van_place = self._beside(ghosts, ghost.s)
-        van_place.location.z += LIFT
-        van = self._world.try_spawn_actor(self._vehicle(ghost.blueprint, ghost.colour), van_place)
+        van_transform = self._roadside(ghosts, ghost.s)
+        van_transform.location.z += LIFT
+        van = self._world.try_spawn_actor(self._vehicle(ghost.blueprint, ghost.colour), van_transform)
         if van is None:
             return
         self._add(van)
@@ -89,24 +94,24 @@ class ActorPool:
         blueprint = blueprints[ghost.walker % len(blueprints)]
         if blueprint.has_attribute("is_invincible"):
             blueprint.set_attribute("is_invincible", "false")
-        place = self._beside(ghosts, ghost.s + ghosts.behind)
-        right = place.get_right_vector()
-        place.location.z += _WALKER_LIFT
-        place.rotation.yaw -= 90.0  # towards the road
-        walker = self._world.try_spawn_actor(blueprint, place)
+        transform = self._roadside(ghosts, ghost.s + ghosts.behind)
+        right = transform.get_right_vector()
+        transform.location.z += _WALKER_LIFT
+        transform.rotation.yaw -= 90.0  # towards the road
+        walker = self._world.try_spawn_actor(blueprint, transform)
         if walker is None:
             return
         self._add(walker)
         control = carla.WalkerControl(carla.Vector3D(-right.x, -right.y, 0.0), ghost.speed, False)
-        start = (place.location.x, place.location.y)
+        start = (transform.location.x, transform.location.y)
         self._waiting.append(Walker(walker.id, ghost.trigger, control, ghosts.crossing, start))
 
-    def _beside(self, ghosts: Ghosts, s: float) -> Any:
-        """The pose at ``s`` where the vans stand."""
-        place = lane_place(self._map, self._scenario.road, ghosts.lane, s).transform
-        right = place.get_right_vector()
-        place.location += carla.Location(x=right.x * ghosts.sideways, y=right.y * ghosts.sideways)
-        return place
+    def _roadside(self, ghosts: Ghosts, s: float) -> Any:
+        """The carla.Transform at ``s`` in the row of parked vans."""
+        transform = lane_waypoint(self._map, self._scenario.road, ghosts.lane, s).transform
+        right = transform.get_right_vector()
+        transform.location += carla.Location(x=right.x * ghosts.sideways, y=right.y * ghosts.sideways)
+        return transform
 
     def _vehicle(self, name: str, colour: str) -> Any:
         blueprint = self._world.get_blueprint_library().find(name)
@@ -116,59 +121,52 @@ class ActorPool:
 
     def _add(self, actor: Any) -> None:
         extent = actor.bounding_box.extent
-        self._boxes[actor.id] = (extent.x, extent.y)
+        self._half_sizes[actor.id] = (extent.x, extent.y)
 
-    def act(self, snapshot: Any, ego: Any) -> None:
-        """Send the pedestrians off, or stop them, by where everybody was in the last frame.
+    def control_walkers(self, snapshot: Any, ego: Any) -> None:
+        """Starts and stops pedestrians by the positions in the last frame.
 
         Args:
-          ego: the ego vehicle's location.
+          snapshot: carla.WorldSnapshot of the last frame.
+          ego: carla.Location of the ego vehicle.
         """
         for walker in list(self._waiting):
-            state = snapshot.find(walker.number)
+            state = snapshot.find(walker.actor_id)
             if state and math.dist((ego.x, ego.y), walker.start) < walker.trigger:
                 self._actor(walker).apply_control(walker.control)
                 self._waiting.remove(walker)
                 self._crossing.append(walker)
         for walker in list(self._crossing):
-            state = snapshot.find(walker.number)
-            place = state.get_transform().location if state else None
-            if place is None or math.dist((place.x, place.y), walker.start) >= walker.crossing:
+            state = snapshot.find(walker.actor_id)
+            location = state.get_transform().location if state else None
+            if location is None or math.dist((location.x, location.y), walker.start) >= walker.crossing:
                 self._crossing.remove(walker)
-                if place is not None:
+                if location is not None:
                     self._actor(walker).apply_control(carla.WalkerControl())
 
     def _actor(self, walker: Walker) -> Any:
-        actor = self._world.get_actor(walker.number)
+        actor = self._world.get_actor(walker.actor_id)
         if actor is None:
-            raise Fault("actors", f"pedestrian {walker.number} is gone")
+            raise Fault("actors", f"pedestrian {walker.actor_id} is gone")
         return actor
 
-    def touching(self, snapshot: Any, ego: Box, margin: float) -> int:
-        """How many of them are nearer than ``margin`` m to the box of the ego vehicle."""
+    def count_near(self, snapshot: Any, ego: Box, margin: float) -> int:
+        """Counts the actors that are nearer than ``margin`` m to the box of the ego vehicle."""
         count = 0
-        for number, (half_length, half_width) in self._boxes.items():
-            state = snapshot.find(number)
+        for actor_id, (half_length, half_width) in self._half_sizes.items():
+            state = snapshot.find(actor_id)
             if state is None:
                 continue
-            pose = state.get_transform()
-            if math.dist((pose.location.x, pose.location.y), (ego.x, ego.y)) < _REACH:
-                yaw = math.radians(pose.rotation.yaw)
-                box = Box(pose.location.x, pose.location.y, yaw, half_length, half_width)
+            transform = state.get_transform()
+            x, y = transform.location.x, transform.location.y
+            if math.dist((x, y), (ego.x, ego.y)) < _REACH:
+                box = Box(x, y, math.radians(transform.rotation.yaw), half_length, half_width)
                 count += overlap(ego, box).depth > -margin
         return count
 
 
-def lane_place(world_map: Any, road: int, lane: int, s: float) -> Any:
-    """A waypoint by road, lane and metres. Raises Fault where the map has none."""
-    waypoint = world_map.get_waypoint_xodr(road, lane, s)
-    if waypoint is None:
-        raise Fault("map", f"{world_map.name} has no road {road}, lane {lane}, s {s:.1f}")
-    return waypoint
-
-
 def free_port() -> int:
-    """A port that nobody listens on now; the Traffic Manager tries a taken one for ten seconds before it gives up."""
+    """Returns a free port; with a taken one the Traffic Manager tries for ten seconds before it fails."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The ``carla`` client, untyped: where it is not installed, type checkers take this package for it."""
+"""The ``carla`` client as Any: without it, type checkers resolve the name to ``covr_jax.carla``."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What can go wrong here, by name."""
+"""Exceptions of the child process, and their form as messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from covr_jax.carla.channel import Failure
 
 
 class Fault(Exception):
-    """Something that a new client, or a new server, may cure."""
+    """A failure that a new client or a new server may cure; ``kind`` is one word."""
 
     def __init__(self, kind: str, text: str):
         super().__init__(text)
@@ -14,11 +14,14 @@ class Fault(Exception):
 
 
 class Refusal(Exception):
-    """Something that trying again cannot cure."""
+    """A failure that no new attempt can cure."""
 
 
 def failure_of(error: Exception) -> Failure:
-    """An exception as a message. The client raises RuntimeError for everything and tells the reason in words."""
+    """Converts an exception to a message of one line.
+
+    The client raises RuntimeError for everything, so its kind is read from the text.
+    """
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Refusal):
         return Failure("refused", text, final=True)

@@ -1,49 +1,60 @@
-"""What the profile wants of a server beyond the driving itself, and what some servers cannot do."""
+"""Optional calls of a profile, besides driving, which some servers do not support."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from covr_jax.carla.worker.carla_import import carla
 
 
 def hide_scenery(world: Any, labels: tuple[str, ...]) -> set[int]:
-    """Switch off the map's objects with these labels, names of carla.CityObjectLabel. Returns their numbers."""
-    numbers: set[int] = set()
+    """Hides the map's objects with these labels.
+
+    Args:
+      world: carla.World.
+      labels: names of carla.CityObjectLabel.
+
+    Returns:
+      Ids of the hidden objects; none where the server cannot hide objects.
+    """
+    object_ids: set[int] = set()
     for label in labels:
         kind = getattr(carla.CityObjectLabel, label)
-        numbers |= {thing.id for thing in _tolerant("scenery", [], world.get_environment_objects, kind)}
-    return numbers if show_scenery(world, numbers, False) else set()
+        object_ids |= {found.id for found in _call_if_supported("scenery", [], world.get_environment_objects, kind)}
+    return object_ids if show_scenery(world, object_ids, False) else set()
 
 
-def show_scenery(world: Any, numbers: set[int], shown: bool = True) -> bool:
-    """Switch objects of the map on or off; whether the server can."""
-    return not numbers or _tolerant("scenery", False, lambda: world.enable_environment_objects(numbers, shown) or True)
+def show_scenery(world: Any, object_ids: set[int], shown: bool = True) -> bool:
+    """Shows or hides objects of the map; returns whether the server supports it."""
+    if not object_ids:
+        return True
+    return _call_if_supported("scenery", False, lambda: world.enable_environment_objects(object_ids, shown) or True)
 
 
-def quick_gears(vehicle: Any, seconds: float) -> None:
-    """Let the vehicle change gears in so many seconds."""
+def set_gear_switch_time(vehicle: Any, seconds: float) -> None:
+    """Sets the time in s that the vehicle takes to change gears."""
 
     def change() -> None:
         physics = vehicle.get_physics_control()
         physics.gear_switch_time = seconds
         vehicle.apply_physics_control(physics)
 
-    _tolerant("gears", None, change)
+    _call_if_supported("gears", None, change)
 
 
-_told = set[str]()
+_reported = set[str]()
 
 
-def _tolerant(what: str, otherwise: Any, call: Any, *arguments: Any) -> Any:
-    """What the call returns, or ``otherwise`` where the server refuses it, which is told once."""
+def _call_if_supported(feature: str, default: Any, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns the call's result, or ``default`` where the server refuses the call, which is reported once."""
     try:
         return call(*arguments)
     except RuntimeError as error:
-        if "rpc_error" not in str(error):  # a server that does not answer is another matter
+        if "rpc_error" not in str(error):  # a server that does not respond is a fault
             raise
-        if what not in _told:
-            _told.add(what)
-            print(f"{what}: left as they are, the server says: {error}", file=sys.stderr, flush=True)
-        return otherwise
+        if feature not in _reported:
+            _reported.add(feature)
+            print(f"{feature}: left as they are, the server says: {error}", file=sys.stderr, flush=True)
+        return default

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
 from covr_jax.envs.dmc.common import without_contact
 from covr_jax.envs.task import Task
-from covr_jax.types import Array
 
 _BALL, _BALL_GEOM = 2, 6  # body id, geom id
 _TARGET_SITE = 1
 
 
-def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
-    """The cup at home, the ball uniform in a box under and around it but touching nothing, at rest."""
+def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+    """The cup at its default position, the ball uniform in a box around it without contact, at rest."""
 
-    def draw(key: Array) -> Array:
+    def draw(key: PRNGKeyArray) -> Float[Array, " nq"]:
         ball = jax.random.uniform(key, (2,), minval=jnp.array([-0.2, 0.2]), maxval=jnp.array([0.2, 0.5]))
         return model.qpos0.at[2:].set(ball)
 
     return without_contact(key, model, draw), jnp.zeros(model.nv)
 
 
-def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """Position (cup x, z, ball x, z), velocity: f32[8]."""
+def _observation(model: mjx.Model, data: mjx.Data) -> Float[Array, " 8"]:
+    """Position (cup x, z, ball x, z), velocity (4)."""
     del model
     return jnp.concatenate([data.qpos, data.qvel])
 
 
-def _reward(model: mjx.Model, data: mjx.Data) -> Array:
+def _reward(model: mjx.Model, data: mjx.Data) -> Float[Array, ""]:
     """1 while the whole ball is inside the box in the cup."""
     offset = jnp.abs(data.site_xpos[_TARGET_SITE] - data.xpos[_BALL])
     room = model.site_size[_TARGET_SITE] - model.geom_size[_BALL_GEOM, 0]

@@ -1,19 +1,19 @@
-"""Cart-pole: a cart on a 3.6 m rail under an unactuated pole; one motor pushes the cart."""
+"""Cart-pole: a cart on a 3.6 m rail with an unactuated pole; one motor pushes the cart."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
 from covr_jax.envs.rewards import tolerance
 from covr_jax.envs.task import Task
-from covr_jax.types import Array
 
 _POLE = 2  # body id of the pole: world, cart, pole_1
 
 
-def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
+def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
     """The pole hangs; position, angle and velocities get N(0, 0.01^2) noise."""
     position_key, velocity_key = jax.random.split(key)
     hanging = jnp.array([0.0, jnp.pi])
@@ -21,14 +21,14 @@ def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
     return qpos, 0.01 * jax.random.normal(velocity_key, (model.nv,))
 
 
-def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """Position (cart, pole zz, pole xz), velocity (cart, pole): f32[5]."""
+def _observation(model: mjx.Model, data: mjx.Data) -> Float[Array, " 5"]:
+    """Position (cart, pole zz, pole xz), velocity (cart, pole)."""
     del model
     pole = data.xmat[_POLE].reshape(3, 3)
     return jnp.concatenate([data.qpos[:1], pole[2, 2][None], pole[0, 2][None], data.qvel])
 
 
-def _reward(model: mjx.Model, data: mjx.Data) -> Array:
+def _reward(model: mjx.Model, data: mjx.Data) -> Float[Array, ""]:
     """Upright * centred * small control * small velocity, each softened towards 1."""
     del model
     upright = (data.xmat[_POLE].reshape(3, 3)[2, 2] + 1.0) / 2.0

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
 from covr_jax.envs.dmc.common import random_joints, subtree_velocity
 from covr_jax.envs.rewards import tolerance
 from covr_jax.envs.task import Task
-from covr_jax.types import Array
 
 _TORSO = 1  # body id
-_ROOT_JOINTS = 3  # rootx, rootz, rooty: unlimited, they start where the model puts them
+_ROOT_JOINTS = 3  # rootx, rootz, rooty: unlimited, they start at the model's qpos0
 _SETTLE_STEPS = 200  # physics steps without control before an episode
 _RUN_SPEED = 10.0  # m/s
 
 
-def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
+def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
     """Leg joints uniform in their limits; then the body falls and settles for 2 s.
 
-    dm_control computes forces at the end of a step and at a reset, so the first of its steps moves the drawn pose with
-    the accelerations of the model's own; starts without this are visibly distributed otherwise.
+    dm_control computes forces at the end of a step and at a reset, so its first step moves the drawn pose with the
+    accelerations of qpos0; without this the distribution of the starts is visibly different.
     """
     drawn = random_joints(key, model).at[:_ROOT_JOINTS].set(model.qpos0[:_ROOT_JOINTS])
     moves = jnp.zeros((_SETTLE_STEPS, model.nq)).at[0].set(drawn - model.qpos0)
 
-    def step(data: mjx.Data, move: Array) -> tuple[mjx.Data, None]:
+    def step(data: mjx.Data, move: Float[Array, " nq"]) -> tuple[mjx.Data, None]:
         data = mjx.step(model, data)
         return data.replace(qpos=data.qpos + move), None
 
@@ -34,13 +34,13 @@ def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
     return data.qpos, data.qvel
 
 
-def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """Position without the horizontal one (8), velocity (9): f32[17]."""
+def _observation(model: mjx.Model, data: mjx.Data) -> Float[Array, " 17"]:
+    """Position without the horizontal one (8), velocity (9)."""
     del model
     return jnp.concatenate([data.qpos[1:], data.qvel])
 
 
-def _reward(model: mjx.Model, data: mjx.Data) -> Array:
+def _reward(model: mjx.Model, data: mjx.Data) -> Float[Array, ""]:
     """Forward speed of the centre of mass as a fraction of 10 m/s."""
     speed = subtree_velocity(model, data, _TORSO)[0]
     return tolerance(speed, (_RUN_SPEED, jnp.inf), margin=_RUN_SPEED, value_at_margin=0.0, sigmoid="linear")

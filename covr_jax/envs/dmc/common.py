@@ -1,5 +1,7 @@
-"""What several domains share. Functions of one world; ``data`` has kinematics and velocities as of its qpos, qvel."""
+"""Functions that several domains share, of one env; ``data`` has kinematics and velocities as of its qpos, qvel."""
 
+# pyright: reportAttributeAccessIssue=false
+# mujoco's names come from compiled modules without stubs.
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -8,17 +10,24 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from mujoco import mjx
-
-from covr_jax.types import Array
 
 _HINGE, _SLIDE = int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)
 
 
-def random_joints(key: Array, model: mjx.Model) -> Array:
-    """qpos[nq] of a model of hinges and slides: uniform in a joint's limits, an unlimited hinge in [-pi, pi].
+def random_joints(key: PRNGKeyArray, model: mjx.Model) -> Float[Array, " nq"]:
+    """Draws qpos of a model of hinges and slides: uniform in a joint's limits, an unlimited hinge in [-pi, pi].
 
-    An unlimited slide stays where the model puts it. The key is consumed.
+    Args:
+      key: consumed.
+      model: a model without other joints.
+
+    Returns:
+      Joint positions, rad or m; an unlimited slide keeps the model's qpos0.
+
+    Raises:
+      ValueError: the model has a free or a ball joint.
     """
     kind, limited = np.asarray(model.jnt_type), np.asarray(model.jnt_limited).astype(bool)
     if not np.isin(kind, (_HINGE, _SLIDE)).all():
@@ -30,27 +39,37 @@ def random_joints(key: Array, model: mjx.Model) -> Array:
     return jnp.where(free, model.qpos0, drawn)
 
 
-def without_contact(key: Array, model: mjx.Model, draw: Callable[[Array], Array]) -> Array:
-    """The first of ``draw(key) -> qpos[nq]`` in which nothing touches; the key is consumed.
+def without_contact(
+    key: PRNGKeyArray, model: mjx.Model, draw: Callable[[PRNGKeyArray], Float[Array, " nq"]]
+) -> Float[Array, " nq"]:
+    """Draws positions until no two geoms touch, by rejection.
 
-    It draws until one is found, as the suite does in ball_in_cup. In finger the suite stops with an error after 1000
-    draws, which compiled code cannot do; one draw in ten touches there: a chance of 1e-1000.
+    The suite does so without a limit in ball_in_cup. In finger it raises an error after 1000 draws, which compiled code
+    cannot do; one draw in ten touches there, so the chance of that is 1e-1000.
+
+    Args:
+      key: consumed.
+      model: the model.
+      draw: draws qpos[nq] from a key.
+
+    Returns:
+      The first positions without contact.
     """
 
-    def touches(qpos: Array) -> Array:
+    def touches(qpos: Float[Array, " nq"]) -> Bool[Array, ""]:
         data = mjx.make_data(model).replace(qpos=qpos)
         data = mjx.collision(model, mjx.com_pos(model, mjx.kinematics(model, data)))
         return (data._impl.contact.dist < 0.0).any()
 
-    def again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def redraw(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         key, draw_key = jax.random.split(carry[0])
         return key, draw(draw_key)
 
-    return jax.lax.while_loop(lambda carry: touches(carry[1]), again, again((key, model.qpos0)))[1]
+    return jax.lax.while_loop(lambda carry: touches(carry[1]), redraw, redraw((key, model.qpos0)))[1]
 
 
-def subtree_velocity(model: mjx.Model, data: mjx.Data, body: int) -> Array:
-    """Velocity [3] of the centre of mass of a root body's tree, m/s: what its ``subtreelinvel`` sensor reads."""
+def subtree_velocity(model: mjx.Model, data: mjx.Data, body: int) -> Float[Array, " 3"]:
+    """Returns the velocity of the centre of mass of a root body's tree, m/s, as its ``subtreelinvel`` sensor reads."""
     members = np.asarray(model.body_rootid) == body
     spin, centre_velocity = data.cvel[:, :3], data.cvel[:, 3:]  # of each body, at the tree's centre of mass
     lever = data.xipos - data.subtree_com[body]

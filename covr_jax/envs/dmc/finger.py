@@ -1,16 +1,18 @@
 """Finger: two motors flick a free spinner; keep it turning faster than 15 rad/s."""
 
+# pyright: reportAttributeAccessIssue=false
+# mujoco's names come from compiled modules without stubs.
 from __future__ import annotations
 
 from functools import partial
 
 import jax.numpy as jnp
 import mujoco
+from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
 from covr_jax.envs.dmc.common import random_joints, without_contact
 from covr_jax.envs.task import Task
-from covr_jax.types import Array
 
 _SPINNER = 3  # body id
 _TARGET_SITE, _TIP_SITE = 0, 3  # site ids
@@ -20,25 +22,25 @@ _SPIN_VELOCITY = 15.0  # rad/s
 
 
 def _prepare(model: mujoco.MjModel) -> None:
-    """The spin task hides the turning task's marks and lets the spinner turn more freely."""
+    """Hides the target and tip sites of the turning tasks and lowers the spinner's damping."""
     model.site_rgba[[_TARGET_SITE, _TIP_SITE], 3] = 0.0
     model.dof_damping[_HINGE] = 0.03
 
 
-def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
-    """Joints anywhere in their limits, the spinner at any angle, nothing touching, at rest."""
+def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+    """Joints uniform in their limits, the spinner at any angle, without contact, at rest."""
     return without_contact(key, model, partial(random_joints, model=model)), jnp.zeros(model.nv)
 
 
-def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """Position (proximal, distal, tip x and z from the hinge), velocity (3), touch (2, log(1 + N)): f32[9]."""
+def _observation(model: mjx.Model, data: mjx.Data) -> Float[Array, " 9"]:
+    """Position (proximal, distal, tip x and z from the hinge), velocity (3), touch (2, log(1 + N))."""
     del model
     tip = (data.site_xpos[_TIP_SITE] - data.xpos[_SPINNER])[jnp.array([0, 2])]
     return jnp.concatenate([data.qpos[:2], tip, data.qvel, jnp.log1p(data.sensordata[_TOUCH])])
 
 
-def _reward(model: mjx.Model, data: mjx.Data) -> Array:
-    """1 while the spinner turns fast enough, in the one direction that counts."""
+def _reward(model: mjx.Model, data: mjx.Data) -> Float[Array, ""]:
+    """1 while the spinner turns fast enough in the negative direction."""
     del model
     return jnp.where(data.qvel[_HINGE] <= -_SPIN_VELOCITY, 1.0, 0.0)
 

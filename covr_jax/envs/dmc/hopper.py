@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
 from covr_jax.envs.dmc.common import random_joints, subtree_velocity
 from covr_jax.envs.rewards import tolerance
 from covr_jax.envs.task import Task
-from covr_jax.types import Array
 
 _TORSO, _FOOT = 1, 5  # body ids
 _TOUCH = slice(3, 5)  # of sensordata: toe, heel, N
@@ -16,18 +16,18 @@ _STAND_HEIGHT = 0.6  # of the torso over the foot, m
 _HOP_SPEED = 2.0  # m/s
 
 
-def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
-    """Joints anywhere in their limits and the body at any pitch, at rest."""
+def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+    """Joints uniform in their limits and the body at any pitch, at rest."""
     return random_joints(key, model), jnp.zeros(model.nv)
 
 
-def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """Position without the horizontal one (6), velocity (7), touch (toe, heel, log(1 + N)): f32[15]."""
+def _observation(model: mjx.Model, data: mjx.Data) -> Float[Array, " 15"]:
+    """Position without the horizontal one (6), velocity (7), touch (toe, heel, log(1 + N))."""
     del model
     return jnp.concatenate([data.qpos[1:], data.qvel, jnp.log1p(data.sensordata[_TOUCH])])
 
 
-def _reward(model: mjx.Model, data: mjx.Data) -> Array:
+def _reward(model: mjx.Model, data: mjx.Data) -> Float[Array, ""]:
     """Standing * hopping."""
     height = data.xipos[_TORSO, 2] - data.xipos[_FOOT, 2]
     standing = tolerance(height, (_STAND_HEIGHT, 2.0))

@@ -5,29 +5,29 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
 from covr_jax.envs.rewards import tolerance
 from covr_jax.envs.task import Task
-from covr_jax.types import Array
 
 _POLE = 1  # body id
 _COSINE_BOUND = np.cos(np.deg2rad(8.0)).item()
 
 
-def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
-    """Any angle, at rest."""
+def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+    """Angle uniform in [-pi, pi], at rest."""
     return jax.random.uniform(key, (1,), minval=-jnp.pi, maxval=jnp.pi), jnp.zeros(model.nv)
 
 
-def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """Orientation (zz, xz), velocity: f32[3]."""
+def _observation(model: mjx.Model, data: mjx.Data) -> Float[Array, " 3"]:
+    """Orientation (zz, xz), velocity (1)."""
     del model
     pole = data.xmat[_POLE].reshape(3, 3)
     return jnp.concatenate([pole[2, 2][None], pole[0, 2][None], data.qvel])
 
 
-def _reward(model: mjx.Model, data: mjx.Data) -> Array:
+def _reward(model: mjx.Model, data: mjx.Data) -> Float[Array, ""]:
     """1 within 8 degrees of upright."""
     del model
     return tolerance(data.xmat[_POLE].reshape(3, 3)[2, 2], (_COSINE_BOUND, 1.0))

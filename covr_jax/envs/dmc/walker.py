@@ -5,33 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
 from covr_jax.envs.dmc.common import random_joints, subtree_velocity
 from covr_jax.envs.rewards import tolerance
 from covr_jax.envs.task import Task
-from covr_jax.types import Array
 
 _TORSO = 1  # body id
 _STAND_HEIGHT = 1.2  # of the torso, m
 
 
-def _init(key: Array, model: mjx.Model) -> tuple[Array, Array]:
-    """Joints anywhere in their limits and the body at any pitch, at rest."""
+def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+    """Joints uniform in their limits and the body at any pitch, at rest."""
     return random_joints(key, model), jnp.zeros(model.nv)
 
 
-def _observation(model: mjx.Model, data: mjx.Data) -> Array:
-    """Orientations (xx and xz of each of 7 bodies), torso height, velocity (9): f32[24]."""
+def _observation(model: mjx.Model, data: mjx.Data) -> Float[Array, " 24"]:
+    """Orientations (xx and xz of each of 7 bodies), torso height, velocity (9)."""
     del model
     orientations = data.xmat.reshape(-1, 9)[1:, jnp.array([0, 2])].ravel()
     return jnp.concatenate([orientations, data.xpos[_TORSO, 2:], data.qvel])
 
 
-def _reward(speed: float) -> Callable[[mjx.Model, mjx.Data], Array]:
+def _reward(speed: float) -> Callable[[mjx.Model, mjx.Data], Float[Array, ""]]:
     """(3 standing + upright) / 4 * (5 moving + 1) / 6."""
 
-    def reward(model: mjx.Model, data: mjx.Data) -> Array:
+    def reward(model: mjx.Model, data: mjx.Data) -> Float[Array, ""]:
         height, up = data.xpos[_TORSO, 2], data.xmat.reshape(-1, 9)[_TORSO, 8]
         standing = tolerance(height, (_STAND_HEIGHT, jnp.inf), margin=_STAND_HEIGHT / 2.0)
         upright = (1.0 + up) / 2.0

@@ -1,1 +1,1 @@
-"""The tasks in other libraries' interfaces, one module each so that only the wanted library is imported."""
+"""The tasks in the interfaces of other libraries. Each has its own module, so that only that library is imported."""

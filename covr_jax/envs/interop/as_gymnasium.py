@@ -1,4 +1,4 @@
-"""A task as ``gymnasium.vector.VectorEnv`` with next-step autoreset."""
+"""A task as ``gymnasium.vector.VectorEnv`` with next-step autoreset. Letters: E envs, A action, N state."""
 
 from __future__ import annotations
 
@@ -8,24 +8,34 @@ import gymnasium
 import jax
 import numpy as np
 from gymnasium.vector.utils import batch_space
+from jaxtyping import Bool, Float, Shaped
 
 from covr_jax import runtime
-from covr_jax.envs.vec_env import make
+from covr_jax.envs.registry import get_task
+from covr_jax.envs.vec_env import VecEnv
 from covr_jax.types import StepType
 
 
 class GymVectorEnv(gymnasium.vector.VectorEnv):
-    """E lanes. After a lane's last step the next ``step`` ignores its action and returns its new first observation.
+    """E envs of a task. After an env's last step, the next ``step`` ignores its action and starts its next episode.
 
-    A time limit is a truncation; no task terminates. Arrays are on the host: use ``envs.make`` itself to stay on the
+    A time limit is a truncation; no task terminates. Arrays are on the host; use ``envs.make`` to keep them on the
     device.
+
+    Args:
+      task: one of ``envs.TASKS``.
+      num_envs: E.
+      pixels: whether observations are images u8[E,H,W,3*frame_stack]; False: dm_control's state observation f32[E,N].
+      **options: further options of ``VecEnv``.
+
+    Raises:
+      ValueError: on construction, for an unknown task.
     """
 
     metadata: ClassVar = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
 
     def __init__(self, task: str, num_envs: int, *, pixels: bool = True, **options: Any):
-        """``options`` as for ``envs.make``. Raises ValueError for an unknown task."""
-        self._env = make(task, num_envs, pixels=pixels, **options)
+        self._env = VecEnv(get_task(task), num_envs, pixels=pixels, **options)
         self.num_envs = num_envs
         self._compiled_reset, self._compiled_step = runtime.jit(self._env.reset), runtime.jit(self._env.step)
         self._state, self._seed, self._resets = None, 0, 0
@@ -36,8 +46,18 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        """Observations of new episodes in all lanes; the same ``seed``, the same ones."""
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[Shaped[np.ndarray, " E *observation"], dict]:
+        """Starts an episode in every env.
+
+        Args:
+          seed: decides these and all later episodes; None: the episodes after the last ones.
+          options: ignored.
+
+        Returns:
+          The first observations, and an empty dict.
+        """
         del options
         if seed is not None:
             self._seed, self._resets = seed, 0
@@ -46,8 +66,23 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
         self._state, timestep = self._compiled_reset(key)
         return np.array(timestep.observation), {}
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-        """``actions`` f32[E,A] in [-1,1]. Raises RuntimeError before the first ``reset``."""
+    def step(
+        self, actions: Float[np.ndarray, "E A"]
+    ) -> tuple[
+        Shaped[np.ndarray, " E *observation"],
+        Float[np.ndarray, " E"],
+        Bool[np.ndarray, " E"],
+        Bool[np.ndarray, " E"],
+        dict,
+    ]:
+        """Applies actions in [-1, 1] for one agent step.
+
+        Returns:
+          Observations, f64 rewards, which episodes terminated, which were truncated, and an empty dict.
+
+        Raises:
+          RuntimeError: before the first ``reset``.
+        """
         if self._state is None:
             raise RuntimeError("call reset() before step()")
         self._state, timestep = self._compiled_step(self._state, np.asarray(actions, np.float32))

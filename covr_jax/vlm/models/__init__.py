@@ -1,1 +1,1 @@
-"""Vision-language models: loading, architectures, image preprocessing, the tiny embedded ones. Needs Torch."""
+"""Vision-language models in Torch: loading, architectures, image preprocessing, tiny embedded models."""

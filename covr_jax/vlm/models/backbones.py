@@ -1,7 +1,6 @@
-"""The architectures we speak: one description each, so that nothing else asks which model it is.
+"""Descriptions of the supported architectures; no other module distinguishes them by name.
 
-Token ids, patch sizes and end-of-turn tokens are never written down: they are read from the model and its tokenizer.
-No Torch here.
+Token ids, patch sizes and end-of-turn tokens are read from the model and its tokenizer. No Torch.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 # The seven linear layers of the language model only; plain suffixes would also hit the vision MLPs of the same names.
 LANGUAGE_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 LORA_TARGETS = ("all-linear", "language", "paper_826")
-# LLaVA-1.5 was trained on this layout; its checkpoint keeps it with the processor, where a tokenizer does not see it.
+# LLaVA-1.5 was trained on this template; its checkpoint stores it with the processor, which we do not load.
 LLAVA_CHAT = (
     "{% for m in messages %}{{ m['role'] | upper }}: "
     "{% for c in m['content'] if c['type'] == 'image' %}<image>\n{% endfor %}"
@@ -22,17 +21,17 @@ LLAVA_CHAT = (
 
 
 class VLMBackbone(NamedTuple):
-    """One architecture of transformers and what sets it apart from the others."""
+    """Properties of one architecture of transformers."""
 
-    family: str  # 'model_type' in its config.json
-    hub_id: str  # the instruction-tuned checkpoint that is meant
-    model_class: str  # names in transformers, which is slow to import
+    family: str  # ``model_type`` in its config.json
+    hub_id: str  # its instruction-tuned checkpoint
+    model_class: str  # in transformers; a name, since the import is slow
     config_class: str
-    released: dict[str, Any]  # sizes of that checkpoint: shapes, memory and speed can be studied without its weights
-    paper_826: str | None  # LoRA targets that give the paper's 8.26% at rank 128; None: no set of layers does
-    native_patches: bool = True  # takes patches of any square size with 3-D positions; else pixels of one fixed size
-    system_role: bool = True  # its chat layout has a system turn
-    chat_template: str | None = None  # used where the tokenizer brings none
+    released: dict[str, Any]  # sizes of that checkpoint, to study shapes, memory and speed without its weights
+    paper_826: str | None  # LoRA targets with the paper's 8.26% of parameters at rank 128; None: there are none
+    native_patches: bool = True  # takes patches of squares of any size, with 3-D positions; else pixels of one size
+    system_role: bool = True  # its chat template has a system turn
+    chat_template: str | None = None  # used if the tokenizer has none
 
 
 _QWEN_TEXT = {
@@ -66,7 +65,7 @@ QWEN2_5_VL = VLMBackbone(
         },
         "tie_word_embeddings": True,
     },
-    # The seven names as plain suffixes, which the vision MLPs share, with the vision tower's qkv and the output layer.
+    # The seven names as plain suffixes, which the vision MLPs share, and the vision tower's qkv and the output layer.
     paper_826=r".*\.((q|k|v|o|gate|up|down)_proj|qkv)|lm_head",
 )
 QWEN2_VL = VLMBackbone(
@@ -126,14 +125,18 @@ BACKBONES = {b.family: b for b in (QWEN2_5_VL, QWEN2_VL, LLAVA)}
 
 
 def released_config(backbone: VLMBackbone):
-    """Transformers' configuration of the released checkpoint, from the sizes above (no download)."""
+    """Returns the transformers configuration of the released checkpoint, without a download."""
     import transformers
 
     return getattr(transformers, backbone.config_class)(**backbone.released)
 
 
 def lora_pattern(backbone: VLMBackbone, targets: str) -> str:
-    """What peft is given for 'all-linear', 'language', 'paper_826' or a regular expression over module names.
+    """Returns the target modules for peft.
+
+    Args:
+      backbone: architecture.
+      targets: 'all-linear', 'language', 'paper_826' or a regular expression over module names.
 
     Raises:
       ValueError: 'paper_826' where no set of layers has the paper's share of parameters.

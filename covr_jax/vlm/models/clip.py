@@ -1,6 +1,6 @@
-"""CLIP: a released one, or one that fits in a megabyte, and what it finds alike in pictures and texts.
+"""CLIP, released or tiny, and its features of image patches and texts.
 
-Letters: N pictures, P patches per side, D size of the space that patches and texts share.
+N images, P patches per side, D width of the space that patches and texts share, T texts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TINY_SIZES = {
 
 
 class Clip(NamedTuple):
-    """A loaded model with all that is needed to ask it something."""
+    """A loaded model with its tokenizer and image settings."""
 
     model: Any  # transformers' CLIPModel
     tokenizer: Any
@@ -34,13 +34,20 @@ class Clip(NamedTuple):
 
 
 def load_clip(name: str, device: torch.device, dtype: torch.dtype, image_size: int | None = None) -> Clip:
-    """Loads 'tiny', a local directory or a hub id such as ``openai/clip-vit-base-patch16``.
+    """Loads a CLIP model.
+
+    Args:
+      name: 'tiny', a local directory or a hub id such as ``openai/clip-vit-base-patch16``.
+      device: where the weights are kept.
+      dtype: of the weights.
+      image_size: None, or the model's own.
 
     Raises:
       VLMLoadError: one line, if the weights are missing, unreadable or not CLIP's.
-      ValueError: an image size for which the model has no positions.
+      ValueError: for an image size for which the model has no positions.
     """
-    model, tokenizer = build_tiny_clip() if name == "tiny" else load_pretrained(name, dtype, CLASSES, HUB_IDS)
+    loaded: tuple[Any, Any] = build_tiny_clip() if name == "tiny" else load_pretrained(name, dtype, CLASSES, HUB_IDS)
+    model, tokenizer = loaded
     vision = model.config.vision_config
     if image_size not in (None, vision.image_size):
         raise ValueError(f"image_size must be {vision.image_size} for {name}, got {image_size}")
@@ -49,9 +56,9 @@ def load_clip(name: str, device: torch.device, dtype: torch.dtype, image_size: i
 
 
 def build_tiny_clip(seed: int = 0):
-    """(model f32, tokenizer) of CLIP's architecture with random weights: what it finds alike means nothing.
+    """Returns (model f32, tokenizer) of CLIP's architecture with random weights, for images of 7 x 7 patches.
 
-    Pictures of 56 pixels, 7 x 7 patches. Torch's global generator is left alone.
+    Its similarities carry no meaning. Torch's global generator is not touched.
     """
     from transformers import CLIPConfig, CLIPModel
 
@@ -67,7 +74,7 @@ def build_tiny_clip(seed: int = 0):
 
 
 def tiny_tokenizer():
-    """The words of all tasks' categories, with CLIP's special tokens around a text."""
+    """Returns a tokenizer of the words in the captions of all tasks, with CLIP's special tokens around a text."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -85,7 +92,7 @@ def tiny_tokenizer():
 
 @torch.inference_mode()
 def text_features(clip: Clip, texts: tuple[str, ...]) -> torch.Tensor:
-    """Unit vectors of some texts, f32[len(texts),D]."""
+    """Returns the features of T texts, unit vectors f32[T,D]."""
     tokens = clip.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(clip.model.device)
     pooled = clip.model.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
     return torch.nn.functional.normalize(clip.model.text_projection(pooled).float(), dim=-1)
@@ -93,9 +100,13 @@ def text_features(clip: Clip, texts: tuple[str, ...]) -> torch.Tensor:
 
 @torch.inference_mode()
 def patch_features(clip: Clip, pixels: torch.Tensor) -> torch.Tensor:
-    """Unit vectors of the patches of ``images.preprocess``ed pictures f32[N,3,size,size]: f32[N,P,P,D].
+    """Returns the features of image patches, unit vectors f32[N,P,P,D].
 
-    Each patch's last hidden state goes where CLIP sends the class token: LayerNorm, then the projection.
+    The last hidden state of each patch is processed as CLIP does the class token: LayerNorm, then the projection.
+
+    Args:
+      clip: model.
+      pixels: f32[N,3,size,size] from ``images.preprocess``.
     """
     model = clip.model
     hidden = model.vision_model(pixel_values=pixels.to(model.dtype)).last_hidden_state[:, 1:]

@@ -1,8 +1,8 @@
-"""Keys and values of a batch of answers, in memory that is allocated once for their whole length.
+"""A cache for the keys and values of a batch of answers, allocated once for their whole length.
 
-The dynamic cache of transformers copies all of it at every token; its static cache keeps the memory but lets each token
-attend to the unfilled rest under a mask. Here the rows all have one known length: attention gets the filled part as a
-view, with neither copy nor mask. On a CPU and at the tiny model's size all three take the same time (within 5%).
+The dynamic cache of transformers copies all keys and values at every token; its static cache does not, but lets each
+token attend to the unfilled part under a mask. Here all rows have the same known length, so that attention reads the
+filled part as a view, without copy or mask. On a CPU and with the tiny model all three take the same time (within 5%).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class _Layer(DynamicLayer):
-    """One layer: blocks [N,heads,length,d], of which ``keys`` and ``values`` are the filled part."""
+    """One layer: blocks [N,heads,length,d]; ``keys`` and ``values`` are views of their filled part."""
 
     def __init__(self, length: int):
         super().__init__()
@@ -36,6 +36,6 @@ class _Layer(DynamicLayer):
 
 
 def static_cache(model_config, length: int) -> Cache:
-    """An empty cache for ``length`` tokens per row; memory is taken at the first forward pass, on its device."""
+    """Returns an empty cache for ``length`` tokens per row; memory is allocated in the first forward pass."""
     layers = model_config.get_text_config().num_hidden_layers
     return Cache(layers=[_Layer(length) for _ in range(layers)])

@@ -1,6 +1,6 @@
-"""A VLM in memory (tiny, local or from the hub), LoRA around it, and the inputs of its forward pass.
+"""Loads a VLM (tiny, local or from the hub), adds LoRA, and makes the inputs of its forward pass.
 
-Letters: N samples, L tokens.
+N samples, L tokens.
 """
 
 from __future__ import annotations
@@ -8,21 +8,22 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
+from covr_jax.vlm.defaults import RELEASED, TINY
 from covr_jax.vlm.models import tiny
 from covr_jax.vlm.models.backbones import BACKBONES, DEFAULT_MODEL, VLMBackbone, lora_pattern
 from covr_jax.vlm.models.images import ImageSettings
-from covr_jax.vlm.models.images import preprocess as preprocess  # the one stop for those who call the model
+from covr_jax.vlm.models.images import preprocess as preprocess  # re-exported for callers of the model
 from covr_jax.vlm.models.pretrained import VLMLoadError, load_pretrained, placement
 from covr_jax.vlm.models.vision import use_equal_windows
 from covr_jax.vlm.prompts import Prompt
 
 
 class Backbone(NamedTuple):
-    """A loaded model with all that is needed to ask it something."""
+    """A loaded model with its tokenizer, image settings and description."""
 
     model: Any  # the transformers model, or the PeftModel around it
     tokenizer: Any
@@ -32,7 +33,7 @@ class Backbone(NamedTuple):
 
 
 class ParameterCount(NamedTuple):
-    """Weights of the VLM."""
+    """Numbers of parameters of a VLM."""
 
     trainable: int
     total: int
@@ -48,13 +49,13 @@ def load_backbone(name: str = DEFAULT_MODEL, *, image_size: int | None = None, d
     Args:
       name: 'tiny' or another of ``tiny.FAMILIES``, a path, or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``, which
         may be pinned as ``owner/name@revision``.
-      image_size: side to which frames are resized; None: 84 for tiny models, 336 for LLaVA (which knows no other),
-        224 (64 image tokens) otherwise.
-      device: torch device or its name; 'auto' is the GPU where Torch has one.
-      dtype: torch dtype or its name; 'auto' is float32 for tiny models and for CPUs, bfloat16 elsewhere.
+      image_size: height = width to which frames are resized, pixels; None: 84 for tiny models, 336 for LLaVA (which
+        takes no other), 224 (64 image tokens) otherwise.
+      dtype: Torch dtype or its name; 'auto': float32 for tiny models and on CPUs, bfloat16 elsewhere.
+      device: Torch device or its name; 'auto': the GPU if Torch has one.
 
     Raises:
-      VLMLoadError: one line, if the weights are missing, unreadable or of an architecture we do not know.
+      VLMLoadError: one line, if the weights are missing, unreadable or of an unsupported architecture.
       ValueError: if ``image_size`` does not fit the model's patches.
     """
     is_tiny = name in tiny.FAMILIES
@@ -68,16 +69,16 @@ def load_backbone(name: str = DEFAULT_MODEL, *, image_size: int | None = None, d
 
 
 def _load_tiny(name: str):
-    """Only the default architecture has learnt to see; the others are grown from a seed."""
+    """Only the default architecture has trained weights; the others are random."""
     return tiny.load_tiny() if name == "tiny" else tiny.build_tiny(0, tiny.FAMILIES[name])
 
 
 def backbone_from(model, tokenizer, image_size: int | None = None, *, is_tiny: bool = False) -> Backbone:
-    """Wraps a model that is already in memory (tests and the builder of the tiny model use this)."""
+    """Wraps a model in memory; used by tests and by the builder of the tiny model."""
     description = BACKBONES[model.config.model_type]
     vision = model.config.vision_config
     if description.native_patches:
-        size = image_size or (tiny.IMAGE_SIZE if is_tiny else 224)
+        size = image_size or (TINY if is_tiny else RELEASED).image_size
         image = ImageSettings(size, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
         if model.model.visual.config._attn_implementation == "sdpa":
             use_equal_windows(model)
@@ -99,22 +100,26 @@ def add_lora(
     targets: str = "all-linear",
     seed: int = 0,
 ) -> tuple[Backbone, ParameterCount]:
-    """LoRA as in the paper: adapters scaled by alpha / rank beside frozen linear layers, B = 0 at the start.
+    """Adds LoRA as in the paper: adapters scaled by alpha / rank to frozen linear layers, B = 0 at the start.
 
     Args:
+      backbone: model without an adapter.
+      rank: of the adapters.
+      alpha: scale of the adapters times rank.
+      dropout: probability, on the input of the adapters.
       targets: 'all-linear' (language model, vision tower and merger), 'language' (the language model's seven linear
         layers per block), 'paper_826' (a set with the paper's 8.26% of parameters, output layer included), or a
         regular expression over module names.
-      seed: initialises the A matrices; Torch's global generator is left alone.
+      seed: of the A matrices. Torch's global generator is not touched.
 
     Raises:
-      ValueError: for 'paper_826' where it does not exist.
+      ValueError: for 'paper_826' if the architecture has no such set of layers.
     """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=cast(Any, alpha),  # declared int, but floats are accepted
         lora_dropout=dropout,
         target_modules=lora_pattern(backbone.description, targets),
         bias="none",
@@ -124,7 +129,7 @@ def add_lora(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         with warnings.catch_warnings():
-            # peft asks transformers about checkpointing by its former name.
+            # peft reads an attribute of transformers by its former name.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
             # An adapter on tied output weights is merged by ``merged_copy``, which unties them.
             warnings.filterwarnings("ignore", ".*tie_word_embeddings.*", UserWarning)
@@ -135,10 +140,10 @@ def add_lora(
 
 
 def merged_copy(backbone: Backbone):
-    """A copy of the model with its adapter added to the weights: answers faster, and cannot be trained.
+    """Returns a copy of the model with its adapter merged into the weights: it is faster and cannot be trained.
 
-    Where the output layer carries an adapter its weights must not be the embedding's any more: adding to both would
-    change what the model reads.
+    If the output layer has an adapter, its weights are untied from the embedding: merging into both would change the
+    model's input.
     """
     model = copy.deepcopy(backbone.model)
     embedding = model.get_input_embeddings().weight
@@ -146,10 +151,10 @@ def merged_copy(backbone: Backbone):
         if (base := getattr(module, "base_layer", None)) is not None and base.weight is embedding:
             base.weight = torch.nn.Parameter(embedding.detach().clone())
     with warnings.catch_warnings():
-        # peft warns that the weights are untied now, as they should be.
+        # peft warns that the weights are untied, which is intended.
         warnings.filterwarnings("ignore", "[\\s\\S]*tied", UserWarning)
         model = model.merge_and_unload()
-    # Nothing trains the copy; dropping the flag lets its forward pass skip gradient bookkeeping.
+    # Without the flag, the forward pass skips gradient bookkeeping.
     return model.requires_grad_(False).eval()
 
 
@@ -157,18 +162,18 @@ class PromptTokens(NamedTuple):
     """A tokenised prompt, the same for every sample of a batch."""
 
     ids: torch.Tensor  # i64[L]
-    types: torch.Tensor  # i64[L], 1 on image tokens: the model's mm_token_type_ids
+    types: torch.Tensor  # i64[L], 1 at image tokens; the model's mm_token_type_ids
     positions: torch.Tensor  # i64[3,1,L] (multimodal rotary) or i64[1,L]
 
 
 def tokenize_prompt(backbone: Backbone, prompt: Prompt) -> PromptTokens:
-    """The model's chat layout, with each image placeholder widened to the image's token count.
+    """Tokenises a prompt with the model's chat template, with each image placeholder repeated per image token.
 
-    The layout is the tokenizer's own template, or the description's where it brings none. Special tokens are added as
-    the upstream processor does. Where the layout has no system turn, its text opens the user's.
+    The template is the tokenizer's, or the description's if the tokenizer has none. Special tokens are added as by the
+    processor of transformers. If the template has no system turn, the system text is prepended to the user text.
 
     Raises:
-      ValueError: if there is no chat template or no image placeholder in it.
+      ValueError: if there is no chat template, or it does not place one image placeholder per frame.
     """
     tokenizer, description, image = backbone.tokenizer, backbone.description, backbone.image
     pad_id = backbone.model.config.image_token_id
@@ -191,42 +196,44 @@ def tokenize_prompt(backbone: Backbone, prompt: Prompt) -> PromptTokens:
     types = (ids == pad_id).long()
     if not description.native_patches:
         return PromptTokens(ids, types, torch.arange(len(ids), device=ids.device)[None])
-    # The layout decides them, so they are made once; the model would walk every row of every batch on the host.
+    # The positions are the same for all samples, so they are computed once; the model would do so per row, on the host.
     grid = torch.tensor([image.grid] * image.frames, device=ids.device)
     model = base_model(backbone.model).model
-    where, _ = model.get_rope_index(ids[None], mm_token_type_ids=types[None], image_grid_thw=grid)
-    return PromptTokens(ids, types, where)
+    position_ids, _ = model.get_rope_index(ids[None], mm_token_type_ids=types[None], image_grid_thw=grid)
+    return PromptTokens(ids, types, position_ids)
 
 
 def base_model(model):
-    """The transformers model inside a PeftModel (or the model itself)."""
+    """Returns the transformers model inside a PeftModel, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def positions(prompt: PromptTokens, length: int) -> torch.Tensor:
-    """Positions of the prompt followed by text, for one row: i64[3,1,length] or i64[1,length].
+    """Returns the positions of the prompt and the text that follows, for one row: i64[3,1,length] or i64[1,length].
 
-    Left to itself, a model that is not told the token types silently gives image tokens text positions.
+    A model without positions and token types would silently give image tokens the positions of text.
     """
     extra = torch.arange(1, length - len(prompt.ids) + 1, device=prompt.ids.device)
     extra = (prompt.positions.max() + extra).expand(*prompt.positions.shape[:-1], -1)
     return torch.cat([prompt.positions, extra], -1)
 
 
-def repeat_positions(where: torch.Tensor, n: int) -> torch.Tensor:
-    """One row of ``positions`` for n samples (a view)."""
-    return where.expand(*where.shape[:-2], n, -1)
+def repeat_positions(position_ids: torch.Tensor, n: int) -> torch.Tensor:
+    """Repeats one row of ``positions`` for n samples, as a view."""
+    return position_ids.expand(*position_ids.shape[:-2], n, -1)
 
 
 def model_inputs(backbone: Backbone, pixel_values: torch.Tensor, ids: torch.Tensor, prompt: PromptTokens) -> dict:
-    """Keyword arguments of one forward pass over [prompt + text] rows: all that the upstream processor gives.
+    """Returns the keyword arguments of one forward pass over N rows of prompt and text.
 
-    Except its attention mask, which is all ones: every row is as long as the others, and with causal attention what
-    pads a row on the right cannot reach any earlier token.
+    They are those of the processor of transformers, without its attention mask, which is all ones: all rows have the
+    same length, and with causal attention padding on the right does not affect earlier tokens.
 
     Args:
+      backbone: model.
       pixel_values: from ``preprocess``.
       ids: i64[N,L]; rows start with the prompt and may be padded on the right.
+      prompt: of every row.
     """
     n, length = ids.shape
     inputs = {
@@ -243,7 +250,7 @@ def model_inputs(backbone: Backbone, pixel_values: torch.Tensor, ids: torch.Tens
 
 @contextlib.contextmanager
 def frozen_eval(model):
-    """Inference mode, and the previous train/eval state afterwards."""
+    """Context in inference mode; restores the train/eval state from before."""
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Weights from a local directory or the hub: safetensors only, no remote code, one clear line when it fails."""
+"""Loads weights from a local directory or the hub: safetensors only, no remote code, one clear line on failure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,19 @@ class VLMLoadError(RuntimeError):
 
 
 def load_pretrained(name: str, dtype, classes: Mapping[str, str] = CHAT_MODELS, hub_ids: tuple[str, ...] = CHAT_IDS):
-    """(model, tokenizer) of a directory or of a hub id, which may be pinned: ``owner/name@revision``.
+    """Loads a model and its tokenizer.
 
     Args:
-      classes: of transformers, per 'model_type' that will do. hub_ids: models that are meant, the default first.
+      name: a directory, or a hub id, which may be pinned as ``owner/name@revision``.
+      dtype: Torch dtype of the weights.
+      classes: class in transformers per accepted ``model_type``.
+      hub_ids: models that the error message suggests, the default first.
+
+    Returns:
+      (model, tokenizer).
 
     Raises:
-      VLMLoadError: one line that names what to download and how to point to it.
+      VLMLoadError: one line that says what to download and which option to set.
     """
     import transformers
     from huggingface_hub import hf_hub_download
@@ -36,7 +42,7 @@ def load_pretrained(name: str, dtype, classes: Mapping[str, str] = CHAT_MODELS, 
         if local:
             (path / "config.json").stat()
         else:
-            # Without a network every file would be retried for half a minute; ask for the smallest one first.
+            # Without a network every file would be retried for half a minute; try the smallest one first.
             hf_hub_download(source, "config.json", revision=revision or None)
         config = transformers.AutoConfig.from_pretrained(source, **safe)
         if config.model_type not in classes:
@@ -44,7 +50,7 @@ def load_pretrained(name: str, dtype, classes: Mapping[str, str] = CHAT_MODELS, 
         model_class = getattr(transformers, classes[config.model_type])
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
         model = model_class.from_pretrained(source, dtype=dtype, use_safetensors=True, **safe)
-    except Exception as error:  # hub, file system and format errors share no base class
+    except Exception as error:  # errors of the hub, the file system and the format share no base class
         wanted = source if source in hub_ids else hub_ids[0]
         raise VLMLoadError(
             f"cannot load the VLM {name!r} as a {'directory' if local else 'hub id'}: {type(error).__name__}: "
@@ -55,8 +61,18 @@ def load_pretrained(name: str, dtype, classes: Mapping[str, str] = CHAT_MODELS, 
 
 
 def placement(device, dtype, *, is_tiny: bool):
-    """(torch.device, torch.dtype) of their names; 'auto' is the GPU where Torch has one, and float32 for tiny models
-    and CPUs, bfloat16 elsewhere.
+    """Resolves the names of a device and a dtype.
+
+    Args:
+      device: Torch device or its name; 'auto': the GPU if Torch has one.
+      dtype: Torch dtype or its name; 'auto': float32 for tiny models and on CPUs, bfloat16 elsewhere.
+      is_tiny: whether the model is a tiny one.
+
+    Returns:
+      (torch.device, torch.dtype).
+
+    Raises:
+      VLMLoadError: for a GPU that Torch does not find.
     """
     import torch
 
@@ -71,7 +87,7 @@ def placement(device, dtype, *, is_tiny: bool):
 
 
 def share_gpu(share: float | None, device) -> None:
-    """Let Torch take this share of a GPU's memory; beyond it Torch runs out, instead of JAX. None: all."""
+    """Limits Torch to a share of the GPU's memory, so that Torch runs out of memory before JAX does. None: no limit."""
     import torch
 
     if share is not None and torch.cuda.is_available() and device != "cpu":

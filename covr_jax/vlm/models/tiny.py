@@ -1,8 +1,8 @@
-"""VLMs that fit in a few megabytes: the real transformers classes, grown locally from a seed.
+"""VLMs of a few megabytes: the classes of transformers at small sizes, so that COVR runs offline on a CPU.
 
-They exist so that the whole COVR loop runs and is tested offline on a CPU. The shipped weights of the Qwen2.5-VL have
-learnt to see (they read joint angles off rendered scenes, see experiments/build_tiny_vlm.py) and have never been shown
-an action. The other two architectures are random: they show that the code speaks to them.
+The shipped weights of the tiny Qwen2.5-VL are trained to read joint angles from rendered scenes (see
+experiments/build_tiny_vlm.py), never on actions. The other two architectures have random weights; they serve to test
+the code.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from covr_jax.vlm.prompts import SUITE, split_task
 
 ASSET = Path(__file__).parents[1] / "assets" / "tiny_qwen2_5_vl.safetensors"
 IMAGE_SIZE = 84  # 6 x 6 patches of 14 pixels, merged 2 x 2: nine image tokens
-# Below this the linear layers' outputs are so small at this width that the model stays blind (measured: 0.02 never
-# takes off, 0.08 does after some hundred steps).
+# With a smaller value the outputs of the linear layers are so small at this width that the model does not learn to use
+# the image (measured: never with 0.02, after some hundred steps with 0.08).
 INIT_STD = 0.08
 FAMILIES = {"tiny": "qwen2_5_vl", "tiny-qwen2": "qwen2_vl", "tiny-llava": "llava"}
 QWEN_SPECIALS = ("<unk>", "<pad>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 LLAVA_SPECIALS = ("<unk>", "<pad>", "<s>", "</s>", "<image>")
-# Fixed pieces of an answer are single tokens, so that nearly every answer token carries information.
+# Fixed parts of an answer are single tokens, so that nearly every answer token carries information.
 PIECES = ("Action: [", "Pose: [", ", ", "]")
-# Positions only: the merged 2.5-VL layout in the fewest tokens. The image comes first, as in Qwen's own template.
+# Qwen's own template in fewer tokens. The image comes first, as there.
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{% for c in m['content'] %}{% if c['type'] == 'image' %}"
     "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>{% endfor %}"
@@ -32,11 +33,11 @@ CHAT_TEMPLATE = (
 
 
 class TinyAssetError(RuntimeError):
-    """The shipped tiny weights are missing or are not the recorded ones."""
+    """The shipped tiny weights are missing or differ from their record."""
 
 
 def vocabulary(family: str = "qwen2_5_vl") -> dict[str, int]:
-    """Token -> id: specials, answer pieces, signs, digits, and the words of the nine tasks."""
+    """Returns token -> id: special tokens, answer pieces, signs, digits, and the words of the nine tasks."""
     words = dict.fromkeys(word for task in SUITE for word in split_task(task))
     specials, roles = (LLAVA_SPECIALS, ("USER", "ASSISTANT", ":")) if family == "llava" else (QWEN_SPECIALS, ())
     tokens = [*specials, *PIECES, "+", "-", ".", *"0123456789", "pose", "question", *words, *roles]
@@ -44,9 +45,10 @@ def vocabulary(family: str = "qwen2_5_vl") -> dict[str, int]:
 
 
 def tiny_tokenizer(family: str = "qwen2_5_vl"):
-    """A word-and-symbol tokenizer with the family's special tokens; unknown text becomes ``<unk>``.
+    """Returns a tokenizer of words and symbols with the family's special tokens; unknown text becomes ``<unk>``.
 
-    LLaVA's begins each text with ``<s>`` and has no chat template, as upstream; Qwen's is the other way round.
+    As in the released models, LLaVA's starts each text with ``<s>`` and has no chat template, and Qwen's does not and
+    has one.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -77,7 +79,7 @@ def tiny_tokenizer(family: str = "qwen2_5_vl"):
 
 
 def tiny_config(tokenizer=None, family: str = "qwen2_5_vl"):
-    """The configuration of a tiny model; token ids are read from the tokenizer."""
+    """Returns the configuration of a tiny model; token ids are read from the tokenizer."""
     tokenizer = tokenizer or tiny_tokenizer(family)
     text = {
         "vocab_size": len(tokenizer),
@@ -113,11 +115,12 @@ def _qwen_config(tokenizer, text: dict, family: str):
         vision |= {"hidden_size": 64, "intermediate_size": 128, "out_hidden_size": 128}
         vision |= {"window_size": 112, "fullatt_block_indexes": [1]}
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
-    return (Qwen2VLConfig if family == "qwen2_vl" else Qwen2_5_VLConfig)(
+    config_class: Any = Qwen2VLConfig if family == "qwen2_vl" else Qwen2_5_VLConfig
+    return config_class(
         text_config={**text, "rope_parameters": rope},
         vision_config=vision,
         image_token_id=token_id("<|image_pad|>"),
-        # The tiny model knows no video; an id outside the vocabulary can never occur in a prompt.
+        # The tiny model takes no video; an id outside the vocabulary cannot occur in a prompt.
         video_token_id=len(tokenizer),
         vision_start_token_id=token_id("<|vision_start|>"),
         vision_end_token_id=token_id("<|vision_end|>"),
@@ -133,13 +136,14 @@ def _llava_config(tokenizer, text: dict):
         "model_type": "clip_vision_model",
         "hidden_size": 64,
         "intermediate_size": 128,
-        "num_hidden_layers": 3,  # the last but one is read
+        "num_hidden_layers": 3,  # the output of the last but one is used
         "num_attention_heads": 4,
         "patch_size": 14,
         "image_size": IMAGE_SIZE,
         "projection_dim": 64,
     }
-    return LlavaConfig(
+    config_class: Any = LlavaConfig
+    return config_class(
         text_config={"model_type": "llama", **text},
         vision_config=vision,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
@@ -148,7 +152,7 @@ def _llava_config(tokenizer, text: dict):
 
 
 def build_tiny(seed: int = 0, family: str = "qwen2_5_vl"):
-    """(model f32, tokenizer) with random weights made from the seed; Torch's global generator is left alone."""
+    """Returns (model f32, tokenizer) with random weights from the seed. Torch's global generator is not touched."""
     import torch
     import transformers
 
@@ -163,7 +167,7 @@ def build_tiny(seed: int = 0, family: str = "qwen2_5_vl"):
 
 
 def load_tiny(path: Path | str | None = None):
-    """(model f32, tokenizer) with the shipped weights, checked against the sha256 in the JSON record beside them.
+    """Returns (model f32, tokenizer) with the shipped weights, checked against the sha256 in their JSON record.
 
     Raises:
       TinyAssetError: if the weights or their record are missing, or the digest differs.

@@ -1,23 +1,29 @@
-"""Vision attention for batches of equal images: one call instead of one per image and window.
+"""Vision attention for batches of images of one size: one call instead of one per image and window.
 
-The upstream tower, without the flash kernels, cuts the batch into windows and attends to them one after the other:
-thousands of small launches for 64 images. Windows of equal length are simply another batch dimension.
+The vision tower of transformers, without flash attention, splits the batch into windows and processes them one by one:
+thousands of small launches for 64 images. Here windows of equal length are another batch dimension.
 """
 
 from __future__ import annotations
 
 import torch
 
-# The tower hands over whole sequences with their window lengths only to implementations that have "flash" in the name.
+# The tower passes whole sequences and their window lengths only to implementations with "flash" in the name.
 NAME = "covr_flash_equal_windows"
 
 
 def equal_windows(module, query, key, value, attention_mask=None, *, scaling, cu_seq_lens_q, max_length_q, **_):
-    """softmax(q k^T) v inside each window.
+    """Computes softmax(q k^T) v inside each window.
 
     Args:
-      query, key, value: [1,heads,L,d]; windows lie behind one another along L.
-      cu_seq_lens_q: i32[windows+1] where each window starts; max_length_q: the longest one.
+      module: not used.
+      query: [1,heads,L,d]; windows are adjacent along L.
+      key: [1,heads,L,d].
+      value: [1,heads,L,d].
+      attention_mask: not used.
+      scaling: factor of q k^T.
+      cu_seq_lens_q: i32[windows+1], start of each window, and L.
+      max_length_q: length of the longest window.
 
     Returns:
       ([1,L,heads,d], None), as transformers expects.
@@ -30,13 +36,13 @@ def equal_windows(module, query, key, value, attention_mask=None, *, scaling, cu
         q, k, v = (x[0].reshape(heads, count, -1, width).transpose(0, 1) for x in (query, key, value))
         out = attend(q, k, v, scale=scaling).transpose(1, 2).reshape(1, total, heads, width)
         return out, None
-    cuts = cu_seq_lens_q.diff().tolist()
-    parts = zip(*(torch.split(x, cuts, dim=2) for x in (query, key, value)), strict=True)
+    lengths = cu_seq_lens_q.diff().tolist()
+    parts = zip(*(torch.split(x, lengths, dim=2) for x in (query, key, value)), strict=True)
     return torch.cat([attend(q, k, v, scale=scaling) for q, k, v in parts], dim=2).transpose(1, 2), None
 
 
 def use_equal_windows(model) -> None:
-    """Switches the vision tower of a Qwen2.5-VL to ``equal_windows``; the language model keeps its attention."""
+    """Sets the attention of the vision tower of a Qwen2.5-VL to ``equal_windows``; the language model keeps its own."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, equal_windows)

@@ -1,1 +1,1 @@
-"""A VLM that acts, trained by PPO (VPF)."""
+"""The VLM as policy, trained by PPO (VPF)."""

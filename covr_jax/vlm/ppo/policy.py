@@ -1,112 +1,62 @@
-"""The VLM as policy (the paper's VPF, after RL4VLM): it samples answers, and PPO trains it on their token log-probs.
+"""The VLM as policy (the paper's VPF, after RL4VLM): samples answers, trained by PPO on their token log-probabilities.
 
-Advantages come from ``advantages.gae`` in JAX. The clipped ratio is Torch's: its gradient runs through the VLM.
-Letters: N samples, T tokens of an answer, K grammar symbols, H hidden width.
+Advantages are computed in JAX (``ppo.gae``), the loss in Torch (``ppo.loss``).
+N samples, T tokens of an answer, K grammar symbols, H hidden width of the language model, A action.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from covr_jax.runtime import dlpack
-from covr_jax.types import Array
+from covr_jax.runtime.errors import one_line
 from covr_jax.vlm import decode
 from covr_jax.vlm.decode import Grammar
 from covr_jax.vlm.engine import VLMEngine
 from covr_jax.vlm.models.loading import Backbone, PromptTokens, VLMLoadError, model_inputs, preprocess
+from covr_jax.vlm.ppo.loss import ActionLogProbs, PPOOptions, learning_rate, ppo_loss
 
-STATE_FILE = "ppo.pt"
+if TYPE_CHECKING:
+    from covr_jax.vlm.serving.protocol import Frames
 
-
-class PPOOptions(NamedTuple):
-    """As ``config.VPFConfig``, where each number has its source."""
-
-    epochs: int = 4
-    minibatch: int = 128
-    forward_batch: int = 32
-    clip: float = 0.1
-    value_weight: float = 0.5
-    entropy_weight: float = 0.01
-    max_grad_norm: float = 0.01
-    temperature: float = 0.2
-    learning_rate: float = 1e-5
-    final_learning_rate: float = 1e-9
-    anneal_iterations: int = 25
+STATE_FILE = "ppo.pt"  # of a saved policy, beside its adapter
 
 
 class SampledActions(NamedTuple):
-    """Answers to N frames."""
+    """Sampled answers to N frames."""
 
     tokens: torch.Tensor  # i64[N,T], as from ``decode.decode_actions``
     action: np.ndarray  # f32[N,A]
-    valid: np.ndarray  # bool[N]; an answer under the grammar always parses
-    log_prob: np.ndarray  # f32[N], of the whole answer
+    valid: np.ndarray  # bool[N]; answers under the grammar are always valid
+    log_prob: np.ndarray  # f32[N], nats, of the whole answer
     value: np.ndarray  # f32[N]
 
 
-class ActionLogProbs(NamedTuple):
-    """What the policy thinks of given answers."""
-
-    log_prob: torch.Tensor  # f32[N]
-    entropy: torch.Tensor  # f32[N], mean over the tokens that the model decided
-    value: torch.Tensor  # f32[N]
-
-
 class PPOBatch(NamedTuple):
-    """One iteration's experience, on the host but for the tokens."""
+    """Experience of one iteration."""
 
-    frames: Array  # u8[N,H,W,C]
+    frames: Frames
     tokens: torch.Tensor  # i64[N,T]
-    log_prob: np.ndarray  # f32[N], when the answers were given
-    value: np.ndarray  # f32[N], then
+    log_prob: np.ndarray  # f32[N], when the answers were sampled
+    value: np.ndarray  # f32[N], when the answers were sampled
     advantage: np.ndarray  # f32[N]
     target: np.ndarray  # f32[N], of the value
 
 
-def ppo_loss(
-    now: ActionLogProbs,
-    log_prob: torch.Tensor,
-    value: torch.Tensor,
-    advantage: torch.Tensor,
-    target: torch.Tensor,
-    options: PPOOptions,
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """-mean min(r A, clip(r) A) + c_v/2 mean max((V - R)^2, (V_clip - R)^2) - c_e mean entropy.
-
-    r = p(answer) / p_old(answer); V_clip keeps V within ``clip`` of the value of then.
+def value_head(width: int, hidden: tuple[int, ...], seed: int, device: torch.device) -> torch.nn.Module:
+    """Makes a perceptron H -> 1 in float32. Torch's global generator is not touched.
 
     Args:
-      log_prob, value, advantage, target: f32[N], of ``PPOBatch``.
-
-    Returns:
-      The loss, and numbers for the log.
+      width: H.
+      hidden: widths of the hidden layers.
+      seed: of the initial weights.
+      device: where the weights are kept.
     """
-    ratio = torch.exp(now.log_prob - log_prob)
-    gain = torch.min(ratio * advantage, ratio.clamp(1 - options.clip, 1 + options.clip) * advantage).mean()
-    near = value + (now.value - value).clamp(-options.clip, options.clip)
-    error = 0.5 * torch.max((now.value - target) ** 2, (near - target) ** 2).mean()
-    entropy = now.entropy.mean()
-    loss = -gain + options.value_weight * error - options.entropy_weight * entropy
-    clipped = ((ratio - 1).abs() > options.clip).float().mean()
-    numbers = {"policy": -gain, "value": error, "entropy": entropy, "clipped": clipped}
-    return loss, {f"ppo/{name}": float(number.detach()) for name, number in numbers.items()}
-
-
-def learning_rate(iteration: int, options: PPOOptions) -> float:
-    """Cosine from the first to the final rate over ``anneal_iterations``, constant afterwards."""
-    done = min(iteration / max(options.anneal_iterations, 1), 1.0)
-    first, last = options.learning_rate, options.final_learning_rate
-    return last + 0.5 * (first - last) * (1 + math.cos(math.pi * done))
-
-
-def value_head(width: int, hidden: tuple[int, ...], seed: int, device: torch.device) -> torch.nn.Module:
-    """A perceptron H -> 1 in float32; Torch's global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers: list[torch.nn.Module] = []
@@ -125,13 +75,19 @@ def score(
     tokens: torch.Tensor,
     temperature: float,
 ) -> ActionLogProbs:
-    """Log-probabilities of answers among those that the grammar allows, in one forward pass with gradients.
+    """Computes log-probabilities of answers under the grammar, in one forward pass with gradients.
 
-    Forced tokens have probability one and count neither in the log-probability nor in the entropy. The value is read
-    off the last layer at the last token before the answer's first decision.
+    Forced tokens have probability one and count neither in the log-probability nor in the entropy. The value is
+    computed from the last layer at the last token before the answer's first decision.
 
     Args:
-      frames: u8[N,H,W,C]. tokens: i64[N,T].
+      backbone: model and tokenizer.
+      prompt: of every sample.
+      grammar: of the answers.
+      head: value head, f32[N,H] -> f32[N,1].
+      frames: u8[N,H,W,C].
+      tokens: i64[N,T], the answers.
+      temperature: divides the logits.
     """
     device = prompt.ids.device
     symbols, table = (torch.as_tensor(x, device=device) for x in (grammar.symbols, grammar.table))
@@ -156,19 +112,20 @@ def score(
 
 
 class TokenPolicy:
-    """A VLM service's model with a value head, its sampling and its PPO update.
+    """Samples actions from the model of an engine and trains its adapter, with a value head, by PPO.
 
-    Dropout stays off: with it the ratio of an unchanged policy would not be one.
+    Dropout stays off: with dropout the ratio of an unchanged policy would not be one.
 
     Args:
-      service: with ``merge`` off, so that its queries see every update.
-      hidden: widths of the value head's layers.
-      seed: of head, samples and order.
+      engine: with ``merge`` off, so that its queries use every update.
+      options: of PPO.
+      hidden: widths of the value head's hidden layers.
+      seed: of the value head, the samples and the order of minibatches.
     """
 
-    def __init__(self, service: VLMEngine, options: PPOOptions, hidden: tuple[int, ...] = (1024, 512), seed: int = 0):
-        self.service, self.options = service, options
-        self._backbone, self._prompt, self._grammar = service.parts(merged=False)
+    def __init__(self, engine: VLMEngine, options: PPOOptions, hidden: tuple[int, ...] = (1024, 512), seed: int = 0):
+        self.engine, self.options = engine, options
+        self._backbone, self._prompt, self._grammar = engine.parts(merged=False)
         device = self._prompt.ids.device
         width = self._backbone.model.config.get_text_config().hidden_size
         self.head = value_head(width, hidden, seed, device)
@@ -180,8 +137,8 @@ class TokenPolicy:
         self._iteration = 0
 
     def save(self, directory: Path) -> None:
-        """Write the adapter, and in STATE_FILE what else an update or a sample depends on."""
-        self.service.save_adapter(directory)
+        """Writes the adapter, and to STATE_FILE everything else that updates and samples depend on."""
+        self.engine.save_adapter(directory)
         state = {
             "head": self.head.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -192,12 +149,12 @@ class TokenPolicy:
         torch.save(state, directory / STATE_FILE)
 
     def load(self, directory: Path) -> None:
-        """Go on as the policy that ``save`` wrote.
+        """Restores the policy that ``save`` wrote.
 
         Raises:
-          VLMLoadError: files that are missing, damaged or of another model; one line.
+          VLMLoadError: if files are missing, damaged or of another model; one line.
         """
-        self.service.load_adapter(directory)
+        self.engine.load_adapter(directory)
         try:
             state = torch.load(directory / STATE_FILE, map_location="cpu", weights_only=True)
             self.head.load_state_dict(state["head"])
@@ -205,45 +162,53 @@ class TokenPolicy:
             self._generator.set_state(state["generator"])
             self._order.bit_generator.state = json.loads(state["order"])
             self._iteration = state["iteration"]
-        except Exception as error:  # torch.load has no base class for what damaged files do to it
-            line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise VLMLoadError(f"cannot read {directory / STATE_FILE}: {line}") from error
+        except Exception as error:  # the errors of torch.load for damaged files share no base class
+            raise VLMLoadError(f"cannot read {directory / STATE_FILE}: {one_line(error)}") from error
 
     def _score(self, frames: torch.Tensor, tokens: torch.Tensor) -> ActionLogProbs:
         parts = self._backbone, self._prompt, self._grammar
         return score(*parts, self.head, frames, tokens, self.options.temperature)
 
     def _pick(self, scores: torch.Tensor) -> torch.Tensor:
-        share = torch.softmax(scores / self.options.temperature, -1)
-        return torch.multinomial(share, 1, generator=self._generator)[:, 0]
+        probabilities = torch.softmax(scores / self.options.temperature, -1)
+        return torch.multinomial(probabilities, 1, generator=self._generator)[:, 0]
 
-    def take(self, frames: Array) -> SampledActions:
-        """Sampled answers for u8[N,H,W,C]."""
-        lent, found = dlpack.to_torch(frames), []
-        for part in torch.split(lent, self.options.forward_batch):
+    def sample(self, frames: Frames) -> SampledActions:
+        """Samples one answer for each of N frames."""
+        tokens, scores = [], []
+        for part in torch.split(dlpack.to_torch(frames), self.options.forward_batch):
             pixels = preprocess(part.to(self._prompt.ids.device), self._backbone.image)
-            tokens = decode.decode_actions(
-                self._backbone, self._prompt, self._grammar, pixels, len(part), pick=self._pick
-            )
+            model = self._backbone, self._prompt, self._grammar
+            tokens.append(decode.decode_actions(*model, pixels, len(part), pick=self._pick))
             with torch.no_grad():
-                found.append((tokens, self._score(part, tokens)))
-        tokens = torch.cat([tokens for tokens, _ in found])
-        texts = decode.answer_texts(self._backbone.tokenizer, self._grammar, tokens)
-        action, valid = decode.parse_all(texts, self.service.action_dim)
-        log_prob = torch.cat([scored.log_prob for _, scored in found]).cpu().numpy()
-        return SampledActions(tokens, action, valid, log_prob, torch.cat([s.value for _, s in found]).cpu().numpy())
+                scores.append(self._score(part, tokens[-1]))
+        all_tokens = torch.cat(tokens)
+        texts = decode.answer_texts(self._backbone.tokenizer, self._grammar, all_tokens)
+        action, valid = decode.parse_all(texts, self.engine.action_dim)
+        log_prob, value = (
+            torch.cat([getattr(s, name) for s in scores]).cpu().numpy() for name in ("log_prob", "value")
+        )
+        return SampledActions(all_tokens, action, valid, log_prob, value)
 
-    def values(self, frames: Array, tokens: torch.Tensor) -> np.ndarray:
-        """V of u8[N,H,W,C], f32[N]; ``tokens`` i64[N,T] are any answers."""
+    def values(self, frames: Frames, tokens: torch.Tensor) -> np.ndarray:
+        """Returns V of N frames, f32[N].
+
+        Args:
+          frames: u8[N,H,W,C].
+          tokens: i64[N,T], any answers; V does not depend on them.
+        """
         with torch.no_grad():
-            size, lent = self.options.forward_batch, dlpack.to_torch(frames)
-            parts = zip(torch.split(lent, size), torch.split(tokens, size), strict=True)
+            size = self.options.forward_batch
+            parts = zip(torch.split(dlpack.to_torch(frames), size), torch.split(tokens, size), strict=True)
             return torch.cat([self._score(*part).value for part in parts]).cpu().numpy()
 
     def update(self, batch: PPOBatch) -> dict[str, float]:
-        """One PPO iteration: ``epochs`` passes in minibatches, each of which is one step of the optimiser.
+        """Runs one PPO iteration: ``epochs`` passes over the batch, with one optimiser step per minibatch.
 
-        Advantages are normalised over the whole batch. An update that is not finite is left out and counted.
+        Advantages are normalised over the whole batch. A step whose gradient is not finite is skipped and counted.
+
+        Returns:
+          Metrics, as means over the minibatches.
         """
         options, n = self.options, len(batch.log_prob)
         for group in self._optimizer.param_groups:
@@ -251,29 +216,30 @@ class TokenPolicy:
         self._iteration += 1
         advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-5)
         device = self._prompt.ids.device
-        host = (batch.log_prob, batch.value, advantage, batch.target)
-        numbers = [torch.as_tensor(np.asarray(x, np.float32), device=device) for x in host]
+        columns = (batch.log_prob, batch.value, advantage, batch.target)
+        data = [torch.as_tensor(np.asarray(x, np.float32), device=device) for x in columns]
         frames = dlpack.to_torch(batch.frames)
         rows: list[dict[str, float]] = []
         for _ in range(options.epochs):
             for index in np.array_split(self._order.permutation(n), max(1, n // options.minibatch)):
-                rows.append(self._step(frames, batch.tokens, numbers, torch.as_tensor(index, device=device)))
+                rows.append(self._step(frames, batch.tokens, data, torch.as_tensor(index, device=device)))
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
     def _step(
-        self, frames: torch.Tensor, tokens: torch.Tensor, numbers: list[torch.Tensor], index: torch.Tensor
+        self, frames: torch.Tensor, tokens: torch.Tensor, data: list[torch.Tensor], index: torch.Tensor
     ) -> dict[str, float]:
-        logged: dict[str, float] = {}
+        """One optimiser step on the samples ``index`` i64[n], with gradients accumulated over forward batches."""
+        metrics: dict[str, float] = {}
         for part in torch.split(index, self.options.forward_batch):
             share = len(part) / len(index)
             now = self._score(frames[part.to(frames.device)], tokens[part])
-            then, value, advantage, target = (x[part] for x in numbers)
-            loss, found = ppo_loss(now, then, value, advantage, target, self.options)
+            log_prob, value, advantage, target = (x[part] for x in data)
+            loss, latest = ppo_loss(now, log_prob, value, advantage, target, self.options)
             (share * loss).backward()
-            logged = {name: logged.get(name, 0.0) + share * value for name, value in found.items()}
+            metrics = {name: metrics.get(name, 0.0) + share * metric for name, metric in latest.items()}
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.options.max_grad_norm)
         finite = bool(torch.isfinite(norm))
         if finite:
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return logged | {"ppo/skipped": float(not finite)}
+        return metrics | {"ppo/skipped": float(not finite)}

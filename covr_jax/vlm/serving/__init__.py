@@ -1,1 +1,1 @@
-"""How a run reaches its VLM: the service protocol and its implementations (sync, async, process, playback)."""
+"""Access of a run to its VLM: the service protocol and its implementations (sync, async, process, playback)."""

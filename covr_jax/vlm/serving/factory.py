@@ -1,13 +1,12 @@
-"""The service modes: ``sync`` (here), ``async`` and ``process`` (``supervise``), a recording and its replay."""
+"""Makes the service of a run: modes ``sync``, ``async`` and ``process``, recorded or played back from a recording."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from covr_jax.config import MAP_METHODS, WITH_VLM, Config, ConfigError
-from covr_jax.types import Array
 from covr_jax.vlm import finetune_round
 from covr_jax.vlm.serving.protocol import (
     Answer,
@@ -24,51 +23,59 @@ from covr_jax.vlm.serving.server import Build
 from covr_jax.vlm.serving.supervise import RetryPolicy, SupervisedService
 from covr_jax.vlm.serving.worker import ProcessWorker, ThreadWorker
 
+if TYPE_CHECKING:
+    from covr_jax.vlm.serving.protocol import Frames
+
 Mode = Literal["sync", "async", "process"]
 
 
 class SyncService:
-    """The reference: every call returns when it is done, and an error is the caller's."""
+    """Reference service: every call blocks until it is done, and errors are raised to the caller.
+
+    Attributes:
+      engine: answers and is fine-tuned.
+    """
 
     def __init__(self, engine: Engine):
         self.engine, self.model_info, self.counters = engine, model_info(engine), engine.counters
         self.query, self.save_adapter = engine.query, engine.save_adapter
         self._answers: list[Answer] = []
-        self._lesson: FinetuneBatch | None = None
+        self._batch: FinetuneBatch | None = None
         self._version = 0
 
     @property
     def ready(self) -> bool:
         """See ``PriorService``."""
-        return self._lesson is None
+        return self._batch is None
 
-    def submit(self, time: int, frames: Array) -> None:
+    def submit(self, query_step: int, frames: Frames) -> bool:
         """See ``PriorService``."""
-        self._answers.append(Answer(time, self.engine.query(frames), self._version))
+        self._answers.append(Answer(query_step, self.engine.query(frames), self._version))
+        return True
 
-    def poll(self, time: int) -> list[Answer]:
+    def poll(self, step: int) -> list[Answer]:
         """See ``PriorService``."""
-        del time
-        found, self._answers = self._answers, []
-        return [answer for answer in found if answer.version == self._version]
+        del step
+        answers, self._answers = self._answers, []
+        return [answer for answer in answers if answer.version == self._version]
 
-    def submit_finetune(self, lesson: FinetuneBatch) -> None:
+    def submit_finetune(self, batch: FinetuneBatch) -> None:
         """See ``PriorService``."""
-        self._lesson = lesson
+        self._batch = batch
 
     def poll_finetune(self, report: Report | None = None, *, wait: bool = False) -> FinetuneResult | None:
         """See ``PriorService``."""
         del wait
-        lesson, self._lesson = self._lesson, None
-        if lesson is None:
+        batch, self._batch = self._batch, None
+        if batch is None:
             return None
-        record = finetune_round.run_finetune_round(self.engine, lesson, report)
+        record = finetune_round.run_finetune_round(self.engine, batch, report)
         self._version += 1
         return FinetuneResult(record)
 
-    def restore(self, directory: Path, counters: dict[str, float], time: int) -> None:
+    def restore(self, directory: Path, counters: dict[str, float], step: int) -> None:
         """See ``PriorService``."""
-        del time
+        del step
         self.engine.load_adapter(directory)
         self.counters.update(counters)
 
@@ -81,10 +88,17 @@ class SyncService:
 
 
 def build_engine(name: str, task: str, action_dim: int, options: dict[str, Any]) -> Engine:
-    """The engine of a name: 'fake', or what ``VLMEngine`` knows. Torch is imported here and not before.
+    """Makes an engine that answers with actions. Torch is imported here and not before.
+
+    Args:
+      name: 'fake', or a name of ``VLMEngine``.
+      task: chooses the prompt.
+      action_dim: A.
+      options: further options of ``VLMEngine``.
 
     Raises:
-      RuntimeError, ValueError: as ``VLMEngine``.
+      RuntimeError: if the model cannot be loaded (``VLMLoadError``).
+      ValueError: for options that do not fit.
     """
     if name == "fake":
         from covr_jax.vlm.serving.fake import FakeVLM
@@ -96,10 +110,17 @@ def build_engine(name: str, task: str, action_dim: int, options: dict[str, Any])
 
 
 def build_mapper(name: str, task: str, answer_dim: int, options: dict[str, Any]) -> Engine:
-    """The engine that answers with maps.
+    """Makes an engine that answers with maps.
+
+    Args:
+      name: a name of ``MapVLM``.
+      task: chooses the texts.
+      answer_dim: number of cells of a map.
+      options: further options of ``MapVLM``.
 
     Raises:
-      RuntimeError, ValueError: as ``MapVLM``.
+      RuntimeError: if the model cannot be loaded (``VLMLoadError``).
+      ValueError: for options that do not fit.
     """
     from covr_jax.vlm.map_engine import MapVLM
 
@@ -110,40 +131,53 @@ def make_service(
     build: Build,
     mode: Mode,
     store: Path,
-    limits: RetryPolicy,
+    retry: RetryPolicy,
     *,
     record: Path | None = None,
     replay: Path | None = None,
 ) -> PriorService:
-    """The service of a mode.
+    """Makes the service of a mode.
 
     Args:
       build: makes the engine; for 'process' it must be picklable.
-      store: directory of the worker's adapters.
-      record: file to write every answer to. replay: such a file, played back instead of any engine.
+      mode: 'sync', 'async' or 'process'.
+      store: directory for the worker's adapters.
+      retry: time limits and number of restarts of the worker.
+      record: file to record every answer to; None: no recording.
+      replay: a recording to play back instead of running an engine; None: run one.
 
     Raises:
-      PriorError: the recording cannot be read, or the worker cannot start. RuntimeError, ValueError: from ``build``.
+      PriorError: if the recording cannot be read, or the worker cannot start.
+      RuntimeError: from ``build`` in mode 'sync'.
+      ValueError: from ``build`` in mode 'sync'.
     """
     if replay is not None:
         return PlaybackService(replay)
     if mode == "sync":
         service: PriorService = SyncService(build())
     else:
-        service = SupervisedService(partial(ThreadWorker if mode == "async" else ProcessWorker, build), store, limits)
+        service = SupervisedService(partial(ThreadWorker if mode == "async" else ProcessWorker, build), store, retry)
     return service if record is None else RecordingService(service, record)
 
 
 def make_vlm(config: Config, answer_dim: int, run_dir: Path) -> PriorService | None:
-    """The VLM of a run; None for methods without one. ``answer_dim``: A, or the cells of a map.
+    """Makes the VLM service of a run.
+
+    Args:
+      config: of the run.
+      answer_dim: A, or the number of cells of a map.
+      run_dir: directory of the run; adapters and recordings are kept in its ``vlm``.
+
+    Returns:
+      The service, or None for methods without a VLM.
 
     Raises:
-      ConfigError: a VLM that cannot be loaded, or options that do not fit it.
+      ConfigError: if the VLM cannot be loaded, or options do not fit it.
     """
     if config.method not in WITH_VLM:
         return None
     vlm = config.vlm
-    given = {
+    finetune_options = {
         "learning_rate": vlm.learning_rate,
         "batch_size": vlm.batch_size,
         "micro_batch": vlm.micro_batch,
@@ -153,7 +187,7 @@ def make_vlm(config: Config, answer_dim: int, run_dir: Path) -> PriorService | N
         "steps": vlm.steps,
     }
     options = {name: getattr(vlm, name) for name in ("image_size", "dtype", "device", "gpu_share")}
-    tuned = {
+    engine_options = {
         "seed": config.seed,
         "frames": vlm.frames,
         "decoding": vlm.decoding,
@@ -161,19 +195,19 @@ def make_vlm(config: Config, answer_dim: int, run_dir: Path) -> PriorService | N
         "alpha": vlm.lora_alpha,
         "dropout": vlm.lora_dropout,
         "targets": vlm.lora_targets,
-        "merge": False if config.method == "vpf" else None,  # each of its updates must be seen at once
-        "finetune_options": {name: value for name, value in given.items() if value is not None},
+        "merge": False if config.method == "vpf" else None,  # its answers must follow every update
+        "finetune_options": {name: value for name, value in finetune_options.items() if value is not None},
     }
-    mapped = config.method in MAP_METHODS
-    build = partial(build_mapper if mapped else build_engine, vlm.name, config.task, answer_dim)
+    uses_maps = config.method in MAP_METHODS
+    build = partial(build_mapper if uses_maps else build_engine, vlm.name, config.task, answer_dim)
     try:
         return make_service(
-            partial(build, options if mapped else options | tuned),
+            partial(build, options if uses_maps else options | engine_options),
             vlm.mode,
             run_dir / "vlm" / "adapters",
             RetryPolicy(vlm.deadline_s, vlm.hang_s, vlm.restarts),
             record=run_dir / "vlm" / "answers.jsonl" if vlm.record else None,
             replay=None if vlm.replay is None else Path(vlm.replay),
         )
-    except (RuntimeError, ValueError) as error:  # VLMLoadError among them, without importing Torch
+    except (RuntimeError, ValueError) as error:  # VLMLoadError is one; importing it would import Torch
         raise ConfigError(str(error)) from error

@@ -1,4 +1,4 @@
-"""A stand-in for the VLM: answers from the frames' brightness and a bias that fine-tuning moves. Needs no Torch."""
+"""A stand-in for the VLM for runs and tests without a model. Needs no Torch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covr_jax.types import Array, Prior
+from covr_jax.types import Prior
 from covr_jax.vlm.serving.protocol import Report, fresh_counters
+
+if TYPE_CHECKING:
+    from covr_jax.vlm.serving.protocol import Actions, Frames, Weights
 
 
 class FakeVLM:
-    """Deterministic engine for runs and tests without a model; a fifth or so of its answers is invalid."""
+    """Deterministic engine: answers depend on the frames' brightness and a bias that fine-tuning moves.
+
+    About a fifth of the answers is invalid.
+    """
 
     name, parameter_count, memory_bytes = "fake", "1 of 1", 8
     prompt = SimpleNamespace(user="Which way?")
@@ -25,8 +31,8 @@ class FakeVLM:
         self.action_dim, self.bias, self.enabled = action_dim, 0.0, True
         self.counters = fresh_counters()
 
-    def query(self, frames: Array) -> Prior:
-        """As ``VLMEngine.query``; arrays of numpy."""
+    def query(self, frames: Frames) -> Prior:
+        """As ``VLMEngine.query``, with NumPy arrays."""
         frames = np.asarray(frames)
         level = frames.mean((1, 2, 3))[:, None] + np.arange(self.action_dim)
         valid = frames.sum((1, 2, 3), dtype=int) % 5 > 0
@@ -36,12 +42,14 @@ class FakeVLM:
         self.counters["parse_failures"] += int((~valid).sum())
         return Prior(action, valid)
 
-    def answer(self, frames: Array) -> list[str]:
-        """One text per frame."""
+    def answer(self, frames: Frames) -> list[str]:
+        """Returns the same text for every frame."""
         return ["Action: [0.00]"] * len(frames)
 
-    def finetune(self, frames: Array, actions: Array, weights: Array, progress: Report | None = None) -> dict[str, Any]:
-        """The bias moves by the weighted sum of the actions' first component."""
+    def finetune(
+        self, frames: Frames, actions: Actions, weights: Weights, progress: Report | None = None
+    ) -> dict[str, Any]:
+        """Adds the weighted sum of the actions' first component to the bias."""
         actions, weights = np.asarray(actions), np.asarray(weights)
         if not len(frames) == len(actions) == len(weights):
             raise ValueError(f"{len(frames)} frames, {len(actions)} actions and {len(weights)} weights do not match")
@@ -53,7 +61,7 @@ class FakeVLM:
 
     @contextlib.contextmanager
     def disable_adapter(self) -> Iterator[FakeVLM]:
-        """Inside, the bias counts for nothing."""
+        """Context in which the bias has no effect."""
         before, self.enabled = self.enabled, False
         try:
             yield self
@@ -61,12 +69,12 @@ class FakeVLM:
             self.enabled = before
 
     def save_adapter(self, directory: Path) -> None:
-        """Writes the bias."""
+        """Writes the bias to a directory."""
         Path(directory).mkdir(parents=True, exist_ok=True)
         (Path(directory) / "bias.json").write_text(json.dumps(self.bias))
 
     def load_adapter(self, directory: Path) -> None:
-        """Reads the bias."""
+        """Reads the bias from a directory. Raises RuntimeError if it cannot be read."""
         try:
             self.bias = json.loads((Path(directory) / "bias.json").read_text())
         except (OSError, ValueError) as error:

@@ -1,8 +1,11 @@
-"""What the loop knows of the VLM: one ``PriorService`` protocol, and the records that cross it. No Torch here.
+"""Interface between the training loop and the VLM: the ``PriorService`` protocol and its records. No Torch, no JAX.
 
-A service answers frames with priors and is taught lessons. What runs the model behind it is an ``Engine``; where that
-engine lives (here, in a thread, in a child process, in a recording) is the service's affair. N samples, H W image,
-C = 3 channels for each of ``vlm.frames`` successive frames, the oldest first.
+A service answers queries about frames with priors and fine-tunes the VLM on batches. The model behind it is an
+``Engine``; whether the engine runs in this thread, in another thread, in a child process or is played back from a
+recording is known to the service alone.
+
+N samples, M held-out samples, H W image, C = 3 channels for each of ``vlm.frames`` successive frames (oldest first),
+A action, or the cells of a map.
 """
 
 from __future__ import annotations
@@ -10,103 +13,118 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from covr_jax.types import Array, Prior
+import numpy as np
 
-Report = Callable[[int, int, float], None]  # (step, steps, loss) of the fine-tuning
+from covr_jax.types import Prior
+
+if TYPE_CHECKING:  # a process whose VLM runs in a child must not pay for importing JAX
+    from jaxtyping import Array, Float, UInt8
+
+    Frames = UInt8[Array | np.ndarray, "N H W C"]
+    Actions = Float[Array | np.ndarray, "N A"]
+    Weights = Float[Array | np.ndarray, " N"]
+
+Report = Callable[[int, int, float], None]  # progress of fine-tuning: (optimiser step, number of steps, loss)
 
 
 class PriorError(RuntimeError):
-    """The VLM cannot serve; the message is one line."""
+    """The VLM gives no priors; the message is one line."""
 
 
 class ModelInfo(NamedTuple):
-    """What a run says about its VLM."""
+    """Description of the VLM of a run."""
 
     name: str
-    parameters: str  # trainable and total, in words
-    prompt: str  # the user's part of the question
-    memory_bytes: int  # of all weights held
+    parameters: str  # trainable and total, as text
+    prompt: str  # user part of the prompt
+    memory_bytes: int  # of all weights in memory
 
 
 class Answer(NamedTuple):
     """Priors for the frames of one ``submit``."""
 
-    time: int  # what ``submit`` was given
+    query_step: int  # as given to ``submit``
     prior: Prior  # action f32[N,A], valid bool[N]
-    version: int  # of the adapter that answered; it grows by one with every lesson
+    version: int  # of the adapter that answered; it grows by one with every round of fine-tuning
 
 
 class FinetuneBatch(NamedTuple):
-    """One round's material: what is taught, and what measures it and is not."""
+    """Samples of one round of fine-tuning, and held-out samples that measure the action error."""
 
-    frames: Array  # u8[N,H,W,C]
-    action: Array  # f32[N,A]
-    weight: Array  # f32[N], w_b of Eq. 6
-    held_frames: Array  # u8[M,H,W,C]
-    held_action: Array  # f32[M,A]
-    shown: int  # of the held-out frames, how many are answered in words
+    frames: Frames
+    action: Actions
+    weight: Weights  # w_b of Eq. 6
+    heldout_frames: Frames  # u8[M,H,W,C]
+    heldout_action: Actions  # f32[M,A]
+    shown: int  # number of held-out frames whose answers are kept as text
 
 
 class FinetuneResult(NamedTuple):
-    """How a lesson ended. With an error the adapter is the one before the lesson."""
+    """Result of one round of fine-tuning. After an error the adapter is the one from before the round."""
 
-    record: dict[str, Any]  # as ``lesson.submit_finetune`` returns it; empty with an error
+    record: dict[str, Any]  # of ``finetune_round.run_finetune_round``; empty after an error
     error: str = ""
 
 
 class Engine(Protocol):
-    """A model that answers and learns; ``VLMEngine`` and ``FakeVLM``. Calls return when they are done."""
+    """A model that answers and is fine-tuned, such as ``VLMEngine`` and ``FakeVLM``. All calls block."""
 
     name: str
     counters: dict[str, float]
 
     @property
     def parameter_count(self) -> Any:
-        """Its ``str`` says how many."""
+        """Object whose ``str`` names the trainable and the total number of parameters."""
         ...
 
     @property
     def prompt(self) -> Any:
-        """``prompt.user`` is the question."""
+        """Object whose ``user`` is the user part of the prompt."""
         ...
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of all weights held."""
+        """Bytes of all weights in memory."""
         ...
 
-    def query(self, frames: Array) -> Prior:
-        """a_v for u8[N,H,W,C]."""
+    def query(self, frames: Frames) -> Prior:
+        """Returns the priors a_v of N samples."""
         ...
 
-    def answer(self, frames: Array) -> list[str]:
-        """The same in words."""
+    def answer(self, frames: Frames) -> list[str]:
+        """Returns the answers as text, one per sample."""
         ...
 
-    def finetune(self, frames: Array, actions: Array, weights: Array, progress: Report | None = None) -> dict[str, Any]:
-        """One round of RALW. If it raises, the adapter is the one before."""
+    def finetune(
+        self, frames: Frames, actions: Actions, weights: Weights, progress: Report | None = None
+    ) -> dict[str, Any]:
+        """Runs one round of fine-tuning with RALW. If it raises, the adapter is the one from before."""
         ...
 
     def disable_adapter(self) -> contextlib.AbstractContextManager[Any]:
-        """Inside, the untuned model answers."""
+        """Context in which the untuned model answers."""
         ...
 
     def save_adapter(self, directory: Path) -> Any:
-        """Write the adapter."""
+        """Writes the adapter to a directory."""
         ...
 
     def load_adapter(self, directory: Path) -> Any:
-        """Read it. Raises RuntimeError if that is not possible."""
+        """Reads what ``save_adapter`` wrote. Raises RuntimeError if that is not possible."""
         ...
 
 
 class PriorService(Protocol):
-    """The VLM as the loop meets it. ``submit`` and ``submit_finetune`` hand over, ``poll`` and ``poll_finetune`` collect.
+    """Access of the training loop to the VLM.
 
-    Collecting waits at most ``vlm.deadline_s`` (mode sync: as long as it takes); nothing else waits at all, but
-    ``query`` and ``restore``, which measurements and the start of a run use. Times are slots of the replay.
+    ``submit`` and ``submit_finetune`` start work; ``poll`` and ``poll_finetune`` collect results and wait for at most
+    ``vlm.deadline_s`` (mode sync: until the work is done). ``query`` and ``restore``, which only measurements and the
+    start of a run use, block; all other methods return at once.
+
+    Times are *steps* of the replay: the number of time slots written so far. The step at which a query is submitted is
+    its ``query_step``.
     """
 
     model_info: ModelInfo
@@ -114,58 +132,84 @@ class PriorService(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether a lesson may be handed over now."""
+        """Whether ``submit_finetune`` may be called now."""
         ...
 
-    def submit(self, time: int, frames: Array) -> None:
-        """Hand over u8[N,H,W,C], seen up to ``time``; dropped (and counted) when too much is waiting already."""
+    def submit(self, query_step: int, frames: Frames) -> bool:
+        """Submits a query about N frames.
+
+        Args:
+          query_step: step of the replay at which the query is made.
+          frames: u8[N,H,W,C].
+
+        Returns:
+          False if the query was dropped (and counted as dropped), because the VLM is down or too many are pending.
+        """
         ...
 
-    def poll(self, time: int) -> list[Answer]:
-        """What has been answered by now, oldest first, without answers of an older adapter."""
+    def poll(self, step: int) -> list[Answer]:
+        """Returns the answers that have arrived, oldest first, without those of an older adapter.
+
+        Args:
+          step: current step of the replay.
+        """
         ...
 
-    def submit_finetune(self, lesson: FinetuneBatch) -> None:
-        """Hand over a lesson; only when ``ready``, and one at a time."""
+    def submit_finetune(self, batch: FinetuneBatch) -> None:
+        """Starts a round of fine-tuning; only when ``ready``, and one round at a time."""
         ...
 
     def poll_finetune(self, report: Report | None = None, *, wait: bool = False) -> FinetuneResult | None:
-        """The lesson's outcome, once; None while it goes on. ``wait``: past the deadline, until it ends or fails."""
+        """Returns the result of the round, once; None while it is running.
+
+        Args:
+          report: called with the progress of the round.
+          wait: block past the deadline, until the round ends or fails.
+        """
         ...
 
-    def query(self, frames: Array) -> Prior:
-        """Ask and wait. Raises PriorError without an answer."""
+    def query(self, frames: Frames) -> Prior:
+        """Queries the VLM about N frames and blocks until it answers. Raises PriorError without an answer."""
         ...
 
     def save_adapter(self, directory: Path) -> Any:
-        """Write the newest adapter that a whole lesson has made."""
+        """Writes the newest adapter, which is always that of a completed round."""
         ...
 
-    def restore(self, directory: Path, counters: dict[str, float], time: int) -> None:
-        """Go on from a checkpoint of ``time``. Raises RuntimeError if its adapter cannot be read."""
+    def restore(self, directory: Path, counters: dict[str, float], step: int) -> None:
+        """Continues from a checkpoint.
+
+        Args:
+          directory: adapter of the checkpoint.
+          counters: counters of the checkpoint.
+          step: step of the replay at the checkpoint.
+
+        Raises:
+          RuntimeError: if the adapter cannot be read.
+        """
         ...
 
     def metrics(self) -> dict[str, float]:
-        """For the log."""
+        """Returns metrics for the log."""
         ...
 
     def close(self) -> None:
-        """Stop whatever runs."""
+        """Stops threads and processes."""
         ...
 
 
 def model_info(engine: Engine) -> ModelInfo:
-    """An engine's own description."""
+    """Returns the description of an engine."""
     return ModelInfo(engine.name, str(engine.parameter_count), engine.prompt.user, engine.memory_bytes)
 
 
 def fresh_counters() -> dict[str, float]:
-    """What every engine counts."""
+    """Returns the counters that every engine has: zeros."""
     return {"queries": 0, "frames": 0, "parse_failures": 0, "latency_s": 0.0, "query_s": 0.0, "rounds": 0}
 
 
 def query_metrics(counters: dict[str, float]) -> dict[str, float]:
-    """The rows that every mode logs."""
+    """Returns the metrics that every service logs."""
     return {
         "vlm/queries": counters["queries"],
         "vlm/latency_s": counters["latency_s"],

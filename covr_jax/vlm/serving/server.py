@@ -1,4 +1,7 @@
-"""The engine's end of a line: messages in, replies out, in order. ``worker`` lays the line."""
+"""Worker side of a supervised VLM: runs an engine, receives requests and sends responses, in order.
+
+``worker`` provides the transport (a thread's queues or a child's pipe), ``supervise`` the other side.
+"""
 
 from __future__ import annotations
 
@@ -6,61 +9,66 @@ import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from covr_jax.types import Array
 from covr_jax.vlm import finetune_round
 from covr_jax.vlm.serving.protocol import Engine, FinetuneBatch, model_info
+
+if TYPE_CHECKING:
+    from covr_jax.vlm.serving.protocol import Frames
 
 Build = Callable[[], Engine]
 
 
 class State(NamedTuple):
-    """Where an engine should be. A new generation begins whenever the other end gives up what was under way."""
+    """State that the supervisor expects of an engine.
+
+    A new generation begins whenever the supervisor gives up the work in progress.
+    """
 
     generation: int
-    version: int | None  # of the adapter, to be found in the store; None: a fresh one, which becomes version 0
+    version: int | None  # of the adapter in the store; None: a fresh adapter, which becomes version 0
     counters: dict[str, float]
 
 
 class WorkerSetup(NamedTuple):
-    """What a worker begins with."""
+    """Initial settings of a worker."""
 
-    store: Path  # where it keeps its adapters, one directory per version
+    store: Path  # directory of its adapters, with one subdirectory per version
     state: State
 
 
-class Ask(NamedTuple):
-    """Answer these frames."""
+class QueryTask(NamedTuple):
+    """Answer frames."""
 
-    number: int
-    frames: Array
+    number: int  # identifies the query in the response
+    frames: Frames
 
 
-class Load(NamedTuple):
-    """Go on with this adapter, under this version, which is kept in the store from now on."""
+class LoadTask(NamedTuple):
+    """Load an adapter and keep it in the store under a version."""
 
     adapter: Path
     version: int
 
 
 class Request(NamedTuple):
-    """A task, and the state to begin it in when the generation is a new one."""
+    """A task, and the state in which to start it if the generation is a new one."""
 
     state: State
-    task: Ask | FinetuneBatch | Load
+    task: QueryTask | FinetuneBatch | LoadTask
 
 
 class Response(NamedTuple):
-    """What a worker says; ``counters`` are the engine's. All kinds but hello and progress end an order."""
+    """Message of a worker. All kinds but 'hello' and 'progress' complete a request."""
 
-    kind: Literal["hello", "answer", "progress", "taught", "loaded", "refused", "failed"]
+    kind: Literal["hello", "answer", "progress", "finetuned", "loaded", "refused", "failed"]
     value: Any
     generation: int
     version: int
-    counters: dict[str, float]
+    counters: dict[str, float]  # of the engine
 
 
 def serve(
@@ -68,101 +76,109 @@ def serve(
     setup: WorkerSetup,
     receive: Callable[[], Request | None],
     send: Callable[[Response], None],
-    lives_on: bool,
+    keep_running: bool,
 ) -> None:
-    """Runs an engine until ``receive`` gives None; with ``lives_on`` also past a failure, which is reported."""
+    """Builds an engine and handles requests until ``receive`` returns None.
+
+    Args:
+      build: makes the engine.
+      setup: initial settings.
+      receive: blocks until the next request; None ends the worker.
+      send: sends a response.
+      keep_running: go on after an error of a task. Errors are reported in either case.
+    """
     server = _Server(setup, send)
     try:
         server.start(build)
-    except Exception as error:  # whatever a library raises; the run must go on without it
-        server.reply("failed", one_line(error))
+    except Exception as error:  # libraries raise anything, and the run must go on without the VLM
+        server.respond("failed", describe_error(error))
         return
-    while (order := receive()) is not None:
+    while (request := receive()) is not None:
         try:
-            server.handle(order)
-        except Exception as error:  # as above, running out of memory included
-            server.reply("failed", one_line(error))
+            server.handle(request)
+        except Exception as error:  # as above; running out of memory is among them
+            server.respond("failed", describe_error(error))
         else:
             continue
-        if not lives_on:
+        if not keep_running:
             return
         _free_memory()
 
 
 class _Server:
-    """One engine, its version and generation."""
+    """An engine with its adapter version and generation."""
 
     engine: Engine
 
     def __init__(self, setup: WorkerSetup, send: Callable[[Response], None]):
-        self.store, self.send, self.first = setup.store, send, setup.state
+        self.store, self.send, self.initial = setup.store, send, setup.state
         self.generation, self.version = setup.state.generation, setup.state.version or 0
         self.counters: dict[str, float] = {}
 
     def start(self, build: Build) -> None:
         self.engine = build()
         self.counters = self.engine.counters
-        if self.first.version is None:
-            self.engine.save_adapter(self._place(0))
+        if self.initial.version is None:
+            self.engine.save_adapter(self._adapter_dir(0))
         else:
-            self._enter(self.first)
-        self.reply("hello", model_info(self.engine))
+            self._start_generation(self.initial)
+        self.respond("hello", model_info(self.engine))
 
-    def reply(self, kind: Any, value: Any) -> None:
+    def respond(self, kind: Any, value: Any) -> None:
         self.send(Response(kind, value, self.generation, self.version, dict(self.counters)))
 
-    def handle(self, order: Request) -> None:
-        if order.state.generation != self.generation:
-            self._enter(order.state)
-        task = order.task
-        if isinstance(task, Ask):
+    def handle(self, request: Request) -> None:
+        if request.state.generation != self.generation:
+            self._start_generation(request.state)
+        task = request.task
+        if isinstance(task, QueryTask):
             prior = self.engine.query(task.frames)
-            self.reply("answer", (task.number, np.asarray(prior.action), np.asarray(prior.valid)))
+            self.respond("answer", (task.number, np.asarray(prior.action), np.asarray(prior.valid)))
         elif isinstance(task, FinetuneBatch):
-            self.reply("taught", self._teach(task))
+            self.respond("finetuned", self._finetune(task))
         else:
             self._load(task)
 
-    def _enter(self, state: State) -> None:
-        """A new generation: nothing of what the last one left half done, or done too late, counts."""
+    def _start_generation(self, state: State) -> None:
+        """Discards what the last generation did not complete, or completed too late."""
         self.generation, self.version = state.generation, state.version or 0
         self.counters.update({k: v for k, v in state.counters.items() if k in self.counters})
-        self.engine.load_adapter(self._place(self.version))
+        self.engine.load_adapter(self._adapter_dir(self.version))
 
-    def _teach(self, lesson: FinetuneBatch) -> dict[str, Any]:
-        """The whole lesson, its adapter on the disk, or the adapter and the count of rounds of before."""
+    def _finetune(self, batch: FinetuneBatch) -> dict[str, Any]:
+        """Runs a round and stores its adapter; on an error restores the adapter and the number of rounds."""
         rounds = self.counters["rounds"]
         try:
-            record = finetune_round.run_finetune_round(self.engine, lesson, lambda *step: self.reply("progress", step))
-            self.engine.save_adapter(self._place(self.version + 1))
+            record = finetune_round.run_finetune_round(self.engine, batch, lambda *step: self.respond("progress", step))
+            self.engine.save_adapter(self._adapter_dir(self.version + 1))
         except BaseException:
             self.counters["rounds"] = rounds
-            self.engine.load_adapter(self._place(self.version))
+            self.engine.load_adapter(self._adapter_dir(self.version))
             raise
         self.version += 1
         return record
 
-    def _load(self, task: Load) -> None:
+    def _load(self, task: LoadTask) -> None:
         try:
             self.engine.load_adapter(task.adapter)
         except RuntimeError as error:
-            self.reply("refused", one_line(error))
+            self.respond("refused", describe_error(error))
             return
         self.version = task.version
-        self.engine.save_adapter(self._place(self.version))
-        self.reply("loaded", None)
+        self.engine.save_adapter(self._adapter_dir(self.version))
+        self.respond("loaded", None)
 
-    def _place(self, version: int) -> Path:
+    def _adapter_dir(self, version: int) -> Path:
         return self.store / str(version)
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """Type and text of an error."""
+def describe_error(error: BaseException, limit: int = 300) -> str:
+    """Returns type and message of an error as one line of at most ``limit`` characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:limit]
 
 
 def _free_memory() -> None:
-    """Gives back what a failed call held, on the GPU too."""
+    """Frees memory that a failed task held, on the GPU too."""
     gc.collect()
     if "torch" in sys.modules:
         torch = sys.modules["torch"]

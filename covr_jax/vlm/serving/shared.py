@@ -1,4 +1,4 @@
-"""Arrays for another process through shared memory; the pipe carries their names and shapes only."""
+"""Passes arrays to another process through shared memory; the pipe carries only their names and shapes."""
 
 from __future__ import annotations
 
@@ -11,44 +11,50 @@ import numpy as np
 
 from covr_jax.vlm.serving.protocol import PriorError
 
-_MEMORY = Path("/dev/shm")  # where Linux keeps such blocks; containers often get 64 MB of it
+_MEMORY = Path("/dev/shm")  # where Linux keeps the blocks; containers often get 64 MB
 
 
 class SharedArrays(NamedTuple):
-    """Where some arrays lie: one block, and per array its dtype, shape and first byte."""
+    """Description of arrays in one block of shared memory."""
 
-    name: str
-    places: tuple[tuple[str, tuple[int, ...], int], ...]
+    name: str  # of the block
+    layout: tuple[tuple[str, tuple[int, ...], int], ...]  # per array: dtype, shape, offset in bytes
 
 
 def pack(*arrays) -> tuple[SharedMemory, SharedArrays]:
-    """Copies arrays into a new block; the caller unlinks it when the other side has answered.
+    """Copies arrays into a new block of shared memory.
+
+    Args:
+      *arrays: arrays of any shape and dtype.
+
+    Returns:
+      The block, which the caller unlinks once the other process has responded, and its description.
 
     Raises:
-      PriorError: if the machine's shared memory is too small. Writing beyond it would kill the process.
+      PriorError: if the machine has too little shared memory. Writing beyond it would kill the process.
     """
     values = [np.asarray(array) for array in arrays]
     size = sum(value.nbytes for value in values)
     if _MEMORY.is_dir() and (free := shutil.disk_usage(_MEMORY).free) < size:
         raise PriorError(f"{size:,} bytes do not fit into the {free:,} free ones of {_MEMORY}; enlarge it (--shm-size)")
     block = SharedMemory(create=True, size=max(size, 1))
-    places, start = [], 0
+    layout, offset = [], 0
     for value in values:
-        np.ndarray(value.shape, value.dtype, block.buf, start)[...] = value
-        places.append((value.dtype.str, value.shape, start))
-        start += value.nbytes
-    return block, SharedArrays(block.name, tuple(places))
+        np.ndarray(value.shape, value.dtype, block.buf, offset)[...] = value
+        layout.append((value.dtype.str, value.shape, offset))
+        offset += value.nbytes
+    return block, SharedArrays(block.name, tuple(layout))
 
 
-def unpack(parcel: SharedArrays) -> list[np.ndarray]:
-    """The arrays of a parcel as copies of one's own."""
-    block = SharedMemory(parcel.name)
-    arrays = [np.ndarray(shape, dtype, block.buf, start).copy() for dtype, shape, start in parcel.places]
+def unpack(arrays: SharedArrays) -> list[np.ndarray]:
+    """Returns copies of the arrays in a block."""
+    block = SharedMemory(arrays.name)
+    copies = [np.ndarray(shape, dtype, block.buf, offset).copy() for dtype, shape, offset in arrays.layout]
     block.close()
-    return arrays
+    return copies
 
 
 def release(block: SharedMemory) -> None:
-    """Gives the memory back."""
+    """Frees a block."""
     block.close()
     block.unlink()

@@ -1,6 +1,6 @@
-"""Where an engine lives when the learner does not wait for it: a thread of this process, or a child of its own.
+"""Runs an engine beside the learner: in a thread of this process, or in a child process.
 
-Both run ``server.serve``; the other end of the line is ``supervise.SupervisedService``.
+Both run ``server.serve``; the other side is ``supervise.SupervisedService``.
 """
 
 from __future__ import annotations
@@ -16,35 +16,37 @@ from typing import Any, Protocol
 
 from covr_jax.vlm.serving import shared
 from covr_jax.vlm.serving.protocol import FinetuneBatch
-from covr_jax.vlm.serving.server import Ask, Build, Request, Response, WorkerSetup, serve
+from covr_jax.vlm.serving.server import Build, QueryTask, Request, Response, WorkerSetup, serve
+
+_JOIN_S = 5.0  # wait for the end of a thread or process
 
 
 class Worker(Protocol):
-    """The parent's end."""
+    """The learner's handle of a running engine."""
 
-    def send(self, order: Request) -> None:
-        """Hand over; never waits. Raises PriorError where there is no room."""
+    def send(self, request: Request) -> None:
+        """Sends a request without waiting. Raises PriorError if there is too little memory for it."""
         ...
 
     def poll(self, timeout: float) -> list[Response]:
-        """Replies so far; waits up to ``timeout`` seconds for the first."""
+        """Returns the responses so far; waits for the first one for up to ``timeout`` seconds."""
         ...
 
     def alive(self) -> bool:
-        """Whether replies may still come."""
+        """Whether responses may still come."""
         ...
 
     def kill(self) -> bool:
-        """End it at once and forget its messages; False where it lives on (a thread)."""
+        """Ends the worker and discards its messages; False if it lives on, as a thread does."""
         ...
 
     def close(self) -> None:
-        """Let it end; waits a few seconds."""
+        """Asks the worker to end and waits a few seconds for it."""
         ...
 
 
 class ThreadWorker:
-    """``serve`` in a thread: arrays cross as they are, and a hung call cannot be ended."""
+    """Runs ``serve`` in a thread: arrays are passed by reference, and a call that hangs cannot be ended."""
 
     def __init__(self, build: Build, setup: WorkerSetup):
         self._inbox: queue.Queue[Request | None] = queue.Queue()
@@ -53,18 +55,18 @@ class ThreadWorker:
         self._thread = threading.Thread(target=serve, args=arguments, name="vlm", daemon=True)
         self._thread.start()
 
-    def send(self, order: Request) -> None:
+    def send(self, request: Request) -> None:
         """See ``Worker``."""
-        self._inbox.put(order)
+        self._inbox.put(request)
 
     def poll(self, timeout: float) -> list[Response]:
         """See ``Worker``."""
-        replies = []
+        responses = []
         with contextlib.suppress(queue.Empty):
-            replies.append(self._outbox.get(timeout=timeout) if timeout > 0 else self._outbox.get_nowait())
+            responses.append(self._outbox.get(timeout=timeout) if timeout > 0 else self._outbox.get_nowait())
             while True:
-                replies.append(self._outbox.get_nowait())
-        return replies
+                responses.append(self._outbox.get_nowait())
+        return responses
 
     def alive(self) -> bool:
         """See ``Worker``."""
@@ -81,46 +83,46 @@ class ThreadWorker:
         """See ``Worker``."""
         self.kill()
         self._inbox.put(None)
-        self._thread.join(5.0)
+        self._thread.join(_JOIN_S)
 
 
 class ProcessWorker:
-    """``serve`` in a spawned child with its own memory and its own JAX, which stays on the CPU."""
+    """Runs ``serve`` in a spawned child process with its own memory and its own JAX, which stays on the CPU."""
 
     def __init__(self, build: Build, setup: WorkerSetup):
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_child, args=(build, setup, theirs), name="vlm", daemon=True)
+        self._connection, child_connection = context.Pipe()
+        self._process = context.Process(target=_child, args=(build, setup, child_connection), name="vlm", daemon=True)
         self._process.start()
-        theirs.close()
-        self._blocks: list[Any] = []  # in the order of the messages; each goes back when its reply has come
+        child_connection.close()
+        self._blocks: list[Any] = []  # shared memory per request, in order; freed when the response has come
         self._open = True
 
-    def send(self, order: Request) -> None:
-        """See ``Worker``. Raises PriorError where shared memory is too small."""
-        task, block = order.task, None
+    def send(self, request: Request) -> None:
+        """See ``Worker``. Raises PriorError if there is too little shared memory."""
+        task, block = request.task, None
         if isinstance(task, FinetuneBatch):
-            block, parcel = shared.pack(*task[:-1])
-            order = order._replace(task=(parcel, task.shown))
-        elif isinstance(task, Ask):
-            block, parcel = shared.pack(task.frames)
-            order = order._replace(task=(task.number, parcel))
+            block, arrays = shared.pack(*task[:-1])
+            request = request._replace(task=(arrays, task.shown))
+        elif isinstance(task, QueryTask):
+            block, arrays = shared.pack(task.frames)
+            request = request._replace(task=(task.number, arrays))
         self._blocks.append(block)
-        with contextlib.suppress(OSError):  # a dead child is found out by ``poll``
-            self._connection.send(order)
+        with contextlib.suppress(OSError):  # ``poll`` finds out that the child is dead
+            self._connection.send(request)
 
     def poll(self, timeout: float) -> list[Response]:
         """See ``Worker``."""
-        replies: list[Response] = []
+        responses: list[Response] = []
         try:
-            while self._open and self._connection.poll(0 if replies else timeout):
-                reply = self._connection.recv()
-                replies.append(reply)
-                if reply.kind not in ("hello", "progress") and self._blocks:
+            while self._open and self._connection.poll(0 if responses else timeout):
+                response = self._connection.recv()
+                responses.append(response)
+                if response.kind not in ("hello", "progress") and self._blocks:
                     self._release(1)
         except (EOFError, OSError):
             self._open = False
-        return replies
+        return responses
 
     def alive(self) -> bool:
         """See ``Worker``."""
@@ -143,33 +145,33 @@ class ProcessWorker:
     def close(self) -> None:
         """See ``Worker``."""
         if self._open:
-            self._connection.close()  # the child reads the end of the pipe
-            self._process.join(5.0)
+            self._connection.close()  # the child then reads the end of the pipe
+            self._process.join(_JOIN_S)
         self._process.kill()
-        self._process.join(5.0)
+        self._process.join(_JOIN_S)
         self._open = False
         self._release(len(self._blocks))
 
 
 def _child(build: Build, setup: WorkerSetup, connection: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; its end of the pipe then closes
-    # The accelerator's memory is the learner's and the model's. JAX reads the variable when it is imported.
+    """Entry point of the child process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which then closes the pipe
+    # The accelerator's memory belongs to the learner and the model. JAX reads the variable when it is imported.
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_platforms", "cpu")
 
     def receive() -> Request | None:
         try:
-            order = connection.recv()
+            request = connection.recv()
         except (EOFError, OSError):
             return None
-        first, second = order.task
+        first, second = request.task
         if isinstance(first, shared.SharedArrays):
-            frames, action, weight, held_frames, held_action = shared.unpack(first)
-            return order._replace(task=FinetuneBatch(frames, action, weight, held_frames, held_action, second))
+            return request._replace(task=FinetuneBatch(*shared.unpack(first), shown=second))
         if isinstance(second, shared.SharedArrays):
-            return order._replace(task=Ask(first, *shared.unpack(second)))
-        return order
+            return request._replace(task=QueryTask(first, *shared.unpack(second)))
+        return request
 
-    with contextlib.suppress(OSError):  # nobody listens any more
-        serve(build, setup, receive, connection.send, lives_on=False)
+    with contextlib.suppress(OSError):  # the parent no longer listens
+        serve(build, setup, receive, connection.send, keep_running=False)

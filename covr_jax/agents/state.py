@@ -1,0 +1,122 @@
+"""The learner's state, the parts that its functions share, and initialisation.
+
+Letters: B batch, H W image, C channels, A action, N torso features.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from covr_jax.agents.method import Auxiliary, AuxiliaryParams, Method, build_networks, no_auxiliary, same_action
+from covr_jax.agents.networks import Networks, Params, init_networks
+from covr_jax.config import SACConfig, required
+
+
+class LearnerState(flax.struct.PyTreeNode):
+    """Everything that updates change. Every leaf is strongly typed, or the compiled update would be traced twice."""
+
+    params: dict[str, Params]  # torso, actor, critic, auxiliary
+    target: dict[str, Params]  # torso, critic; auxiliary where the method has ema_params
+    critic_opt: Any  # Adam over torso and critic, and over auxiliary where the critic reads embedded actions
+    actor_opt: Any
+    auxiliary_opt: Any  # Adam over AuxiliaryParams; empty for methods without an auxiliary loss
+    log_alpha: Array  # f32[], natural logarithm of the temperature
+    alpha_opt: Any
+    guidance_weight: Array  # f32[], lambda of Eq. 4; 0 before the gate opens and for methods without a VLM
+    exploration_noise: Array  # f32[], standard deviation; read by deterministic policies only
+    updates: Array  # i32[], updates so far
+
+
+class LearnerParts(NamedTuple):
+    """What initialisation, acting and updates share."""
+
+    method: Method
+    networks: Networks
+    auxiliary: Auxiliary
+    optimizer: optax.GradientTransformation  # of critic and actor
+    alpha_optimizer: optax.GradientTransformation
+    auxiliary_optimizer: optax.GradientTransformation
+    config: SACConfig
+
+    def actor(self, params: dict[str, Params], features: Array, previous_action: Array | None) -> Any:
+        """Returns the actor's outputs for torso features f32[B,N]; residual actors read the previous action too."""
+        inputs = (previous_action,) if self.method.residual else ()
+        return self.networks.actor.apply(params["actor"], features, *inputs)
+
+    def policy(self, state: LearnerState, observation: Array, previous_action: Array | None) -> Any:
+        """Returns the actor's outputs for observations u8[B,H,W,C]."""
+        features = self.networks.torso.apply(state.params["torso"], self.method.augmentation.center(observation))
+        return self.actor(state.params, features, previous_action)
+
+    def q(self, critic: Params, auxiliary: Params, features: Array, action: Array) -> Array:
+        """Returns both critics' values f32[2,B] of torso features f32[B,N] and actions f32[B,A]."""
+        return self.networks.critic.apply(critic, features, self.auxiliary.embed_action(auxiliary, action))
+
+
+def make_parts(action_dim: int, learning_rate: float, method: Method, config: SACConfig) -> LearnerParts:
+    """Builds networks, auxiliary loss and optimizers; the arguments are those of ``make_learner``."""
+    config = config.resolved(learning_rate)
+    networks = build_networks(method, action_dim, config)
+    auxiliary = (method.auxiliary or no_auxiliary)(networks, method.augmentation, action_dim, config)
+    return LearnerParts(
+        method=method,
+        networks=networks,
+        auxiliary=auxiliary,
+        optimizer=optax.adam(learning_rate),
+        alpha_optimizer=optax.adam(config.alpha_learning_rate, b1=config.alpha_beta1),
+        auxiliary_optimizer=optax.adam(required(config.auxiliary_learning_rate)),
+        config=config,
+    )
+
+
+def init_state(parts: LearnerParts, key: Array, observation: Array, action: Array) -> LearnerState:
+    """Initialises parameters, targets and optimizers.
+
+    Args:
+      parts: of the learner.
+      key: PRNG key, consumed.
+      observation: u8[1,H,W,C], gives the shapes only.
+      action: f32[1,A], gives the shapes only.
+    """
+    networks, config = parts.networks, parts.config
+    images = parts.method.augmentation.center(observation)
+    auxiliary_key = jax.random.fold_in(jax.random.clone(key), 3)
+    # The torso's features have the same shape whatever its parameters are.
+    shape = jax.eval_shape(lambda x: networks.torso.apply(networks.torso.init(jax.random.key(0), x), x), images)
+    auxiliary = parts.auxiliary.init(auxiliary_key, jnp.zeros(shape.shape, shape.dtype), action)
+    embedded = parts.auxiliary.embed_action(auxiliary, action)
+    params = init_networks(networks, key, images, embedded, *((action,) if parts.method.residual else ()))
+    params["auxiliary"] = auxiliary
+    log_alpha = jnp.log(jnp.asarray(config.init_temperature, jnp.float32))
+    target = {"torso": params["torso"], "critic": params["critic"]}
+    if ema_params := {name: auxiliary[name] for name in parts.auxiliary.ema_params}:
+        target["auxiliary"] = ema_params
+    return LearnerState(
+        params=params,
+        target=jax.tree.map(jnp.copy, target),
+        critic_opt=parts.optimizer.init(critic_params(parts, params)),
+        actor_opt=parts.optimizer.init(params["actor"]),
+        auxiliary_opt=parts.auxiliary_optimizer.init(auxiliary_params(params)) if parts.method.auxiliary else {},
+        log_alpha=log_alpha,
+        alpha_opt=parts.alpha_optimizer.init(log_alpha),
+        guidance_weight=jnp.zeros((), jnp.float32),
+        exploration_noise=jnp.asarray(config.noise_start, jnp.float32),
+        updates=jnp.zeros((), jnp.int32),
+    )
+
+
+def critic_params(parts: LearnerParts, params: dict[str, Params]) -> dict[str, Params]:
+    """Returns the parameters that the critic's loss trains."""
+    embeds = parts.auxiliary.embed_action is not same_action
+    return {name: params[name] for name in ("torso", "critic", *(("auxiliary",) if embeds else ()))}
+
+
+def auxiliary_params(params: dict[str, Params]) -> AuxiliaryParams:
+    """Returns the parameters that the auxiliary loss trains."""
+    return AuxiliaryParams(params["torso"], params["critic"]["encoder"], params["auxiliary"])

@@ -1,0 +1,145 @@
+"""The steps of an update: critic, auxiliary loss, actor, temperature and targets, each a pure function of the state.
+
+Letters: B batch, A action, V views of an image.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Shaped
+
+from covr_jax.agents import losses
+from covr_jax.agents.method import AuxiliaryParams, Metrics, Views
+from covr_jax.agents.networks import Params
+from covr_jax.agents.state import LearnerParts, LearnerState, auxiliary_params, critic_params
+from covr_jax.config import SACConfig, required
+from covr_jax.covr.guidance import guidance_loss
+from covr_jax.types import Batch
+
+
+def concat_views(views: tuple[Shaped[Array | np.ndarray, "B ..."], ...]) -> Shaped[Array | np.ndarray, "VB ..."]:
+    """Returns the views one after the other, [V*B,...], for one pass through a network."""
+    return views[0] if len(views) == 1 else jnp.concatenate(views)
+
+
+def repeat_for_views(x: Shaped[Array | np.ndarray, "B ..."], views: int) -> Shaped[Array | np.ndarray, "VB ..."]:
+    """Returns the same rows once for every view, [V*B,...]."""
+    return x if views == 1 else jnp.tile(x, (views, *[1] * (x.ndim - 1)))
+
+
+def critic_targets(
+    parts: LearnerParts, state: LearnerState, views: Views, batch: Batch, key: Array
+) -> Float[Array, " B"]:
+    """Returns y, the mean over the views of the next observation (DrQ's M views; one elsewhere)."""
+    params, config, count = state.params, parts.config, len(views.next_observation)
+    images = concat_views(views.next_observation)
+    features = parts.networks.torso.apply(params["torso"], images)
+    outputs = parts.actor(params, features, repeat_for_views(batch.action, count))
+    next_action, next_log_prob = parts.method.policy.sample(key, outputs, state.exploration_noise)
+    target_features = parts.networks.torso.apply(state.target["torso"], images)
+    next_q = parts.q(state.target["critic"], params["auxiliary"], target_features, next_action)
+    reward, discount = repeat_for_views(batch.reward, count), repeat_for_views(batch.discount, count)
+    y = losses.soft_target(reward, discount, next_q, next_log_prob, jnp.exp(state.log_alpha), config.discount)
+    return y if count == 1 else y.reshape(count, -1).mean(0)
+
+
+def update_critic(
+    parts: LearnerParts, state: LearnerState, views: Views, batch: Batch, key: Array
+) -> tuple[LearnerState, Metrics]:
+    """Minimises L_Q over critic and torso, weighted over the views. The key is consumed."""
+    params, weights = state.params, parts.method.view_weights
+    y = critic_targets(parts, state, views, batch, key)
+
+    def loss(trained: dict[str, Params]) -> tuple[Array, Array]:
+        features = parts.networks.torso.apply(trained["torso"], concat_views(views.observation))
+        auxiliary = trained.get("auxiliary", params["auxiliary"])
+        q = parts.q(trained["critic"], auxiliary, features, repeat_for_views(batch.action, len(weights)))
+        per_view = jnp.split(q, len(weights), axis=1) if len(weights) > 1 else [q]
+        value = sum(w * losses.critic_loss(part, y, batch.weight) for w, part in zip(weights, per_view, strict=True))
+        return jnp.asarray(value), per_view[0]
+
+    trained = critic_params(parts, params)
+    (value, q), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+    updates, critic_opt = parts.optimizer.update(grads, state.critic_opt, trained)
+    trained = optax.apply_updates(trained, updates)
+    state = state.replace(params=params | trained, critic_opt=critic_opt)
+    td_error = jnp.abs(q - y[None]).mean(0)
+    return state, {"losses/critic": value, "sac/q_mean": q.mean(), "td_error": td_error}
+
+
+def update_auxiliary(
+    parts: LearnerParts, state: LearnerState, views: Views, batch: Batch, key: Array
+) -> tuple[LearnerState, Metrics]:
+    """Minimises the method's auxiliary loss. The key is consumed."""
+
+    def loss(trained: AuxiliaryParams) -> tuple[Array, Metrics]:
+        return parts.auxiliary.loss(trained, state.target, views, batch, key)
+
+    trained = auxiliary_params(state.params)
+    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+    updates, auxiliary_opt = parts.auxiliary_optimizer.update(grads, state.auxiliary_opt, trained)
+    trained = optax.apply_updates(trained, updates)
+    critic = state.params["critic"] | {"encoder": trained.encoder}
+    params = state.params | {"torso": trained.torso, "critic": critic, "auxiliary": trained.auxiliary}
+    return state.replace(params=params, auxiliary_opt=auxiliary_opt), {"losses/auxiliary": value} | metrics
+
+
+def update_actor(
+    parts: LearnerParts, state: LearnerState, views: Views, batch: Batch, key: Array
+) -> tuple[LearnerState, Metrics]:
+    """Minimises L_pi + lambda ||a_v - a_r||^2 (COVR Eq. 4), then updates the temperature. The key is consumed."""
+    params, policy = state.params, parts.method.policy
+    features = parts.networks.torso.apply(params["torso"], views.observation[0])
+    alpha = jnp.exp(state.log_alpha)
+
+    def loss(actor: Params) -> tuple[Array, tuple[Array, Array, Array]]:
+        outputs = parts.actor({"actor": actor}, features, batch.previous_action)
+        action, log_prob = policy.sample(key, outputs, state.exploration_noise)
+        q = parts.q(params["critic"], params["auxiliary"], features, action)
+        valid = batch.prior.valid
+        if parts.config.prior_gate == "advantage":
+            prior_q = parts.q(params["critic"], params["auxiliary"], features, batch.prior.action)
+            valid = valid & (prior_q.min(0) > q.min(0))
+        guidance = guidance_loss(action, batch.prior.action, valid)
+        base = losses.actor_loss(q, log_prob, alpha)
+        return base + state.guidance_weight * guidance, (base, log_prob, guidance)
+
+    (_, (base, log_prob, guidance)), grads = jax.value_and_grad(loss, has_aux=True)(params["actor"])
+    updates, actor_opt = parts.optimizer.update(grads, state.actor_opt, params["actor"])
+    actor = optax.apply_updates(params["actor"], updates)
+    state = state.replace(params=params | {"actor": actor}, actor_opt=actor_opt)
+    metrics = {"losses/actor": base, "losses/guidance": guidance}
+    if not policy.entropy_regularised:
+        return state, metrics | {"sac/exploration_noise": state.exploration_noise}
+    state, value = update_temperature(parts, state, log_prob, batch.action.shape[-1])
+    metrics |= {"losses/alpha": value, "sac/alpha": alpha, "sac/entropy": -log_prob.mean()}
+    return state, metrics
+
+
+def update_temperature(
+    parts: LearnerParts, state: LearnerState, log_prob: Float[Array, " B"], action_dim: int
+) -> tuple[LearnerState, Float[Array, ""]]:
+    """Minimises L_alpha with a target entropy of -A nats; returns the new state and the loss before the step."""
+    value, grad = jax.value_and_grad(losses.alpha_loss)(state.log_alpha, log_prob, -float(action_dim))
+    updates, alpha_opt = parts.alpha_optimizer.update(grad, state.alpha_opt, state.log_alpha)
+    return state.replace(log_alpha=optax.apply_updates(state.log_alpha, updates), alpha_opt=alpha_opt), value
+
+
+def update_target(config: SACConfig, state: LearnerState) -> LearnerState:
+    """theta_bar <- (1 - tau) theta_bar + tau theta; tau differs for convolutions, encoder and Q heads (SAC-AE)."""
+
+    def ema(target: Params, online: Params, tau: float) -> Params:
+        return jax.tree.map(lambda t, o: (1.0 - tau) * t + tau * o, target, online)
+
+    online, target = state.params, state.target
+    encoder = ema(target["critic"]["encoder"], online["critic"]["encoder"], config.encoder_tau)
+    heads = ema(target["critic"]["heads"], online["critic"]["heads"], config.critic_tau)
+    torso = ema(target["torso"], online["torso"], required(config.torso_tau))
+    updated = {"torso": torso, "critic": {"encoder": encoder, "heads": heads}}
+    if "auxiliary" in target:
+        ema_params = {name: online["auxiliary"][name] for name in target["auxiliary"]}
+        updated["auxiliary"] = ema(target["auxiliary"], ema_params, config.encoder_tau)
+    return state.replace(target=updated)

@@ -1,0 +1,55 @@
+"""A ``Config`` as a nested dict and as flat leaves: writing, reading and comparing config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import dacite
+
+from covr_jax.config.kinds import ConfigError
+from covr_jax.config.options import Config
+
+_IDENTITY = ("task", "method", "seed")  # a default in their place would silently be another run
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Returns a nested plain dict, as written to config.json."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Inverse of ``to_dict``; accepts files of earlier versions.
+
+    Args:
+      values: nested dict as read from config.json; lists stand for tuples. Options that it lacks, because they were
+        added later, get their defaults.
+
+    Raises:
+      ConfigError: an unknown option, a value of a wrong type, or no task, method or seed.
+    """
+    known = to_dict(Config())
+    unknown = sorted(_flatten(values).keys() - _flatten(known).keys() - known.keys())
+    if unknown:
+        raise ConfigError(f"unknown option {unknown[0]} in config.json")
+    missing = [name for name in _IDENTITY if name not in values]
+    if missing:
+        raise ConfigError(f"missing option {missing[0]} in config.json")
+    try:
+        return dacite.from_dict(Config, values, dacite.Config(cast=[tuple]))
+    except dacite.DaciteError as error:
+        raise ConfigError(f"config.json: {error}") from error
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Returns the options in which two configs differ, each as ``name: old -> new``."""
+    before, after = _flatten(to_dict(old)), _flatten(to_dict(new))
+    return [f"{name}: {before[name]} -> {after[name]}" for name in sorted(before) if before[name] != after[name]]
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of a nested dict by dotted name."""
+    leaves: dict[str, Any] = {}
+    for name, value in values.items():
+        leaves |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return leaves

@@ -1,0 +1,32 @@
+"""Types of options: bounds, closed sets of names, and the error for options that cannot be used."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Interval
+
+
+class ConfigError(ValueError):
+    """An option that cannot be used; the message is one line that says what to do."""
+
+
+PositiveInt = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+
+Distractors = Literal[
+    "none", "color_easy", "color_hard", "background_easy", "background_hard", "camera_easy", "camera_hard"
+]
+Storage = Literal["device", "host"]
+Agent = Literal["sac", "rad", "drq", "drqv2", "deepmdp", "curl", "svea", "resact", "taco", "spr", "mlr"]
+Guided = Literal["covr", "dpl", "apl"]
+VLMPolicyMethod = Literal["vbe", "vpf"]
+MapMethod = Literal["dgc_like"]
+GUIDED = ("covr", "dpl", "apl")  # actions of a VLM regularise the actor of ``base``
+VLM_POLICY_METHODS = ("vbe", "vpf")  # the VLM is the agent
+ON_BASE = (*GUIDED, *VLM_POLICY_METHODS)  # methods that name another agent, ``base``
+MAP_METHODS = ("dgc_like",)  # maps of a VLM are targets of the agent's own features
+WITH_VLM = (*ON_BASE, *MAP_METHODS)

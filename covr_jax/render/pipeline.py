@@ -1,0 +1,288 @@
+"""Draws one env: visibility per tile of the image, shading per visible pixel, then the mixture.
+
+Letters: E envs, T tiles, G groups of pixels, P pixels of a tile or of the image, S samples of a pixel, K items, H W
+image.
+"""
+
+# pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false
+# Vectors are tuples built by comprehension, whose length the checker cannot see; blocks are jax or NumPy arrays.
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial, reduce
+from operator import or_
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int32, Shaped, UInt8
+
+from covr_jax.render.distract import DISTRACTORS, Appearance, background
+from covr_jax.render.groups import GROUP, by_group, masked_apply, pixel_order, to_image
+from covr_jax.render.plane import may_be_shadowed, shade_floors, trace_shadows
+from covr_jax.render.poses import Poses
+from covr_jax.render.raycast import Code, PinholeRays, may_intersect
+from covr_jax.render.reflection import mirrored, shade_reflection, trace_reflection
+from covr_jax.render.scene import Scene
+from covr_jax.render.shade import shade_solids, unpack_colour, visible
+from covr_jax.render.sky import look_up
+from covr_jax.render.transparency import blend
+from covr_jax.render.vector import vec
+from covr_jax.render.view import View, any_pixel, view_of
+
+COUNT_BIT = 16  # a layer holds the item index below this bit, and the number of samples from it on
+OBJECT_TYPES = {kind: int(getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")) for kind in ("geom", "site", "tendon")}
+
+
+def draw(scene: Scene, poses: Poses, appearance: Appearance | None) -> Shaped[Array, "H W *channels"]:
+    """Draws one env. Must run under a vmap with axis name ENV_AXIS.
+
+    Args:
+      scene: the scene.
+      poses: poses of the env.
+      appearance: appearance of the episode; None without distractors.
+
+    Returns:
+      The output that the scene asks for, see `Renderer`.
+    """
+    view = view_of(scene, poses, appearance)
+    return draw_colour(view) if scene.output == "rgb" else draw_nearest(view)
+
+
+def draw_nearest(view: View) -> Shaped[Array, "H W *channels"]:
+    """Draws depth (f32[H,W]) or segmentation (int32[H,W,2]) of the nearest item at the pixel centres.
+
+    Depth looks through transparent items, segmentation does not.
+    """
+    scene = view.scene
+    _, x, y = pixel_grid(scene)
+    depth, code = scene.output == "depth", Code.of(len(scene.items))
+    items = scene.opaque if depth else tuple(range(len(scene.items)))
+    everything = jnp.ones(len(scene.items), bool)
+    seen = jax.lax.map(
+        lambda tile: visible(view, view.rays(*tile), items, code, everything), (jnp.asarray(x), jnp.asarray(y))
+    )
+    seen = to_image(seen, scene.height, scene.width)
+    if depth:
+        return jnp.where(seen == code.none, np.float32(scene.far), code.distance(seen))
+    objects = np.full((code.mask + 1, 2), -1, np.int32)
+    for k, item in enumerate(scene.items):
+        objects[k] = item.index, OBJECT_TYPES[item.kind]
+    return jnp.asarray(objects)[code.index(seen)]
+
+
+def draw_colour(view: View) -> UInt8[Array, "H W 3"]:
+    """Draws an rgb image: finds the items that the samples show, shades them where they are visible, then mixes."""
+    scene = view.scene
+    number, x, y = pixel_grid(scene)
+    sky = sky_behind(view, number, x, y)
+    if not scene.items:
+        return _to_uint8(scene, sky)
+    code = Code.of(len(scene.items))
+    candidates = may_be_visible(view, view.rays(0.0, 0.0), x, y).reshape(len(scene.items), len(x), -1).any(-1).T
+    tiles = (jnp.asarray(x), jnp.asarray(y), candidates)
+    layers, seen = jax.lax.map(lambda tile: find_layers(view, code, *tile), tiles)
+    x, y = x.reshape(-1), y.reshape(-1)
+    indices = [layer.reshape(-1) & ((1 << COUNT_BIT) - 1) for layer in layers]
+    colours = []
+    if scene.floors:
+        colours.append(_colour_floors(view, code, x, y, indices[0]))
+    if scene.solids:
+        colours += _colour_solids(view, code, x, y, indices[len(colours) :])
+    tiles = (*tiles[:2], sky, layers, [colour.reshape(sky.shape) for colour in colours], seen)
+    return _to_uint8(scene, jax.lax.map(lambda tile: composite(view, code, *tile), tiles))
+
+
+def _to_uint8(scene: Scene, packed: Array) -> UInt8[Array, "H W 3"]:
+    """Unpacks int32[T,P] colours in drawing order, 8 bits a channel, red lowest."""
+    packed = to_image(packed, scene.height, scene.width)
+    return jnp.stack([(packed >> shift) & 255 for shift in (0, 8, 16)], -1).astype(jnp.uint8)
+
+
+def pixel_grid(
+    scene: Scene,
+) -> tuple[Int[np.ndarray, "T P"], Float[np.ndarray, "T P"], Float[np.ndarray, "T P"]]:
+    """The pixels in drawing order.
+
+    Returns:
+      Pixel number (row by row), and x (right) and y (up) of the centre on the image plane at distance 1.
+    """
+    row, column = pixel_order(scene.height, scene.width)
+    x = (column + 0.5 - 0.5 * scene.width) * scene.pixel
+    y = (0.5 * scene.height - 0.5 - row) * scene.pixel
+    return row * scene.width + column, x.astype(np.float32), y.astype(np.float32)
+
+
+def may_be_visible(
+    view: View, rays: PinholeRays, x: Float[np.ndarray, "*batch"], y: Float[np.ndarray, "*batch"]
+) -> Bool[Array, "K G"]:
+    """Whether a ray of a group of pixels may meet an item's bounding ball. Conservative: True for some that do not.
+
+    Args:
+      view: the env.
+      rays: give the origin and the axes of the camera.
+      x: image plane coordinate of the pixel centres, to the right.
+      y: the same, upwards.
+    """
+    half = 0.5 * view.scene.pixel
+    x, y = (by_group(centres).reshape(-1, GROUP) for centres in (x, y))
+    across, upward = ((c.min(1) - half, c.max(1) + half) for c in (x, y))
+    return may_intersect(rays, across, upward, vec(view.position.T[..., None]), view.bounds[:, None])
+
+
+def sky_behind(
+    view: View, number: Int[np.ndarray, "T P"], x: Float[np.ndarray, "T P"], y: Float[np.ndarray, "T P"]
+) -> Int32[Array | np.ndarray, "T P"]:
+    """The sky behind the pixels, a constant unless the camera turns or there are distractors.
+
+    Args:
+      view: the env.
+      number: pixel number, row by row.
+      x: image plane coordinate of the pixel centres, to the right.
+      y: the same, upwards.
+
+    Returns:
+      Packed colours, 8 bits a channel, red lowest.
+    """
+    levels = np.frombuffer(view.scene.sky, np.uint8)
+    if view.scene.turning:
+        size = math.isqrt(len(levels) // 18)
+        levels = look_up(levels.reshape(6, size, size, 3), view.rays(x, y).at(1.0))
+        levels = jnp.round(levels).astype(jnp.int32)
+    else:
+        levels = levels.reshape(-1, 3).astype(np.int32)[number]
+    sky = levels[..., 0] | (levels[..., 1] << 8) | (levels[..., 2] << 16)
+    return (
+        sky if view.appearance is None else background(view.appearance, DISTRACTORS[view.scene.distractors], sky, x, y)
+    )
+
+
+def find_layers(
+    view: View, code: Code, x: Float[Array, " P"], y: Float[Array, " P"], candidates: Bool[Array, " K"]
+) -> tuple[list[Int32[Array, " P"]], Int32[Array, "S P"] | None]:
+    """Finds the opaque items that the samples of pixels show.
+
+    Args:
+      view: the env.
+      code: packs distance and index.
+      x: image plane coordinate of the pixel centres, to the right.
+      y: the same, upwards.
+      candidates: items that any of the pixels may show.
+
+    Returns:
+      The layers (see `_nearest_items`): one of floors if there are floors, then those of solids. If the scene has
+      transparent items, also the codes of the samples, else None.
+    """
+    scene, rays = view.scene, view.rays(x, y)
+    none = jnp.full((len(scene.samples), *x.shape), code.none)
+    seen = jax.lax.cond(
+        any_pixel(candidates), lambda: visible(view, view.spread(rays), scene.opaque, code, candidates), lambda: none
+    )
+    layers = _nearest_items(seen, scene.floors, code, 1) if scene.floors else []
+    if scene.solids:
+        layers += _nearest_items(seen, scene.solids, code, min(len(scene.solids), _solids_per_pixel(scene)))
+    return layers, seen if scene.transparent or scene.backfaces else None
+
+
+def _colour_floors(view: View, code: Code, x: np.ndarray, y: np.ndarray, index: Array) -> Int32[Array, " P"]:
+    """Packed colours of the visible floors; `index` is int32[P], `code.mask` for none."""
+    scene, zeros = view.scene, jnp.zeros(x.shape, jnp.int32)
+    reflection, lit = zeros, zeros - 1
+    if scene.mirror is not None and len(scene.items) > 1:
+        candidates = may_be_visible(view, mirrored(view, view.rays(0.0, 0.0)).rays, x, y).any(0)
+        none = jnp.full((len(scene.samples), *x.shape), code.none)
+        seen = masked_apply(
+            (index == scene.mirror) & _to_pixels(candidates), partial(trace_reflection, view, code), (x, y, index), none
+        )
+        reflection = masked_apply(
+            (seen != code.none).any(0), partial(shade_reflection, view, code), (x, y, seen), zeros
+        )
+    if scene.casters and any(light.constants.shadow for light in view.lights):
+        shadowed = may_be_shadowed(view, by_group(x), by_group(y))
+        mask = reduce(or_, ((index == k) & _to_pixels(groups) for k, groups in shadowed.items()))
+        lit = masked_apply(mask, partial(trace_shadows, view), (x, y, index), lit)
+    return masked_apply(index != code.mask, partial(shade_floors, view), (x, y, index, reflection, lit), zeros)
+
+
+def _to_pixels(groups: Bool[Array, " G"]) -> Bool[Array, " P"]:
+    """Repeats the value of each group for its pixels."""
+    return jnp.broadcast_to(groups[:, None], (len(groups), GROUP)).reshape(-1)
+
+
+def _colour_solids(view: View, code: Code, x: np.ndarray, y: np.ndarray, indices: Sequence[Array]) -> list[Array]:
+    """Packed colours int32[P] of each layer of solids; `indices` are int32[P], `code.mask` for none."""
+    count = len(indices)
+    index = jnp.concatenate(indices)
+    data = (jnp.concatenate([x] * count), jnp.concatenate([y] * count), index)
+    colours = masked_apply(index != code.mask, partial(shade_solids, view), data, jnp.zeros_like(index))
+    return list(colours.reshape(count, -1))
+
+
+def _solids_per_pixel(scene: Scene) -> int:
+    """Number of layers of solids. Items that share a pixel keep their colours, as in OpenGL; two do for 4 samples."""
+    return max(1, len(scene.samples) // 2)
+
+
+def _nearest_items(seen: Array, items: tuple[int, ...], code: Code, count: int) -> list[Array]:
+    """Finds the nearest items of each pixel, nearest first.
+
+    Args:
+      seen: codes int32[S,P] of the samples.
+      items: indices of the items to look for.
+      code: packs distance and index.
+      count: number of items per pixel.
+
+    Returns:
+      `count` layers int32[P]: the item index (`code.mask` for none) and, from COUNT_BIT on, the number of samples that
+      show it. The last layer also counts the samples that show items further away.
+    """
+    chosen = jnp.zeros(seen.shape, bool)
+    for index in items:
+        chosen = chosen | (code.index(seen) == index)
+    remaining, found = jnp.where(chosen, seen, code.none), []
+    for k in range(count):
+        nearest = code.index(remaining.min(0))
+        shown = remaining != code.none
+        if k < count - 1:
+            shown = shown & (code.index(remaining) == nearest)
+        found.append(nearest | (shown.sum(0, dtype=jnp.int32) << COUNT_BIT))
+        remaining = jnp.where(shown, code.none, remaining)
+    return found
+
+
+def composite(
+    view: View,
+    code: Code,
+    x: Float[Array, " P"],
+    y: Float[Array, " P"],
+    sky: Int32[Array, " P"],
+    layers: list[Int32[Array, " P"]],
+    colours: list[Int32[Array, " P"]],
+    seen: Int32[Array, "S P"] | None,
+) -> Int32[Array, " P"]:
+    """Mixes the layers and the sky by their shares of the samples, then draws the transparent items over them.
+
+    Args:
+      view: the env.
+      code: packs distance and index.
+      x: image plane coordinate of the pixel centres, to the right.
+      y: the same, upwards.
+      sky: packed colours, 8 bits a channel.
+      layers: from `find_layers`.
+      colours: packed colours of the layers.
+      seen: from `find_layers`.
+
+    Returns:
+      Packed colours, 8 bits a channel, red lowest.
+    """
+    shares = [(layer >> COUNT_BIT).astype(jnp.float32) / len(view.scene.samples) for layer in layers]
+    background = (1.0 - sum(shares)) / 255.0
+    mixed = [((sky >> shift) & 255).astype(jnp.float32) * background for shift in (0, 8, 16)]
+    for share, colour in zip(shares, colours, strict=True):
+        mixed = [c + share * s for c, s in zip(mixed, unpack_colour(colour), strict=True)]
+    if seen is not None:
+        mixed = blend(view, view.rays(x, y), tuple(mixed), seen, code)
+    red, green, blue = (jnp.round(255.0 * jnp.clip(c, 0.0, 1.0)).astype(jnp.int32) for c in mixed)
+    return red | (green << 8) | (blue << 16)

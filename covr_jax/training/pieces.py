@@ -1,0 +1,101 @@
+"""The compiled pieces of a run, as one record. ``chunk`` composes them into agent steps.
+
+Letters: E envs, B batch, N samples, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+
+from covr_jax import replay, runtime
+from covr_jax.agents import LearnerState
+from covr_jax.replay import ReplayState, sampling
+from covr_jax.runtime.rng import ACT, UPDATE, stream
+from covr_jax.training.parts import Parts
+from covr_jax.training.queries import select_query
+from covr_jax.training.state import advance
+
+Metrics = dict[str, Array]
+
+
+class Pieces(NamedTuple):
+    """Jitted functions over the state of a run; a state or replay that comes first is donated."""
+
+    act: Callable[..., Array]  # (learner, observation u8[E,H,W,C], vec_steps, previous action) -> f32[E,A]
+    random_action: Callable[..., Array]  # (vec_steps) -> f32[E,A], uniform in [-1, 1]
+    last_action: Callable[..., Array]  # (replay, time step) -> f32[E,A]
+    add: Callable[..., ReplayState]  # (replay, time step, action)
+    cut: Callable[..., ReplayState]  # (replay, bool[E]): episodes broken off
+    set_priorities: Callable[..., ReplayState]  # (replay, index, td error f32[B])
+    mark_elite: Callable[..., ReplayState]  # (replay, time i32[N], env_id i32[N])
+    set_prior: Callable[..., ReplayState]  # (replay, prior, end)
+    # by whether the actor is updated too: (learner, replay) -> (learner, metrics, index, td error f32[B])
+    learn: dict[bool, Callable[..., tuple[LearnerState, Metrics, Any, Array]]]
+    count: Callable[..., Any]  # (progress, time step) -> progress
+    query: Callable[..., Any]  # (learner, replay) -> Query: frames for the VLM
+    entropy: Callable[..., Array]  # (learner, observation, key, previous action) -> f32[N], nats
+    value: Callable[..., Array]  # (learner, observation, action) -> f32[N]
+
+
+def compile_pieces(parts: Parts) -> Pieces:
+    """Jits every piece of a run; each is traced on its first call."""
+    vlm, learner = parts.config.vlm, parts.learner
+    act_key, update_key = (stream(parts.config.seed, purpose) for purpose in (ACT, UPDATE))
+    learn = {
+        with_actor: runtime.jit(partial(_update, parts, update_key, with_actor=with_actor), donate_argnums=0)
+        for with_actor in (False, True)
+    }
+    return Pieces(
+        act=runtime.jit(partial(_act, parts, act_key)),
+        random_action=runtime.jit(partial(_random_action, parts, act_key)),
+        last_action=runtime.jit(replay.last_action),
+        add=runtime.jit(replay.add, donate_argnums=0),
+        cut=runtime.jit(replay.cut, donate_argnums=0),
+        set_priorities=runtime.jit(sampling.set_priorities, donate_argnums=0),
+        mark_elite=runtime.jit(sampling.mark_elite, donate_argnums=0),
+        set_prior=runtime.jit(partial(replay.set_prior, every=vlm.every, hold=vlm.hold), donate_argnums=0),
+        learn=learn,
+        count=runtime.jit(advance),
+        query=runtime.jit(partial(select_query, parts)),
+        entropy=runtime.jit(learner.entropy),
+        value=runtime.jit(learner.value),
+    )
+
+
+def _act(
+    parts: Parts, key: Array, learner: LearnerState, observation: Array, vec_steps: Array, previous: Array | None
+) -> Array:
+    return parts.learner.act(learner, observation, jax.random.fold_in(key, vec_steps), previous)
+
+
+def _random_action(parts: Parts, key: Array, vec_steps: Array) -> Array:
+    shape = (parts.env.num_envs, parts.env.action_dim)
+    return jax.random.uniform(jax.random.fold_in(key, vec_steps), shape, minval=-1.0, maxval=1.0)
+
+
+def _update(
+    parts: Parts, key: Array, learner: LearnerState, store: ReplayState, *, with_actor: bool
+) -> tuple[LearnerState, Metrics, Any, Array]:
+    """Samples a batch and updates the learner; also returns what the batch's priorities become."""
+    sample_key, update_key = jax.random.split(jax.random.fold_in(key, learner.updates))
+    sac, method = parts.config.sac, parts.method
+    batch = replay.sample(
+        store,
+        sample_key,
+        sac.batch_size,
+        parts.frame_stack,
+        sac.n_step,
+        sac.discount,
+        previous=method.residual,
+        horizon=method.horizon,
+        maps=method.map_side > 0,
+        sampler=sampling.make_sampler(parts.config.replay),
+        updates=learner.updates,
+    )
+    learner, metrics = parts.learner.update(learner, batch, update_key, with_actor=with_actor)
+    return learner, metrics, batch.index, metrics.pop("td_error")

@@ -1,0 +1,68 @@
+"""Values of the options that a task, a method or the kind of VLM decides."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from covr_jax.agents.methods import METHODS, resolve_augmentation
+from covr_jax.config import ON_BASE, Config, ConfigError, VLMConfig, agent, value_or
+from covr_jax.envs import HostTask, find_task
+from covr_jax.envs.task import Task
+from covr_jax.vlm import defaults
+
+
+def resolve(config: Config) -> Config:
+    """Replaces None by what a run of this config uses.
+
+    None remains where nothing decides before a model is loaded or data is there (``vlm.image_size`` of an unknown
+    model, ``vlm.steps``), where it is the value (``vlm.replay``), and in options that this run does not read: those
+    of LoRA and fine-tuning without a VLM that proposes actions, ``augment.size`` of methods that keep the images' size.
+
+    Args:
+      config: a valid config; a resolved one is returned unchanged.
+
+    Raises:
+      ConfigError: unknown task or method, or options of the task that it does not know.
+    """
+    try:
+        task = find_task(config.task, **dataclasses.asdict(config.carla))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    name, env, sac, covr = agent(config), config.env, config.sac, config.covr
+    if name not in METHODS:
+        raise ConfigError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
+    replace = dataclasses.replace
+    return replace(
+        config,
+        env=replace(env, action_repeat=value_or(env.action_repeat, task.action_repeat)),
+        sac=sac.resolved(value_or(sac.learning_rate, task.learning_rate)),
+        augment=resolve_augmentation(name, config.augment, env.image_size, task.augmentation),
+        covr=replace(
+            covr,
+            guidance_weight=value_or(covr.guidance_weight, task.guidance_weight),
+            cold_start_rounds=value_or(covr.cold_start_rounds, task.cold_start_rounds),
+        ),
+        vlm=_resolve_vlm(config.vlm, task) if config.method in ON_BASE else config.vlm,
+        eval=replace(config.eval, distractors=value_or(config.eval.distractors, env.distractors)),
+    )
+
+
+def _resolve_vlm(vlm: VLMConfig, task: Task | HostTask) -> VLMConfig:
+    """Options of a VLM that proposes actions."""
+    if vlm.name == "fake" or vlm.replay is not None:  # no model, so no options of one
+        return vlm
+    tiny = defaults.is_tiny(vlm.name)
+    kind = defaults.TINY if tiny else defaults.RELEASED
+    batch_size = value_or(vlm.batch_size, kind.batch_size)
+    return dataclasses.replace(
+        vlm,
+        image_size=value_or(vlm.image_size, defaults.image_size(vlm.name)),
+        lora_rank=value_or(vlm.lora_rank, kind.lora_rank),
+        lora_alpha=value_or(vlm.lora_alpha, kind.lora_alpha if tiny else float(task.lora_alpha)),
+        lora_dropout=value_or(vlm.lora_dropout, kind.lora_dropout),
+        learning_rate=value_or(vlm.learning_rate, kind.learning_rate),
+        batch_size=batch_size,
+        micro_batch=value_or(vlm.micro_batch, batch_size),
+        warmup=value_or(vlm.warmup, kind.warmup),
+        label_smoothing=value_or(vlm.label_smoothing, kind.label_smoothing),
+    )

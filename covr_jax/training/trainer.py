@@ -1,0 +1,219 @@
+"""The skeleton that both training loops share: counters, logging, evaluation, checkpoints, resuming.
+
+``loop.AgentTrainer`` trains an agent, ``vlm_agent.VLMTrainer`` a VLM that acts itself. A run is a directory; the same
+command on it resumes from its newest checkpoint. What lives on the device is ``state``; what the host loop remembers is
+``loop``, a small record that every checkpoint holds.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covr_jax.config import Config
+from covr_jax.io.checkpoint import Checkpointer, CheckpointError
+from covr_jax.io.metrics import MetricsLogger
+from covr_jax.io.reporter import Reporter
+from covr_jax.io.run_dir import Result
+from covr_jax.training.evaluation import FINAL_EVALUATION, Policy
+from covr_jax.training.programs import Programs
+from covr_jax.types import EnvironmentLost
+
+# Fields of a loop state in checkpoints of format 1, and what they are called now.
+_RENAMED = {"asked": "frames_queried", "skipped": "frames_skipped"}
+
+
+@dataclass
+class LoopState:
+    """What every loop remembers between its iterations."""
+
+    evaluations: int = 0
+    next_eval: int = 0  # env steps
+    next_checkpoint: int = 0  # env steps
+    seconds: float = 0.0  # wall-clock seconds of earlier processes of this run
+    random_return: float = math.nan
+    vlm_counters: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Any:
+        """The loop state that a checkpoint of this or an earlier format holds."""
+        return cls(**{_RENAMED.get(name, name): value for name, value in values.items()})
+
+
+class Trainer:
+    """One run. Subclasses say what an iteration is, and set ``state`` and ``loop`` before they call ``open_log``.
+
+    Attributes:
+      state: everything on the device; None until the first environments are open.
+      loop: the loop's own state.
+    """
+
+    saves = True  # whether the run has checkpoints
+    state: Any
+    loop: Any
+    logger: MetricsLogger
+
+    def __init__(self, config: Config, run_dir: Path, reporter: Reporter, programs: Programs, vlm: Any):
+        self.config, self.run_dir, self.reporter = config, run_dir, reporter
+        self.programs, self.vlm = programs, vlm
+        self.checkpointer = Checkpointer(run_dir)
+        self._started = time.monotonic()
+
+    # ------------------------------------------------------------------ hooks
+
+    @property
+    def agent_steps(self) -> int:
+        """Agent steps so far, over all training environments."""
+        raise TypeError("a trainer says how many agent steps it has made")
+
+    @property
+    def updates(self) -> int:
+        """Gradient updates so far."""
+        raise TypeError("a trainer says how many updates it has made")
+
+    def policy(self) -> Policy:
+        """The policy that evaluations measure."""
+        raise TypeError("a trainer says what it evaluates")
+
+    def begin(self) -> None:
+        """Measures and logs what a new run is compared with."""
+
+    def iterate(self) -> bool:
+        """Trains for a while. Returns whether a checkpoint is due whatever ``next_checkpoint`` says."""
+        raise TypeError("a trainer says what an iteration is")
+
+    def evaluation_metrics(self, *, final: bool) -> dict[str, float]:
+        """What is logged beside an evaluation's returns."""
+        del final
+        return {}
+
+    def adapter_writer(self) -> Callable[[Path], Any] | None:
+        """Writes the VLM's adapter into a checkpoint's directory; None where the run has no adapter."""
+        return None
+
+    def after_training(self) -> None:
+        """Runs after the last iteration, before the final evaluation."""
+
+    def finish(self) -> None:
+        """Runs after the final evaluation."""
+
+    # ----------------------------------------------------------------- counts
+
+    @property
+    def env_steps(self) -> int:
+        """Agent steps times action repeat so far, the x of every curve."""
+        return self.agent_steps * self.programs.parts.env.action_repeat
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of all processes of this run."""
+        return self.loop.seconds + time.monotonic() - self._started
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Writes one row of metrics at the present counts."""
+        self.logger.write(metrics, env_steps=self.env_steps, agent_steps=self.agent_steps, updates=self.updates)
+
+    def open_log(self, *, resumed: bool) -> None:
+        """Opens the metrics log; a resumed run drops rows that are newer than its checkpoint."""
+        self.logger = MetricsLogger(self.run_dir, resume_env_steps=self.env_steps if resumed else None)
+
+    # ---------------------------------------------------------------- the run
+
+    def run(self) -> Result:
+        """Trains to ``total_steps`` and evaluates.
+
+        Raises:
+          EnvironmentLost: an environment on the host does not come back; a checkpoint has been written.
+        """
+        try:
+            if self.env_steps == 0:
+                self.begin()
+            self._loop()
+            values = self.evaluate(FINAL_EVALUATION)
+            self.logger.close()
+            self.finish()
+        except EnvironmentLost:
+            self.save()
+            raise
+        finally:
+            self.programs.close()
+        mean, std = float(values.mean()), float(values.std())
+        return Result(mean, std, self.loop.random_return, self.env_steps, self.seconds)
+
+    def _loop(self) -> None:
+        total = self.config.total_steps
+        while self.saves and self.env_steps < total:
+            due = self.iterate()
+            if self.env_steps >= self.loop.next_eval and self.env_steps < total:
+                self.loop.evaluations += 1
+                self.loop.next_eval = self.env_steps + self.config.eval.every
+                self.evaluate(self.loop.evaluations)
+            if self.env_steps >= self.loop.next_checkpoint or due:
+                self.save()
+        self.after_training()
+
+    def measure_random(self) -> dict[str, float]:
+        """Evaluates uniform actions and remembers their mean return; returns the row to log."""
+        evaluator = self.programs.evaluator
+        values = evaluator.evaluate(evaluator.random_policy(0), self.config.eval.episodes, FINAL_EVALUATION)
+        self.loop.random_return = float(values.mean())
+        return {"eval/random_return": self.loop.random_return}
+
+    def evaluate(self, number: int) -> np.ndarray:
+        """Returns f64[episodes] of the present policy in the ``number``-th evaluation; logs them."""
+        evaluator, final = self.programs.evaluator, number == FINAL_EVALUATION
+        values = evaluator.evaluate(self.policy(), self.config.eval.episodes, number)
+        measured = evaluator.episode_metrics()
+        row = {"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()}
+        row |= {f"eval/{name}": value for name, value in measured.items()}
+        self.log(row | self.evaluation_metrics(final=final))
+        if not final:
+            shown = "".join(f", {name} {value:.3g}" for name, value in measured.items())
+            text = f"evaluation at {self.env_steps:,} env steps: {values.mean():.0f} ± {values.std():.0f}{shown}"
+            self.reporter.message(text)
+        return values
+
+    # ------------------------------------------------------------ checkpoints
+
+    def save(self) -> None:
+        """Writes a checkpoint, where the run has any and there is something to save."""
+        if not self.saves or self.state is None:
+            return
+        self.loop.next_checkpoint = self.env_steps + self.config.run.checkpoint_every
+        if self.vlm:
+            self.loop.vlm_counters = dict(self.vlm.counters)
+        self.logger.flush()
+        host = asdict(self.loop) | {"seconds": self.seconds}
+        self.checkpointer.save(self.env_steps, self.state, host, self.adapter_writer())
+
+    def restore(self, like: Callable[[], Any], loop_type: type[LoopState]) -> Path:
+        """Sets ``state`` and ``loop`` from the newest checkpoint and returns its directory.
+
+        Args:
+          like: makes a state of the same structure, see ``Checkpointer.restore``.
+          loop_type: class of the loop state.
+
+        Raises:
+          CheckpointError: it cannot be read.
+        """
+        self.state, values, directory = self.checkpointer.restore(like)
+        self.loop = loop_type.from_dict(values)
+        return directory
+
+    def restore_adapter(self, directory: Path, load: Callable[[Path], Any]) -> None:
+        """Calls ``load`` with a checkpoint's adapter directory.
+
+        Raises:
+          CheckpointError: the adapter cannot be read.
+        """
+        try:
+            load(directory / "adapter")
+        except RuntimeError as error:  # VLMLoadError, without importing Torch
+            message = f"cannot read checkpoint {directory}: {error}; delete it to use an older one"
+            raise CheckpointError(message) from error

@@ -1,0 +1,144 @@
+"""Draws docs/images/results.png from the committed results under experiments/results.
+
+    python experiments/figures/results.py
+    python experiments/figures/results.py --output results.png
+
+Left: ``make demo``, three seeds, the policy and the VLM alone. Middle: every method at the size of ``--preset cpu``,
+three seeds. Right: RAD, one seed, at the paper's length and learner, beside the published number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "experiments" / "results"
+OUTPUT = ROOT / "docs" / "images" / "results.png"
+
+POLICY, VLM, REFERENCE, INK, SOFT = "#2f55d4", "#c26a0a", "#7a8394", "#161b26", "#5b6475"  # as in the reports
+LOOK: dict[Any, Any] = {
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": SOFT,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#eceef3",
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+PUBLISHED_RAD = (694.0, 28.0)  # Table 3, cartpole_swingup at 100K environment steps: mean, std
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads one JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_curve(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads one metric of a metrics.jsonl.
+
+    Returns:
+      env steps f64[T] and values f64[T] of the rows that hold the metric.
+    """
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if row.get(name) is not None]
+    return np.array([row["env_steps"] for row in rows], float), np.array([row[name] for row in rows], float)
+
+
+def final_returns(directory: Path) -> dict[str, list[float]]:
+    """Final returns of the runs ``<method>/seed<n>`` under a directory, by method; "random" holds every run's own."""
+    found: dict[str, list[float]] = {"random": []}
+    for path in sorted(directory.glob("*/seed*/result.json")):
+        result = read_json(path)
+        found.setdefault(path.parts[-3], []).append(result["final_return"])
+        found["random"].append(result["random_return"])
+    return found
+
+
+def draw_demo(axes: Any) -> None:
+    """The three demo runs: returns of the policy and of the VLM alone, by env steps."""
+    for seed in (1, 2, 3):
+        path = RESULTS / "demo" / f"seed{seed}"
+        x, y = read_curve(path / "metrics.jsonl", "eval/episode_return")
+        axes.plot(x / 1e3, y, color=POLICY, lw=1.6, label="policy" if seed == 1 else None)
+        rounds = read_json(path / "result.json")["rounds"]
+        x, y = (np.array([row[name] for row in rounds], float) for name in ("env_steps", "vlm_return"))
+        label = "VLM alone, after each round" if seed == 1 else None
+        axes.plot(x / 1e3, y, color=VLM, lw=1, marker="o", ms=3.5, label=label)
+    random = np.mean([read_json(RESULTS / f"demo/seed{s}/result.json")["result"]["random_return"] for s in (1, 2, 3)])
+    axes.axhline(random, color=REFERENCE, ls="--", lw=1, label="random policy")
+    axes.set(
+        title="make demo: COVR on RAD, 3 seeds", xlabel="thousand env steps", ylabel="episode return", ylim=(0, 860)
+    )
+    axes.legend(loc="upper left")
+
+
+def draw_methods(axes: Any) -> None:
+    """Mean and std over the seeds of the final returns of every method."""
+    finals = final_returns(RESULTS / "methods" / "cartpole_swingup")
+    random = finals.pop("random")
+    names = sorted(finals, key=lambda name: float(np.mean(finals[name])))
+    for i, name in enumerate(names):
+        color = VLM if name in ("covr", "dpl", "apl", "dgc_like") else POLICY
+        axes.barh(i, np.mean(finals[name]), color=color, alpha=0.3, height=0.7)
+        axes.plot(finals[name], [i] * len(finals[name]), "o", color=color, ms=3.5)
+    axes.axvline(float(np.mean(random)), color=REFERENCE, ls="--", lw=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(title="--preset cpu: 60K env steps, dots are 3 seeds", xlabel="final episode return")
+    axes.grid(axis="y", visible=False)
+
+
+def draw_paper_size(axes: Any) -> None:
+    """RAD at the paper's length, one seed, beside the published mean and std."""
+    path = RESULTS / "learning" / "cartpole_swingup" / "rad" / "seed1"
+    x, y = read_curve(path / "metrics.jsonl", "eval/episode_return")
+    axes.plot(x / 1e3, y, color=POLICY, lw=1.6, marker="o", ms=3.5, label="RAD here, 1 seed, 78 pixels")
+    mean, std = PUBLISHED_RAD
+    axes.axhspan(mean - std, mean + std, color=REFERENCE, alpha=0.2, lw=0)
+    axes.axhline(mean, color=REFERENCE, lw=1, ls="--", label="RAD as published at 100K, 3 seeds")
+    axes.set(title="--preset paper: RAD, 100K env steps", xlabel="thousand env steps", ylim=(0, 860))
+    axes.legend(loc="lower right")
+
+
+def draw(output: Path) -> None:
+    """Draws all panels into one file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(LOOK):
+        figure, axes = plt.subplots(1, 3, figsize=(12, 3.9), layout="constrained")
+        for panel, one in zip((draw_demo, draw_methods, draw_paper_size), axes, strict=True):
+            panel(one)
+        figure.suptitle("cartpole_swingup from pixels", x=0.01, ha="left", color=INK, fontweight="bold")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output, dpi=130, metadata={"Software": None})
+        plt.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT.relative_to(ROOT)}")
+    options = parser.parse_args(arguments)
+    draw(options.output)
+    print(options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,24 @@
+"""Comparisons of pytrees."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def host_copy(tree):
+    """The tree as NumPy arrays; PRNG keys as their data."""
+
+    def copy(x):
+        is_key = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return np.array(jax.random.key_data(x) if is_key else x)
+
+    return jax.tree.map(copy, tree)
+
+
+def assert_trees_equal(one, two):
+    """Asserts that two trees have equal leaves, bit for bit, and names the first leaf that differs."""
+    one, two = host_copy(one), host_copy(two)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))

@@ -1,0 +1,112 @@
+"""Options that a task, a method or the kind of VLM decides: their values, and run directories of earlier versions."""
+
+import dataclasses
+import json
+
+import pytest
+
+from covr_jax import presets
+from covr_jax.config import AugmentConfig, Config, ConfigError, EnvConfig, VLMConfig, to_dict
+from covr_jax.io.run_dir import check_config
+from covr_jax.training.resolve import resolve
+
+OPEN = {"replay": "the value is None", "steps": "one epoch of data that is not there yet"}
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_a_resolved_config_has_every_value_and_stays_as_it_is(name):
+    config = resolve(presets.make(name))
+    for group in dataclasses.asdict(config).values():
+        if isinstance(group, dict):
+            assert {option for option, value in group.items() if value is None} <= OPEN.keys()
+    assert resolve(config) == config
+
+
+@pytest.mark.parametrize(
+    ("task", "weight", "rounds", "alpha", "repeat", "rate"),
+    [
+        ("cartpole_swingup", 1.0, 4, 16.0, 8, 1e-3),
+        ("cheetah_run", 1.0, 4, 16.0, 4, 2e-4),
+        ("car_racing", 1.0, 4, 16.0, 4, 1e-3),
+        ("carla_highway", 2.0, 2, 256.0, 1, 1e-3),
+    ],
+)
+def test_values_of_the_task(task, weight, rounds, alpha, repeat, rate):
+    config = resolve(Config(task=task))
+    assert (config.covr.guidance_weight, config.covr.cold_start_rounds) == (weight, rounds)
+    assert config.vlm.lora_alpha == alpha
+    assert (config.env.action_repeat, config.sac.learning_rate) == (repeat, rate)
+    assert config.sac.auxiliary_learning_rate == rate
+
+
+def test_given_values_are_kept():
+    given = presets.make("demo", "drqv2")
+    config = resolve(dataclasses.replace(given, covr=dataclasses.replace(given.covr, guidance_weight=0.0)))
+    assert (config.covr.guidance_weight, config.sac.torso_tau, config.sac.learning_rate) == (0.0, 1.0, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("tiny", (84, 16, 64.0, 0.0, 2e-3, 32, 32, 0.05, 0.0)),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", (224, 128, 16.0, 0.05, 1e-4, 16, 16, 0.03, 0.1)),
+        ("llava-hf/llava-1.5-7b-hf@main", (336, 128, 16.0, 0.05, 1e-4, 16, 16, 0.03, 0.1)),
+        ("./a/directory", (None, 128, 16.0, 0.05, 1e-4, 16, 16, 0.03, 0.1)),
+        ("fake", (None,) * 9),
+    ],
+)
+def test_values_of_the_kind_of_vlm(name, values):
+    vlm = resolve(Config(vlm=VLMConfig(name=name))).vlm
+    lora = (vlm.lora_rank, vlm.lora_alpha, vlm.lora_dropout)
+    finetuning = (vlm.learning_rate, vlm.batch_size, vlm.micro_batch, vlm.warmup, vlm.label_smoothing)
+    assert (vlm.image_size, *lora, *finetuning) == values
+
+
+def test_without_a_vlm_its_options_stay_open():
+    assert resolve(Config(method="rad")).vlm == VLMConfig()
+    assert resolve(Config(method="dgc_like")).vlm == VLMConfig()
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "resolved"),
+    [
+        ("rad", "cartpole_swingup", AugmentConfig("translate", 108)),
+        ("rad", "walker_walk", AugmentConfig("crop", 84)),
+        ("curl", "cartpole_swingup", AugmentConfig("crop", 84)),
+        ("resact", "walker_walk", AugmentConfig("translate", 108)),
+        ("sac", "cartpole_swingup", AugmentConfig()),
+        ("drq", "cartpole_swingup", AugmentConfig()),
+    ],
+)
+def test_augmentation_of_method_and_task(method, task, resolved):
+    assert resolve(Config(task=task, method=method)).augment == resolved
+
+
+def test_evaluations_show_the_distractors_of_training_unless_given():
+    config = resolve(Config(env=EnvConfig(distractors="color_easy")))
+    assert config.eval.distractors == "color_easy"
+
+
+def test_an_unknown_task_is_refused():
+    with pytest.raises(ConfigError, match="unknown task 'cartpole_swingdown'; choose from"):
+        resolve(Config(task="cartpole_swingdown"))
+
+
+def test_a_run_directory_of_an_earlier_version_is_the_same_run(tmp_path):
+    config = presets.make("demo")
+    written = to_dict(config)  # as recorded before values were resolved, and before an option existed
+    del written["vlm"]["ask_share"]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    check_config(config, tmp_path, resolve)
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(resolve(config))))
+    check_config(config, tmp_path, resolve)
+    other = dataclasses.replace(config, vlm=dataclasses.replace(config.vlm, lora_rank=8))
+    with pytest.raises(ConfigError, match=r"vlm\.lora_rank: 16 -> 8; choose another --run-dir"):
+        check_config(other, tmp_path, resolve)
+
+
+def test_a_run_directory_with_an_unknown_option_is_refused_by_name(tmp_path):
+    written = to_dict(Config()) | {"momentum": 1}
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(ConfigError, match=r"unknown option momentum in config\.json; choose another --run-dir"):
+        check_config(Config(), tmp_path, resolve)

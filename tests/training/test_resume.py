@@ -1,0 +1,141 @@
+"""Runs that were killed: resumed bit for bit, rounds as transactions, nothing compiled anew."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from covr_jax.config import ConfigError
+from covr_jax.io.checkpoint import Checkpointer, CheckpointError
+from covr_jax.io.metrics import read_metrics
+from covr_jax.training import loop, restore
+from covr_jax.training.restore import load_run
+from covr_jax.training.rounds import FinetuneScheduler
+from covr_jax.training.selection import DataSelector
+from covr_jax.vlm.serving.fake import FakeVLM
+from tests.support.trees import assert_trees_equal, host_copy
+from tests.support.watched_runs import TIMING, Stop
+
+pytestmark = pytest.mark.xdist_group("training")
+
+
+def test_the_kills_lost_steps_after_a_checkpoint(resumed):
+    for killed, stopped in zip(resumed, (5300, 9500), strict=False):
+        assert 0 < max(killed.saved) < stopped - 1600  # two chunks of 800 env steps
+    assert [len(part.rounds) for part in resumed] == [1, 1, 1]
+
+
+def test_a_resumed_run_begins_with_the_state_that_was_saved(resumed):
+    for killed, following in itertools.pairwise(resumed):
+        assert_trees_equal(following.began, killed.saved[max(killed.saved)])
+
+
+def test_straight_and_resumed_runs_are_bitwise_equal(covr, resumed):
+    assert_trees_equal(host_copy(resumed[-1].ended), host_copy(covr.ended))
+    assert covr.vlm.bias != 0.0 and resumed[-1].vlm.bias == covr.vlm.bias
+    timing = {"latency_s", "query_s"}
+    counts = [{k: v for k, v in log.vlm.counters.items() if k not in timing} for log in (resumed[-1], covr)]
+    assert counts[0] == counts[1]
+
+
+STAGES = {
+    "while samples are chosen": (DataSelector, "select"),
+    "in the fine-tuning": (FakeVLM, "finetune"),
+    "after the fine-tuning": (FinetuneScheduler, "complete"),
+    "before the checkpoint": (loop.AgentTrainer, "save"),
+    "between arrays and adapter": (FakeVLM, "save_adapter"),
+    "before the checkpoint counts": (Path, "rename"),
+    "never": None,
+}
+
+
+@pytest.fixture(scope="module")
+def before_round_2(run, tiny_config, folder):
+    """A run killed shortly before its second round, and what a checkpoint holds of the transaction."""
+    run(tiny_config, folder / "round_2", 5300)
+
+    def look(directory):
+        newest = directory / "checkpoints" / str(Checkpointer(directory).steps()[-1])
+        host = json.loads((newest / "host.json").read_text())
+        return host["rounds"], host["data_start"], json.loads((newest / "adapter/bias.json").read_text())
+
+    return folder / "round_2", look
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_round_is_done_or_not_done_wherever_it_is_killed(run, tiny_config, folder, before_round_2, covr, stage):
+    original, look = before_round_2
+    directory = folder / f"killed {stage}"
+    shutil.copytree(original, directory)
+    (directory / ".lock").unlink(missing_ok=True)
+    kills = []
+
+    def kill(*arguments, **options):
+        kills.append(stage)
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        if STAGES[stage] is not None:
+            patch.setattr(*STAGES[stage], kill)
+        log = run(tiny_config, directory, 6900)
+    found = look(directory)
+    assert log.chunks[-1][0] >= 6000 and kills == [stage] * (stage != "never")
+    if stage == "never":
+        assert found[0] == 2 and found[1] == covr.rounds[1][1] and found[2] not in (0.0, look(original)[2])
+    else:
+        assert found == look(original) and found[0] == 1 and found[1] == covr.rounds[0][1]
+
+
+def test_metrics_of_a_resumed_run_have_no_gap_and_no_duplicate(covr, resumed, folder):
+    straight, again = (
+        [{k: v for k, v in row.items() if k not in TIMING} for row in read_metrics(folder / name / "metrics.jsonl")]
+        for name in ("covr", "resumed")
+    )
+    assert again == straight
+
+
+def test_resuming_compiles_nothing_anew(resumed, covr, tiny_config, make_programs, piece_sizes):
+    sizes = piece_sizes(make_programs(tiny_config))
+    assert set(sizes.values()) == {1}, sizes
+
+
+def test_nothing_is_compiled_once_every_part_of_a_run_has_run(rad, covr, folder):
+    """JAX's own count of programs, eager ones included, over the rows of whole runs."""
+    for name, settled in (("rad", 0), ("covr", 6000)):  # the VLM's priors come in after the second round
+        rows = read_metrics(folder / name / "metrics.jsonl")
+        evaluated = min(row["env_steps"] for row in rows if "eval/episode_return" in row)
+        learnt = min(row["env_steps"] for row in rows if "losses/critic" in row)
+        since = max(evaluated, learnt, settled) + 2 * 800  # and a chunk of it
+        counts = [row["compile/programs"] for row in rows if "compile/programs" in row and row["env_steps"] > since]
+        assert len(counts) >= 3 and counts[0] > 0
+        assert set(counts) == {counts[0]}, (name, counts)
+
+
+def test_speed_after_a_resume_counts_the_steps_since(resumed, folder):
+    rows = read_metrics(folder / "resumed/metrics.jsonl")
+    restart = max(resumed[1].saved)
+    first = next(row for row in rows if row["env_steps"] > restart)
+    # One chunk in the time since the restart; counted from zero it would be an order of magnitude more.
+    before = max(row["wall_s"] for row in rows if row["env_steps"] <= restart)
+    assert first["train/env_steps_per_second"] * (first["wall_s"] - before) < 4 * (first["env_steps"] - restart)
+
+
+def test_a_finished_run_is_left_alone(run, covr, tiny_config, folder):
+    before = (folder / "covr/metrics.jsonl").read_bytes()
+    again = run(tiny_config, folder / "covr")
+    assert again.began is None and (folder / "covr/metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_can_be_loaded_without_its_vlm(covr, tiny_config, folder, make_programs, monkeypatch):
+    monkeypatch.setattr(restore, "Programs", make_programs)
+    config, _, state = load_run(folder / "covr")
+    assert config == tiny_config
+    assert_trees_equal(host_copy(state), host_copy(covr.ended))
+    with pytest.raises(ConfigError, match="holds no run"):
+        load_run(folder)
+    with pytest.raises(CheckpointError, match="no checkpoint 7 "):
+        load_run(folder / "covr", 7)

@@ -1,4 +1,4 @@
-"""covr_jax: visual SAC agents and vision-language models that teach each other (COVR, arXiv 2601.06122), in JAX.
+"""covr_jax: visual SAC agents and vision-language models that train each other (COVR, arXiv 2601.06122), in JAX.
 
 Rooms, from the ground up (imports run strictly downward, see ``tests/test_imports.py``):
 
@@ -13,7 +13,7 @@ Rooms, from the ground up (imports run strictly downward, see ``tests/test_impor
 * ``envs``      vectorised DMControl tasks on MJX, environments on the host; ``envs.interop``: brax, dm_env, gymnasium
 * ``vlm``       the vision-language model: prompts, decoding, LoRA fine-tuning, serving
 * ``presets``   named starting points
-* ``training``  the compiled programs of a run, its loop, its queries to the VLM, its COVR rounds: ``training.run.train``
+* ``training``  the compiled programs of a run, its loop, its queries to the VLM, its COVR rounds: ``run.train``
 """
 
 __version__ = "0.2.0"

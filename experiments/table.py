@@ -4,7 +4,7 @@
     python experiments/table.py runs/*/*/seed* --output table.md          # or .csv, .json
 
 The std is the population's, as in the report; the number of seeds is in brackets. Runs that have not finished are
-named and left out. `--metric` is any evaluation metric, for example eval/driving_distance.
+named and left out. `--metric` is any evaluation metric, for example eval/DD.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def crop(
       size: height = width of the window, pixels.
     """
 
-    def cut(image: Array, offset: Array) -> Array:
+    def cut(image: Any, offset: Any) -> Array:
         return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), (size, size, image.shape[-1]))
 
     return jax.vmap(cut)(images, offsets)
@@ -70,7 +71,8 @@ def intensity(
     images: UInt8[Array | np.ndarray, "B H W C"], strength: Float[Array | np.ndarray, " B"]
 ) -> Float[Array, "B H W C"]:
     """Multiplies each image by its strength and scales bytes to [0, 1]: 255 becomes 1 at strength 1."""
-    return images.astype(jnp.float32) * (strength / 255.0)[:, None, None, None]
+    scale = jnp.asarray(strength / 255.0)
+    return images.astype(jnp.float32) * scale[:, None, None, None]
 
 
 def random_conv(key: PRNGKeyArray, images: UInt8[Array | np.ndarray, "B H W C"]) -> UInt8[Array, "B H W C"]:
@@ -90,7 +92,7 @@ def random_conv(key: PRNGKeyArray, images: UInt8[Array | np.ndarray, "B H W C"])
 
 
 @runtime.no_inline
-def _conv_sigmoid(x: UInt8[Array, "B S 3 rows columns"], kernels: Float[Array, "B 3 3 3 3"]) -> UInt8[Array, "..."]:
+def _conv_sigmoid(x: UInt8[Array, "B S 3 rows columns"], kernels: Float[Array, "B 3 3 3 3"]) -> UInt8[Array, ...]:
     """Convolves planes with one kernel per image and applies the sigmoid.
 
     It adds up 27 shifted planes: compilers turn them into one loop, where a convolution with a kernel per image is slow

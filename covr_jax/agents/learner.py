@@ -28,9 +28,9 @@ class Learner(NamedTuple):
     Observations are u8[B,H,W,C], actions f32[B,A]. ``previous_action`` f32[B,A] is read by residual methods only.
 
     Attributes:
-      init: ``(key, observation u8[1,H,W,C], action f32[1,A]) -> state``; the inputs give the shapes only.
+      init: ``(key, observation u8[1,H,W,C], action f32[1,A]) -> state``; the inputs give shapes only.
       act: ``(state, observation, key=None, previous_action=None) -> f32[B,A]``, the policy's mode without a key.
-      entropy: ``(state, observation, key, previous_action=None) -> f32[B]``, the one-sample estimate -log pi(a|s), nats.
+      entropy: ``(state, observation, key, previous_action=None) -> f32[B]``, nats: -log pi(a|s) of one sample.
       mean_entropy: ``(state, observation, previous_action=None) -> f32[B]``, its mean without sampling, nats.
       value: ``(state, observation, action) -> f32[B]``, min_i Q_i(s, a).
       update: ``(state, batch, key, *, with_actor: bool) -> (state, metrics)``; the metrics are scalars but for

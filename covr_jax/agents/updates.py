@@ -5,6 +5,8 @@ Letters: B batch, A action, V views of an image.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +55,7 @@ def update_critic(
     params, weights = state.params, parts.method.view_weights
     y = critic_targets(parts, state, views, batch, key)
 
-    def loss(trained: dict[str, Params]) -> tuple[Array, Array]:
+    def loss(trained: Any) -> tuple[Array, Array]:
         features = parts.networks.torso.apply(trained["torso"], concat_views(views.observation))
         auxiliary = trained.get("auxiliary", params["auxiliary"])
         q = parts.q(trained["critic"], auxiliary, features, repeat_for_views(batch.action, len(weights)))
@@ -64,8 +66,8 @@ def update_critic(
     trained = critic_params(parts, params)
     (value, q), grads = jax.value_and_grad(loss, has_aux=True)(trained)
     updates, critic_opt = parts.optimizer.update(grads, state.critic_opt, trained)
-    trained = optax.apply_updates(trained, updates)
-    state = state.replace(params=params | trained, critic_opt=critic_opt)
+    moved: Any = optax.apply_updates(trained, updates)
+    state = state.replace(params=params | moved, critic_opt=critic_opt)
     td_error = jnp.abs(q - y[None]).mean(0)
     return state, {"losses/critic": value, "sac/q_mean": q.mean(), "td_error": td_error}
 
@@ -81,9 +83,9 @@ def update_auxiliary(
     trained = auxiliary_params(state.params)
     (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trained)
     updates, auxiliary_opt = parts.auxiliary_optimizer.update(grads, state.auxiliary_opt, trained)
-    trained = optax.apply_updates(trained, updates)
-    critic = state.params["critic"] | {"encoder": trained.encoder}
-    params = state.params | {"torso": trained.torso, "critic": critic, "auxiliary": trained.auxiliary}
+    moved: Any = optax.apply_updates(trained, updates)
+    critic = state.params["critic"] | {"encoder": moved.encoder}
+    params = state.params | {"torso": moved.torso, "critic": critic, "auxiliary": moved.auxiliary}
     return state.replace(params=params, auxiliary_opt=auxiliary_opt), {"losses/auxiliary": value} | metrics
 
 

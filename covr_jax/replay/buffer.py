@@ -276,7 +276,7 @@ def observations(
     state: ReplayState, time: Int[Array | np.ndarray, " B"], env_id: Int[Array | np.ndarray, " B"], frame_stack: int
 ) -> UInt8[Array, "B H W C"]:
     """Returns the stacked observations at stored times and env ids."""
-    times = _history(state, time, env_id, frame_stack)
+    times = _history(state, jnp.asarray(time), jnp.asarray(env_id), frame_stack)
     return _stack(frames(state, times, jnp.broadcast_to(env_id, times.shape)))
 
 

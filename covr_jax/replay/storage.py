@@ -27,7 +27,7 @@ def _on_host(frame: Array) -> bool:
 
 
 def write_frames(
-    frame: UInt8[Array, "T E H W 3"], slot: Int[Array, ""], newest: UInt8[Array, "E H W 3"]
+    frame: UInt8[Array, "T E H W 3"], slot: Int[Array, ""], newest: UInt8[Array | np.ndarray, "E H W 3"]
 ) -> UInt8[Array, "T E H W 3"]:
     """Returns the frames with those of one slot replaced."""
     if not _on_host(frame):

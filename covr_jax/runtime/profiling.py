@@ -73,5 +73,5 @@ class CompileLog:
 
 
 def chunk_annotation(number: int) -> jax.profiler.StepTraceAnnotation:
-    """Marks one chunk as a step of XProf's overview: ``with chunk_annotation(n): ...``."""
+    """Returns a context manager that marks one chunk as a step in XProf's overview."""
     return jax.profiler.StepTraceAnnotation("chunk", step_num=number)

@@ -1,11 +1,11 @@
-"""Random streams by purpose: a key is ``fold_in(stream(seed, purpose), counter)``, so a new consumer of random numbers
-never shifts another's.
+"""Random streams by purpose.
+
+A key is ``fold_in(stream(seed, purpose), counter)``, so that a new consumer of random numbers never shifts another's.
 """
 
 from __future__ import annotations
 
 import jax
-
 from jax import Array
 
 INIT, ENV, ACT, UPDATE, EVAL, ENTROPY = range(6)

@@ -29,7 +29,10 @@ def record_episode(programs: Programs, policy: Policy, path: Path, number: int =
     if isinstance(env, HostVecEnv):
         frames, fps = _observed_images(programs, policy, number), env.task.fps / env.action_repeat
     else:
-        frames, fps = _rendered_images(programs, env, policy, number), 1.0 / (env.task.control_timestep * env.action_repeat)
+        frames, fps = (
+            _rendered_images(programs, env, policy, number),
+            1.0 / (env.task.control_timestep * env.action_repeat),
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     size = frames[0].shape[1], frames[0].shape[0]
     with warnings.catch_warnings():

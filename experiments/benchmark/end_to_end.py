@@ -54,11 +54,11 @@ def ours(config: Config) -> Contestant:
     held = [built.init()]
 
     def chunk(*, learn: bool) -> None:
-        held[0], _ = built.chunk(held[0], learn=learn)
+        held[0] = built.chunk(held[0], learn=learn).state
 
     for _ in range(2):
         chunk(learn=False)
-    steps = built.chunk_steps * config.env.num_envs * built.env.action_repeat
+    steps = built.parts.chunk_steps * config.env.num_envs * built.parts.env.action_repeat
     return Contestant(partial(chunk, learn=True), steps, lambda: jax.block_until_ready(held[0]))
 
 

@@ -42,8 +42,8 @@ def built(task: str, lanes: int, samples: int) -> tuple[Any, Any, Any, Any]:
     env = envs.make(task, lanes, image_size=SIZE, samples=samples)
     compiled = JitStepper(env)
     action = jnp.zeros((lanes, env.action_dim))
-    state, _ = compiled.reset(jax.random.key(0))
-    state, _ = jax.block_until_ready(compiled.step(state, action))
+    state, timestep = compiled.reset(jax.random.key(0))
+    state, _, _ = jax.block_until_ready(compiled.step(state, timestep, action))
     return env, compiled, state, action
 
 
@@ -60,7 +60,8 @@ def ours(compiled: Any, state: Any, action: Any, repeat: int) -> dict[str, float
         held[0], _ = jax.block_until_ready(compiled._observe(held[0], compiled._no_reward))
 
     def both() -> None:
-        held[0], _ = jax.block_until_ready(compiled.step(held[0], action))
+        # A compiled environment does not read the time step before.
+        held[0], _, _ = jax.block_until_ready(compiled.step(held[0], None, action))
 
     steps = float(lanes * repeat)
     return {

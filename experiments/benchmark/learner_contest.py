@@ -131,8 +131,10 @@ class Bench:
         return [{"gradient": name} | {kind: errors[kind][name] for kind in COMPARED} for name in exact]
 
     def rounding(self) -> list[dict[str, Any]]:
-        """What other precisions than float32 do to one update: relative differences of its losses and, per parameter,
-        largest difference of gradients over their largest value (the median and the worst of all parameters).
+        """What other precisions than float32 do to one update.
+
+        Relative differences of its losses and, per parameter, the largest difference of gradients over their largest
+        value (the median and the worst of all parameters).
         """
 
         def of(precision: Precision) -> tuple[dict[str, np.ndarray], dict[str, float]]:

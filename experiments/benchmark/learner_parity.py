@@ -22,6 +22,8 @@ def torch_layout(tree: dict[str, Any], rows: int, *, channels_last: bool) -> dic
     """Parameters (or gradients, or moments) by the peer's names: ``torso``, ``actor`` and ``critic``, as present.
 
     Args:
+      tree: parameters of ours.
+      channels_last: memory layout of the peer.
       rows: height = width of the last convolution's output, whose order the first linear layers depend on.
     """
     tree = jax.tree.map(np.asarray, tree)

@@ -31,8 +31,9 @@ PACKAGES = (
 
 
 def median_rate(work: Callable[[], Any], amount: float, *, seconds: float = 1.0, repeats: int = 5) -> float:
-    """Median of ``amount`` per second over ``repeats`` blocks of about ``seconds`` each; ``work`` must wait for its
-    result and has run before.
+    """Median of ``amount`` per second over ``repeats`` blocks of about ``seconds`` each.
+
+    ``work`` must wait for its result and has run before.
     """
     started = time.perf_counter()
     work()

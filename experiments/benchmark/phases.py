@@ -86,13 +86,14 @@ class Bench:
     def _sample_and_augment(self) -> list[tuple[float, Cost]]:
         """Seconds and work of both alone; in a run they are part of the update's program."""
         from covr_jax import replay, runtime
+        from covr_jax.replay.sampling import make_sampler
 
         programs, sac, stack = self.programs, self.config.sac, self.programs.parts.frame_stack
         key = self.jax.random.key(0)
         method = programs.parts.method
         draw = partial(replay.sample, batch_size=sac.batch_size, frame_stack=stack, n_step=sac.n_step)
         draw = partial(draw, previous=method.residual, horizon=method.horizon, maps=method.map_side > 0)
-        draw = partial(draw, sampler=programs._sampler, updates=self.state.learner.updates)
+        draw = partial(draw, sampler=make_sampler(self.config.replay), updates=self.state.learner.updates)
         sample = runtime.jit(partial(draw, discount=sac.discount))
         batch = sample(self.state.replay, key)
         augment = runtime.jit(programs.parts.method.augmentation.augment)
@@ -107,14 +108,15 @@ class Bench:
     def _host_phases(self) -> list[Phase]:
         """What is not computed on the device: the VLM, what crosses to the host, and dispatching programs."""
         steps = self.programs.parts.chunk_steps
-        vlm = self._vlm(self.programs.questions(self.state).frames)
+        vlm = self._vlm(self.programs.pieces.query(self.state.learner, self.state.replay).frames)
         lanes = self.programs.parts.env.num_envs
         lead = (self.programs.parts.num_query_slots // lanes, lanes)
         prior = Prior(np.zeros((*lead, self.programs.parts.answer_dim), np.float32), np.ones(lead, bool))
 
         def cross() -> None:
-            np.asarray(self.programs.questions(self.state).frames)
-            self.state = self.programs.attach(self.state, prior)
+            np.asarray(self.programs.pieces.query(self.state.learner, self.state.replay).frames)
+            end = np.asarray(int(self.state.replay.count), np.int32)
+            self.state = self.state.replace(replay=self.programs.pieces.set_prior(self.state.replay, prior, end))
             self.jax.device_get(self.state.progress)
 
         return [
@@ -157,7 +159,7 @@ class Bench:
 
     def chunk(self) -> Any:
         """One chunk of the run."""
-        self.state, metrics = self.programs.chunk(self.state, learn=True)
+        self.state, metrics, _ = self.programs.chunk(self.state, learn=True)
         return self.state.progress, metrics
 
     def _physics(self, action: Any) -> Any:
@@ -175,7 +177,7 @@ class Bench:
         return self.state.replay.count
 
     def _update(self, with_actor: bool) -> Any:
-        learner, metrics, _ = self.programs.pieces.learn[with_actor](self.state.learner, self.state.replay)
+        learner, metrics, *_ = self.programs.pieces.learn[with_actor](self.state.learner, self.state.replay)
         self.state = self.state.replace(learner=learner)
         return metrics
 

@@ -1,4 +1,4 @@
-"""Where the time of an agent step goes: ``python experiments/benchmark/throughput.py --task cartpole_swingup ...``
+"""Where the time of an agent step goes: ``python experiments/benchmark/throughput.py --task cartpole_swingup ...``.
 
 Takes every option of train.py, so that users profile their own configuration, and ``--output FILE`` for the numbers as
 JSON, ``--trace DIR`` for a profiler trace of three chunks: an XProf directory (``xprof --logdir DIR``) with a

@@ -32,8 +32,10 @@ def pin(threads: int | None) -> int:
 
 
 class Contestant(NamedTuple):
-    """``work`` starts ``amount`` updates, or steps; ``wait`` returns when all that were started are done; ``cpu`` is
-    the processor time taken so far, seconds.
+    """Something that is measured in turns with others.
+
+    ``work`` starts ``amount`` updates, or steps; ``wait`` returns when all that were started are done; ``cpu`` is the
+    processor time taken so far, seconds.
     """
 
     work: Callable[[], Any]
@@ -100,8 +102,10 @@ def run(contestant: Contestant, calls: int) -> Turn:
 
 
 def row(name: str, turns: list[Turn], ours: list[Turn], unit: str = "updates") -> dict[str, Any]:
-    """Medians over rounds. ``ours_is``: how many times as fast ours was in the same round, on the clock and in
-    processor time, which neighbours on the machine disturb less (and which says nothing of a GPU).
+    """Medians over rounds.
+
+    ``ours_is``: how many times as fast ours was in the same round, on the clock and in processor time, which neighbours
+    on the machine disturb less (and which says nothing of a GPU).
     """
     pairs = list(zip(turns, ours, strict=True))
     return {

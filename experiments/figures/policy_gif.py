@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,11 @@ def read_video(path: Path) -> tuple[np.ndarray, float]:
     """
     import imageio_ffmpeg
 
-    reader = imageio_ffmpeg.read_frames(str(path))
-    facts = next(reader)
+    with warnings.catch_warnings():
+        # JAX warns of any fork; this child only runs the decoder.
+        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+        reader = imageio_ffmpeg.read_frames(str(path))
+        facts = next(reader)
     assert isinstance(facts, dict)
     width, height = facts["size"]
     frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]

@@ -17,6 +17,8 @@ import pytest
 from covr_jax.types import Batch, Future, Maps, Prior
 from tests.support.compositions import CONFIG, NAMES, SIZE, A, B, channels, composition
 
+pytestmark = pytest.mark.slow
+
 GAMMA = CONFIG.discount
 DRAWN = 50  # batches that are learnt from again and again
 

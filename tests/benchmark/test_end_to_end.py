@@ -19,6 +19,8 @@ from experiments.benchmark.learner_contest import SHAPES  # noqa: E402
 from experiments.benchmark.torch_loop import Step, TorchLoop  # noqa: E402
 from experiments.benchmark.torch_rad import TorchBatch, TorchRAD  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SAC, SIZE, LENGTH, A = SHAPES["tiny"].sac, 20, 3, 2
 FORMAT = torch.contiguous_format
 

@@ -25,6 +25,8 @@ from experiments.benchmark import learner_parity as parity  # noqa: E402
 from experiments.benchmark.naive_jax import NaiveRAD  # noqa: E402
 from experiments.benchmark.torch_rad import TorchRAD  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 A, SIZE, RATE = 6, 20, 1e-3
 SAC = learner_contest.SHAPES["tiny"].sac
 KEY = jax.random.key(7)

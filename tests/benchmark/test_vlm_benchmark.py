@@ -15,6 +15,8 @@ from covr_jax.vlm.models import tiny  # noqa: E402
 from covr_jax.vlm.models.loading import backbone_from  # noqa: E402
 from experiments.benchmark import vlm_contest, vlm_toy  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("action_dim", "signed"), [(1, True), (2, False)])
 def test_generate_under_the_automaton_says_what_we_say(action_dim, signed):

@@ -24,6 +24,8 @@ from experiments.benchmark.carla_faults import alive, trial
 
 pytest.importorskip("carla", reason="the client is not installed")
 
+pytestmark = pytest.mark.slow
+
 GO = np.array([0.0, 0.4], np.float32)
 REPORTED = {  # kinds under which the environment reports a fault
     "rpc-hang": ("timeout",), "rpc-close": ("timeout",), "server-exit": ("timeout",), "rpc-error": ("protocol",),

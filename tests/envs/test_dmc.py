@@ -215,6 +215,7 @@ def test_physics_steps_equal_mujocos(name):
     assert gap[:, 9].max() <= 1e-4
 
 
+@pytest.mark.slow
 def test_double_precision_follows_mujoco_for_a_hundred_steps():
     """float64 in a process of its own: what separates the two in float32 is rounding, not the model."""
     code = """

@@ -74,6 +74,7 @@ def test_brax_steps_as_the_vectorised_environment_does():
     assert (brax_env.observation_size, brax_env.action_size) == (3, 1)
 
 
+@pytest.mark.slow
 def test_braxs_own_sac_trains_on_a_task(monkeypatch):
     """A short run through brax's wrappers, replay and losses; every episode is truncated at its full length."""
     from brax.training.agents.sac import train

@@ -15,6 +15,8 @@ from covr_jax.envs import TASKS
 from experiments.benchmark.returns import FULL, SHORT, Episodes, ours, suites
 from tests.support.pairs import NUM_ENVS, compiled
 
+pytestmark = pytest.mark.slow
+
 EPISODES = 300  # of ten control steps
 CHEAP = ("cartpole_swingup", "reacher_easy", "pendulum_swingup")  # whole episodes, too, one in each env
 NUMBERS = {  # in the state observation

@@ -14,6 +14,8 @@ from scipy.stats import ks_2samp
 from covr_jax.envs import get_task
 from tests.support.pairs import NUM_ENVS, compiled, load
 
+pytestmark = pytest.mark.slow
+
 RESETS = 10_000
 VARIED = {  # how many numbers of qpos, qvel and goal are drawn
     "cartpole_swingup": 4,

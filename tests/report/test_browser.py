@@ -24,7 +24,10 @@ FLAGS = (
     "--virtual-time-budget=4000",
 )
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH to open the report in")
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH to open the report in"),
+    pytest.mark.slow,
+]
 
 # Only the test's copy of the page holds this: the report itself has no scripts and forbids them.
 PROBE = """<script>addEventListener('load', () => {

@@ -18,13 +18,13 @@ from covr_jax.config.validate import validate
 from covr_jax.report import write_report
 from covr_jax.report.compare import read_curve
 from covr_jax.training import loop
+from covr_jax.training.restore import load_run
 from covr_jax.types import Prior, TimeStep
 from tests.support.reporters import Quiet
 
 pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
 
-from covr_jax.training.restore import load_run
 from covr_jax.vlm.map_engine import MapVLM  # noqa: E402
 from experiments import cli  # noqa: E402
 

@@ -32,7 +32,7 @@ def test_an_action_repeat_that_does_not_divide_an_episode_is_one_line(tiny_confi
 
 
 def firsts(vec_steps):
-    """How many of the first env.step calls of an environment started an episode: an episode is 25 steps and one FIRST."""
+    """How many of the first env.step calls started an episode: an episode is 25 steps and one FIRST."""
     return vec_steps // (EPISODE + 1)
 
 
@@ -161,10 +161,11 @@ def test_training_leaves_no_trace_in_an_evaluation_and_vice_versa(programs):
 def plain(tiny_config):
     """Programs as on an accelerator: no piece has compile options of its own, so that they fit into one program."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "on_cpu", lambda: False)
+        patch.setattr(runtime.backend, "on_cpu", lambda: False)
         return Programs(tiny_config)
 
 
+@pytest.mark.slow
 def test_the_scanned_chunk_equals_the_dispatched_one(programs, plain):
     state = programs.init()
     for _ in range(2):
@@ -187,6 +188,7 @@ def test_the_scanned_chunk_equals_the_dispatched_one(programs, plain):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 def test_the_scanned_chunk_can_be_exported_for_every_platform(plain):
     abstract = jax.eval_shape(plain.init)
 
@@ -215,6 +217,7 @@ def test_the_period_of_an_actor_pattern(pattern, period):
     assert update_period(pattern) == period
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prioritised", [False, True])
 def test_scanned_updates_equal_unrolled_ones(programs, plain, prioritised):
     """Six updates, of which every second moves the actor: three repetitions of a period of two."""

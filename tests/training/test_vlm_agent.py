@@ -217,7 +217,7 @@ def test_vpf_refuses_a_vlm_that_it_cannot_train(tiny_config, tmp_path, changes, 
 
 
 class Breaking:
-    """A stepper of two environments; one row of these step types per step, rewards 1, 2, ... but at FIRST, and value 10 x reward."""
+    """A stepper of two environments with these step types, one row per step; rewards 1, 2, ... but at FIRST."""
 
     TYPES = ((1, 1), (0, 1), (1, 2), (1, 0))
 
@@ -237,7 +237,7 @@ class Breaking:
 
 
 def test_an_episode_that_is_broken_off_ends_where_it_was_last_seen():
-    """Env 0 begins a new episode at the second step, after the first was no LAST; env 1 ends as it should at the third."""
+    """Env 0 begins a new episode at the second step without a LAST before it; env 1 ends as it should at the third."""
     env, running, last = Breaking(), np.array([5.0, 5.0]), np.full(2, np.nan)
     rollout, _, _ = vlm_agent.collect(Scripted(2), env, None, env.timestep((1, 1)), 4, running, last)
     assert rollout.acts.T.tolist() == [[True, False, True, True], [True, True, True, False]]

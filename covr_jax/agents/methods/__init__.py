@@ -34,11 +34,13 @@ def _module(name: str) -> ModuleType:
 
 
 def make_method(name: str, augment: AugmentConfig, image_size: int, task_default: str) -> Method:
-    """A method of that name.
+    """Builds the method of a name.
 
     Args:
-      name: one of METHODS. augment: ``kind`` and ``size``. image_size: as rendered. task_default: RAD's kind for the
-        task, "translate" or "crop".
+      name: one of METHODS.
+      augment: ``kind`` and ``size`` of the augmentation.
+      image_size: as rendered, pixels.
+      task_default: RAD's kind for the task, "translate" or "crop".
 
     Raises:
       ConfigError: unknown method, an augmentation that it does not take, or a size that does not fit.
@@ -76,4 +78,4 @@ def published_hyperparameters(name: str) -> PublishedHyperparameters:
     return _module(name).SETTINGS
 
 
-__all__ = ["METHODS", "make_method", "settings"]
+__all__ = ["METHODS", "make_method", "published_hyperparameters", "resolve_augmentation"]

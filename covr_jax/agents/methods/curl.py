@@ -24,7 +24,9 @@ def info_nce(anchor: Array, positive: Array, weight: Array) -> Array:
     """-log softmax over the batch of the bilinear logits z W z'^T, at the pairs that belong together, f32[B].
 
     Args:
-      anchor, positive: f32[B,F]. weight: f32[F,F].
+      anchor: f32[B,F], features of one view.
+      positive: f32[B,F], features of the other view.
+      weight: f32[F,F], W.
     """
     logits = anchor @ (weight @ positive.T)
     return -jnp.diagonal(jax.nn.log_softmax(logits, axis=1))

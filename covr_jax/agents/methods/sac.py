@@ -1,5 +1,6 @@
-"""SAC from pixels (Haarnoja et al. 2018; encoder of Yarats et al. 2019 without its last tanh, as CURL has it): no
-augmentation.
+"""SAC from pixels without augmentation (Haarnoja et al. 2018).
+
+The encoder is that of Yarats et al. 2019 without its last tanh, as CURL has it.
 """
 
 from __future__ import annotations

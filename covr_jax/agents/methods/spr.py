@@ -60,10 +60,13 @@ def init_heads(key: Array, features: int) -> dict[str, Params]:
 
 
 def distance(trained: Params, ema_params: Params, predicted: Array, wanted: Array) -> Array:
-    """2 - 2 cos of the heads' outputs, f32[...]; no gradient reaches what is ``wanted``.
+    """2 - 2 cos of the heads' outputs, f32[...]; no gradient reaches ``wanted``.
 
     Args:
-      trained, averaged: parameters of the heads; of the latter the projection's alone. predicted, wanted: f32[...,F].
+      trained: parameters of projection and prediction head.
+      ema_params: parameters of the target's projection.
+      predicted: f32[...,F], predicted features.
+      wanted: f32[...,F], features of what followed.
     """
     head = perceptron(predicted.shape[-1], PROJECTION)
     mine = head.apply(trained["prediction"], head.apply(trained["projection"], predicted))

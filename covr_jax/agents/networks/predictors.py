@@ -70,7 +70,7 @@ class _Block(nn.Module):
 
 
 def _positions(steps: int, size: int) -> np.ndarray:
-    """Returns sines, then cosines, of the step index at decreasing frequencies, f32[steps,size] (Vaswani et al. 2017)."""
+    """Sines, then cosines, of the step index at decreasing frequencies, f32[steps,size] (Vaswani et al. 2017)."""
     angles = np.arange(steps)[:, None] / 10_000.0 ** (np.arange(0, size, 2) / size)
     return np.concatenate([np.sin(angles), np.cos(angles)], -1)[:, :size].astype(np.float32)
 

@@ -27,7 +27,7 @@ def squashed_sample(
       The action in [-1, 1] and its log probability in nats.
     """
     noise = jax.random.normal(key, mean.shape, mean.dtype)
-    pre_tanh = mean + jnp.exp(log_std) * noise
+    pre_tanh: Array = mean + jnp.exp(log_std) * noise  # pyright: ignore[reportAssignmentType]
     action = jnp.tanh(pre_tanh)
     gaussian = jnp.sum(-0.5 * noise**2 - log_std - 0.5 * _LOG_2PI, axis=-1)
     return action, gaussian - jnp.sum(squash_log_det(pre_tanh), axis=-1)
@@ -57,7 +57,7 @@ def soft_target(
       gamma: discount factor of the algorithm.
     """
     value = jnp.min(next_q, axis=0) - alpha * next_log_prob
-    return jax.lax.stop_gradient(reward + gamma * discount * value)
+    return jax.lax.stop_gradient(reward + gamma * discount * value)  # pyright: ignore[reportReturnType]
 
 
 def critic_loss(

@@ -22,12 +22,12 @@ from covr_jax.covr.guidance import guidance_loss
 from covr_jax.types import Batch
 
 
-def concat_views(views: tuple[Shaped[Array | np.ndarray, "B ..."], ...]) -> Shaped[Array | np.ndarray, "VB ..."]:
+def concat_views(views: tuple[Shaped[Array | np.ndarray, "B ..."], ...]) -> Any:
     """Returns the views one after the other, [V*B,...], for one pass through a network."""
     return views[0] if len(views) == 1 else jnp.concatenate(views)
 
 
-def repeat_for_views(x: Shaped[Array | np.ndarray, "B ..."], views: int) -> Shaped[Array | np.ndarray, "VB ..."]:
+def repeat_for_views(x: Shaped[Array | np.ndarray, "B ..."], views: int) -> Any:
     """Returns the same rows once for every view, [V*B,...]."""
     return x if views == 1 else jnp.tile(x, (views, *[1] * (x.ndim - 1)))
 

@@ -104,7 +104,7 @@ class Checkpointer:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         del state
         try:
-            leaves, structure = jax.tree.flatten(ocp.load(directory.resolve() / "state", abstract))
+            leaves, structure = jax.tree.flatten(ocp.load(str(directory.resolve() / "state"), abstract))
             for index, pin in enumerate(pinned):  # one by one: no more than one array exists twice at a time
                 leaves[index] = _copy_like(leaves[index], pin)
             state = jax.tree.unflatten(structure, leaves)
@@ -135,7 +135,7 @@ def _save_arrays(path: Path, state: Any) -> None:
     from orbax.checkpoint import v1 as ocp
 
     try:
-        ocp.save(path, state)
+        ocp.save(str(path), state)
     except (ValueError, RuntimeError) as error:  # what TensorStore makes of a full disk
         raise OSError(one_line(error)) from error
 

@@ -60,10 +60,6 @@ def compile_scene(
     planes = [k for k, item in enumerate(items) if item.type == PLANE]
     mirrors = [k for k in planes if items[k].reflectance > 0 and items[k].alpha >= OPAQUE]
     turning = turning or can_turn(model, index)
-    if turning:
-        background = sky.sky_cube(model, 2 * tangent / height)
-    else:
-        background = sky.sky_image(model, initial_rotation(model, index), height, width, tangent)
     return Scene(
         height=height,
         width=width,
@@ -81,9 +77,16 @@ def compile_scene(
         backfaces=tuple(k for k in planes if may_see_back(model, index, items[k])),
         output=output,
         distractors=distractors,
-        sky=background.tobytes(),
+        sky=_read_sky(model, index, height, width, tangent, turning),
         turning=turning,
     )
+
+
+def _read_sky(model: mujoco.MjModel, camera: int, height: int, width: int, tangent: float, turning: bool) -> bytes:
+    """The skybox as `Scene.sky` holds it: an image, or a cube if the camera can turn."""
+    if turning:
+        return sky.sky_cube(model, 2 * tangent / height).tobytes()
+    return sky.sky_image(model, initial_rotation(model, camera), height, width, tangent).tobytes()
 
 
 def _is_floor(item: Item) -> bool:

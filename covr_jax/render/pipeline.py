@@ -95,7 +95,7 @@ def draw_colour(view: View) -> UInt8[Array, "H W 3"]:
     return _to_uint8(scene, jax.lax.map(lambda tile: composite(view, code, *tile), tiles))
 
 
-def _to_uint8(scene: Scene, packed: Array) -> UInt8[Array, "H W 3"]:
+def _to_uint8(scene: Scene, packed: Array | np.ndarray) -> UInt8[Array, "H W 3"]:
     """Unpacks int32[T,P] colours in drawing order, 8 bits a channel, red lowest."""
     packed = to_image(packed, scene.height, scene.width)
     return jnp.stack([(packed >> shift) & 255 for shift in (0, 8, 16)], -1).astype(jnp.uint8)

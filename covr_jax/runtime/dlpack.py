@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ def to_torch(array: jax.Array | np.ndarray, device: Any = None) -> torch.Tensor:
     if isinstance(array, np.ndarray):
         # A copy: numpy memory may be read-only or reused by its owner.
         tensor = torch.from_numpy(np.array(array, copy=True, order="C"))
-    elif isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
+    elif isinstance(array, core.Tracer) or not isinstance(array, jax.Array):
         raise TypeError(f"only concrete arrays can be handed to Torch, got {type(array).__name__}")
     elif jnp.issubdtype(array.dtype, jax.dtypes.extended):
         raise TypeError("typed PRNG keys cannot be handed to Torch; use jax.random.key_data")
@@ -64,7 +65,7 @@ def to_jax(tensor: torch.Tensor) -> jax.Array:
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"expected a torch.Tensor, got {type(tensor).__name__}")
     name = str(tensor.dtype).removeprefix("torch.")
-    if name in _NARROWED and not jax.config.jax_enable_x64:
+    if name in _NARROWED and not jax.config.read("jax_enable_x64"):
         raise TypeError(f"{name} would be narrowed silently: cast the tensor before handing it to JAX")
     tensor = tensor.detach()
     if tensor.is_cuda:

@@ -24,7 +24,7 @@ class CompileLog:
     def __init__(self) -> None:
         self.programs, self.cached = 0, 0
         self.seconds, self.saved = 0.0, 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._duration)
+        jax.monitoring.register_event_duration_secs_listener(self._duration)  # pyright: ignore[reportArgumentType]
         jax.monitoring.register_event_listener(self._event)
         self._open = True
 
@@ -61,7 +61,7 @@ class CompileLog:
     def close(self) -> None:
         """Stop counting; a second call does nothing."""
         if self._open:
-            jax.monitoring.unregister_event_duration_listener(self._duration)
+            jax.monitoring.unregister_event_duration_listener(self._duration)  # pyright: ignore[reportArgumentType]
             jax.monitoring.unregister_event_listener(self._event)
         self._open = False
 

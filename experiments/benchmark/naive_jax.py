@@ -93,7 +93,7 @@ class NaiveRAD:
 
         trained = {"torso": params["torso"], "critic": params["critic"]}
         updates, critic_opt = self.optimiser.update(jax.grad(loss)(trained), state.critic_opt)
-        return state.replace(params=params | optax.apply_updates(trained, updates), critic_opt=critic_opt)
+        return state.replace(params=params | optax.apply_updates(trained, updates), critic_opt=critic_opt)  # pyright: ignore[reportOperatorIssue]
 
     def _actor(self, state: LearnerState, batch: Batch, key: Array) -> LearnerState:
         params, alpha = state.params, jnp.exp(state.log_alpha)

@@ -76,7 +76,7 @@ def c_threads(env: Any, state: Any) -> float:
 
         def work() -> None:
             nonlocal start
-            start = pool.rollout(model, workers, start, control)[0][:, -1]
+            start = np.asarray(pool.rollout(model, workers, start, control)[0])[:, -1]
 
         work()
         return measure.median_rate(work, float(env.num_envs * env.action_repeat))

@@ -63,7 +63,7 @@ class Torso(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.to(self.convs[0].weight.dtype) / 255.0
+        x = images.to(self.convs[0].weight.dtype) / 255.0  # pyright: ignore[reportCallIssue, reportArgumentType]
         for conv in self.convs:
             x = torch.relu(conv(x))
         return (x.permute(0, 2, 3, 1) if self.channels_last else x).flatten(1)
@@ -132,7 +132,7 @@ class TorchRAD:
             rows = (rows - kernel) // stride + 1
         self.rows, features = rows, rows**2 * config.num_filters
         self.online, self.target = (
-            nn.ModuleDict(
+            nn.ModuleDict(  # pyright: ignore[reportCallIssue, reportArgumentType]
                 {
                     "torso": Torso(channels, config, channels_last),
                     "actor": Actor(features, action_dim, config),

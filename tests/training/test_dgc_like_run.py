@@ -18,6 +18,7 @@ from covr_jax.config.validate import validate
 from covr_jax.report import write_report
 from covr_jax.report.compare import read_curve
 from covr_jax.training import loop
+from covr_jax.training.resolve import resolve
 from covr_jax.training.restore import load_run
 from covr_jax.types import Prior, TimeStep
 from tests.support.reporters import Quiet
@@ -46,7 +47,7 @@ def short(tiny_config):
 def finished(short, tmp_path_factory):
     """A run's directory and its trainer."""
     directory = tmp_path_factory.mktemp("run")
-    trainer = loop.AgentTrainer(short, directory, Quiet())
+    trainer = loop.AgentTrainer(resolve(short), directory, Quiet())
     (directory / "config.json").write_text(json.dumps(configuration.to_dict(short)))
     result = trainer.run()
     (directory / "result.json").write_text(json.dumps(result._asdict()))
@@ -99,8 +100,8 @@ def test_a_batch_holds_the_map_of_its_newest_frame_and_no_prior(finished):
 def test_it_resumes_and_is_evaluated_without_the_vlm(short, finished, tmp_path, monkeypatch):
     directory, trainer = finished
     half = dataclasses.replace(short, total_steps=2_000)
-    loop.AgentTrainer(half, tmp_path, Quiet()).run()
-    resumed = loop.AgentTrainer(short, tmp_path, Quiet())
+    loop.AgentTrainer(resolve(half), tmp_path, Quiet()).run()
+    resumed = loop.AgentTrainer(resolve(short), tmp_path, Quiet())
     assert 2_000 <= resumed.env_steps < 4_000
     resumed.run()
     for one, two in zip(*(jax.tree.leaves(t.state.learner.params) for t in (trainer, resumed)), strict=True):
@@ -114,7 +115,7 @@ def test_it_resumes_and_is_evaluated_without_the_vlm(short, finished, tmp_path, 
 def test_a_thread_or_a_child_answers_too(short, tmp_path, mode):
     vlm = dataclasses.replace(short.vlm, mode=mode, deadline_s=300.0)
     config = dataclasses.replace(short, vlm=vlm, total_steps=2_000)
-    trainer = loop.AgentTrainer(config, tmp_path, Quiet())
+    trainer = loop.AgentTrainer(resolve(config), tmp_path, Quiet())
     try:
         trainer.run()
         assert trainer.vlm.counters["failures"] == trainer.vlm.counters["hangs"] == 0
@@ -173,7 +174,7 @@ def test_what_does_not_go_together_is_refused(short, changes, said):
 def test_a_wrong_model_and_a_wrong_base_are_one_line(short, tmp_path, capsys):
     config = dataclasses.replace(short, vlm=dataclasses.replace(short.vlm, name=str(tmp_path / "nothing")))
     with pytest.raises(ConfigError, match="cannot load the VLM"):
-        loop.AgentTrainer(config, tmp_path / "run", Quiet())
+        loop.AgentTrainer(resolve(config), tmp_path / "run", Quiet())
     with pytest.raises(SystemExit):
         cli.parse_config(["--method", "covr", "--base", "dgc_like"], "train.py", "")
     assert capsys.readouterr().err.strip().endswith("cannot be a --base; use --method dgc_like")

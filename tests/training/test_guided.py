@@ -15,12 +15,13 @@ from covr_jax.config.validate import validate
 from covr_jax.replay import sampling
 from covr_jax.training import chunk, loop
 from covr_jax.training.parts import build_parts
+from covr_jax.training.resolve import resolve
 from tests.support.reporters import Quiet
 
 
 def train(config, directory):
     """The finished trainer and its rows of training metrics."""
-    trainer = loop.AgentTrainer(config, directory, Quiet())
+    trainer = loop.AgentTrainer(resolve(config), directory, Quiet())
     trainer.run()
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return trainer, [row for row in rows if "train/env_steps_per_second" in row], rows

@@ -21,6 +21,7 @@ from covr_jax.io.metrics import read_metrics
 from covr_jax.training import loop, queries
 from covr_jax.training.parts import build_parts
 from covr_jax.training.queries import QueryManager
+from covr_jax.training.resolve import resolve
 from covr_jax.types import Prior, StepType
 from covr_jax.vlm.serving import factory
 from covr_jax.vlm.serving.fake import FakeVLM
@@ -202,7 +203,7 @@ def run(make_programs, tiny_config, tmp_path_factory):
             patch.setattr(loop, "Programs", make_programs)
             if vlm.get("mode") != "process":  # whose child would not know the class
                 patch.setattr(factory, "build_engine", lambda *_: Watched())
-            trainer = loop.AgentTrainer(gated(short, share, **vlm), directory, Quiet())
+            trainer = loop.AgentTrainer(resolve(gated(short, share, **vlm)), directory, Quiet())
             trainer.run()
             trainer.vlm.close()
         return trainer, read_metrics(directory / "metrics.jsonl"), asked
@@ -309,7 +310,7 @@ def test_several_frames_reach_the_vlm_in_queries_measurements_and_fine_tuning(ma
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Programs", make_programs)
         patch.setattr(factory, "build_engine", lambda *_: Watched())
-        loop.AgentTrainer(config, tmp_path, Quiet()).run()
+        loop.AgentTrainer(resolve(config), tmp_path, Quiet()).run()
     assert channels == {"query": {(20, 20, 6)}, "finetune": {(20, 20, 6)}}
 
 

@@ -120,7 +120,12 @@ class _Critic(nn.Module):
         x = Projection(self.feature_dim, self.arithmetic, self.squash, name="encoder")(x)
         x = jnp.concatenate([x, action], axis=-1)
         twin = nn.vmap(
-            MLP, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, out_axes=0, axis_size=2
+            MLP,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=None,  # pyright: ignore[reportArgumentType]
+            out_axes=0,
+            axis_size=2,
         )
         return twin(self.hidden_dim, 1, self.arithmetic, name="heads")(x)[..., 0]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from covr_jax.render.raycast import Code, PinholeRays, may_intersect
@@ -34,7 +35,11 @@ def mirrored(view: View, rays: PinholeRays) -> Mirror:
 
 
 def trace_reflection(
-    view: View, code: Code, x: Float[Array, " P"], y: Float[Array, " P"], index: Int32[Array, " P"]
+    view: View,
+    code: Code,
+    x: Float[Array | np.ndarray, " P"],
+    y: Float[Array | np.ndarray, " P"],
+    index: Int32[Array, " P"],
 ) -> Int32[Array, "S P"]:
     """Finds the items that the mirror shows. The sky is not reflected.
 
@@ -61,7 +66,11 @@ def trace_reflection(
 
 
 def shade_reflection(
-    view: View, code: Code, x: Float[Array, " P"], y: Float[Array, " P"], seen: Int32[Array, "S P"]
+    view: View,
+    code: Code,
+    x: Float[Array | np.ndarray, " P"],
+    y: Float[Array | np.ndarray, " P"],
+    seen: Int32[Array, "S P"],
 ) -> Int32[Array, " P"]:
     """Shades the light that the mirror adds: all lights in one clamped pass, without shadows.
 

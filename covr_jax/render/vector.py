@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 Floats = tuple[float, ...]
-Block = Float[Array | np.ndarray, " ..."] | float
+Block = Float[Array | np.ndarray, " ..."] | float | np.floating
 Vec = tuple[Block, Block, Block]
 Index = Int[Array | np.ndarray, " ..."] | int | np.integer
 
@@ -52,7 +52,7 @@ def unit(a: Vec) -> Vec:
     return scale(jax.lax.rsqrt(jnp.maximum(dot(a, a), 1e-20)), a)
 
 
-def vec(row: Float[Array, " 3 *shape"]) -> Vec:
+def vec(row: Float[Array | np.ndarray, " 3 *shape"]) -> Vec:
     """Splits an array into the three components along its first axis."""
     return row[0], row[1], row[2]
 

@@ -1,4 +1,4 @@
-"""What a method is asked for, and the numbers that its authors publish with it."""
+"""What a method is built from, and the hyperparameters that its authors publish."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from covr_jax.config import AugmentConfig, ConfigError
 
 @dataclass(frozen=True)
 class PublishedHyperparameters:
-    """Options in which a method's published setting differs from the config's defaults, by group.
+    """Options whose published value differs from the config's default, by group.
 
-    ``env`` and ``sac`` hold sizes and speeds that full-size presets take over and smaller ones leave; ``augment``,
-    ``always`` (of ``sac``) and ``vlm`` belong to the method's rule and are taken over by every preset, but for the name
-    of a model where the preset has the embedded one.
+    Full-size presets apply ``env`` and ``sac``, which hold sizes and speeds; smaller presets do not. Every preset
+    applies ``augment``, ``always`` (options of ``sac``) and ``vlm``, which belong to the method's rule, except for the
+    name of a VLM where the preset uses the embedded one.
     """
 
     env: dict[str, Any] = field(default_factory=dict)
@@ -25,20 +25,28 @@ class PublishedHyperparameters:
 
 
 class MethodSpec(NamedTuple):
-    """What a method is made for."""
+    """The arguments from which a method's module builds its ``Method``."""
 
     name: str
     augment: AugmentConfig
-    image_size: int  # as rendered
+    image_size: int  # height = width as rendered, pixels
 
     def refuse_augmentation(self) -> None:
-        """For methods without one. Raises ConfigError where one is asked for."""
+        """Checks the options of a method without an augmentation.
+
+        Raises:
+          ConfigError: an augmentation or a size is given.
+        """
         if self.augment.kind not in ("auto", "none"):
             raise ConfigError(f"{self.name} uses no augmentation; drop --augment.kind {self.augment.kind} or use rad")
         self._refuse_size()
 
     def refuse_other_augmentation(self) -> None:
-        """For methods that bring their own. Raises ConfigError where another is asked for."""
+        """Checks the options of a method with a fixed augmentation.
+
+        Raises:
+          ConfigError: another augmentation or a size is given.
+        """
         if self.augment.kind != "auto":
             raise ConfigError(f"{self.name} brings its own augmentation; drop --augment.kind {self.augment.kind}")
         self._refuse_size()

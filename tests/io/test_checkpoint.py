@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax.io.checkpoint import KEEP, Checkpointer, CheckpointError
+from covr_jax import __version__
+from covr_jax.io.checkpoint import FORMAT, KEEP, Checkpointer, CheckpointError
 
 
 def state(seed):
@@ -143,7 +144,27 @@ def test_a_disk_that_refuses_keeps_the_earlier_checkpoint(tmp_path):
     assert checkpointer.steps() == [1]
     assert checkpointer.restore(lambda: state(0))[1] == {"at": 1}
     checkpointer.save(2, state(2), {"at": 2})  # what the failed attempt left behind is no obstacle
-    assert json.loads((tmp_path / "checkpoints" / "2" / "host.json").read_text()) == {"at": 2}
+    assert json.loads((tmp_path / "checkpoints" / "2" / "host.json").read_text())["at"] == 2
+
+
+def test_the_format_is_recorded_and_format_1_is_read(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    path = checkpointer.save(1, state(1), {"at": 1}) / "host.json"
+    assert json.loads(path.read_text()) == {"at": 1, "format": FORMAT, "covr_jax_version": __version__}
+    assert checkpointer.restore(lambda: state(0))[1] == {"at": 1}
+    path.write_text('{"at": 1}')  # as version 0.1.0 wrote it
+    assert checkpointer.restore(lambda: state(0))[1] == {"at": 1}
+
+
+def test_a_later_format_is_refused_in_one_line_that_says_who_wrote_it(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    path = checkpointer.save(1, state(1), {}) / "host.json"
+    path.write_text(json.dumps({"format": FORMAT + 1, "covr_jax_version": "9.9.9"}))
+    with pytest.raises(
+        CheckpointError, match=r"written by covr_jax 9\.9\.9 in format 3.*install 9\.9\.9 or later"
+    ) as caught:
+        checkpointer.restore(lambda: pytest.fail("the state was made"))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_state_to_fill_is_gone_before_one_is_read(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from covr_jax.config import ConfigError, to_dict
 from covr_jax.io.checkpoint import Checkpointer, CheckpointError
 from covr_jax.io.files import write_json
 from covr_jax.io.run_dir import claim
+from covr_jax.training.loop import AgentLoopState
 
 pytestmark = pytest.mark.xdist_group("training")
 
@@ -76,3 +77,9 @@ def test_a_record_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_json(path, {"round": 2})
     assert json.loads(path.read_text()) == {"round": 1}
+
+
+def test_the_loop_state_of_an_earlier_version_is_read():
+    """Version 0.1.0 called two counts by other names."""
+    state = AgentLoopState.from_dict({"rounds": 2, "asked": 30, "skipped": 4, "data_start": [1, 2]})
+    assert (state.frames_queried, state.frames_skipped, state.rounds, state.data_start) == (30, 4, 2, [1, 2])

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from covr_jax.agents import Method, augment, make_learner
-from covr_jax.agents import learner as learner_module
 from covr_jax.agents.methods.rad import random_translate
 from covr_jax.agents.methods.sac import no_augmentation
 from covr_jax.agents.networks import delta_orthogonal, make_networks
+from covr_jax.agents.updates import update_target
 from covr_jax.config import SACConfig
 from covr_jax.types import Batch, Prior
 
@@ -276,7 +276,7 @@ def test_a_termination_hides_what_follows(setup):
 def test_target_rates_are_those_of_sac_ae(setup):
     _, _, state = setup
     ones, zeros = jax.tree.map(jnp.ones_like, state.params), jax.tree.map(jnp.zeros_like, state.target)
-    moved = learner_module._update_target(CONFIG, state.replace(params=ones, target=zeros)).target
+    moved = update_target(CONFIG, state.replace(params=ones, target=zeros)).target
     for tree, rate in ((moved["torso"], 0.05), (moved["critic"]["encoder"], 0.05), (moved["critic"]["heads"], 0.01)):
         for leaf in jax.tree.leaves(tree):
             np.testing.assert_allclose(leaf, rate, rtol=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -51,13 +52,15 @@ def built(config):
     with pytest.MonkeyPatch.context() as patch:
         for module in (parts_module, resolve_module):
             patch.setattr(module, "find_task", lambda name, **_: task)
-        return Programs(config), options, opened
+        return Programs(config), options, opened, task
 
 
 @pytest.fixture
 def start(built, monkeypatch):
     """start(**options of the toys) -> programs as in a new process, and the toys that will be opened."""
-    programs, options, opened = built
+    programs, options, opened, task = built
+    for module in (parts_module, resolve_module):
+        monkeypatch.setattr(module, "find_task", lambda name, **_: task)
     monkeypatch.setattr(loop, "Programs", lambda config: programs)
 
     def anew(**changes):
@@ -195,7 +198,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config, start, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *states)
     cuts = check_seams(states[0][0].replay)
     assert cuts[0] > 1 and cuts[1] > 1
-    check_samples(states[0][0].replay, config.sac)
+    check_samples(jax.tree.map(jnp.asarray, states[0][0].replay), config.sac)
 
 
 def test_resuming_in_mid_episode_ends_it_as_truncated(config, start, tmp_path):

@@ -37,7 +37,7 @@ def test_reacher_s_target_is_where_the_episode_has_it(reacher, monkeypatch, goal
     last = timestep._replace(step_type=np.array([StepType.LAST]))
     asked = []
     policy = object()
-    frames = video._drawn(stub(reacher, [(state, last)], asked), reacher, policy, 3)
+    frames = video._rendered_images(stub(reacher, [(state, last)], asked), reacher, policy, 3)
     assert len(frames) == 1 and asked == [(policy, 3)]
     # The renderer draws one world and a batch by the same arithmetic.
     difference = np.abs(frames[0].astype(int) - np.asarray(timestep.observation[0]).astype(int))
@@ -50,4 +50,4 @@ def test_an_episode_ends_with_its_last_step():
         ("b", SimpleNamespace(step_type=[StepType.LAST])),
         ("c", SimpleNamespace(step_type=[StepType.FIRST])),
     ]
-    assert [state for state, _ in video._episode(stub(None, steps, []), None, 0)] == ["a", "b"]
+    assert [state for state, _ in video._first_episode(stub(None, steps, []), None, 0)] == ["a", "b"]

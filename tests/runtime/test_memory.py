@@ -148,23 +148,25 @@ def test_a_run_with_frames_on_the_host_equals_one_on_the_device(tiny_config, mak
         programs = make_programs(config)
         state = programs.init()
         for learn in (False, False, True):
-            state, _ = programs.chunk(state, learn=learn)
+            state = programs.chunk(state, learn=learn).state
         states[name] = state
     for one, two in zip(*map(jax.tree.leaves, states.values()), strict=True):
         is_key = jnp.issubdtype(one.dtype, jax.dtypes.prng_key)
         np.testing.assert_array_equal(*map(jax.random.key_data, (one, two)) if is_key else (one, two))
     assert kind(states["host"].replay) == "pinned_host"
     before = piece_sizes(programs)
-    assert (before["_add"], before["_progress"], before["_act"], before["_mean_action"]) == (2, 2, 1, 0)
+    assert (before["add"], before["count"], before["act"], before["mean_action"]) == (2, 2, 1, 0)
     # A restored state goes on where the frames were, in the same programs.
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, states["host"], {})
     restored, _, _ = checkpointer.restore(programs.init)
     assert kind(restored.replay) == "pinned_host"
     programs.evaluator.evaluate(programs.evaluator.eval_policy(restored.learner), 2, 1)
-    frames = programs.questions(restored).frames
-    np.testing.assert_array_equal(frames, make_programs(tiny_config).questions(states["device"]).frames)
+    frames = programs.pieces.query(restored.learner, restored.replay).frames
+    state = states["device"]
+    on_device = make_programs(tiny_config).pieces.query(state.learner, state.replay).frames
+    np.testing.assert_array_equal(frames, on_device)
     programs.chunk(restored, learn=True)
-    # What is no method of these programs shares its count with those of the other run.
-    expected = {name: 2 if name in ("_add", "_progress") else 1 for name in before} | {"_attach": 0}
+    # Pieces that are plain functions share their count with those of the other run.
+    expected = {name: 2 if name in ("add", "count") else 1 for name in before} | {"set_prior": 0}
     assert piece_sizes(programs) == expected

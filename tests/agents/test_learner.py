@@ -276,7 +276,7 @@ def test_a_termination_hides_what_follows(setup):
 def test_target_rates_are_those_of_sac_ae(setup):
     _, _, state = setup
     ones, zeros = jax.tree.map(jnp.ones_like, state.params), jax.tree.map(jnp.zeros_like, state.target)
-    moved = update_target(CONFIG, state.replace(params=ones, target=zeros)).target
+    moved = update_target(CONFIG.resolved(1e-3), state.replace(params=ones, target=zeros)).target
     for tree, rate in ((moved["torso"], 0.05), (moved["critic"]["encoder"], 0.05), (moved["critic"]["heads"], 0.01)):
         for leaf in jax.tree.leaves(tree):
             np.testing.assert_allclose(leaf, rate, rtol=1e-6)

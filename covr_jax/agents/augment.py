@@ -71,8 +71,7 @@ def intensity(
     images: UInt8[Array | np.ndarray, "B H W C"], strength: Float[Array | np.ndarray, " B"]
 ) -> Float[Array, "B H W C"]:
     """Multiplies each image by its strength and scales bytes to [0, 1]: 255 becomes 1 at strength 1."""
-    scale = jnp.asarray(strength / 255.0)
-    return jnp.asarray(images).astype(jnp.float32) * scale[:, None, None, None]
+    return jnp.asarray(images).astype(jnp.float32) * jnp.asarray(strength / 255.0)[:, None, None, None]
 
 
 def random_conv(key: PRNGKeyArray, images: UInt8[Array | np.ndarray, "B H W C"]) -> UInt8[Array, "B H W C"]:

@@ -6,7 +6,7 @@ Letters: B batch, H W image, C channels, A action, K steps of a future, N torso 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -32,7 +32,7 @@ class Augmentation(NamedTuple):
 
     augment: Callable[[Array, Array, Array], Views]  # (key, observation u8[B,H,W,C], next_observation)
     center: Callable[[Array], Array]  # u8[B,H,W,C] -> u8[B,H',W',C]
-    random: Callable[[Array, Array], Array]  # (key, u8[B,H,W,C]) -> u8[B,H',W',C], one more random view
+    random: Callable[[Array, Any], Array]  # (key, u8[B,H,W,C]) -> u8[B,H',W',C], one more random view
 
 
 class AuxiliaryParams(NamedTuple):

@@ -14,7 +14,7 @@ from covr_jax.agents.methods.sac import no_augmentation
 from covr_jax.config import AugmentConfig, ConfigError
 
 
-def images(seed, batch=5, size=6, channels=4):
+def random_images(seed, batch=5, size=6, channels=4):
     # No zeros, so that an image differs from the canvas everywhere.
     return np.random.default_rng(seed).integers(1, 256, (batch, size, size, channels), dtype=np.uint8)
 
@@ -25,28 +25,28 @@ def offset_in(canvas):
     return int(lit.any(1).argmax()), int(lit.any(0).argmax())
 
 
-def test_translate_places_each_image_at_its_own_offset():
-    pictures, offsets = images(0), np.array([[0, 0], [3, 1], [1, 3], [3, 3], [2, 0]])
+def test_translate_puts_each_image_at_its_own_offset():
+    images, offsets = random_images(0), np.array([[0, 0], [3, 1], [1, 3], [3, 3], [2, 0]])
     expected = np.zeros((5, 9, 9, 4), np.uint8)
-    for picture, canvas, (row, column) in zip(pictures, expected, offsets, strict=True):
-        canvas[row : row + 6, column : column + 6] = picture
-    result = augment.translate(pictures, offsets, 9)
+    for image, canvas, (row, column) in zip(images, expected, offsets, strict=True):
+        canvas[row : row + 6, column : column + 6] = image
+    result = augment.translate(images, offsets, 9)
     assert result.dtype == jnp.uint8
     np.testing.assert_array_equal(result, expected)
 
 
 def test_crop_cuts_each_image_at_its_own_offset():
-    pictures, offsets = images(1), np.array([[0, 0], [2, 1], [1, 2], [2, 2], [0, 2]])
-    expected = [p[row : row + 4, column : column + 4] for p, (row, column) in zip(pictures, offsets, strict=True)]
-    result = augment.crop(pictures, offsets, 4)
+    images, offsets = random_images(1), np.array([[0, 0], [2, 1], [1, 2], [2, 2], [0, 2]])
+    expected = [image[row : row + 4, column : column + 4] for image, (row, column) in zip(images, offsets, strict=True)]
+    result = augment.crop(images, offsets, 4)
     assert result.dtype == jnp.uint8
     np.testing.assert_array_equal(result, np.stack(expected))
 
 
 def test_cropping_a_translated_image_gives_it_back():
-    pictures = images(2)
+    images = random_images(2)
     offsets = augment.random_offsets(jax.random.key(0), 5, 7)
-    np.testing.assert_array_equal(augment.crop(augment.translate(pictures, offsets, 13), offsets, 6), pictures)
+    np.testing.assert_array_equal(augment.crop(augment.translate(images, offsets, 13), offsets, 6), images)
 
 
 @pytest.mark.parametrize("margin", [0, 1, 8])
@@ -62,7 +62,7 @@ def test_offsets_are_uniform_from_zero_to_the_margin_inclusive(margin):
 
 
 def test_rad_translates_an_observation_and_its_successor_alike():
-    observation, following = images(3, batch=64), images(4, batch=64)
+    observation, following = random_images(3, batch=64), random_images(4, batch=64)
     augmentation = random_translate(6, 10)
     (one,), (two,) = augmentation.augment(jax.random.key(1), observation, following)
     assert one.shape == two.shape == (64, 10, 10, 4)
@@ -76,45 +76,45 @@ def test_rad_translates_an_observation_and_its_successor_alike():
 def test_rad_crops_an_observation_and_its_successor_independently():
     row, column = np.indices((6, 6)) + 1
     coordinates = np.stack([row, column], -1).astype(np.uint8)
-    pictures = np.broadcast_to(coordinates, (400, 6, 6, 2))
-    one, two = (np.asarray(x)[:, 0, 0] for (x,) in random_crop(6, 4).augment(jax.random.key(2), pictures, pictures))
+    images = np.broadcast_to(coordinates, (400, 6, 6, 2))
+    one, two = (np.asarray(x)[:, 0, 0] for (x,) in random_crop(6, 4).augment(jax.random.key(2), images, images))
     equal = (one == two).all(-1).mean()
     assert abs(equal - 1 / 9) < 5 * np.sqrt(1 / 9 * 8 / 9 / 400)
 
 
 @pytest.mark.parametrize(("size", "canvas", "offset"), [(6, 10, 2), (6, 9, 1), (6, 6, 0), (100, 108, 4)])
-def test_acting_places_the_image_in_the_centre(size, canvas, offset):
-    pictures = images(5, batch=2, size=size)
-    result = np.asarray(random_translate(size, canvas).center(pictures))
+def test_acting_puts_the_image_at_the_centre(size, canvas, offset):
+    images = random_images(5, batch=2, size=size)
+    result = np.asarray(random_translate(size, canvas).center(images))
     assert result.shape == (2, canvas, canvas, 4)
-    np.testing.assert_array_equal(result[:, offset : offset + size, offset : offset + size], pictures)
-    assert result.astype(int).sum() == pictures.astype(int).sum()
+    np.testing.assert_array_equal(result[:, offset : offset + size, offset : offset + size], images)
+    assert result.astype(int).sum() == images.astype(int).sum()
 
 
 @pytest.mark.parametrize(("size", "window", "offset"), [(6, 4, 1), (6, 3, 1), (6, 6, 0), (100, 84, 8)])
 def test_acting_cuts_the_window_from_the_centre(size, window, offset):
-    pictures = images(6, batch=2, size=size)
-    result = random_crop(size, window).center(pictures)
-    np.testing.assert_array_equal(result, pictures[:, offset : offset + window, offset : offset + window])
+    images = random_images(6, batch=2, size=size)
+    result = random_crop(size, window).center(images)
+    np.testing.assert_array_equal(result, images[:, offset : offset + window, offset : offset + window])
 
 
 def test_shift_repeats_the_border():
-    pictures, offsets = images(10), np.array([[0, 0], [4, 1], [2, 2], [1, 4], [3, 0]])
-    expected = np.empty_like(pictures)
-    for picture, out, (row, column) in zip(pictures, expected, offsets, strict=True):
+    images, offsets = random_images(10), np.array([[0, 0], [4, 1], [2, 2], [1, 4], [3, 0]])
+    expected = np.empty_like(images)
+    for image, out, (row, column) in zip(images, expected, offsets, strict=True):
         for r in range(6):
             for c in range(6):  # the pixel that many to the right and below, or the border's
-                out[r, c] = picture[np.clip(r + row - 2, 0, 5), np.clip(c + column - 2, 0, 5)]
-    result = augment.shift(pictures, offsets, 2)
+                out[r, c] = image[np.clip(r + row - 2, 0, 5), np.clip(c + column - 2, 0, 5)]
+    result = augment.shift(images, offsets, 2)
     assert result.dtype == jnp.uint8
     np.testing.assert_array_equal(result, expected)
-    np.testing.assert_array_equal(result[2], pictures[2])
+    np.testing.assert_array_equal(result[2], images[2])
 
 
-def test_drq_shifts_every_copy_of_every_image_by_itself():
+def test_drq_shifts_every_copy_of_every_image_independently():
     row, column = np.indices((42, 42))
-    pictures = np.broadcast_to(np.stack([row, column], -1).astype(np.uint8), (300, 42, 42, 2))
-    views = random_shifts(42, copies=2).augment(jax.random.key(3), pictures, pictures)
+    images = np.broadcast_to(np.stack([row, column], -1).astype(np.uint8), (300, 42, 42, 2))
+    views = random_shifts(42, copies=2).augment(jax.random.key(3), images, images)
     assert [len(part) for part in views] == [2, 2]
     moves = [np.asarray(view, int)[:, 20, 20] - 20 for part in views for view in part]
     for number, one in enumerate(moves):
@@ -124,44 +124,44 @@ def test_drq_shifts_every_copy_of_every_image_by_itself():
 
 
 @pytest.mark.parametrize(("size", "margin"), [(84, 4), (42, 2), (48, 2), (12, 1), (5, 1)])
-def test_the_margin_is_the_papers_share(size, margin):
+def test_the_margin_is_the_published_share(size, margin):
     assert margin_for(size) == margin
 
 
-def test_random_convolution_is_svea_s():
+def test_random_convolution_is_that_of_svea():
     """sigmoid(k * x) window by window: one kernel N(0, 1) per image, for all frames of its stack, border repeated."""
-    pictures, key = images(11, batch=3, size=5, channels=6), jax.random.key(4)
+    images, key = random_images(11, batch=3, size=5, channels=6), jax.random.key(4)
     kernels = np.asarray(jax.random.normal(key, (3, 3, 3, 3, 3)), np.float64)  # image, row, column, colour, new colour
-    exact = np.empty(pictures.shape)
-    padded = np.pad(pictures / 255.0, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    exact = np.empty(images.shape)
+    padded = np.pad(images / 255.0, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     for number, row, column, frame in np.ndindex(3, 5, 5, 2):
         window = padded[number, row : row + 3, column : column + 3, 3 * frame : 3 * frame + 3]
         new = np.tensordot(window, kernels[number], 3)
         exact[number, row, column, 3 * frame : 3 * frame + 3] = 255 / (1 + np.exp(-new))
-    result = augment.random_conv(key, pictures)
+    result = augment.random_conv(key, images)
     assert result.dtype == jnp.uint8
     np.testing.assert_allclose(np.asarray(result, float), exact, rtol=0, atol=0.5 + 1e-3)  # rounded to bytes
     assert np.ptp(exact) > 100
 
 
-def test_svea_s_second_view_is_the_first_one_convolved():
+def test_the_second_view_of_svea_is_the_first_one_convolved():
     method = make_method("svea", AugmentConfig(), 12, "translate")
-    observation, following = images(12, size=12, channels=6), images(13, size=12, channels=6)
+    observation, following = random_images(12, size=12, channels=6), random_images(13, size=12, channels=6)
     (mild, strong), (after,) = method.augmentation.augment(jax.random.key(5), observation, following)
     np.testing.assert_array_equal(strong, augment.random_conv(jax.random.split(jax.random.key(5))[1], mild))
-    for view, picture in ((mild, observation), (after, following)):  # no pixel is new but for the border
-        np.testing.assert_array_equal(np.sort(np.unique(view)), np.intersect1d(view, picture))
+    for view, image in ((mild, observation), (after, following)):  # every value is one of the image's
+        np.testing.assert_array_equal(np.sort(np.unique(view)), np.intersect1d(view, image))
 
 
 def test_intensity_multiplies_each_image():
-    pictures, strength = images(14), np.array([1.0, 0.5, 1.1, 0.9, 2.0], np.float32)
-    result = augment.intensity(pictures, strength)
+    images, strength = random_images(14), np.array([1.0, 0.5, 1.1, 0.9, 2.0], np.float32)
+    result = augment.intensity(images, strength)
     assert result.dtype == jnp.float32
-    np.testing.assert_allclose(result, pictures / 255 * strength[:, None, None, None], rtol=1e-6)
+    np.testing.assert_allclose(result, images / 255 * strength[:, None, None, None], rtol=1e-6)
 
 
 def test_no_augmentation_changes_nothing():
-    observation, following = images(7), images(8)
+    observation, following = random_images(7), random_images(8)
     augmentation = no_augmentation()
     (one,), (two,) = augmentation.augment(jax.random.key(0), observation, following)
     for result, expected in ((one, observation), (two, following), (augmentation.center(observation), observation)):
@@ -174,11 +174,11 @@ def test_no_augmentation_changes_nothing():
 )
 def test_sizes_of_the_methods(task_default, size, image, expected):
     augmentation = make_method("rad", AugmentConfig(size=size), image, task_default).augmentation
-    assert augmentation.center(images(9, batch=1, size=image)).shape == (1, expected, expected, 4)
+    assert augmentation.center(random_images(9, batch=1, size=image)).shape == (1, expected, expected, 4)
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "complaint"),
+    ("method", "options", "message"),
     [
         (
             "rad",
@@ -188,13 +188,13 @@ def test_sizes_of_the_methods(task_default, size, image, expected):
         ("rad", AugmentConfig(kind="crop", size=41), "crop needs 1 <= augment.size <= env.image_size"),
         ("rad", AugmentConfig(kind="none"), "rad without an augmentation is another method"),
         ("sac", AugmentConfig(kind="crop"), "sac uses no augmentation"),
-        ("sac", AugmentConfig(size=12), "sac keeps the pictures' size; drop --augment.size 12"),
-        ("drq", AugmentConfig(size=12), "drq keeps the pictures' size; drop --augment.size 12"),
+        ("sac", AugmentConfig(size=12), "sac keeps the images' size; drop --augment.size 12"),
+        ("drq", AugmentConfig(size=12), "drq keeps the images' size; drop --augment.size 12"),
         ("rainbow", AugmentConfig(), "unknown method 'rainbow'; choose from sac, rad"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(method, options, complaint):
-    with pytest.raises(ConfigError, match=complaint) as caught:
+def test_options_that_do_not_fit_are_refused_in_one_line(method, options, message):
+    with pytest.raises(ConfigError, match=message) as caught:
         make_method(method, options, 40, "translate")
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""The CPU's convolution against one written out in NumPy, and where it gives way to XLA's.
+"""The CPU's convolution against one written out in NumPy, and the cases that XLA computes instead.
 
 Whole numbers, small enough that no sum rounds: everything is compared exactly. B batch, H W image, C channels, K kernel
 side, N filters.
@@ -23,8 +23,8 @@ COMPILER = any(map(shutil.which, cpu_kernels._COMPILERS))
 
 
 @pytest.fixture
-def elsewhere(monkeypatch):
-    """Asked anew whether there are kernels, and again afterwards."""
+def other_machine(monkeypatch):
+    """Clears the record of compiled kernels before and after the test."""
     cpu_kernels._targets.cache_clear()
     yield monkeypatch
     monkeypatch.undo()
@@ -32,7 +32,7 @@ def elsewhere(monkeypatch):
 
 
 def operands(shape, side, filters, stride, dtype, seed=0):
-    """x, kernel, bias and the gradient of what comes out."""
+    """Returns x, kernel, bias and the gradient of the output."""
     generator = np.random.default_rng(seed)
     batch, height, width, channels = shape
     out = (batch, (height - side) // stride + 1, (width - side) // stride + 1, filters)
@@ -41,8 +41,8 @@ def operands(shape, side, filters, stride, dtype, seed=0):
     return x.astype(dtype), *(each.astype(np.float32) for each in rest)
 
 
-def written_out(x, kernel, bias, gradient, stride):
-    """y, and the gradients of x, kernel and bias, window by window in float64."""
+def numpy_convolution(x, kernel, bias, gradient, stride):
+    """Returns y and the gradients of x, kernel and bias, window by window in float64."""
     x, kernel, bias, gradient = (np.asarray(each, np.float64) for each in (x, kernel, bias, gradient))
     side, y = len(kernel), np.zeros(gradient.shape)
     of_x, of_kernel = np.zeros(x.shape), np.zeros(kernel.shape)
@@ -83,18 +83,18 @@ SHAPES = [
     ((2, 9, 10, 3), 4, 32, 4, np.uint8),  # windows that do not overlap, pixels left over
     ((3, 6, 7, 32), 3, 32, 1, np.float32),  # a layer further in
     ((1, 5, 16, 64), 3, 96, 1, np.float32),  # several tiles of filters and of channels
-    ((2, 7, 6, 5), 2, 64, 1, np.float32),  # channels that are no tile
-    ((2, 9, 9, 32), 3, 32, 2, np.float32),  # a gradient of x that XLA takes
+    ((2, 7, 6, 5), 2, 64, 1, np.float32),  # channels that do not fill a tile
+    ((2, 9, 9, 32), 3, 32, 2, np.float32),  # XLA computes the gradient of x
     ((131, 3, 4, 32), 1, 32, 1, np.float32),  # more images than parts; a kernel of one pixel
     ((1, 3, 30, 32), 3, 32, 1, np.float32),  # one row out
 ]
 
 
 @pytest.mark.parametrize(("shape", "side", "filters", "stride", "dtype"), SHAPES)
-def test_values_and_gradients_are_those_written_out(shape, side, filters, stride, dtype):
+def test_values_and_gradients_are_those_of_numpy(shape, side, filters, stride, dtype):
     given = operands(shape, side, filters, stride, dtype)
     argnums = (1, 2) if dtype == np.uint8 else (0, 1, 2)
-    y, of_x, of_kernel, of_bias = written_out(*given, stride)
+    y, of_x, of_kernel, of_bias = numpy_convolution(*given, stride)
     expected = (y, of_kernel, of_bias) if dtype == np.uint8 else (y, of_x, of_kernel, of_bias)
     assert 0.2 < (y > 0).mean() < 0.9
     got = jax.jit(lambda *given: values_and_gradients(*given, stride, argnums))(*given)
@@ -103,24 +103,24 @@ def test_values_and_gradients_are_those_written_out(shape, side, filters, stride
         assert np.abs(two).max() < 2**24  # what float32 holds exactly
 
 
-def test_what_is_no_number_stays_none():
+def test_nan_stays_nan():
     x, kernel, bias, _ = operands((2, 5, 5, 32), 3, 32, 1, np.float32)
     x[1, 2, 2, 0] = np.nan
     y = convolve(x, kernel, bias, 1, EXACT)
     assert np.isnan(y[1]).all() and not np.isnan(y[0]).any()
 
 
-def test_seeds_side_by_side():
+def test_seeds_can_be_vmapped():
     many = [operands((2, 6, 6, 32), 3, 32, 1, np.float32, seed) for seed in range(3)]
     stacked = map(np.stack, zip(*many, strict=True))
     together = jax.vmap(lambda *given: values_and_gradients(*given, 1, (0, 1, 2)))(*stacked)
     for seed, given in enumerate(many):
-        for one, two in zip(together, written_out(*given, 1), strict=True):
+        for one, two in zip(together, numpy_convolution(*given, 1), strict=True):
             np.testing.assert_array_equal(one[seed], two)
 
 
-def test_many_calls_at_once_wait_for_nobody():
-    """Each occupies the threads that the others' work is queued on."""
+def test_concurrent_calls_do_not_deadlock():
+    """Each call occupies threads that others' work is queued on."""
     given = operands((64, 20, 20, 32), 3, 32, 1, np.float32)
     function = jax.jit(lambda *given: values_and_gradients(*given, 1, (0, 1, 2)))
     expected = [np.asarray(each) for each in function(*given)]
@@ -131,7 +131,7 @@ def test_many_calls_at_once_wait_for_nobody():
 
 
 @pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
-def test_a_gradient_that_nobody_asks_for_is_not_computed():
+def test_an_unused_gradient_is_not_computed():
     x, kernel, bias, gradient = operands((2, 6, 6, 32), 3, 32, 1, np.float32)
 
     def program(argnums):
@@ -143,7 +143,7 @@ def test_a_gradient_that_nobody_asks_for_is_not_computed():
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_a_program_for_another_platform_has_xla_s(platform):
+def test_a_program_for_another_platform_has_the_convolution_of_xla(platform):
     given = operands((2, 6, 6, 32), 3, 32, 1, np.float32)
     exported = jax.export.export(
         jax.jit(lambda *given: values_and_gradients(*given, 1, (0, 1, 2))), platforms=[platform]
@@ -171,20 +171,20 @@ def test_no_images_and_no_windows_give_nothing(shape):
 # ------------------------------------------------------------------------------------------ without
 
 
-def test_without_a_compiler_xla_computes_the_same_and_one_warning_says_so(elsewhere):
-    elsewhere.setattr(shutil, "which", lambda name: None)
+def test_without_a_compiler_xla_computes_the_same_with_one_warning(other_machine):
+    other_machine.setattr(shutil, "which", lambda name: None)
     given = operands((3, 6, 7, 32), 3, 32, 1, np.float32)
     with pytest.warns(UserWarning, match=r"no C\+\+ compiler \(c\+\+, g\+\+, clang\+\+\); install one") as said:
         for _ in range(2):
             got = values_and_gradients(*given, 1, (0, 1, 2))
     assert len(said) == 1
-    for one, two in zip(got, written_out(*given, 1), strict=True):
+    for one, two in zip(got, numpy_convolution(*given, 1), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
-def test_a_compiler_that_fails_is_quoted(elsewhere, tmp_path):
-    elsewhere.setenv("HOME", str(tmp_path))
+def test_a_compiler_that_fails_is_quoted(other_machine, tmp_path):
+    other_machine.setenv("HOME", str(tmp_path))
     broken = tmp_path / "broken.cc"
     broken.write_text("int main( {")
     with pytest.warns(UserWarning, match=r"broken.cc.*says: .*error: "):
@@ -192,19 +192,19 @@ def test_a_compiler_that_fails_is_quoted(elsewhere, tmp_path):
     assert not list(tmp_path.rglob("*.so"))
 
 
-def test_kernels_can_be_switched_off(elsewhere, recwarn):
-    elsewhere.setenv("COVR_JAX_NATIVE", "0")
+def test_kernels_can_be_switched_off(other_machine, recwarn):
+    other_machine.setenv("COVR_JAX_NATIVE", "0")
     assert not convolution.has_kernel() and not recwarn.list
 
 
 @pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
-def test_a_library_is_compiled_once(elsewhere, tmp_path):
-    elsewhere.setenv("HOME", str(tmp_path))
+def test_a_library_is_compiled_once(other_machine, tmp_path):
+    other_machine.setenv("HOME", str(tmp_path))
     source = tmp_path / "small.cc"
     source.write_text('extern "C" int one() { return 1; }')
     first = cpu_kernels._built(source)
     assert first.is_relative_to(tmp_path) and first.stat().st_size and len(list(first.parent.iterdir())) == 1
-    elsewhere.setattr(cpu_kernels, "_tuning", lambda: pytest.fail("compiled again"))
+    other_machine.setattr(cpu_kernels, "_tuning", lambda: pytest.fail("compiled again"))
     assert cpu_kernels._built(source) == first
     source.write_text('extern "C" int one() { return 2; }')
     with pytest.raises(pytest.fail.Exception):

@@ -1,4 +1,4 @@
-"""The map loss by itself, and what maps change in a learner; the whole update has its float64 oracle beside this."""
+"""The map loss, and its effect on the learner; test_methods_oracle.py compares the whole update with float64."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from covr_jax.agents.methods.dgc_like import SIDE, averaging, map_loss, on_map
+from covr_jax.agents.methods.dgc_like import SIDE, map_extra_loss, map_loss, pooling_matrix
 from covr_jax.types import Maps
-from tests.agents.test_methods_probes import pictures
 from tests.support.compositions import SIZE, B, composition, make_batch
-from tests.support.oracle import assert_equal
+from tests.support.lamps import lamp_images
+from tests.support.trees import assert_trees_equal
 
 
 @pytest.mark.parametrize("side", [1, 4, 7, 10, 14, 35])
 def test_cells_average_as_torchs_adaptive_pooling_does(side):
     image = np.random.default_rng(side).random((3, side, side))
-    matrix = averaging(side, SIDE).astype(np.float64)
+    matrix = pooling_matrix(side, SIDE).astype(np.float64)
     expected = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(image), SIDE).numpy()
     np.testing.assert_allclose(matrix @ image @ matrix.T, expected, rtol=1e-6)
 
@@ -37,8 +37,8 @@ def test_only_rows_with_a_map_count():
 
 
 def test_a_1x1_convolution_keeps_rows_columns_and_channels_apart():
-    """A feature map that is 1 in one place of one channel shows there, and nowhere else."""
-    channels, head = 3, on_map(3)
+    """A feature map that is 1 at one cell of one channel gives 1 at that cell and 0 elsewhere."""
+    channels, head = 3, map_extra_loss(3)
     features = np.zeros((1, SIDE, SIDE, channels), np.float32)
     features[0, 2, 5, 1] = 1.0
     params = {"kernel": np.array([[10.0], [1.0], [10.0]], np.float32), "bias": np.zeros(1, np.float32)}
@@ -65,8 +65,8 @@ def test_without_maps_it_is_deepmdp():
         ]
     one, two = states
     for part in ("torso", "critic", "actor"):
-        assert_equal(one.params[part], two.params[part])
-    assert_equal(one.params["auxiliary"]["beside"], ours.start().params["auxiliary"]["beside"])
+        assert_trees_equal(one.params[part], two.params[part])
+    assert_trees_equal(one.params["auxiliary"]["beside"], ours.start().params["auxiliary"]["beside"])
 
 
 def test_maps_move_the_torso_and_neither_q_heads_nor_actor_of_the_same_update():
@@ -74,17 +74,17 @@ def test_maps_move_the_torso_and_neither_q_heads_nor_actor_of_the_same_update():
     other = batch._replace(maps=batch.maps._replace(value=1.0 - batch.maps.value))
     one, two = (now.update(now.start(), b, key)[0] for b in (batch, other))
     assert not np.array_equal(*(s.params["torso"]["conv_0"]["kernel"] for s in (one, two)))
-    assert_equal(one.params["critic"]["heads"], two.params["critic"]["heads"])
-    assert_equal(one.critic_opt, two.critic_opt)
+    assert_trees_equal(one.params["critic"]["heads"], two.params["critic"]["heads"])
+    assert_trees_equal(one.critic_opt, two.critic_opt)
 
 
-def test_features_learn_to_show_where_the_lamp_is():
+def test_features_learn_the_position_of_the_lamp():
     now, g = composition("dgc_like"), np.random.default_rng(2)
 
     def draw():
-        still = pictures(g, g.choice([-1, 0, 1], B), 6)
-        average = averaging(SIZE, SIDE)
-        lit = average @ (still[..., 0] > 200).astype(np.float32) @ average.T
+        still = lamp_images(g, g.choice([-1, 0, 1], B), 6)
+        pooling = pooling_matrix(SIZE, SIDE)
+        lit = pooling @ (still[..., 0] > 200).astype(np.float32) @ pooling.T
         batch = make_batch(now.method, 41)._replace(reward=np.zeros(B, np.float32))
         maps = Maps(lit.reshape(B, -1), np.ones(B, bool))
         return batch._replace(observation=still, next_observation=still, maps=maps)
@@ -94,8 +94,8 @@ def test_features_learn_to_show_where_the_lamp_is():
         state, _ = now.update(state, batches[number % 40], jax.random.key(number))
     fresh = draw()
     _, metrics = now.update(state, fresh, jax.random.key(0))
-    best_without_looking = np.var(fresh.maps.value - fresh.maps.value.mean(0))
-    assert float(metrics["losses/map"]) < 0.8 * best_without_looking
+    variance = np.var(fresh.maps.value - fresh.maps.value.mean(0))
+    assert float(metrics["losses/map"]) < 0.8 * variance
 
 
 def test_batches_without_maps_are_refused():

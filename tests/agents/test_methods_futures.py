@@ -1,4 +1,4 @@
-"""What SPR and MLR read of the future. B batch, A action, F features, K steps."""
+"""The futures that SPR and MLR read. B batch, A action, F features, K steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from covr_jax.agents.methods import mlr, spr
 from covr_jax.types import Future
 from tests.support.compositions import SIZE, B, compose, composition, make_batch
-from tests.support.oracle import assert_equal
+from tests.support.trees import assert_trees_equal
 
 PREDICTING = ("spr", "mlr")
 
@@ -32,14 +32,14 @@ def test_without_its_loss_the_method_is_rad_on_crops(name):
     batches = [make_batch(method, 80 + number) for number in range(3)]
     one, two = updated(still, batches), updated(base, batches)
     for part in ("torso", "critic", "actor"):
-        assert_equal(one.params[part], two.params[part])
+        assert_trees_equal(one.params[part], two.params[part])
         if part != "actor":
-            assert_equal(one.target[part], two.target[part])
-    assert_equal(one.params["auxiliary"], still.start().params["auxiliary"])
+            assert_trees_equal(one.target[part], two.target[part])
+    assert_trees_equal(one.params["auxiliary"], still.start().params["auxiliary"])
 
 
 @pytest.mark.parametrize("name", PREDICTING)
-def test_rows_whose_episode_ends_teach_nothing(name):
+def test_rows_whose_episode_ends_change_nothing(name):
     now, key = composition(name), jax.random.key(65)
     batch = make_batch(now.method, 64)
     future = batch.future._replace(valid=np.arange(B) < B // 2)
@@ -50,11 +50,11 @@ def test_rows_whose_episode_ends_teach_nothing(name):
     ]
     one, metrics = now.update(now.start(), batch._replace(future=future), key)
     two, _ = now.update(now.start(), batch._replace(future=Future(*mixed, future.valid)), key)
-    assert_equal(one, two)
+    assert_trees_equal(one, two)
     assert float(metrics["losses/auxiliary"]) > 0.0
     nothing, metrics = now.update(now.start(), batch._replace(future=future._replace(valid=np.zeros(B, bool))), key)
     assert float(metrics["losses/auxiliary"]) == 0.0
-    assert_equal(nothing.params["auxiliary"], now.start().params["auxiliary"])
+    assert_trees_equal(nothing.params["auxiliary"], now.start().params["auxiliary"])
 
 
 @pytest.mark.parametrize("name", PREDICTING)
@@ -75,13 +75,13 @@ def test_the_last_observation_and_every_action_count(name):
 def test_at_most_128_rows_are_read():
     method = composition("spr").method
     batch = make_batch(method, 69, batch=130)
-    observation, future = spr.beginning("spr", batch)
+    observation, future = spr.first_rows("spr", batch)
     np.testing.assert_array_equal(observation, batch.observation[:128])
     for part, whole in zip(future[:3], batch.future[:3], strict=True):
         np.testing.assert_array_equal(part, whole[:, :128])
     np.testing.assert_array_equal(future.valid, batch.future.valid[:128])
     with pytest.raises(ValueError, match="spr needs batches with a future"):
-        spr.beginning("spr", batch._replace(future=None))
+        spr.first_rows("spr", batch._replace(future=None))
 
 
 def test_the_distance_is_that_of_directions():
@@ -96,8 +96,8 @@ def test_the_distance_is_that_of_directions():
     heads = {"projection": identity, "prediction": identity}
     one = jnp.asarray([[1.0, 2.0, -3.0]] * 3 + [[0.0, 0.0, 0.0]])
     two = jnp.asarray([[2.0, 4.0, -6.0], [-1.0, -2.0, 3.0], [2.0, -1.0, 0.0], [1.0, 0.0, 0.0]])
-    np.testing.assert_allclose(spr.distance(heads, heads, one, two), [0.0, 4.0, 2.0, 1.0], atol=1e-5)
-    here, there = jax.grad(lambda *x: spr.distance(heads, heads, *x).sum(), argnums=(0, 1))(one, two)
+    np.testing.assert_allclose(spr.cosine_distance(heads, heads, one, two), [0.0, 4.0, 2.0, 1.0], atol=1e-5)
+    here, there = jax.grad(lambda *x: spr.cosine_distance(heads, heads, *x).sum(), argnums=(0, 1))(one, two)
     assert np.isfinite(here).all() and np.abs(here[2]).max() > 0.1 and np.abs(there).max() == 0
 
 
@@ -124,7 +124,7 @@ def test_every_patch_is_hidden_half_of_the_time():
 def test_brightness_varies_by_a_tenth_at_most():
     still = composition("spr").method.augmentation._replace(random=lambda key, images: images)
     images = np.full((4000, 1, 1, 3), 200, np.uint8)
-    strength = np.asarray(spr.changed(still, jax.random.key(0), images)) * 255 / 200
+    strength = np.asarray(spr.perturb(still, jax.random.key(0), images)) * 255 / 200
     assert strength.shape == images.shape and (np.ptp(strength, axis=-1) == 0).all()
     assert 0.9 - 1e-5 <= strength.min() < 0.91 and 1.09 < strength.max() <= 1.1 + 1e-5
     assert abs(strength.std() - 0.05 * 0.959) < 0.002  # of a normal number that is clipped at two deviations

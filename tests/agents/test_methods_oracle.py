@@ -1,4 +1,4 @@
-"""Every method's update against float64 Torch, and against the numbers that it gave when it was written."""
+"""Every method's update against float64 Torch, and against recorded numbers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tests.support.compositions import HASTE, NAMES, RATE, SIZE, B, composition, make_batch
-from tests.support.oracle import assert_close, assert_equal, tensor, update
+from tests.support.oracle import assert_close, tensor, update
 from tests.support.papers import papers
+from tests.support.trees import assert_trees_equal
 
 PAPERS = {
     name: paper._replace(taus=tuple(min(HASTE * tau, 1.0) for tau in paper.taus))
@@ -20,8 +21,8 @@ PAPERS = {
 
 
 @cache
-def experienced(name):
-    """A state whose optimisers have seen some gradients, with guidance."""
+def updated_state(name):
+    """Returns a state after four updates, with guidance."""
     now = composition(name)
     state = now.start().replace(guidance_weight=jnp.asarray(0.7, jnp.float32))
     for number in range(4):
@@ -36,7 +37,7 @@ def optimisers_of(state):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_update_equals_the_float64_oracle(name):
-    now, state = composition(name), experienced(name)
+    now, state = composition(name), updated_state(name)
     batch, key = make_batch(now.method, 50), jax.random.key(51)
     assert 0 < batch.discount.sum() < B and 0 < batch.prior.valid.sum() < B
     got, metrics = now.update(state, batch, key)
@@ -55,7 +56,7 @@ def test_one_update_equals_the_float64_oracle(name):
     assert_close(got.params, expected.params, "params")
     assert_close(got.target, expected.target, "target")
     assert float(got.log_alpha) == pytest.approx(expected.log_alpha.item(), rel=1e-5)
-    # What the update did, not only where it ended: the steps are a thousandth of the parameters.
+    # The step itself, not only its result: steps are a thousandth of the parameters.
     steps = [
         jax.tree.map(lambda new, old: np.asarray(new, np.float64) - np.asarray(old, np.float64), tree, state.params)
         for tree in (got.params, jax.tree.map(lambda x: x.numpy(), expected.params))
@@ -67,9 +68,8 @@ def norm(tree):
     return np.sqrt(sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(tree)))
 
 
-# Losses of critic and actor; norms of the parameters and of the gradients' first moments (critic, actor, auxiliary)
-# after one update of a fresh learner.
-# critic and actor loss, norms of the parameters and of each optimiser's first moments
+# After one update of a fresh learner: losses of critic and actor, norms of the parameters and of the gradients' first
+# moments (critic, actor, auxiliary).
 GOLDEN = {
     "sac": [43.2618, 0.285952, 14.6314, 4.25377, 0.195411],
     "rad": [43.4676, 0.254924, 14.631, 3.83842, 0.199787],
@@ -87,7 +87,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_update_is_what_it_was(name):
+def test_one_update_gives_the_recorded_numbers(name):
     now = composition(name)
     state, metrics = now.update(now.start(), make_batch(now.method, 7), jax.random.key(7))
     moments = [norm(optimiser[0].mu) for which, optimiser in optimisers_of(state).items() if which != "alpha"]
@@ -96,34 +96,34 @@ def test_one_update_is_what_it_was(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_prior_without_weight_changes_not_one_bit(name):
+def test_a_prior_with_weight_0_changes_no_bit(name):
     now, batch, key = composition(name), make_batch(composition(name).method, 60), jax.random.key(61)
-    state = experienced(name).replace(guidance_weight=jnp.zeros((), jnp.float32))
+    state = updated_state(name).replace(guidance_weight=jnp.zeros((), jnp.float32))
     absent = batch._replace(prior=jax.tree.map(np.zeros_like, batch.prior))
     one, two = (now.update(state, b, key)[0] for b in (batch, absent))
-    assert_equal(one, two)
-    guided = now.update(experienced(name), batch, key)[0]
+    assert_trees_equal(one, two)
+    guided = now.update(updated_state(name), batch, key)[0]
     for part in ("torso", "critic", "auxiliary"):  # guidance reaches the actor alone
-        assert_equal(guided.params[part], one.params[part])
+        assert_trees_equal(guided.params[part], one.params[part])
     assert not np.array_equal(*(x.params["actor"]["head"]["Dense_2"]["bias"] for x in (guided, one)))
 
 
 @pytest.mark.parametrize("name", ["drqv2", "taco"])
 def test_deterministic_policies_leave_the_temperature_alone(name):
-    now, state = composition(name), experienced(name)
+    now, state = composition(name), updated_state(name)
     after, _ = now.update(state, make_batch(now.method, 62), jax.random.key(63))
-    assert_equal((after.log_alpha, after.alpha_opt), (now.start().log_alpha, now.start().alpha_opt))
-    assert_equal(after.target["torso"], after.params["torso"])  # no copy of the convolutions lags behind
+    assert_trees_equal((after.log_alpha, after.alpha_opt), (now.start().log_alpha, now.start().alpha_opt))
+    assert_trees_equal(after.target["torso"], after.params["torso"])  # the convolutions have no target copy
 
 
-def test_taco_without_a_future_learns_from_shifts_alone():
-    now, state = composition("taco"), experienced("taco")
+def test_taco_without_valid_futures_learns_from_shifts_only():
+    now, state = composition("taco"), updated_state("taco")
     batch = make_batch(now.method, 64)
     nothing = batch._replace(future=batch.future._replace(valid=np.zeros(B, bool)))
     after, metrics = now.update(state, nothing, jax.random.key(65))
     assert float(metrics["losses/temporal"]) == float(metrics["losses/reward"]) == 0.0
     assert float(metrics["losses/auxiliary"]) == float(metrics["losses/instance"]) > 0.0
-    # Whatever stands in an invalid future reaches nothing.
+    # The content of an invalid future has no effect.
     other = nothing._replace(future=make_batch(now.method, 66).future._replace(valid=nothing.future.valid))
     again, _ = now.update(state, other, jax.random.key(65))
-    assert_equal(after, again)
+    assert_trees_equal(after, again)

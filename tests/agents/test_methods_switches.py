@@ -1,4 +1,4 @@
-"""What a method's parts change, and that they change nothing else: bit for bit where nothing else is computed."""
+"""The effect of a method's parts, and that they change nothing else, bit for bit where nothing else is computed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from covr_jax.agents import Method, Views, make_learner
 from covr_jax.agents.methods.drq import random_shifts
 from covr_jax.agents.networks import make_networks
 from tests.support.compositions import CONFIG, NAMES, RATE, SIZE, A, B, compose, composition, make_batch
-from tests.support.oracle import Agent, assert_equal, tensor, to_torch
-from tests.support.papers import cut, papers, placed
+from tests.support.oracle import Agent, tensor, to_torch
+from tests.support.papers import cut, papers, translate_at
+from tests.support.trees import assert_trees_equal
 
 STEPS = 3
 
 
 def trained(now, batches):
-    """The state after an update with each batch."""
+    """Returns the state after an update with each batch."""
     state = now.start()
     for number, batch in enumerate(batches):
         state, _ = now.update(state, batch, jax.random.key(number))
@@ -32,26 +33,26 @@ def batches_of(method):
     return [make_batch(method, 70 + number) for number in range(STEPS)]
 
 
-def test_deepmdp_that_does_not_learn_its_model_is_sac():
+def test_deepmdp_with_auxiliary_rate_0_is_sac():
     sac, base = composition("sac"), composition("deepmdp")
     still = compose(base.method, dataclasses.replace(base.config, auxiliary_learning_rate=0.0))
     batches = batches_of(sac.method)
     one, two = trained(sac, batches), trained(still, batches)
     for part in ("torso", "critic", "actor"):
-        assert_equal(one.params[part], two.params[part])
-    assert_equal((one.target, one.log_alpha), (two.target, two.log_alpha))
-    assert_equal(two.params["auxiliary"], still.start().params["auxiliary"])
+        assert_trees_equal(one.params[part], two.params[part])
+    assert_trees_equal((one.target, one.log_alpha), (two.target, two.log_alpha))
+    assert_trees_equal(two.params["auxiliary"], still.start().params["auxiliary"])
 
 
-def test_sac_reads_neither_actions_before_nor_futures():
+def test_sac_reads_neither_previous_actions_nor_futures():
     sac = composition("sac")
     batches, taco = batches_of(sac.method), composition("taco").method
     before, future = np.full((B, A), 0.3, np.float32), make_batch(taco, 80).future
     more = [batch._replace(previous_action=before, future=future) for batch in batches]
-    assert_equal(trained(sac, batches), trained(sac, more))
+    assert_trees_equal(trained(sac, batches), trained(sac, more))
 
 
-def test_weights_of_1_are_none_but_for_the_order_of_rounding():
+def test_weights_of_1_are_no_weights_up_to_rounding():
     sac = composition("sac")
     batch = batches_of(sac.method)[0]
     one, two = (trained(sac, [b]) for b in (batch, batch._replace(weight=np.ones(B, np.float32))))
@@ -60,7 +61,7 @@ def test_weights_of_1_are_none_but_for_the_order_of_rounding():
         assert np.abs(left - right).max() <= 1e-6 * np.abs(left).max()
 
 
-def test_a_row_without_weight_is_not_fitted_but_counts():
+def test_a_row_with_weight_0_is_not_fitted_but_counted():
     sac = composition("sac")
     batch = make_batch(sac.method, 90)
     weight = np.where(np.arange(B) < B // 2, 2.0, 0.0).astype(np.float32)
@@ -86,21 +87,21 @@ def test_svea_without_its_strong_view_learns_from_the_mild_one():
     (one, metrics), (two, expected) = (now.update(now.start(), batch, key) for now in (weightless, mild))
     for name in expected:
         np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
-    # One batch of twice the rows adds up in another order.
+    # A batch of twice the rows is summed in another order.
     for optimiser in ("critic_opt", "actor_opt"):
         moments = [jax.tree.leaves(getattr(state, optimiser)[0].mu) for state in (one, two)]
         for a, b in zip(*moments, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
-def test_drq_averages_what_its_views_teach():
-    """Two equal views: the loss of one, twice; and the gradient."""
+def test_two_equal_views_double_the_loss_of_drq():
+    """Loss and gradient of the critic."""
     drq = composition("drq")
 
-    def still(key, observation, following):
+    def identity(key, observation, following):
         return Views((observation, observation), (following, following))
 
-    unmoved = drq.method.augmentation._replace(augment=still)
+    unmoved = drq.method.augmentation._replace(augment=identity)
     # A policy without noise: the two targets then agree as well.
     config = dataclasses.replace(drq.config, log_std_min=-30.0, log_std_max=-29.0, init_temperature=1e-9)
     twice = compose(drq.method._replace(augmentation=unmoved), config)
@@ -118,7 +119,7 @@ CROPPED = ("curl", "spr", "mlr")
 
 def centred(name, images):
     if name in ("rad", "resact"):
-        return placed(images, np.zeros((B, 2), int), round(1.08 * SIZE))  # one pixel more, which goes to the end
+        return translate_at(images, np.zeros((B, 2), int), round(1.08 * SIZE))  # one pixel more, which goes to the end
     return cut(images, np.ones((B, 2), int), round(0.84 * SIZE)) if name in CROPPED else tensor(images)
 
 
@@ -144,8 +145,8 @@ def test_acting_is_the_policy_on_the_centred_image(name):
         np.testing.assert_allclose(explored, policy(tensor(noise)), atol=1e-5)
 
 
-def test_a_residual_policy_adds_to_the_action_before():
-    """With a head that gives 0, the policy repeats the action, squashed once more."""
+def test_a_residual_policy_adds_to_the_previous_action():
+    """With a head that returns 0, the policy repeats the action through another tanh."""
     now = composition("resact")
     state, batch = now.start(), make_batch(now.method, 96)
     actor = state.params["actor"] | {"head": jax.tree.map(jnp.zeros_like, state.params["actor"]["head"])}
@@ -154,7 +155,7 @@ def test_a_residual_policy_adds_to_the_action_before():
         np.testing.assert_allclose(now.act(state, batch.observation, None, before), np.tanh(before), atol=1e-6)
 
 
-def test_change_features_of_a_still_are_0_where_both_stacks_are_the_same():
+def test_difference_features_of_a_still_are_0_where_both_stacks_are_the_same():
     now = composition("resact")
     networks = now.method.networks(A, num_filters=4, conv_kernels=(3,), conv_strides=(2,), feature_dim=5, hidden_dim=8)
     frame = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), dtype=np.uint8)

@@ -1,14 +1,19 @@
-"""The torso against a convolution written out in NumPy. B batch, H W image, S stack, N filters."""
+"""Networks: the torso against a convolution written out in NumPy, initialisation, precision.
+
+B batch, H W image, S stack, N filters.
+"""
 
 from __future__ import annotations
+
+import copy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax.agents.networks import init_networks, make_networks
-from covr_jax.agents.networks.convolution import rectified
+from covr_jax.agents.networks import delta_orthogonal, init_networks, make_networks
+from covr_jax.agents.networks.convolution import bias_relu
 
 B, SIZE, S, N = 2, 7, 3, 4
 
@@ -26,22 +31,22 @@ def convolve(images, kernel, bias, stride):
 
 
 @pytest.mark.parametrize("basis", ["frames", "differences"])
-@pytest.mark.parametrize("shapes_of_kernels", [((3,), (1,)), ((2,), (2,)), ((3, 2), (2, 1)), ((2, 2), (2, 1))])
-def test_a_torso_is_its_convolutions(basis, shapes_of_kernels):
-    kernels, strides = shapes_of_kernels
+@pytest.mark.parametrize("kernels_and_strides", [((3,), (1,)), ((2,), (2,)), ((3, 2), (2, 1)), ((2, 2), (2, 1))])
+def test_a_torso_is_its_convolutions(basis, kernels_and_strides):
+    kernels, strides = kernels_and_strides
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (B, SIZE, SIZE, 3 * S), dtype=np.uint8)
     torso = make_networks(1, num_filters=N, conv_kernels=kernels, conv_strides=strides, frame_basis=basis).torso
     shapes = torso.init(jax.random.key(0), images)
     params = jax.tree.map(lambda x: jnp.asarray(generator.normal(size=x.shape), jnp.float32), shapes)
-    seen = images / 255.0
+    x = images / 255.0
     if basis == "differences":  # the changes between neighbours, counted double, and the newest frame
-        old, middle, new = np.split(seen, S, axis=-1)
-        seen = np.concatenate([2 * (middle - old), 2 * (new - middle), new], axis=-1)
+        old, middle, new = np.split(x, S, axis=-1)
+        x = np.concatenate([2 * (middle - old), 2 * (new - middle), new], axis=-1)
     for index, stride in enumerate(strides):
         layer = {name: np.asarray(value, np.float64) for name, value in params[f"conv_{index}"].items()}
-        seen = convolve(seen, layer["kernel"], layer["bias"], stride)
-    np.testing.assert_allclose(torso.apply(params, images), seen.reshape(B, -1), rtol=1e-4, atol=1e-4)
+        x = convolve(x, layer["kernel"], layer["bias"], stride)
+    np.testing.assert_allclose(torso.apply(params, images), x.reshape(B, -1), rtol=1e-4, atol=1e-4)
 
 
 def test_the_basis_changes_nothing_of_a_single_frame():
@@ -52,6 +57,33 @@ def test_the_basis_changes_nothing_of_a_single_frame():
     )
     params = plain.init(jax.random.key(2), image)
     np.testing.assert_array_equal(plain.apply(params, image), changed.apply(params, image))
+
+
+# --------------------------------------------------------------- initialisation
+
+
+def test_delta_orthogonal_is_orthogonal_at_the_centre_and_zero_elsewhere():
+    kernel = np.array(delta_orthogonal(jax.random.key(0), (3, 3, 9, 32)))
+    centre = kernel[1, 1]
+    np.testing.assert_allclose(centre @ centre.T, 2.0 * np.eye(9), atol=1e-5)  # the ReLU gain, squared
+    kernel[1, 1] = 0.0
+    assert (kernel == 0.0).all()
+    square = np.asarray(delta_orthogonal(jax.random.key(1), (3, 3, 32, 32)))[1, 1]
+    np.testing.assert_allclose(square.T @ square, 2.0 * np.eye(32), atol=1e-5)
+
+
+def test_log_std_stays_in_its_range():
+    networks = make_networks(2, num_filters=3, feature_dim=5, hidden_dim=8, log_std_range=(-10.0, 2.0))
+    params = networks.actor.init(jax.random.key(0), jnp.zeros((1, 7)))
+    features = np.random.default_rng(0).normal(size=(16, 7)).astype(np.float32)
+    for bias, expected in ((100.0, 2.0), (-100.0, -10.0), (0.0, -4.0)):
+        changed = copy.deepcopy(params)
+        last = changed["head"]["Dense_2"]
+        changed["head"]["Dense_2"] = {
+            "kernel": last["kernel"] * (bias == 100.0),
+            "bias": jnp.full_like(last["bias"], bias),
+        }
+        np.testing.assert_allclose(networks.actor.apply(changed, features)[1], expected, atol=1e-5)
 
 
 # -------------------------------------------------------------------- precision
@@ -113,7 +145,7 @@ def test_a_rectified_sum_has_relus_gradient():
     bias, weight = jnp.asarray([0.0, 1.0, -1.0, 2.0]), jnp.asarray(generator.normal(size=x.shape), jnp.float32)
     ours, plain = (
         jax.value_and_grad(lambda x, b: (f(x, b) * weight).sum(), argnums=(0, 1))(x, bias)  # noqa: B023
-        for f in (rectified, lambda x, b: jax.nn.relu(x + b[None, None, None]))
+        for f in (bias_relu, lambda x, b: jax.nn.relu(x + b[None, None, None]))
     )
     for one, two in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)

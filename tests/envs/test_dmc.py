@@ -346,7 +346,7 @@ def test_the_renderer_gets_the_length_of_the_string(below):
     data = mujoco.MjData(env.mj_model)
     data.qpos[:] = qpos
     mujoco.mj_forward(env.mj_model, data)
-    ours = jax.jit(env._data)(jnp.asarray(qpos), jnp.zeros(4), jnp.zeros(2), None, None)
+    ours = jax.jit(env.physics.data)(jnp.asarray(qpos), jnp.zeros(4), jnp.zeros(2), None, None)
     assert data.ten_length[0] > 0.05
     np.testing.assert_allclose(ours.ten_length, data.ten_length, rtol=1e-5)
 

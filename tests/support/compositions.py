@@ -1,4 +1,4 @@
-"""Every method at a size that compiles in seconds, with batches that it can read. B batch, A action, K steps."""
+"""Every method at a size that compiles in seconds, with random batches. B batch, A action, K steps."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ CONFIG = SACConfig(
     discount=0.5,
 )
 NAMES = METHODS
-HASTE = 5.0  # targets follow so much faster than published, or the probes would take minutes
+HASTE = 5.0  # factor on the published target rates, or the probes would take minutes
 
 
 class Composition(NamedTuple):
-    """A method, its learner and its compiled update of critic, auxiliary, actor and targets."""
+    """A method, its learner and its compiled functions; ``update`` includes the actor."""
 
     method: Method
     config: SACConfig
@@ -57,7 +57,7 @@ def compose(method: Method, config: SACConfig) -> Composition:
 
 @cache
 def composition(name: str) -> Composition:
-    """The method as published but for sizes and speeds."""
+    """Returns a method with its published hyperparameters except for sizes and speeds."""
     published = published_hyperparameters(name)
     targets = {name: value for name, value in published.sac.items() if name.endswith("_tau")}
     config = dataclasses.replace(CONFIG, **published.always, **targets)
@@ -67,7 +67,7 @@ def composition(name: str) -> Composition:
 
 
 def make_batch(method: Method, seed: int, batch: int = B) -> Batch:
-    """Random numbers in the place of everything that the method reads."""
+    """Returns a random batch with all fields that the method reads."""
     g = np.random.default_rng(seed)
     shape = (batch, SIZE, SIZE, channels(method))
 

@@ -1,4 +1,6 @@
-"""Every method's update in float64 Torch, written from the papers. The random numbers are JAX's, by the same keys.
+"""Every method's update in float64 Torch, written from the papers.
+
+The random numbers are JAX's, from the same keys.
 
 B batch, H W image, C channels, A action, N features of the convolutions, K steps.
 """
@@ -63,13 +65,13 @@ def latent_action(p: Tree, action: torch.Tensor) -> torch.Tensor:
 
 
 class Paper(NamedTuple):
-    """What a paper says of its method, where that is not SAC from pixels."""
+    """The differences of a paper's method from SAC from pixels."""
 
     views: Views
-    weights: tuple[float, ...] = (1.0,)  # of the critic loss on each view
-    tanh: bool = False  # features end in one
-    centre: bool = False  # pixels from -0.5
-    change: bool = False  # features of now minus those of a frame ago
+    weights: tuple[float, ...] = (1.0,)  # weight of the critic loss on each view
+    tanh: bool = False  # features end in a tanh
+    centre: bool = False  # pixels in [-0.5, 0.5]
+    change: bool = False  # features of now minus those of one frame before
     residual: bool = False  # a = tanh(a_before + mu + sigma noise)
     deterministic: bool = False
     taus: tuple[float, float, float] = (0.05, 0.05, 0.01)  # convolutions, the critic's encoder, Q heads
@@ -102,7 +104,7 @@ class Agent(NamedTuple):
     def policy(
         self, p: Tree, features: torch.Tensor, noise: torch.Tensor, before: torch.Tensor | None, deviation: float
     ) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """Action and log probability, 0 where the policy is deterministic but for clipped noise."""
+        """Returns action and log probability, 0 for a deterministic policy with clipped noise."""
         x = self.encode(p["encoder"], features)
         if self.paper.deterministic:
             noisy = torch.tanh(mlp(p["head"], x)) + (deviation * noise).clamp(-0.3, 0.3)
@@ -121,7 +123,7 @@ class Agent(NamedTuple):
 
 
 class Adam:
-    """Kingma & Ba 2014, on a tree of tensors, going on from optax's moments."""
+    """Adam (Kingma & Ba 2014) on a tree of tensors; starts from optax's moments."""
 
     def __init__(self, optax_state: Any, rate: float, b1: float = 0.9):
         adam = optax_state[0]
@@ -158,7 +160,7 @@ class Result(NamedTuple):
 def update(
     paper: Paper, config: SACConfig, rate: float, state: Any, batch: Any, key: Any, with_actor: bool = True
 ) -> Result:
-    """One update: critic, auxiliary loss and, where asked for, actor, temperature and targets."""
+    """Returns one update: critic, auxiliary loss and, with ``with_actor``, actor, temperature and targets."""
     agent, noise = Agent(paper, config), float(state.exploration_noise)
     augment_key, critic_key, actor_key = jax.random.split(jax.random.clone(key), 3)
     views = paper.views(augment_key, batch.observation, batch.next_observation)
@@ -188,7 +190,7 @@ def update(
     if not with_actor:
         return Result(params, target, log_alpha, optimisers, metrics)
     params, log_alpha, more = _actor(agent, params, views[0][0], batch, actor_key, state, optimisers)
-    return Result(params, _moved(paper.taus, target, params), log_alpha, optimisers, metrics | more)
+    return Result(params, _update_target(paper.taus, target, params), log_alpha, optimisers, metrics | more)
 
 
 def _normal(key: Any, *shape: int) -> torch.Tensor:
@@ -198,7 +200,7 @@ def _normal(key: Any, *shape: int) -> torch.Tensor:
 def _target(
     agent: Agent, params: Tree, target: Tree, views: Images, batch: Any, key: Any, alpha: torch.Tensor, noise: float
 ) -> torch.Tensor:
-    """The mean over the views of r + gamma (min Qbar(s', a') - alpha log pi(a'|s'))."""
+    """Returns the mean over the views of r + gamma (min Qbar(s', a') - alpha log pi(a'|s'))."""
     rows, dimensions = batch.action.shape
     normal, total = _normal(key, len(views) * rows, dimensions), 0.0
     for number, images in enumerate(views):
@@ -216,12 +218,12 @@ def _auxiliary(
 ) -> tuple[Tree, dict[str, Any]]:
     loss = agent.paper.auxiliary
     optimisers["auxiliary"] = Adam(state.auxiliary_opt, agent.config.auxiliary_learning_rate)
-    mu = optimisers["auxiliary"].mu  # of the library's record, whose fields name what moves
+    mu = optimisers["auxiliary"].mu  # an AuxiliaryParams record of tensors
     trained = type(mu)(params["torso"], params["critic"]["encoder"], params["auxiliary"])
     grads, value, metrics = gradient(lambda p: loss(agent, p, target, views, batch, key), trained)
-    moved = optimisers["auxiliary"].step(trained, grads)
-    critic = params["critic"] | {"encoder": moved.encoder}
-    params = params | {"torso": moved.torso, "critic": critic, "auxiliary": moved.auxiliary}
+    trained = optimisers["auxiliary"].step(trained, grads)
+    critic = params["critic"] | {"encoder": trained.encoder}
+    params = params | {"torso": trained.torso, "critic": critic, "auxiliary": trained.auxiliary}
     return params, {"losses/auxiliary": value.item()} | metrics
 
 
@@ -251,24 +253,24 @@ def _actor(
     return params, optimisers["alpha"].step(log_alpha, alpha * gap), metrics
 
 
-def _moved(taus: tuple[float, float, float], target: Tree, params: Tree) -> Tree:
-    def towards(old: Tree, new: Tree, tau: float) -> Tree:
+def _update_target(taus: tuple[float, float, float], target: Tree, params: Tree) -> Tree:
+    def ema(old: Tree, new: Tree, tau: float) -> Tree:
         return jax.tree.map(lambda o, n: (1 - tau) * o + tau * n, old, new)
 
     old, new = target["critic"], params["critic"]
     critic = {
-        "encoder": towards(old["encoder"], new["encoder"], taus[1]),
-        "heads": towards(old["heads"], new["heads"], taus[2]),
+        "encoder": ema(old["encoder"], new["encoder"], taus[1]),
+        "heads": ema(old["heads"], new["heads"], taus[2]),
     }
-    moved = {"torso": towards(target["torso"], params["torso"], taus[0]), "critic": critic}
-    if "auxiliary" in target:  # heads with a momentum copy
+    updated = {"torso": ema(target["torso"], params["torso"], taus[0]), "critic": critic}
+    if "auxiliary" in target:  # heads with a target copy
         momentum = {name: params["auxiliary"][name] for name in target["auxiliary"]}
-        moved["auxiliary"] = towards(target["auxiliary"], momentum, taus[1])
-    return moved
+        updated["auxiliary"] = ema(target["auxiliary"], momentum, taus[1])
+    return updated
 
 
 def assert_close(got: Tree, expected: Tree, what: str, rel: float = 1e-4) -> None:
-    """Every leaf to ``rel`` of its largest element."""
+    """Asserts that every leaf differs by at most ``rel`` of its largest element."""
     paths, wanted = jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected)
     assert len(paths) == len(wanted) > 0
     for (path, leaf), want in zip(paths, wanted, strict=True):
@@ -276,9 +278,3 @@ def assert_close(got: Tree, expected: Tree, what: str, rel: float = 1e-4) -> Non
         assert leaf.shape == want.shape
         gap, largest = np.abs(np.asarray(leaf, np.float64) - want).max(), np.abs(want).max()
         assert gap <= rel * largest, f"{what}{jax.tree_util.keystr(path)}: {gap} of {largest}"
-
-
-def assert_equal(one: Tree, two: Tree) -> None:
-    """Every leaf bit for bit."""
-    for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
-        np.testing.assert_array_equal(left, right, jax.tree_util.keystr(path))

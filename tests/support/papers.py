@@ -1,4 +1,4 @@
-"""The methods' papers for the float64 oracle: how each changes images, and its auxiliary loss.
+"""The methods' papers for the float64 oracle: augmentations and auxiliary losses.
 
 B batch, H W image, C channels, A action, K steps.
 """
@@ -24,7 +24,7 @@ def plain(key: Any, observation: Any, following: Any) -> tuple[Images, Images]:
     return [tensor(observation)], [tensor(following)]
 
 
-def placed(images: Any, offsets: Any, canvas: int) -> torch.Tensor:
+def translate_at(images: Any, offsets: Any, canvas: int) -> torch.Tensor:
     out = np.zeros((len(images), canvas, canvas, images.shape[-1]))
     side = images.shape[1]
     for target, image, (row, column) in zip(out, images, np.asarray(offsets), strict=True):
@@ -38,33 +38,33 @@ def cut(images: Any, offsets: Any, side: int) -> torch.Tensor:
 
 
 def translated(canvas: int) -> Views:
-    """RAD's translate: one place for both images."""
+    """RAD's translate: the same offset for both images."""
 
     def views(key: Any, observation: Any, following: Any) -> tuple[Images, Images]:
         offsets = augment.random_offsets(key, len(observation), canvas - observation.shape[1])
-        return [placed(observation, offsets, canvas)], [placed(following, offsets, canvas)]
+        return [translate_at(observation, offsets, canvas)], [translate_at(following, offsets, canvas)]
 
     return views
 
 
 def cropped(side: int) -> Views:
-    """RAD's crop: places of their own."""
+    """RAD's crop: independent offsets."""
 
     def views(key: Any, observation: Any, following: Any) -> tuple[Images, Images]:
         keys = jax.random.split(key)
-        return [cut_anywhere(keys[0], observation, side)], [cut_anywhere(keys[1], following, side)]
+        return [random_cut(keys[0], observation, side)], [random_cut(keys[1], following, side)]
 
     return views
 
 
-def cut_anywhere(key: Any, images: Any, side: int) -> torch.Tensor:
+def random_cut(key: Any, images: Any, side: int) -> torch.Tensor:
     return cut(images, augment.random_offsets(key, len(images), images.shape[1] - side), side)
 
 
 def shifted(key: Any, images: Any, margin: int) -> torch.Tensor:
-    """DrQ: the border repeated, then cut at random."""
+    """DrQ: the border repeated, then a random crop."""
     padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
-    return cut_anywhere(key, padded, images.shape[1])
+    return random_cut(key, padded, images.shape[1])
 
 
 def shifts(margin: int, copies: int = 1) -> Views:
@@ -80,7 +80,7 @@ def shifts(margin: int, copies: int = 1) -> Views:
 
 
 def with_random_convolution(mild: Views) -> Views:
-    """SVEA. The convolution is the library's, which has a test of its own; here it must give the same bytes."""
+    """SVEA. The convolution is the library's, which has its own test, because its bytes must be the same."""
 
     def views(key: Any, observation: Any, following: Any) -> tuple[Images, Images]:
         keys = jax.random.split(key)
@@ -115,40 +115,40 @@ def latent_model(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, ke
 
 
 def distilled(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, key: Any) -> Any:
-    """DGC-like: DeepMDP's, and the feature map, one 1x1 convolution further, on the VLM's maps where there are some."""
+    """DGC-like: DeepMDP's losses, and the error between a 1x1 convolution of the feature map and valid VLM maps."""
     total, metrics = latent_model(agent, p, target, views, batch, key)
     features = agent.torso(p.torso, views[0][0])
     filters = agent.config.num_filters
     side = round((features.shape[1] / filters) ** 0.5)
     image = features.reshape(-1, side, side, filters).permute(0, 3, 1, 2)
     kernel = p.auxiliary["beside"]["kernel"].reshape(1, filters, 1, 1)
-    seen = torch.nn.functional.conv2d(torch.nn.functional.adaptive_avg_pool2d(image, 7), kernel)[:, 0]
+    predicted = torch.nn.functional.conv2d(torch.nn.functional.adaptive_avg_pool2d(image, 7), kernel)[:, 0]
     valid = torch.tensor(batch.maps.valid)
-    asked = tensor(batch.maps.value).reshape(-1, 7, 7)[valid]
-    value = mse((seen + p.auxiliary["beside"]["bias"])[valid], asked)
+    expected = tensor(batch.maps.value).reshape(-1, 7, 7)[valid]
+    value = mse((predicted + p.auxiliary["beside"]["bias"])[valid], expected)
     return total + value, metrics | {"losses/map": value.item()}
 
 
-def rows_of(logits: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each row with its own number as the label."""
+def cross_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Returns the cross-entropy of each row with its own index as the label."""
     return torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)), reduction="none")
 
 
 def contrast(side: int) -> Callable[..., Any]:
-    """CURL: one crop's features against those of another by the target encoder."""
+    """CURL: features of one crop against the target encoder's features of another."""
 
     def loss(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, key: Any) -> Any:
         z = agent.encode(p.encoder, agent.torso(p.torso, views[0][0]))
         with torch.no_grad():
-            other = agent.torso(target["torso"], cut_anywhere(key, batch.observation, side))
+            other = agent.torso(target["torso"], random_cut(key, batch.observation, side))
             positive = agent.encode(target["critic"]["encoder"], other)
-        return rows_of(z @ p.auxiliary["weight"] @ positive.T).mean(), {}
+        return cross_entropy(z @ p.auxiliary["weight"] @ positive.T).mean(), {}
 
     return loss
 
 
 def temporal_contrast(margin: int) -> Callable[..., Any]:
-    """TACO: where K actions lead, told from where others lead; one shift from others; the sum of K rewards."""
+    """TACO: InfoNCE over the states after K actions, InfoNCE over two shifts, the error of the sum of K rewards."""
 
     def loss(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, key: Any) -> Any:
         del target
@@ -166,9 +166,9 @@ def temporal_contrast(margin: int) -> Callable[..., Any]:
         u = torch.cat([latent_action(heads["action"], a) for a in tensor(future.action)], -1)
         u = torch.tanh(normalised(heads["sequence"]["norm"], linear(heads["sequence"]["linear"], u)))
         both, kept = torch.cat([z, u], -1), torch.tensor(future.valid)
-        # Pairs that stay within an episode; all images are there to be told from.
-        temporal = rows_of(perceptron(heads["after"], both) @ heads["weight"] @ later.T)[kept].mean()
-        instance = rows_of(z @ heads["weight"] @ other.T).mean()
+        # Pairs within an episode; all images are negatives.
+        temporal = cross_entropy(perceptron(heads["after"], both) @ heads["weight"] @ later.T)[kept].mean()
+        instance = cross_entropy(z @ heads["weight"] @ other.T).mean()
         total = tensor(future.reward).sum(0)
         reward = mse(perceptron(heads["reward"], both)[kept, 0], total[kept])
         parts = {"temporal": temporal, "instance": instance, "reward": reward}
@@ -178,22 +178,22 @@ def temporal_contrast(margin: int) -> Callable[..., Any]:
 
 
 def perturbed(key: Any, images: Any, side: int) -> torch.Tensor:
-    """Cropped anew, and each image's brightness off by 5% times a normal number within two deviations."""
+    """Crops at random, and scales brightness by 1 + 5% of a normal number clipped at two deviations."""
     keys = jax.random.split(key)
     strength = 1 + 0.05 * tensor(jax.random.normal(keys[1], (len(images),))).clamp(-2, 2)
-    return cut_anywhere(keys[0], images, side) * strength[:, None, None, None]
+    return random_cut(keys[0], images, side) * strength[:, None, None, None]
 
 
-def cosine_error(heads: Tree, momentum: Tree, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Twice one minus the cosine between prediction and target, both projected."""
+def cosine_error(heads: Tree, momentum: Tree, predicted: torch.Tensor, target_z: torch.Tensor) -> torch.Tensor:
+    """Returns 2 - 2 cos of the projected prediction and target."""
     online = perceptron(heads["prediction"], perceptron(heads["projection"], predicted))
     with torch.no_grad():
-        fixed = perceptron(momentum["projection"], wanted)
+        fixed = perceptron(momentum["projection"], target_z)
     return 2 - 2 * torch.nn.functional.cosine_similarity(online, fixed, dim=-1)
 
 
 def self_prediction(side: int) -> Callable[..., Any]:
-    """SPR: a latent model rolled along the actions, against the momentum encoder of what followed."""
+    """SPR: a latent model unrolled along the actions, against the target encoder's features of what followed."""
 
     def loss(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, key: Any) -> Any:
         del views
@@ -206,15 +206,15 @@ def self_prediction(side: int) -> Callable[..., Any]:
             z = predictor(heads["transition"], torch.cat([z, action], -1))
             with torch.no_grad():
                 images = later[step * rows : (step + 1) * rows]
-                wanted = agent.encode(target["critic"]["encoder"], agent.torso(target["torso"], images))
-            total = total + cosine_error(heads, target["auxiliary"], z, wanted)[kept].mean()
+                target_z = agent.encode(target["critic"]["encoder"], agent.torso(target["torso"], images))
+            total = total + cosine_error(heads, target["auxiliary"], z, target_z)[kept].mean()
         return total, {}
 
     return loss
 
 
 def transformer(p: Tree, x: torch.Tensor) -> torch.Tensor:
-    """Two blocks that normalise first, one head, on tokens [B, N, F]."""
+    """Two pre-norm blocks with one head, on tokens [B,N,F]."""
     size = x.shape[-1]
     for block in (p["block_0"], p["block_1"]):
         h = normalised(block["attention_norm"], x) @ block["attention_in"]["kernel"]
@@ -237,9 +237,9 @@ def positions(steps: int, size: int) -> torch.Tensor:
 
 
 def reconstruction(side: int) -> Callable[..., Any]:
-    """MLR: the features of 16 whole observations from half of their patches and the actions between them.
+    """MLR: the features of 16 observations from half of their patches and the actions between them.
 
-    Which patches are hidden is the library's choice, which has a test of its own.
+    The mask is sampled by the library, which has its own test.
     """
 
     def loss(agent: Agent, p: Tree, target: Tree, views: Any, batch: Any, key: Any) -> Any:
@@ -252,22 +252,22 @@ def reconstruction(side: int) -> Callable[..., Any]:
         z = agent.encode(p.encoder, agent.torso(p.torso, perturbed(keys[1], np.concatenate(masked), side)))
         with torch.no_grad():
             whole = agent.torso(target["torso"], perturbed(keys[2], np.concatenate(sequence), side))
-            wanted = agent.encode(target["critic"]["encoder"], whole).reshape(16, rows, -1)
+            target_z = agent.encode(target["critic"]["encoder"], whole).reshape(16, rows, -1)
         z = z.reshape(16, rows, -1)
-        place = positions(16, z.shape[-1])
+        position = positions(16, z.shape[-1])
         tokens = []
         for step in range(16):
-            tokens.append(z[step] + place[step])
+            tokens.append(z[step] + position[step])
             if step < 15:
-                tokens.append(linear(heads["decoder"]["action"], tensor(future.action[step])) + place[step])
+                tokens.append(linear(heads["decoder"]["action"], tensor(future.action[step])) + position[step])
         decoded = transformer(heads["decoder"], torch.stack(tokens, 1))[:, ::2].transpose(0, 1)
-        return cosine_error(heads, target["auxiliary"], decoded, wanted)[:, kept].mean(), {}
+        return cosine_error(heads, target["auxiliary"], decoded, target_z)[:, kept].mean(), {}
 
     return loss
 
 
 def papers(size: int) -> dict[str, Paper]:
-    """The methods for images of ``size`` pixels, with the share of them that each paper's augmentation moves."""
+    """Returns the methods for images of ``size`` pixels, with augmentations scaled from the papers' sizes."""
     canvas, window, margin = round(1.08 * size), round(0.84 * size), max(round(4 * size / 84), 1)
     ddpg = {"tanh": True, "centre": True, "deterministic": True, "taus": (1.0, 0.01, 0.01)}
     return {

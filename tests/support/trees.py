@@ -8,13 +8,19 @@ import numpy as np
 
 
 def host_copy(tree):
-    """The tree as NumPy arrays; PRNG keys as their data."""
+    """Returns the tree as NumPy arrays; PRNG keys as their data."""
 
     def copy(x):
         is_key = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
         return np.array(jax.random.key_data(x) if is_key else x)
 
     return jax.tree.map(copy, tree)
+
+
+def trees_equal(one, two) -> bool:
+    """Returns whether two trees have equal leaves, bit for bit."""
+    pairs = zip(jax.tree.leaves(host_copy(one)), jax.tree.leaves(host_copy(two)), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
 
 
 def assert_trees_equal(one, two):

@@ -13,6 +13,7 @@ from covr_jax.config import ConfigError
 from covr_jax.io.checkpoint import Checkpointer, CheckpointError
 from covr_jax.io.metrics import read_metrics
 from covr_jax.training import loop, restore
+from covr_jax.training.resolve import resolve
 from covr_jax.training.restore import load_run
 from covr_jax.training.rounds import FinetuneScheduler
 from covr_jax.training.selection import DataSelector
@@ -133,7 +134,7 @@ def test_a_finished_run_is_left_alone(run, covr, tiny_config, folder):
 def test_a_run_can_be_loaded_without_its_vlm(covr, tiny_config, folder, make_programs, monkeypatch):
     monkeypatch.setattr(restore, "Programs", make_programs)
     config, _, state = load_run(folder / "covr")
-    assert config == tiny_config
+    assert config == resolve(tiny_config)
     assert_trees_equal(host_copy(state), host_copy(covr.ended))
     with pytest.raises(ConfigError, match="holds no run"):
         load_run(folder)

@@ -1,4 +1,4 @@
-"""The methods of the paper's tables by name; a new one is a file beside these and a line here."""
+"""The methods of the paper's tables by name. A new method is a module here and an entry in the table below."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MODULES = {
     "dgc_like": dgc_like,
 }
 METHODS = tuple(_MODULES)
-_PLACED = ("rad", "curl", "resact", "spr", "mlr")  # methods on RAD's images
+_RAD_IMAGES = ("rad", "curl", "resact", "spr", "mlr")  # methods with RAD's augmentations
 
 
 def _module(name: str) -> ModuleType:
@@ -34,16 +34,16 @@ def _module(name: str) -> ModuleType:
 
 
 def make_method(name: str, augment: AugmentConfig, image_size: int, task_default: str) -> Method:
-    """Builds the method of a name.
+    """Builds a method by name.
 
     Args:
       name: one of METHODS.
       augment: ``kind`` and ``size`` of the augmentation.
-      image_size: as rendered, pixels.
+      image_size: height = width as rendered, pixels.
       task_default: RAD's kind for the task, "translate" or "crop".
 
     Raises:
-      ConfigError: unknown method, an augmentation that it does not take, or a size that does not fit.
+      ConfigError: unknown method, an augmentation that the method does not take, or a size that does not fit.
     """
     augment = resolve_augmentation(name, augment, image_size, task_default)
     return _module(name).make(MethodSpec(name, augment, image_size))
@@ -52,7 +52,7 @@ def make_method(name: str, augment: AugmentConfig, image_size: int, task_default
 def resolve_augmentation(name: str, augment: AugmentConfig, image_size: int, task_default: str) -> AugmentConfig:
     """Returns the kind and size that a method uses where they are left open ("auto", None).
 
-    Methods that do not place images as RAD does keep "auto" and None.
+    Methods without RAD's augmentations keep "auto" and None.
 
     Args:
       name: one of METHODS.
@@ -63,8 +63,8 @@ def resolve_augmentation(name: str, augment: AugmentConfig, image_size: int, tas
     Raises:
       ConfigError: unknown method.
     """
-    published = _module(name).SETTINGS.augment
-    if name not in _PLACED:
+    published = _module(name).HYPERPARAMETERS.augment
+    if name not in _RAD_IMAGES:
         return augment
     kind = published.get("kind", task_default) if augment.kind == "auto" else augment.kind
     size = augment.size
@@ -74,8 +74,12 @@ def resolve_augmentation(name: str, augment: AugmentConfig, image_size: int, tas
 
 
 def published_hyperparameters(name: str) -> PublishedHyperparameters:
-    """What the method's authors publish with it. Raises ConfigError for an unknown name."""
-    return _module(name).SETTINGS
+    """Returns the hyperparameters that the method's authors publish.
+
+    Raises:
+      ConfigError: unknown method.
+    """
+    return _module(name).HYPERPARAMETERS
 
 
 __all__ = ["METHODS", "make_method", "published_hyperparameters", "resolve_augmentation"]

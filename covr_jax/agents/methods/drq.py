@@ -2,8 +2,9 @@
 
 y = 1/M sum_m (r + gamma V(f(s', nu'_m))) and L = sum_k mean_b (Q(f(s, nu_k), a) - y)^2 with K = M = 2 shifts nu; the
 actor learns from the first of s. The encoder ends in a tanh.
-Ours: both Q losses are summed over the shifts, as in the authors' code, where the paper writes a mean; convolutions
-begin delta-orthogonal, as in SAC-AE.
+Differences from the paper: both Q losses are summed over the shifts, as in the authors' code, where the paper writes a
+mean; convolutions are initialised delta-orthogonal, as in SAC-AE.
+Letters: B batch, H W image, C channels.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray, UInt8
 
 from covr_jax.agents import augment
 from covr_jax.agents.method import Augmentation, Method, Views
 from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.networks import make_networks
-from covr_jax.types import Array
 
 MARGIN = 4  # pixels of an 84x84 image
-SETTINGS = PublishedHyperparameters(
+HYPERPARAMETERS = PublishedHyperparameters(
     env={"image_size": 84},
     sac={
         "batch_size": 512,
@@ -34,15 +36,15 @@ SETTINGS = PublishedHyperparameters(
 
 
 def margin_for(image_size: int) -> int:
-    """The published margin's share of the image, at least one pixel."""
+    """Returns the published margin, scaled to the image size and at least one pixel."""
     return max(round(MARGIN * image_size / 84), 1)
 
 
 def random_shifts(image_size: int, copies: int = 1) -> Augmentation:
-    """``copies`` independent shifts of the observation and as many of the next one."""
+    """Returns ``copies`` independent shifts of the observation and as many of the next observation."""
     margin = margin_for(image_size)
 
-    def random(key: Array, images: Array) -> Array:
+    def random(key: PRNGKeyArray, images: UInt8[Array | np.ndarray, "B H W C"]) -> UInt8[Array, "B H W C"]:
         return augment.shift(images, augment.random_offsets(key, images.shape[0], 2 * margin), margin)
 
     def views(key: Array, observation: Array, next_observation: Array) -> Views:
@@ -55,11 +57,11 @@ def random_shifts(image_size: int, copies: int = 1) -> Augmentation:
     return Augmentation(views, center=lambda images: jnp.asarray(images), random=random)
 
 
-def make(request: MethodSpec) -> Method:
-    """SAC averaged over two shifts."""
-    request.refuse_other_augmentation()
+def make(spec: MethodSpec) -> Method:
+    """Returns SAC averaged over two shifts."""
+    spec.refuse_other_augmentation()
     return Method(
-        random_shifts(request.image_size, copies=2),
+        random_shifts(spec.image_size, copies=2),
         networks=partial(make_networks, squash=True),
         view_weights=(1.0, 1.0),
     )

@@ -1,10 +1,10 @@
 """DrQ-v2 (Yarats et al. 2021): deterministic policy gradient with exploration noise on a schedule, on shifted images.
 
 y = R_n + gamma^n min_i Qbar_i(s_{t+n}, a') with a' = clip(mu(s_{t+n}) + clip(N(0, sigma), +-0.3)); the actor maximises
-min_i Q_i(s, a) with the same noise. The convolutions have no target copy (``torso_tau`` 1). Ours: sigma falls with the
-env steps of all environments together; the replay has the config's size instead of 1e6; the task's action repeat;
-convolutions begin delta-orthogonal instead of orthogonal as a whole; one setting for all tasks, where the authors give
-walker ``--sac.n-step 1 --sac.batch-size 512``.
+min_i Q_i(s, a) with the same noise. The convolutions have no target copy (``torso_tau`` 1). Differences from the
+authors' code: sigma decreases with the env steps of all environments together; the replay has the config's size instead
+of 1e6; the action repeat is the task's; convolutions are initialised delta-orthogonal instead of orthogonal; all tasks
+use the same hyperparameters, where the authors give walker ``--sac.n-step 1 --sac.batch-size 512``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from covr_jax.agents.networks import make_networks
 
 deterministic_networks = partial(make_networks, squash=True, centre=True, stochastic=False)
 
-SETTINGS = PublishedHyperparameters(
+HYPERPARAMETERS = PublishedHyperparameters(
     env={"image_size": 84},
     sac={
         "batch_size": 256,
@@ -28,16 +28,16 @@ SETTINGS = PublishedHyperparameters(
         "critic_tau": 0.01,
         "encoder_tau": 0.01,
     },
-    # Ten times faster, the actor's tanh is saturated for good before the critics know anything.
+    # At ten times this rate, the actor's tanh saturates for good before the critics have learned anything.
     always={"learning_rate": 1e-4, "n_step": 3, "torso_tau": 1.0, "actor_update_every": 1},
 )
 
 
-def make(request: MethodSpec) -> Method:
-    """DDPG with twin critics on one shift."""
-    request.refuse_other_augmentation()
+def make(spec: MethodSpec) -> Method:
+    """Returns DDPG with twin critics on one random shift."""
+    spec.refuse_other_augmentation()
     return Method(
-        random_shifts(request.image_size),
+        random_shifts(spec.image_size),
         networks=deterministic_networks,
         policy=policies.noisy_deterministic,
     )

@@ -53,4 +53,4 @@ class MethodSpec(NamedTuple):
 
     def _refuse_size(self) -> None:
         if self.augment.size is not None:
-            raise ConfigError(f"{self.name} keeps the pictures' size; drop --augment.size {self.augment.size}")
+            raise ConfigError(f"{self.name} keeps the images' size; drop --augment.size {self.augment.size}")

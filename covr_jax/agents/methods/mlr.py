@@ -1,40 +1,42 @@
-"""MLR (Yu et al. 2022): SAC on random crops whose features tell what half-hidden pictures show.
+"""MLR (Yu et al. 2022): SAC on random crops that reconstructs features of masked images.
 
 L = 1/K sum_{i<K} mean |u(q(g(D(z, a)_i))) - u(gbar(zbar_{t+i}))|^2, that is 2 - 2 cos, over K = 16 observations: of
-each 8 in a row the same random half of the patches, a tenth of the side wide, is black; z = f(what is left), f the
+each 8 in a row the same random half of the patches, a tenth of the side wide, is black; z = f(masked image), f the
 critic's encoder; the decoder D is a transformer over states and actions; heads and targets are SPR's, the latter of
-whole pictures.
-Masks are drawn once for a batch, as in the authors' code. Ours: cubes are 8 steps deep in every task, theirs 4 in some;
-no action follows the last observation; weights begin orthogonal; no warm-up of the learning rate and no bound on the
-gradient; what SPR's docstring says of rows, of gbar and of episodes that end.
+unmasked images.
+Masks are sampled once for a batch, as in the authors' code. Differences from it: cubes are 8 steps deep in every task,
+theirs 4 in some; no action follows the last observation; weights are initialised orthogonal; no warm-up of the learning
+rate and no gradient clipping; and those of SPR in rows, gbar and episodes that end.
+Letters: B batch, H W image, C channels, K steps, F features, A action.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views
 from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
-from covr_jax.agents.methods.rad import placement
-from covr_jax.agents.methods.spr import beginning, changed, distance, encode, init_heads
+from covr_jax.agents.methods.rad import rad_augmentation
+from covr_jax.agents.methods.spr import cosine_distance, encode, first_rows, init_heads, perturb
 from covr_jax.agents.networks import Networks, Params
 from covr_jax.agents.networks.predictors import latent_decoder
 from covr_jax.config import SACConfig
-from covr_jax.types import Array, Batch
+from covr_jax.types import Batch
 
 STEPS = 16  # K
-DEPTH = 8  # steps of a cube
-PATCH = 0.1  # of the image's side
-SHARE = 0.5  # of the patches that are hidden
-LAYERS = 2  # of the decoder
-SETTINGS = PublishedHyperparameters(
+DEPTH = 8  # steps with the same mask
+PATCH = 0.1  # side of a patch / side of the image
+SHARE = 0.5  # masked share of the patches
+LAYERS = 2  # blocks of the decoder
+HYPERPARAMETERS = PublishedHyperparameters(
     sac={"batch_size": 512, "num_filters": 64, "auxiliary_learning_rate": 5e-4}, augment={"kind": "crop"}
 )
 
 
-def sample_mask(key: Array, size: int) -> Array:
-    """What is masked, bool[K,size,size]: the same patches in every ``DEPTH`` steps."""
+def sample_mask(key: PRNGKeyArray, size: int) -> Bool[Array, "K {size} {size}"]:
+    """Samples which pixels to mask: the same patches in every ``DEPTH`` steps. The key is consumed."""
     side = max(round(PATCH * size), 1)
     cells = -(-size // side)
 
@@ -47,7 +49,7 @@ def sample_mask(key: Array, size: int) -> Array:
 
 
 def reconstruction(networks: Networks, augmentation: Augmentation, action_dim: int, config: SACConfig) -> Auxiliary:
-    """A decoder that completes the features of a sequence."""
+    """Returns the auxiliary loss: a decoder that reconstructs the features of a masked sequence."""
     del action_dim
     decoder = latent_decoder(LAYERS)
 
@@ -58,29 +60,29 @@ def reconstruction(networks: Networks, augmentation: Augmentation, action_dim: i
         return {"decoder": decoder.init(keys[0], z, actions), **init_heads(keys[1], config.feature_dim)}
 
     def loss(
-        trained: AuxiliaryParams, target: dict[str, Params], views: Views, batch: Batch, key: Array
+        params: AuxiliaryParams, target: dict[str, Params], views: Views, batch: Batch, key: Array
     ) -> tuple[Array, Metrics]:
         del views
-        observation, future = beginning("mlr", batch)
-        mask_key, mine_key, whole_key = jax.random.split(key, 3)
+        observation, future = first_rows("mlr", batch)
+        mask_key, online_key, target_key = jax.random.split(key, 3)
         sequence = jnp.concatenate([observation[None], future.observation])  # u8[K,B,H,W,C]
         mask = sample_mask(mask_key, sequence.shape[2])[:, None, :, :, None]
-        left = jnp.where(mask, jnp.uint8(0), sequence)
+        masked = jnp.where(mask, jnp.uint8(0), sequence)
 
         def features(torso: Params, encoder: Params, key: Array, images: Array) -> Array:
-            flat = changed(augmentation, key, images.reshape(-1, *images.shape[2:]))
+            flat = perturb(augmentation, key, images.reshape(-1, *images.shape[2:]))
             return encode(networks, torso, encoder, flat).reshape(*images.shape[:2], -1)
 
-        z = features(trained.torso, trained.encoder, mine_key, left)
-        predicted = decoder.apply(trained.auxiliary["decoder"], z, future.action)
-        wanted = features(target["torso"], target["critic"]["encoder"], whole_key, sequence)
-        error = distance(trained.auxiliary, target["auxiliary"], predicted, wanted).mean(0)
+        z = features(params.torso, params.encoder, online_key, masked)
+        predicted = decoder.apply(params.auxiliary["decoder"], z, future.action)
+        target_z = features(target["torso"], target["critic"]["encoder"], target_key, sequence)
+        error = cosine_distance(params.auxiliary, target["auxiliary"], predicted, target_z).mean(0)
         valid = future.valid.astype(error.dtype)
         return jnp.sum(valid * error) / jnp.maximum(valid.sum(), 1.0), {}
 
     return Auxiliary(init, loss, ema_params=("projection",))
 
 
-def make(request: MethodSpec) -> Method:
-    """SAC that completes masked sequences; random crops unless another placement is asked for."""
-    return Method(placement(request), auxiliary=reconstruction, horizon=STEPS - 1)
+def make(spec: MethodSpec) -> Method:
+    """Returns SAC that reconstructs masked sequences; random crops unless the spec says otherwise."""
+    return Method(rad_augmentation(spec), auxiliary=reconstruction, horizon=STEPS - 1)

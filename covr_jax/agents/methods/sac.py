@@ -1,19 +1,20 @@
 """SAC from pixels without augmentation (Haarnoja et al. 2018).
 
-The encoder is that of Yarats et al. 2019 without its last tanh, as CURL has it.
+The encoder is that of Yarats et al. 2019 without its last tanh, as in CURL.
 """
 
 from __future__ import annotations
 
+from jaxtyping import Array
+
 from covr_jax.agents.method import Augmentation, Method, Views
 from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
-from covr_jax.types import Array
 
-SETTINGS = PublishedHyperparameters(env={"image_size": 84})
+HYPERPARAMETERS = PublishedHyperparameters(env={"image_size": 84})
 
 
 def no_augmentation() -> Augmentation:
-    """Images as they are."""
+    """Returns the identity."""
 
     def augment(key: Array, observation: Array, next_observation: Array) -> Views:
         del key
@@ -22,7 +23,7 @@ def no_augmentation() -> Augmentation:
     return Augmentation(augment=augment, center=lambda images: images, random=lambda key, images: images)
 
 
-def make(request: MethodSpec) -> Method:
-    """Soft actor-critic and nothing else."""
-    request.refuse_augmentation()
+def make(spec: MethodSpec) -> Method:
+    """Returns plain soft actor-critic."""
+    spec.refuse_augmentation()
     return Method(no_augmentation())

@@ -1,8 +1,8 @@
-"""SVEA (Hansen, Su and Wang 2021): targets from mildly shifted images, critics fitted to strongly changed ones too.
+"""SVEA (Hansen, Su and Wang 2021): targets from shifted images, critics fitted to strongly augmented ones too.
 
 L_Q = alpha L(s) + beta L(aug(s)) with alpha = beta = 0.5 and y from s' alone; the actor learns from s. aug is a random
-convolution, whose result we round to bytes. The authors' encoder of eleven layers is the ``paper`` preset's; smaller
-presets keep theirs. Ours: a rectifier after the last of its convolutions too.
+convolution, whose result is rounded to bytes. The ``paper`` preset has the authors' encoder of eleven layers; smaller
+presets keep their own. Difference from the authors' code: a ReLU after the last convolution too.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 from functools import partial
 
 import jax
+from jaxtyping import Array
 
 from covr_jax.agents import augment
 from covr_jax.agents.method import Augmentation, Method, Views
 from covr_jax.agents.methods.drq import random_shifts
 from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.networks import make_networks
-from covr_jax.types import Array
 
-SETTINGS = PublishedHyperparameters(
+HYPERPARAMETERS = PublishedHyperparameters(
     env={"image_size": 84},
     sac={
         "learning_rate": 1e-3,
@@ -38,11 +38,11 @@ def _with_strong_view(shifts: Augmentation) -> Augmentation:
     return shifts._replace(augment=views)
 
 
-def make(request: MethodSpec) -> Method:
-    """SAC with a second, strongly augmented view in the critic loss."""
-    request.refuse_other_augmentation()
+def make(spec: MethodSpec) -> Method:
+    """Returns SAC with a second, strongly augmented view in the critic loss."""
+    spec.refuse_other_augmentation()
     return Method(
-        _with_strong_view(random_shifts(request.image_size)),
+        _with_strong_view(random_shifts(spec.image_size)),
         networks=partial(make_networks, squash=True),
         view_weights=(0.5, 0.5),
     )

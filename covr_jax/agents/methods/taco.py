@@ -1,16 +1,18 @@
-"""TACO (Zheng et al. 2023): DrQ-v2 with latent actions, learnt by telling futures apart.
+"""TACO (Zheng et al. 2023): DrQ-v2 with latent actions, trained with a temporal contrastive loss.
 
 L = InfoNCE(G(z_t, u_{t:t+K}), z_{t+K}) + InfoNCE(z_t, z_t of another shift) + mean (R(z_t, u_{t:t+K}) - sum r)^2 with
 unit weights, u = encoded actions, z = projected features; the critic reads u(a) in place of a.
-The critic's loss moves the action encoder as well. Ours: pairs whose episode ends within K steps are left out of the
-first and third loss; rewards are summed without a discount; this loss comes right after the critic's instead of last;
-walker is set up as all tasks, and convolutions begin, as in ``drqv2``.
+The critic's loss trains the action encoder as well. Differences from the authors' code: pairs whose episode ends within
+K steps are left out of the first and third loss; rewards are summed without a discount; this loss comes right after the
+critic's instead of last; hyperparameters of walker and initial convolutions are those of ``drqv2``.
+Letters: B batch, H W image, C channels, A action, K steps, N torso features, F features, U latent action.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from covr_jax.agents import policies
 from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views
@@ -21,21 +23,23 @@ from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperpa
 from covr_jax.agents.networks import Networks, Params
 from covr_jax.agents.networks.predictors import action_encoder, perceptron, projection
 from covr_jax.config import SACConfig
-from covr_jax.types import Array, Batch
+from covr_jax.types import Batch
 
 STEPS = 3  # K
-SETTINGS = PublishedHyperparameters(
-    env=drqv2.SETTINGS.env, sac=drqv2.SETTINGS.sac | {"batch_size": 1024}, always=drqv2.SETTINGS.always
+HYPERPARAMETERS = PublishedHyperparameters(
+    env=drqv2.HYPERPARAMETERS.env,
+    sac=drqv2.HYPERPARAMETERS.sac | {"batch_size": 1024},
+    always=drqv2.HYPERPARAMETERS.always,
 )
 
 
 def latent_size(action_dim: int) -> int:
-    """Of one encoded action."""
+    """Returns U, the size of one encoded action."""
     return int(1.25 * action_dim) + 1
 
 
 def temporal_contrast(networks: Networks, augmentation: Augmentation, action_dim: int, config: SACConfig) -> Auxiliary:
-    """TACO's loss; the critic reads encoded actions."""
+    """Returns TACO's auxiliary loss; the critic reads encoded actions."""
     size, features = latent_size(action_dim), config.feature_dim
     encoder, sequence, state = action_encoder(size), projection(STEPS * size), projection(features)
     after, reward = perceptron(features, config.hidden_dim), perceptron(1, config.hidden_dim)
@@ -53,27 +57,27 @@ def temporal_contrast(networks: Networks, augmentation: Augmentation, action_dim
         }
 
     def loss(
-        trained: AuxiliaryParams, target: dict[str, Params], views: Views, batch: Batch, key: Array
+        params: AuxiliaryParams, target: dict[str, Params], views: Views, batch: Batch, key: Array
     ) -> tuple[Array, Metrics]:
         del target
         if batch.future is None:
             raise ValueError("taco needs batches with a future of 3 steps")
-        params, future = trained.auxiliary, batch.future
+        heads, future = params.auxiliary, batch.future
         keys = jax.random.split(key)
 
         def project(images: Array) -> Array:
-            return state.apply(params["state"], networks.torso.apply(trained.torso, images))
+            return state.apply(heads["state"], networks.torso.apply(params.torso, images))
 
         z = project(views.observation[0])
         later = jax.lax.stop_gradient(project(augmentation.random(keys[0], future.observation[STEPS - 1])))
         other = jax.lax.stop_gradient(project(augmentation.random(keys[1], batch.observation)))
-        latent = encoder.apply(params["action"], future.action).transpose(1, 0, 2).reshape(z.shape[0], -1)
-        u = sequence.apply(params["sequence"], latent)
+        latent = encoder.apply(heads["action"], future.action).transpose(1, 0, 2).reshape(z.shape[0], -1)
+        u = sequence.apply(heads["sequence"], latent)
         valid = future.valid.astype(z.dtype)
         share = valid / jnp.maximum(valid.sum(), 1.0)
-        temporal = jnp.sum(share * info_nce(after.apply(params["after"], z, u), later, params["weight"]))
-        instance = info_nce(z, other, params["weight"]).mean()
-        error = reward.apply(params["reward"], z, u)[:, 0] - future.reward.sum(0)
+        temporal = jnp.sum(share * info_nce(after.apply(heads["after"], z, u), later, heads["weight"]))
+        instance = info_nce(z, other, heads["weight"]).mean()
+        error = reward.apply(heads["reward"], z, u)[:, 0] - future.reward.sum(0)
         reward_loss = jnp.sum(share * error**2)
         metrics = {"losses/temporal": temporal, "losses/instance": instance, "losses/reward": reward_loss}
         return temporal + instance + reward_loss, metrics
@@ -84,11 +88,11 @@ def temporal_contrast(networks: Networks, augmentation: Augmentation, action_dim
     return Auxiliary(init, loss, embed)
 
 
-def make(request: MethodSpec) -> Method:
-    """DrQ-v2 with temporal action-driven contrastive learning."""
-    request.refuse_other_augmentation()
+def make(spec: MethodSpec) -> Method:
+    """Returns DrQ-v2 with temporal action-driven contrastive learning."""
+    spec.refuse_other_augmentation()
     return Method(
-        random_shifts(request.image_size),
+        random_shifts(spec.image_size),
         networks=drqv2.deterministic_networks,
         policy=policies.noisy_deterministic,
         auxiliary=temporal_contrast,

@@ -130,6 +130,6 @@ def make(name: str, method: str = "covr", base: str = "rad") -> Config:
         method=method,
         base=base,
         sac=dataclasses.replace(config.sac, **sac),
-        augment=dataclasses.replace(config.augment, **published.augment),
+        augment=dataclasses.replace(config.augment, **(published.augment or {})),
         vlm=dataclasses.replace(config.vlm, **vlm),
     )

@@ -21,7 +21,8 @@ import torch
 from safetensors.torch import save
 
 from covr_jax.vlm.codec import format_numbers
-from covr_jax.vlm.decode import answer_texts, build_grammar, decode_actions, parse_all
+from covr_jax.vlm.decode import answer_texts, decode_actions, parse_all
+from covr_jax.vlm.grammar import build_grammar
 from covr_jax.vlm.models import tiny
 from covr_jax.vlm.models.images import resize
 from covr_jax.vlm.models.loading import backbone_from, model_inputs, preprocess, tokenize_prompt

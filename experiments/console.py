@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 class ConsoleReporter:
-    """Implements ``rounds.Reporter``; use it as a context manager."""
+    """Implements ``covr_jax.io.reporter.Reporter``; use it as a context manager."""
 
     def __init__(self, total_steps: int):
         self._console = Console()

@@ -65,12 +65,19 @@ def group_of(item):
     return task.replace("walker_run", "walker_walk") if task else item.path.name  # walkers share model and physics
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(items):
     for item in items:
         if task_of(item) in SECOND_TIER:
             item.add_marker(pytest.mark.slow)
         item.add_marker(pytest.mark.xdist_group(name=group_of(item)))
     items.sort(key=group_of)  # a group is not interrupted by another one, which would drop its programs
+
+
+def pytest_collection_finish(session):
+    grouped = getattr(session.config.option, "loadgroup", False)
+    if grouped and not all("@" in item.nodeid for item in session.items):
+        raise pytest.UsageError("these versions of pytest and pytest-xdist do not group tests; see requirements.txt")
 
 
 def pytest_runtest_teardown(item, nextitem):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from covr_jax.covr import eddf, ralw
+from . import eddf, ralw
 
 FILTERS = ("eddf", "random", "top", "none")
 WEIGHTS = ("ralw", "uniform", "random")

@@ -24,8 +24,9 @@ def _vector(returns: ArrayLike) -> jax.Array:
 def z_score(returns: ArrayLike) -> jax.Array:
     """G_z = (g - mean(g)) / std(g), the standardised returns that Eq. 5 compares (population std).
 
-    Brought to [0, 1] first, which z does not see: equal returns are then exactly equal (std 0 gives zeros, not the
-    rounding noise of the mean), and neither 1e6 +- 1 nor +-1e30 costs float32 its digits or its range.
+    z-scores do not change with scale and shift, so returns are first mapped to [0, 1]: equal returns are then exactly
+    equal (std 0 gives zeros, not the rounding noise of the mean), and neither 1e6 +- 1 nor +-1e30 costs float32 its
+    digits or its range.
 
     Args:
       returns: f32[N], finite.

@@ -76,15 +76,15 @@ def episode_returns(
         )
 
     def backwards(after, now):
-        g_next, paid_next = after  # of the action that leads to this time step
+        g_next, known_next = after  # return of the action that led to the next time step, and whether it is known
         r, kind, value = now
         last = kind == LAST
-        complete = paid_next & ~last
+        complete = known_next & ~last
         g = jnp.where(complete, g_next, 0.0)
-        # What this time step pays to the action before it. FIRST belongs to no action: it hides what comes later.
+        # The return of the action that led to this time step. Nothing propagates across FIRST: a new episode starts.
         g_before = r + discount * jnp.where(last, value, g)
-        paid = last | (complete & (kind == MID))
-        return (g_before, paid), (g, complete)
+        known = last | (complete & (kind == MID))
+        return (g_before, known), (g, complete)
 
     envs = reward.shape[1:]
     running = (jnp.zeros(envs, jnp.float32), jnp.zeros(envs, bool))

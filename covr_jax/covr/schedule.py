@@ -25,7 +25,7 @@ def interval(round: int, psi_0: int, kind: str = "linear") -> int:
       kind: ``linear`` or ``recursive``.
 
     Returns:
-      Env steps, >= psi_0: D_f is never due before it holds anything.
+      Env steps, >= psi_0: so the first round is never at step 0.
 
     Raises:
       ValueError: unknown kind, psi_0 < 1, round < 0.

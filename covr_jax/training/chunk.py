@@ -175,7 +175,7 @@ def dispatched_chunk(
 def filled_index(time: np.ndarray, start: int, size: int) -> np.ndarray:
     """Positions start, start + 1, ..., i64[size]; beyond the end of ``time`` the last one repeats.
 
-    Batches of one size compile once.
+    It pads batches of indices to one size, so that one program is compiled for all of them.
     """
     return np.minimum(np.arange(start, start + size), len(time) - 1)
 

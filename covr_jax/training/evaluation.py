@@ -1,4 +1,4 @@
-"""Tries policies on fresh environments: evaluations, and the rollouts that videos are made of. E envs, A action."""
+"""Evaluates policies on fresh environments: evaluations, and the rollouts that videos are made of. E envs, A action."""
 
 from __future__ import annotations
 

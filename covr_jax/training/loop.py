@@ -113,7 +113,7 @@ class AgentTrainer(Trainer):
         return self._updates
 
     @property
-    def guided(self) -> bool:
+    def queries_vlm(self) -> bool:
         """Whether the VLM is queried now.
 
         ``covr`` queries it once the cold start is over, ``apl`` while its answers have weight, other methods always.
@@ -130,7 +130,7 @@ class AgentTrainer(Trainer):
         values = {}
         if self.finetune_scheduler:
             kind = "annealed" if self.config.method == "apl" else "constant"
-            base = required(covr.guidance_weight) if self.guided else 0.0
+            base = required(covr.guidance_weight) if self.queries_vlm else 0.0
             values["guidance_weight"] = float(guidance.weight(kind, base, self.env_steps, covr.anneal_steps))
         if not self.programs.parts.method.policy.entropy_regularised:
             share = min(self.env_steps / sac.noise_steps, 1.0)
@@ -207,7 +207,7 @@ class AgentTrainer(Trainer):
         if lost is not None:
             raise lost
         if self.queries:
-            self.state = self.queries.step(self.state, query=self.guided)
+            self.state = self.queries.step(self.state, query=self.queries_vlm)
         if learn and not self._logged_compile:
             self._logged_compile = True
             self.reporter.message(str(self.compile_log))

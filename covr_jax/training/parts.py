@@ -93,9 +93,9 @@ def build_parts(config: Config) -> Parts:
     env, eval_env = make_envs(config, task, frame_stack)
     learning_rate = required(sac.learning_rate)
     # The cycle is the fewest agent steps after which "actor every n updates" repeats.
-    rounds = sac.actor_update_every // math.gcd(sac.actor_update_every, sac.updates_per_step)
-    cycle = rounds * sac.steps_per_update
-    every = math.lcm(config.vlm.every, cycle)
+    updating_steps = sac.actor_update_every // math.gcd(sac.actor_update_every, sac.updates_per_step)
+    cycle = updating_steps * sac.steps_per_update
+    period = math.lcm(config.vlm.every, cycle)
     parts = Parts(
         config=config,
         method=method,
@@ -105,7 +105,7 @@ def build_parts(config: Config) -> Parts:
         frame_stack=frame_stack,
         slots=replay.capacity_in_slots(config.replay.capacity, env_options.num_envs, frame_stack),
         cycle=cycle,
-        chunk_steps=every * math.ceil(_MIN_CHUNK_STEPS / every),
+        chunk_steps=period * math.ceil(_MIN_CHUNK_STEPS / period),
     )
     _check_encoder(parts)
     _check_sizes(parts)

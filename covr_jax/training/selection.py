@@ -25,7 +25,7 @@ from covr_jax.types import StepType
 class Samples(NamedTuple):
     """D_f, or a selection of it; all on the host."""
 
-    time: Int[np.ndarray, " N"]  # time slots written before this one since the run began
+    time: Int[np.ndarray, " N"]  # absolute replay time: time slots since the run began
     env_id: Int[np.ndarray, " N"]
     action: Float[np.ndarray, "N A"]
     returns: Float[np.ndarray, " N"]  # return-to-go g_t

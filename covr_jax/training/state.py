@@ -15,7 +15,7 @@ from covr_jax.types import StepType, TimeStep
 class Progress(flax.struct.PyTreeNode):
     """Counters and running returns of the training environments."""
 
-    vec_steps: Int[Array, ""]  # calls of env.step
+    vec_steps: Int[Array, ""]  # calls of env.step: agent steps of all environments at once, FIRST included
     transitions: Int[Array, ""]  # time steps that were not FIRST, over all environments
     running_return: Float[Array, " E"]  # of the current episode
     last_return: Float[Array, " E"]  # of the last finished episode; NaN before the first one

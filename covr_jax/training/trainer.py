@@ -54,7 +54,7 @@ class Trainer:
       loop: the loop's own state.
     """
 
-    saves = True  # whether the run has checkpoints
+    trains = True  # False: the run only evaluates, and has no checkpoints
     state: Any
     loop: Any
     logger: MetricsLogger
@@ -148,7 +148,7 @@ class Trainer:
 
     def _loop(self) -> None:
         total = self.config.total_steps
-        while self.saves and self.env_steps < total:
+        while self.trains and self.env_steps < total:
             due = self.iterate()
             if self.env_steps >= self.loop.next_eval and self.env_steps < total:
                 self.loop.evaluations += 1
@@ -183,7 +183,7 @@ class Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint, where the run has any and there is something to save."""
-        if not self.saves or self.state is None:
+        if not self.trains or self.state is None:
             return
         self.loop.next_checkpoint = self.env_steps + self.config.run.checkpoint_every
         if self.vlm:

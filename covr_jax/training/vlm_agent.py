@@ -53,7 +53,7 @@ class VLMTrainer(Trainer):
         programs = Programs(config)
         vlm = cast(PriorService, make_vlm(config, programs.parts.env.action_dim, run_dir))
         super().__init__(config, run_dir, reporter, programs, vlm)
-        self.saves = config.method == "vpf"
+        self.trains = config.method == "vpf"
         num_envs = programs.parts.env.num_envs
         self.state = None
         self.loop = VLMLoopState(
@@ -63,7 +63,7 @@ class VLMTrainer(Trainer):
             last=[math.nan] * num_envs,
         )
         self._held_action = np.zeros((programs.evaluator.env.num_envs, programs.parts.env.action_dim), np.float32)
-        self._token_policy = self._make_token_policy() if self.saves else None
+        self._token_policy = self._make_token_policy() if self.trains else None
         self.open_log(resumed=self._restore_newest())
 
     def _make_token_policy(self) -> Any:
@@ -115,7 +115,7 @@ class VLMTrainer(Trainer):
         row = self.measure_random()
         self.reporter.message(f"VLM: {self.vlm.model_info.name}, {self.vlm.model_info.parameters}")
         self.log(row)
-        if self.saves:
+        if self.trains:
             self.state = self.programs.stepper.reset(stream(self.config.seed, ENV))
 
     def evaluation_metrics(self, *, final: bool) -> dict[str, float]:
@@ -130,7 +130,7 @@ class VLMTrainer(Trainer):
 
     def after_training(self) -> None:
         """Writes the adapter that the run has trained."""
-        if self.saves:
+        if self.trains:
             self.vlm.save_adapter(self.run_dir / ADAPTER)
 
     def iterate(self) -> bool:

@@ -17,8 +17,8 @@ from covr_jax.runtime import dlpack
 from covr_jax.types import Prior
 from covr_jax.vlm import decode
 from covr_jax.vlm.codec import format_action
-from covr_jax.vlm.decode import Grammar
 from covr_jax.vlm.defaults import RELEASED, TINY
+from covr_jax.vlm.grammar import Grammar, build_grammar
 from covr_jax.vlm.models import adapter
 from covr_jax.vlm.models.loading import (
     DEFAULT_MODEL,
@@ -119,7 +119,10 @@ class VLMEngine:
         self.finetune_options = FinetuneOptions(**{**preset.finetune, **adamw, **(finetune_options or {})})
         self._backbone, self.parameter_count = add_lora(backbone, targets=targets, seed=seed, **lora)
         self._prompt_tokens = tokenize_prompt(self._backbone, self.prompt)
-        self._grammar = decode.build_grammar(backbone.tokenizer, action_dim, self.signed)
+        about = backbone.description
+        self._grammar = build_grammar(
+            backbone.tokenizer, action_dim, self.signed, about.before_answer, about.answer_space
+        )
         self._merged = None  # cache of the merged copy; None when the adapter has changed
         self._adapter_enabled = True
         self.counters = fresh_counters()

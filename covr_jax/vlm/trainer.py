@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from covr_jax.vlm.decode import Grammar
 from covr_jax.vlm.defaults import RELEASED
+from covr_jax.vlm.grammar import Grammar
 from covr_jax.vlm.models.loading import Backbone, PromptTokens, base_model, model_inputs, preprocess
 
 IGNORE = -100  # label of a position that carries no loss

@@ -212,6 +212,7 @@ def test_entropy_is_minus_the_log_density_of_a_sample(setup):
     np.testing.assert_allclose(learner.entropy(state, observation, jax.random.key(8)), -log_prob.numpy(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_seeds_can_be_vmapped(setup):
     learner, update, _ = setup
     example = np.zeros((1, SIZE, SIZE, CHANNELS), np.uint8), jnp.zeros((1, A))

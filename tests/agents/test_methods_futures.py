@@ -24,6 +24,7 @@ def updated(now, batches):
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PREDICTING)
 def test_without_its_loss_the_method_is_rad_on_crops(name):
     method, config = composition(name).method, composition(name).config

@@ -33,6 +33,7 @@ def batches_of(method):
     return [make_batch(method, 70 + number) for number in range(STEPS)]
 
 
+@pytest.mark.slow
 def test_deepmdp_with_auxiliary_rate_0_is_sac():
     sac, base = composition("sac"), composition("deepmdp")
     still = compose(base.method, dataclasses.replace(base.config, auxiliary_learning_rate=0.0))
@@ -52,6 +53,7 @@ def test_sac_reads_neither_previous_actions_nor_futures():
     assert_trees_equal(trained(sac, batches), trained(sac, more))
 
 
+@pytest.mark.slow
 def test_weights_of_1_are_no_weights_up_to_rounding():
     sac = composition("sac")
     batch = batches_of(sac.method)[0]
@@ -61,6 +63,7 @@ def test_weights_of_1_are_no_weights_up_to_rounding():
         assert np.abs(left - right).max() <= 1e-6 * np.abs(left).max()
 
 
+@pytest.mark.slow
 def test_a_row_with_weight_0_is_not_fitted_but_counted():
     sac = composition("sac")
     batch = make_batch(sac.method, 90)
@@ -76,6 +79,7 @@ def test_a_row_with_weight_0_is_not_fitted_but_counted():
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-5 * np.abs(two).max())
 
 
+@pytest.mark.slow
 def test_svea_without_its_strong_view_learns_from_the_mild_one():
     svea = composition("svea")
     shifts = random_shifts(SIZE)
@@ -94,6 +98,7 @@ def test_svea_without_its_strong_view_learns_from_the_mild_one():
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
+@pytest.mark.slow
 def test_two_equal_views_double_the_loss_of_drq():
     """Loss and gradient of the critic."""
     drq = composition("drq")
@@ -123,6 +128,7 @@ def centred(name, images):
     return cut(images, np.ones((B, 2), int), round(0.84 * SIZE)) if name in CROPPED else tensor(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_acting_is_the_policy_on_the_centred_image(name):
     now, key = composition(name), jax.random.key(5)

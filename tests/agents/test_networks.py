@@ -103,6 +103,7 @@ def forward(precision, seed=3):
     return params, [features, mean, log_std, networks.critic.apply(params["critic"], features, action)]
 
 
+@pytest.mark.slow
 def test_bfloat16_rounds_the_products_and_nothing_else():
     params, exact = forward("float32")
     same, rounded = forward("bfloat16")

@@ -19,6 +19,8 @@ from covr_jax.envs.task import Task
 from covr_jax.render import Renderer
 from covr_jax.types import StepType
 
+pytestmark = pytest.mark.slow  # test_dmc compares the same task in the first tier
+
 FIRST, MID, LAST = StepType.FIRST, StepType.MID, StepType.LAST
 TASK = "cartpole_swingup"
 NUM_ENVS = 32  # of the physics tests

@@ -43,7 +43,10 @@ def test_compilations_are_counted():
     assert any("backend_compile" in event for event in seen)
 
 
-@pytest.fixture(params=TASKS)
+CASES = [pytest.param(t, marks=[] if t == "cartpole_swingup" else pytest.mark.slow) for t in TASKS]
+
+
+@pytest.fixture(params=CASES)
 def task(request):
     return compiled(request.param)
 

@@ -83,7 +83,13 @@ def reference(name):
     return Reference(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-@pytest.mark.parametrize("name", TASKS)
+# In the first tier contact is compared by test_a_control_step_equals_dm_controls alone.
+WITHOUT_CONTACT_FIRST = [
+    pytest.param(name, marks=[] if name == "cartpole_swingup" else pytest.mark.slow) for name in TASKS
+]
+
+
+@pytest.mark.parametrize("name", WITHOUT_CONTACT_FIRST)
 def test_sizes(name):
     env = envs.make(name, 2, pixels=False)
     state, timestep = compiled(name).reset(jax.random.key(0))
@@ -145,7 +151,7 @@ def test_a_control_step_equals_dm_controls(name):
     np.testing.assert_allclose(timestep.reward, known.reward, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", WITHOUT_CONTACT_FIRST)
 def test_rewards_of_states_that_earn_them(name):
     """Random behaviour seldom earns anything in the sparse tasks, so the states are arranged."""
     env = compiled(name).env
@@ -190,6 +196,7 @@ def arranged(name, model, count=40):
     return qpos, qvel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONTACT)
 def test_physics_steps_equal_mujocos(name):
     """One and ten physics steps from the same states with the same control, float32 against C's float64."""
@@ -325,7 +332,7 @@ def test_a_start_can_be_given():
     np.testing.assert_array_equal(timestep.observation[:, :2], known.qpos)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", WITHOUT_CONTACT_FIRST)
 def test_the_first_observation_is_dm_controls_of_that_state(name):
     state, timestep = compiled(name).reset(jax.random.key(13))
     env = load(name)

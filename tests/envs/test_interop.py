@@ -31,6 +31,7 @@ class TestDmEnv(test_utils.EnvironmentTestMixin, absltest.TestCase):
             yield np.zeros(1, np.float32)
 
 
+@pytest.mark.slow
 def test_dm_env_ends_with_a_truncation_and_pixels():
     env = DmEnv(TASK, image_size=16, samples=1, **LONG)
     steps = [env.reset()] + [env.step(np.ones(1, np.float32)) for _ in range(11)]
@@ -62,6 +63,7 @@ def test_gymnasium_requires_a_reset_first():
         GymVectorEnv(TASK, 1, pixels=False).step(np.zeros((1, 1)))
 
 
+@pytest.mark.slow
 def test_brax_steps_as_the_vectorised_environment_does():
     brax_env = BraxEnv(TASK)
     env = envs.make(TASK, 1, pixels=False)

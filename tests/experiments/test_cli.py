@@ -25,25 +25,20 @@ def train(*arguments, directory):
     return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=directory.parent)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--task", "cartpole_swingdown", "--method", "rad"], "unknown task 'cartpole_swingdown'; choose from"),
-        (
-            ["--method", "rainbow"],
-            "unknown method 'rainbow'; choose from covr, dpl, apl, vbe, vpf, sac, rad",
-        ),
-        (["--sac.batchsize", "1"], "Unrecognized options: --sac.batchsize, 1; perhaps --sac.batch-size"),
-        (["--sac.discount", "1.5"], "--sac.discount must be between 0 and 1, got 1.5"),
-        (
-            ["--sac.batch-size", "many"],
-            "Error parsing --sac.batch-size: invalid literal for int() with base 10: 'many'",
-        ),
-        (["--preset", "papr"], "unknown preset 'papr'; choose from paper, throughput, cpu, demo"),
-        ([*SMALL, "--vlm", "./no/such/model"], "no/such/model"),
-        ([*SMALL, "--seed", "2"], "seed: 1 -> 2; choose another --run-dir"),
-    ],
-)
+WRONG = [
+    (["--sac.batchsize", "1"], "Unrecognized options: --sac.batchsize, 1; perhaps --sac.batch-size"),
+    ([*SMALL, "--vlm", "./no/such/model"], "no/such/model"),
+    (["--task", "cartpole_swingdown", "--method", "rad"], "unknown task 'cartpole_swingdown'; choose from"),
+    (["--method", "rainbow"], "unknown method 'rainbow'; choose from covr, dpl, apl, vbe, vpf, sac, rad"),
+    (["--sac.discount", "1.5"], "--sac.discount must be between 0 and 1, got 1.5"),
+    (["--sac.batch-size", "many"], "Error parsing --sac.batch-size: invalid literal for int() with base 10: 'many'"),
+    (["--preset", "papr"], "unknown preset 'papr'; choose from paper, throughput, cpu, demo"),
+    ([*SMALL, "--seed", "2"], "seed: 1 -> 2; choose another --run-dir"),
+]
+CASES = [pytest.param(*case, marks=[] if case in WRONG[:2] else pytest.mark.slow) for case in WRONG]
+
+
+@pytest.mark.parametrize(("arguments", "message"), CASES)
 def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, arguments, message):
     directory = tmp_path / "run"
     if "seed: 1 -> 2" in message:  # the directory of another configuration

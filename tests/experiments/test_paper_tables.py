@@ -25,7 +25,10 @@ def published(name, label):
     return next(row.published for row in table(name).rows if row.label == label)
 
 
-@pytest.mark.parametrize("name", NAMES)
+CASES = [pytest.param(name, marks=pytest.mark.slow if name in ("table3", "table4") else []) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_every_run_has_options_that_train_takes_and_a_directory_of_its_own(name):
     jobs = tables.jobs_of(table(name), [1, 2], Path("runs"), [])
     configs = []
@@ -41,6 +44,7 @@ def test_every_run_has_options_that_train_takes_and_a_directory_of_its_own(name)
     assert all(len(row.published) == len(columns) for row in rows)
 
 
+@pytest.mark.slow
 def test_tables_that_share_a_run_share_its_directory():
     runs = {}
     for name in NAMES:
@@ -60,6 +64,7 @@ def parsed(name, options, clip=None):
     return configs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [["--vlm", "/models/qwen"], ["--vlm=/models/qwen"], ["--vlm.name", "/models/qwen"]])
 def test_a_model_for_all_rows_is_not_for_those_that_name_one_or_need_a_clip(given):
     for clip, expected in ((None, parsed("table1", [])["dgc_like"].vlm.name), ("/models/clip", "/models/clip")):

@@ -110,6 +110,7 @@ def test_equal_poses_give_equal_images(case):
     np.testing.assert_array_equal(case.draw(case.batch), case.images)
 
 
+@pytest.mark.slow
 def test_a_batch_is_a_loop_of_singles(case):
     single = jax.jit(case.renderer)
     images = np.stack([single(one(case.batch, k)) for k in range(NUM_ENVS)])
@@ -117,10 +118,12 @@ def test_a_batch_is_a_loop_of_singles(case):
     agree(case.name, images, case.images)
 
 
+@pytest.mark.slow
 def test_a_batch_is_a_vmap_of_singles(case):
     agree(case.name, jax.jit(jax.vmap(case.renderer))(case.batch), case.images)
 
 
+@pytest.mark.slow
 def test_inside_a_larger_program(case):
     """As environments draw: in a rolled loop whose poses change from step to step, none of them drawn late."""
 
@@ -162,6 +165,7 @@ def test_distance_from_opengl(case, golden, decibel):
             assert decibel(image, reference) >= FLOOR[case.name]
 
 
+@pytest.mark.slow
 def test_cameras_by_index_or_by_name_and_sizes(case):
     model, _, batch = contract_case()
     draw = [made(case.name, model, 20, 30, camera, num_envs=NUM_ENVS).batch for camera in ("above", 1, 0)]

@@ -39,7 +39,10 @@ def drawn(scene, name, seed=0, time=0.0):
     return np.asarray(renderer(data, appearance), int), appearance
 
 
-@pytest.mark.parametrize("name", [name for name in DISTRACTORS if name != "none"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n == "color_easy" else pytest.mark.slow) for n in DISTRACTORS if n != "none"],
+)
 def test_an_appearance_depends_on_its_key_only(scene, name):
     plain, _ = drawn(scene, "none")
     one, other = drawn(scene, name, 1)[0], drawn(scene, name, 2)[0]
@@ -105,6 +108,7 @@ def appearance_of(turn=(0.0, 0.0, 0.0), shift=(0.0, 0.0, 0.0)):
     return Appearance(zero, zero, zero, zero, zero, jnp.asarray(turn), jnp.asarray(shift), jnp.zeros(()))
 
 
+@pytest.mark.slow
 def test_environments_sample_an_appearance_per_episode_and_env():
     plain, env = (envs.make("pendulum_swingup", 2, image_size=16, distractors=name) for name in ("none", "color_hard"))
     state, timestep = env.reset(jax.random.key(0))

@@ -5,6 +5,8 @@ of light, texture, shadow and reflection. Everyday: 4 samples against 4x multisa
 partly covered pixels; MuJoCo's own supersampled image is 36 to 40 dB away from it.
 """
 
+from itertools import product
+
 import mujoco
 import numpy as np
 import pytest
@@ -42,8 +44,11 @@ def states_of(domain, task):
         yield physics.model.ptr, physics.data.ptr
 
 
-@pytest.mark.parametrize("samples", [1, 4])
-@pytest.mark.parametrize("domain", DOMAINS)
+FIRST_TIER = [("cartpole", 1), ("walker", 4)]
+CASES = [pytest.param(*c, marks=[] if c in FIRST_TIER else pytest.mark.slow) for c in product(DOMAINS, (1, 4))]
+
+
+@pytest.mark.parametrize(("domain", "samples"), CASES)
 def test_domain_is_close_to_opengl(domain, samples, opengl, decibel):
     task, sharp, everyday = DOMAINS[domain]
     found, reference, renderer = [], None, None

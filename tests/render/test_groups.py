@@ -62,6 +62,7 @@ def image_of(model, data, **options):
     return np.asarray(jax.jit(partial(renderer.draw_batch.__wrapped__, scene))(poses, None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [4, 1])
 def test_accelerator_path_draws_the_same_image(make_zoo, accelerator, samples):
     """Up to a rounding here and there: other programs, the same formulas."""
@@ -73,6 +74,7 @@ def test_accelerator_path_draws_the_same_image(make_zoo, accelerator, samples):
     assert len(np.unique(lists)) > 100
 
 
+@pytest.mark.slow
 def test_culling_changes_no_image(make_zoo, monkeypatch):
     model, data = make_zoo()
     usual = image_of(model, data)
@@ -105,6 +107,7 @@ def test_shadows_are_traced_near_the_items_only(make_zoo):
     assert not image[np.hypot(row, column) > 16].any()
 
 
+@pytest.mark.slow
 def test_four_quads_are_lit_like_other_planes(make_zoo, monkeypatch):
     model, data = make_zoo(floor='size="2 2 10" material="grid"')
     usual = image_of(model, data)

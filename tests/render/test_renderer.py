@@ -52,6 +52,7 @@ def test_mjx_and_mujoco_data_give_the_same_image(renderer_and_states):
         assert nearly_equal(renderer(jax.tree.map(lambda leaf, k=k: leaf[k], batch)), renderer(state))
 
 
+@pytest.mark.slow
 def test_batch_equals_loop_and_vmap(renderer_and_states):
     renderer, _, batch = renderer_and_states
     images = renderer.batch(batch)
@@ -79,6 +80,7 @@ def test_another_state_does_not_compile_again(renderer_and_states):
     assert draw_batch._cache_size() == before
 
 
+@pytest.mark.slow
 def test_more_samples_reduce_the_error_on_edges(ball_world):
     """More visibility samples only change pixels on edges, and bring the edge nearer to the truth."""
     model, states = ball_world
@@ -90,6 +92,7 @@ def test_more_samples_reduce_the_error_on_edges(ball_world):
     assert (images[1] == images[4]).all(-1).mean() > 0.75
 
 
+@pytest.mark.slow
 def test_shadow_removes_the_light_of_its_source(ball_world):
     model, states = ball_world
     with_shadow = np.asarray(Renderer(model, 48, 64, samples=1)(states[2]), int)
@@ -100,6 +103,7 @@ def test_shadow_removes_the_light_of_its_source(ball_world):
     assert 5 < darker.sum() < 400
 
 
+@pytest.mark.slow
 def test_first_reflective_plane_adds_a_mirror_image(make_zoo):
     model, data = make_zoo()
     renderers = (Renderer(model, 72, 96, "main", samples=1, reflections=on) for on in (True, False))

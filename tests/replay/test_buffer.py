@@ -32,8 +32,14 @@ SHAPES = [(1, 5, 3, 2, 2), (3, 7, 2, 3, 1), (2, 9, 3, 2, 3), (1, 12, 1, 1, 7)]  
 sample = jax.jit(replay.sample, static_argnums=(2, 3, 4, 5))
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
-@pytest.mark.parametrize(("lanes", "slots", "stack", "queries", "every"), SHAPES)
+CASES = [(*shape, n_step) for shape in SHAPES for n_step in (1, 3)]
+FIRST_TIER = (CASES[2], CASES[7])
+
+
+@pytest.mark.parametrize(
+    ("lanes", "slots", "stack", "queries", "every", "n_step"),
+    [pytest.param(*case, marks=[] if case in FIRST_TIER else pytest.mark.slow) for case in CASES],
+)
 def test_every_sample_is_a_transition_that_happened(lanes, slots, stack, queries, every, n_step):
     """10,000 random pasts per n_step, over the ring's seam and episodes' ends, with answers of a VLM attached."""
     generator = np.random.default_rng([lanes, slots, stack])

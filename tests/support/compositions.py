@@ -62,7 +62,7 @@ def composition(name: str) -> Composition:
     targets = {name: value for name, value in published.sac.items() if name.endswith("_tau")}
     config = dataclasses.replace(CONFIG, **published.always, **targets)
     config = dataclasses.replace(config, critic_tau=HASTE * config.critic_tau, encoder_tau=HASTE * config.encoder_tau)
-    augment = AugmentConfig(**published.augment)
+    augment = AugmentConfig(**(published.augment or {}))
     return compose(make_method(name, augment, SIZE, "translate"), config)
 
 

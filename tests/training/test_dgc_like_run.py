@@ -69,6 +69,7 @@ def assert_maps_are_of_their_frames(store, every):
     return len(times)
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_maps_of_the_frames_that_were_asked_about(finished):
     directory, trainer = finished
     store = trainer.state.replay
@@ -85,6 +86,7 @@ def test_a_run_learns_from_maps_of_the_frames_that_were_asked_about(finished):
     assert not list(directory.glob("vlm/round_*"))
 
 
+@pytest.mark.slow
 def test_a_batch_holds_the_map_of_its_newest_frame_and_no_prior(finished):
     _, trainer = finished
     store = trainer.state.replay
@@ -97,6 +99,7 @@ def test_a_batch_holds_the_map_of_its_newest_frame_and_no_prior(finished):
     assert batch.prior.action.shape == batch.action.shape and not batch.prior.valid.any()
 
 
+@pytest.mark.slow
 def test_it_resumes_and_is_evaluated_without_the_vlm(short, finished, tmp_path, monkeypatch):
     directory, trainer = finished
     half = dataclasses.replace(short, total_steps=2_000)
@@ -111,6 +114,7 @@ def test_it_resumes_and_is_evaluated_without_the_vlm(short, finished, tmp_path, 
     assert np.isfinite(programs.evaluator.evaluate(programs.evaluator.eval_policy(state.learner), 1, 0)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["async", "process"])
 def test_a_thread_or_a_child_answers_too(short, tmp_path, mode):
     vlm = dataclasses.replace(short.vlm, mode=mode, deadline_s=300.0)
@@ -180,6 +184,7 @@ def test_a_wrong_model_and_a_wrong_base_are_one_line(short, tmp_path, capsys):
     assert capsys.readouterr().err.strip().endswith("cannot be a --base; use --method dgc_like")
 
 
+@pytest.mark.slow
 def test_it_is_shown_as_a_reading(finished):
     directory, _ = finished
     page = write_report(directory).read_text()

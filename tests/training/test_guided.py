@@ -37,6 +37,7 @@ def short(tiny_config):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dpl", "apl"])
 def test_priors_guide_from_the_start_and_the_vlm_stays_as_it_is(short, tmp_path, method):
     trainer, rows, every_row = train(dataclasses.replace(short, method=method), tmp_path)
@@ -55,6 +56,7 @@ def test_priors_guide_from_the_start_and_the_vlm_stays_as_it_is(short, tmp_path,
         assert weights[-1] == 0.0
 
 
+@pytest.mark.slow
 def test_an_annealed_weight_of_0_is_the_base_method(short, tmp_path):
     """With lambda 0 throughout, DPL asks its VLM and learns exactly as RAD does."""
     quiet = dataclasses.replace(short, covr=dataclasses.replace(short.covr, guidance_weight=0.0))
@@ -78,6 +80,7 @@ def test_elite_transitions_are_marked_in_rounds_without_a_vlm(short, tmp_path):
     assert not (tmp_path / "vlm").exists()
 
 
+@pytest.mark.slow
 def test_prioritised_replay_learns_the_errors_and_compiles_once(short, tmp_path):
     replay = dataclasses.replace(short.replay, sampling="prioritised")
     trainer, *_ = train(dataclasses.replace(short, method="rad", replay=replay), tmp_path)
@@ -87,6 +90,7 @@ def test_prioritised_replay_learns_the_errors_and_compiles_once(short, tmp_path)
     assert [piece._cache_size() for piece in trainer.programs.pieces.learn.values()] == [1, 1]
 
 
+@pytest.mark.slow
 def test_deterministic_policies_explore_less_and_less(short, tmp_path):
     sac = dataclasses.replace(short.sac, noise_start=0.8, noise_end=0.2, noise_steps=4_000, actor_update_every=1)
     trainer, rows, _ = train(dataclasses.replace(short, method="drqv2", sac=sac), tmp_path)

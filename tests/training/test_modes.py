@@ -20,6 +20,7 @@ def test_a_thread_that_is_waited_for_is_sync_bit_for_bit(run, tiny_config, folde
     assert [last[f"vlm/{name}"] for name in ("failures", "hangs", "dropped", "lost", "stale", "down")] == [0] * 6
 
 
+@pytest.mark.slow
 def test_an_asynchronous_run_is_repeated_from_its_recording(run, tiny_config, folder):
     recorded = run(with_vlm(tiny_config, mode="async", deadline_s=0.0, record=True), folder / "recorded")
     path = str(folder / "recorded/vlm/answers.jsonl")

@@ -30,6 +30,7 @@ def stub(env, steps, asked):
     return SimpleNamespace(evaluator=SimpleNamespace(env=env, rollout=rollout))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", [[0.1, 0.15], [-0.2, 0.0]])
 def test_reacher_s_target_is_where_the_episode_has_it(reacher, monkeypatch, goal):
     monkeypatch.setattr(video, "_SIZE", SIZE)

@@ -5,7 +5,8 @@ import shutil
 import pytest
 import torch
 
-from covr_jax.vlm.decode import answer_texts, build_grammar, decode_actions, parse_all
+from covr_jax.vlm.decode import answer_texts, decode_actions, parse_all
+from covr_jax.vlm.grammar import build_grammar
 from covr_jax.vlm.models import tiny
 from covr_jax.vlm.models.backbones import BACKBONES, lora_pattern, released_config
 from covr_jax.vlm.models.loading import (

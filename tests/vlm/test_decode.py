@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from covr_jax.vlm.codec import format_action, parse_action
-from covr_jax.vlm.decode import answer_texts, build_grammar, decode_actions, generate_texts, parse_all
+from covr_jax.vlm.codec import format_action
+from covr_jax.vlm.decode import answer_texts, decode_actions, generate_texts, parse_all
+from covr_jax.vlm.grammar import build_grammar
 from covr_jax.vlm.models.kv_cache import static_cache
 from covr_jax.vlm.models.loading import model_inputs, positions, preprocess, repeat_positions, tokenize_prompt
 from covr_jax.vlm.prompts import Prompt
@@ -132,104 +133,6 @@ def test_every_answer_is_a_valid_action(any_backbone, frames, action_dim, signed
     assert valid.all() and actions.shape == (6, action_dim) and actions.dtype == np.float32
     for text, action in zip(texts, actions, strict=True):
         assert text.replace("-0.00", "+0.00" if signed else "0.00") == format_action(action, signed)
-
-
-@pytest.mark.parametrize("signed", [True, False])
-def test_grammar_speaks_exactly_the_codecs_language(backbone, signed):
-    grammar = build_grammar(backbone.tokenizer, 1, signed)
-    spoken = set()
-
-    def walk(state, ids):
-        if state == len(grammar.table) - 1:
-            spoken.add(answer_texts(backbone.tokenizer, grammar, torch.tensor([ids]))[0])
-            return
-        for k in np.flatnonzero(grammar.table[state] >= 0):
-            walk(grammar.table[state, k], [*ids, int(grammar.symbols[k])])
-
-    walk(0, [])
-    written = {format_action([i / 100], signed) for i in range(-100, 101)}
-    assert spoken - written == {"Action: [-0.00]"} and written <= spoken
-    assert all(parse_action(text, 1)[1] for text in spoken)
-
-
-def test_training_tokens_are_the_decoded_tokens(backbone):
-    grammar = build_grammar(backbone.tokenizer, 2, True)
-    ids = grammar.encode("Action: [+0.43, -1.00]")
-    state, body = 0, ids[len(grammar.prefix) : -2]
-    for token in body:
-        state = grammar.table[state, list(grammar.symbols).index(token)]
-    assert tuple(ids[: len(grammar.prefix)]) == grammar.prefix and state == len(grammar.table) - 1
-    assert backbone.tokenizer.decode(ids) == "Action: [+0.43, -1.00]<|im_end|>"
-    with pytest.raises(ValueError, match="outside the grammar"):
-        grammar.encode("Action: [left]")
-
-
-def test_fixed_width_grammar_decides_only_signs_and_digits(backbone):
-    grammar = build_grammar(backbone.tokenizer, 2, True)
-    kinds = "".join("?" if f < 0 else "." for f in grammar.forced)
-    assert kinds == "??.??.??.??"
-
-
-def byte_tokenizer(merges=()):
-    """A byte-level BPE as Qwen's: no whole-answer pieces, digits apart, optionally a merge that breaks the grammar."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {c: i for i, c in enumerate(alphabet)}
-    for a, b in merges:
-        vocabulary[a + b] = len(vocabulary)
-    core = Tokenizer(models.BPE(vocabulary, list(merges)))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
-    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|pad|>"})
-    return tokenizer
-
-
-def sentencepiece_tokenizer():
-    """As Llama's: a space before every text, spaces as ▁, unknown characters as bytes, ▁- in one piece."""
-    from tokenizers import Tokenizer, decoders, models, normalizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *"Action:[],.+-0123456789", "▁", "▁-"]
-    vocabulary = {t: i for i, t in enumerate(vocabulary)}
-    core = Tokenizer(models.BPE(vocabulary, [("▁", "-")], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    core.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="</s>")
-
-
-def test_grammar_survives_tokenizers_that_prepend_a_space():
-    tokenizer = sentencepiece_tokenizer()
-    assert len(tokenizer.encode("0")) == 2  # the trap: a digit alone is two tokens
-    grammar = build_grammar(tokenizer, 2, False)
-    ids = grammar.encode("Action: [0.43, -1.00]")
-    assert tokenizer.convert_ids_to_tokens(ids[-7:]) == ["-", "1", ".", "0", "0", "]", "</s>"]
-    assert tokenizer.decode(ids, skip_special_tokens=True) == "Action: [0.43, -1.00]"
-    body = torch.tensor([ids[len(grammar.prefix) : -2]])
-    assert answer_texts(tokenizer, grammar, body) == ["Action: [0.43, -1.00]"]
-
-
-def test_grammar_is_built_from_any_tokenizer():
-    tokenizer = byte_tokenizer([("A", "c")])
-    grammar = build_grammar(tokenizer, 2, False)
-    assert len(grammar.prefix) == len("Action: [") - 1
-    assert tokenizer.decode(grammar.encode("Action: [0.43, -1.00]")) == "Action: [0.43, -1.00]<|im_end|>"
-    assert answer_texts(tokenizer, grammar, torch.tensor([grammar.encode("Action: [0.43, -1.00]")[8:-2]])) == [
-        "Action: [0.43, -1.00]"
-    ]
-
-
-def test_tokenizers_that_cannot_write_actions_are_refused():
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    core = Tokenizer(models.WordLevel({"<unk>": 0, "Action": 1}, unk_token="<unk>"))
-    with pytest.raises(ValueError, match="cannot write actions"):
-        build_grammar(PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>"), 1, True)
 
 
 def test_free_generation_equals_generate_token_by_token(any_backbone, frames):

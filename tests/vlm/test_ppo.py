@@ -104,7 +104,8 @@ def test_learning_rate_falls_as_a_cosine():
 @pytest.mark.parametrize("signed", [True, False])
 def test_log_probabilities_equal_a_plain_forward_pass(any_backbone, frames, signed):
     """Token by token: allowed tokens come from rules written here, logits from one call per prefix."""
-    from covr_jax.vlm.decode import build_grammar, decode_actions
+    from covr_jax.vlm.decode import decode_actions
+    from covr_jax.vlm.grammar import build_grammar
     from covr_jax.vlm.models.loading import model_inputs, preprocess
 
     backbone, temperature = any_backbone, 0.7

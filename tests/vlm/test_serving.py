@@ -256,6 +256,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_the_tiny_model_runs_in_a_child_without_torch_in_the_parent(tmp_path):
     script = tmp_path / "tiny.py"
     script.write_text(TINY)

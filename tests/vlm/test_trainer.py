@@ -4,7 +4,7 @@ import torch
 
 from covr_jax.vlm import trainer
 from covr_jax.vlm.codec import format_action
-from covr_jax.vlm.decode import build_grammar
+from covr_jax.vlm.grammar import build_grammar
 from covr_jax.vlm.models.loading import add_lora, base_model, tokenize_prompt
 from covr_jax.vlm.prompts import Prompt
 from covr_jax.vlm.trainer import (

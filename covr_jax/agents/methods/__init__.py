@@ -24,7 +24,6 @@ _MODULES = {
     "dgc_like": dgc_like,
 }
 METHODS = tuple(_MODULES)
-_RAD_IMAGES = ("rad", "curl", "resact", "spr", "mlr")  # methods with RAD's augmentations
 
 
 def _module(name: str) -> ModuleType:
@@ -64,7 +63,7 @@ def resolve_augmentation(name: str, augment: AugmentConfig, image_size: int, tas
       ConfigError: unknown method.
     """
     published = _module(name).HYPERPARAMETERS.augment
-    if name not in _RAD_IMAGES:
+    if published is None:
         return augment
     kind = published.get("kind", task_default) if augment.kind == "auto" else augment.kind
     size = augment.size

@@ -19,7 +19,7 @@ class PublishedHyperparameters:
 
     env: dict[str, Any] = field(default_factory=dict)
     sac: dict[str, Any] = field(default_factory=dict)
-    augment: dict[str, Any] = field(default_factory=dict)
+    augment: dict[str, Any] | None = None  # None: the method does not place images as RAD does
     always: dict[str, Any] = field(default_factory=dict)
     vlm: dict[str, Any] = field(default_factory=dict)
 

@@ -32,6 +32,8 @@ class VLMBackbone(NamedTuple):
     native_patches: bool = True  # takes patches of squares of any size, with 3-D positions; else pixels of one size
     system_role: bool = True  # its chat template has a system turn
     chat_template: str | None = None  # used if the tokenizer has none
+    before_answer: str = "\n"  # the end of the chat template, which the tokens of an answer may depend on
+    answer_space: str = ""  # what separates an answer from it
 
 
 _QWEN_TEXT = {
@@ -120,6 +122,8 @@ LLAVA = VLMBackbone(
     native_patches=False,
     system_role=False,
     chat_template=LLAVA_CHAT,
+    before_answer="ASSISTANT:",
+    answer_space=" ",
 )
 BACKBONES = {b.family: b for b in (QWEN2_5_VL, QWEN2_VL, LLAVA)}
 

@@ -16,8 +16,8 @@ import torch
 from covr_jax.runtime import dlpack
 from covr_jax.runtime.errors import one_line
 from covr_jax.vlm import decode
-from covr_jax.vlm.decode import Grammar
 from covr_jax.vlm.engine import VLMEngine
+from covr_jax.vlm.grammar import Grammar
 from covr_jax.vlm.models.loading import Backbone, PromptTokens, VLMLoadError, model_inputs, preprocess
 from covr_jax.vlm.ppo.loss import ActionLogProbs, PPOOptions, learning_rate, ppo_loss
 

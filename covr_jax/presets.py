@@ -55,7 +55,7 @@ def cpu() -> Config:
         small,
         total_steps=60_000,
         env=dataclasses.replace(small.env, num_envs=2),
-        sac=dataclasses.replace(small.sac, updates_per_step=1, init_steps=1_000, noise_steps=20_000),
+        sac=dataclasses.replace(small.sac, updates_per_step=1, init_steps=1_000, noise_steps=2_500),
         covr=CovrConfig(guidance_weight=0.1, psi_0=3_000, min_keep=256),
         vlm=dataclasses.replace(small.vlm, return_episodes=0),
         eval=EvalConfig(every=10_000),
@@ -80,7 +80,7 @@ def demo() -> Config:
             discount=0.98,
             critic_tau=0.1,
             encoder_tau=0.1,
-            noise_steps=80_000,
+            noise_steps=10_000,
             hidden_dim=256,
             conv_kernels=(4, 3),
             conv_strides=(4, 1),
@@ -98,13 +98,14 @@ PRESETS: dict[str, Callable[[], Config]] = {"paper": paper, "throughput": throug
 _FULL_SIZE = ("paper", "throughput")  # presets in which a method has its published sizes and speeds
 
 
-def make(name: str, method: str = "covr", base: str = "rad") -> Config:
+def make(name: str, method: str = "covr", base: str = "rad", task: str = Config.task) -> Config:
     """Returns the preset of a name for a method.
 
     Args:
       name: one of PRESETS.
       method: as ``Config.method``; the options that its authors publish are taken over.
       base: agent of a method in ``ON_BASE``, whose published options are taken over instead.
+      task: as ``Config.task``; some options are published by task.
 
     Raises:
       ConfigError: an unknown preset, method or base; the message lists the known ones.
@@ -122,10 +123,11 @@ def make(name: str, method: str = "covr", base: str = "rad") -> Config:
     if config.vlm.name == "tiny":
         vlm.pop("name", None)
     if name in _FULL_SIZE:
-        sac |= published.sac
+        sac |= published.sac | published.tasks.get(task, {})
         config = dataclasses.replace(config, env=dataclasses.replace(config.env, **published.env))
     return dataclasses.replace(
         config,
+        task=task,
         preset=name,
         method=method,
         base=base,

@@ -43,7 +43,7 @@ def split_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[
 
 
 def parse_config(arguments: Sequence[str], prog: str, description: str) -> Config:
-    """Returns the preset of ``--preset P --method M --base B`` with every ``--group.option value`` applied.
+    """Returns the preset of ``--preset P --method M --base B --task T`` with every ``--group.option value`` applied.
 
     ``--vlm X`` is short for ``--vlm.name X``, ``--endpoint X`` for ``--carla.endpoint X``. Arguments that cannot be
     parsed end the process with one line and ``USAGE_ERROR``.
@@ -59,13 +59,14 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
         rest += [f"--{full}", value] if value is not None else []
     method, rest = split_option(rest, "method")
     base, rest = split_option(rest, "base")
+    task, rest = split_option(rest, "task")
     try:
-        default = presets.make(preset or "paper", method or "covr", base or "rad")
+        default = presets.make(preset or "paper", method or "covr", base or "rad", task or Config.task)
     except ConfigError as error:
         fail(error)
     if {"-h", "--help"} & set(rest):
         names = ",".join(presets.PRESETS)
-        print(f"--preset {{{names}}}, --method and --base choose the defaults below; --vlm X is --vlm.name X,")
+        print(f"--preset {{{names}}}, --method, --base and --task choose the defaults below; --vlm X is --vlm.name X,")
         print("--endpoint X is --carla.endpoint X\n")
         return tyro.cli(Config, prog=prog, description=description, default=default, args=["--help"])
     output = io.StringIO()

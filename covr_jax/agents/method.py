@@ -43,6 +43,16 @@ class AuxiliaryParams(NamedTuple):
     auxiliary: Params
 
 
+def momentum_encoder(target: dict[str, Params]) -> tuple[Params, Params]:
+    """Returns the convolutions and the encoder whose features SPR and MLR predict.
+
+    They are those of the critic's target, unless ``auxiliary_tau`` differs from ``encoder_tau``.
+    """
+    if "momentum" in target:
+        return target["momentum"]["torso"], target["momentum"]["encoder"]
+    return target["torso"], target["critic"]["encoder"]
+
+
 def same_action(params: Params, action: Array) -> Array:
     """Returns the action: the critic reads it unchanged."""
     del params
@@ -53,11 +63,11 @@ class Auxiliary(NamedTuple):
     """A loss beside the critic's and the actor's, minimised by its own Adam after each critic update."""
 
     init: Callable[[Array, Array, Array], Params]  # (key, torso features f32[1,N], action f32[1,A])
-    # (params, target {"torso", "critic", "auxiliary" where ema_params}, views, batch, key) -> (loss f32[], metrics)
+    # (params, target as in ``LearnerState``, views, batch, key) -> (loss f32[], metrics)
     loss: Callable[[AuxiliaryParams, dict[str, Params], Views, Batch, Array], tuple[Array, Metrics]]
     # (auxiliary params, action f32[B,A]) -> what the critic reads; the critic's loss trains these params too
     embed_action: Callable[[Params, Array], Array] = same_action
-    ema_params: tuple[str, ...] = ()  # entries of the params with a target copy, which follows them by encoder_tau
+    ema_params: tuple[str, ...] = ()  # entries of the params with a target copy, which follows them by auxiliary_tau
 
 
 class Method(NamedTuple):

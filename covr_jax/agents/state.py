@@ -22,7 +22,7 @@ class LearnerState(flax.struct.PyTreeNode):
     """Everything that updates change. Every leaf is strongly typed, or the compiled update would be traced twice."""
 
     params: dict[str, Params]  # torso, actor, critic, auxiliary
-    target: dict[str, Params]  # torso, critic; auxiliary where the method has ema_params
+    target: dict[str, Params]  # torso, critic; auxiliary (and momentum: torso, encoder) where the method has ema_params
     critic_opt: Any  # Adam over torso and critic, and over auxiliary where the critic reads embedded actions
     actor_opt: Any
     auxiliary_opt: Any  # Adam over AuxiliaryParams; empty for methods without an auxiliary loss
@@ -70,9 +70,32 @@ def make_parts(action_dim: int, learning_rate: float, method: Method, config: SA
         auxiliary=auxiliary,
         optimizer=optax.adam(learning_rate),
         alpha_optimizer=optax.adam(config.alpha_learning_rate, b1=config.alpha_beta1),
-        auxiliary_optimizer=optax.adam(required(config.auxiliary_learning_rate)),
+        auxiliary_optimizer=_auxiliary_optimizer(config),
         config=config,
     )
+
+
+def _auxiliary_optimizer(config: SACConfig) -> optax.GradientTransformation:
+    """Returns Adam over AuxiliaryParams, with what MLR (warm-up, clipping), CURL and SPR (encoder's rate) add to it.
+
+    Their authors update the encoder by two Adams with the same gradient, which is one Adam with the sum of the rates.
+    """
+    rate, warmup, clip = required(config.auxiliary_learning_rate), config.auxiliary_warmup, config.auxiliary_clip_norm
+
+    def schedule(step: Any) -> Any:  # from 5e-4 of the rate, as in MLR's code
+        rising = 5e-4 + (1.0 - 5e-4) * step / warmup
+        return rate * jnp.where(step < warmup, rising, jnp.sqrt(warmup / jnp.maximum(step, 1)))
+
+    adam = optax.adam(schedule if warmup else rate)
+    if clip is None and config.auxiliary_encoder_scale == 1.0:
+        return adam
+
+    def scale_encoder(updates: Any, _: Any) -> Any:
+        torso, encoder = jax.tree.map(lambda x: config.auxiliary_encoder_scale * x, (updates.torso, updates.encoder))
+        return updates._replace(torso=torso, encoder=encoder)
+
+    clipping = [optax.clip_by_global_norm(clip)] if clip is not None else []
+    return optax.chain(*clipping, adam, optax.stateless(scale_encoder))
 
 
 def init_state(parts: LearnerParts, key: Array, observation: Array, action: Array) -> LearnerState:
@@ -97,6 +120,8 @@ def init_state(parts: LearnerParts, key: Array, observation: Array, action: Arra
     target = {"torso": params["torso"], "critic": params["critic"]}
     if ema_params := {name: auxiliary[name] for name in parts.auxiliary.ema_params}:
         target["auxiliary"] = ema_params
+        if config.auxiliary_tau != config.encoder_tau:
+            target["momentum"] = {"torso": params["torso"], "encoder": params["critic"]["encoder"]}
     return LearnerState(
         params=params,
         target=jax.tree.map(jnp.copy, target),

@@ -143,5 +143,9 @@ def update_target(config: SACConfig, state: LearnerState) -> LearnerState:
     updated = {"torso": torso, "critic": {"encoder": encoder, "heads": heads}}
     if "auxiliary" in target:
         ema_params = {name: online["auxiliary"][name] for name in target["auxiliary"]}
-        updated["auxiliary"] = ema(target["auxiliary"], ema_params, config.encoder_tau)
+        tau = required(config.auxiliary_tau)
+        updated["auxiliary"] = ema(target["auxiliary"], ema_params, tau)
+        if "momentum" in target:
+            followed = {"torso": online["torso"], "encoder": online["critic"]["encoder"]}
+            updated["momentum"] = ema(target["momentum"], followed, tau)
     return state.replace(target=updated)

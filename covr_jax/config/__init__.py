@@ -11,21 +11,17 @@ from covr_jax.config.kinds import (
     Distractors,
     Storage,
 )
+from covr_jax.config.learner import AugmentConfig, ReplayConfig, SACConfig, required, value_or
 from covr_jax.config.options import (
-    AugmentConfig,
     CarlaConfig,
     Config,
     CovrConfig,
     EnvConfig,
     EvalConfig,
-    ReplayConfig,
     RunConfig,
-    SACConfig,
     VLMConfig,
     VPFConfig,
     agent,
-    required,
-    value_or,
 )
 
 __all__ = [

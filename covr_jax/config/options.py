@@ -14,9 +14,8 @@ Env steps = agent steps x action repeat.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from annotated_types import Interval
 
@@ -31,11 +30,9 @@ from covr_jax.config.kinds import (
     NonNegative,
     Positive,
     PositiveInt,
-    Storage,
     VLMPolicyMethod,
 )
-
-T = TypeVar("T")
+from covr_jax.config.learner import AugmentConfig, ReplayConfig, SACConfig
 
 
 @dataclass(frozen=True)
@@ -48,83 +45,6 @@ class EnvConfig:
     image_size: PositiveInt = 100  # rendered height = width, pixels [RAD: 100, augmented to 108]
     samples: int = 4  # visibility rays per pixel: 1, 2 or 4 [MuJoCo]
     distractors: Distractors = "none"  # visual changes drawn anew for each episode
-
-
-@dataclass(frozen=True)
-class SACConfig:
-    """The learner."""
-
-    batch_size: PositiveInt = 128  # transitions per update [RAD]
-    updates_per_step: PositiveInt = 1  # gradient updates per agent step of all environments [SAC-AE: 1 at num_envs=1]
-    steps_per_update: PositiveInt = 1  # agent steps from one set of updates to the next [SAC-AE; DrQ-v2: 2]
-    init_steps: PositiveInt = 1000  # transitions with random actions before the first update [SAC-AE]
-    discount: Fraction = 0.99  # of rewards, per agent step [SAC-AE]
-    n_step: PositiveInt = 1  # rewards summed before the target bootstraps [SAC-AE]
-    learning_rate: NonNegative | None = None  # Adam's, of actor, critic and encoder; None: the task's [PlaNet]
-    # Adam's, of losses beside SAC's; None: learning_rate [ours; DeepMDP, CURL: 1e-3]
-    auxiliary_learning_rate: NonNegative | None = None
-    alpha_learning_rate: NonNegative = 1e-4  # Adam's, of the temperature [SAC-AE]
-    alpha_beta1: Annotated[float, Interval(ge=0, lt=1)] = 0.5  # Adam's beta1 for the temperature [SAC-AE]
-    init_temperature: Positive = 0.1  # temperature of the entropy before the first update [SAC-AE]
-    critic_tau: Fraction = 0.01  # rate of the target EMA of the Q heads, per target update [SAC-AE]
-    encoder_tau: Fraction = 0.05  # rate of the target EMA of the encoder, per target update [SAC-AE]
-    torso_tau: Fraction | None = None  # the same for the convolutions; None: encoder_tau [SAC-AE; DrQ-v2: 1, no target]
-    noise_start: NonNegative = 1.0  # first standard deviation of a deterministic policy's exploration noise [DrQ-v2]
-    noise_end: NonNegative = 0.1  # last standard deviation of that noise [DrQ-v2]
-    noise_steps: PositiveInt = 100_000  # env steps from the first to the last, linearly [DrQ-v2: 100K, 500K, 2M]
-    actor_update_every: PositiveInt = 2  # critic updates per update of actor, temperature and targets [SAC-AE]
-    hidden_dim: PositiveInt = 1024  # units per hidden layer of actor and critic [SAC-AE]
-    feature_dim: PositiveInt = 50  # features that the encoder computes per observation [SAC-AE]
-    num_filters: PositiveInt = 32  # channels of each convolution [SAC-AE]
-    conv_kernels: tuple[int, ...] = (3, 3, 3, 3)  # height = width of each convolution, pixels [SAC-AE]
-    conv_strides: tuple[int, ...] = (2, 1, 1, 1)  # stride of each convolution, pixels [SAC-AE]
-    # Input of the first convolution: the frames, or the newest frame and the changes between frames [SAC-AE: frames]
-    frame_basis: Literal["frames", "differences"] = "frames"
-    # Precision of matrix products; parameters, losses and Adam stay float32. Without support tf32 is float32 [ours]
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    # advantage: a prior guides only where the critics value it above the policy's own action [COVR: none]
-    prior_gate: Literal["none", "advantage"] = "none"
-    log_std_min: float = -10.0  # lower bound of the policy's log standard deviation [SAC-AE]
-    log_std_max: float = 2.0  # upper bound of the policy's log standard deviation [SAC-AE]
-
-    def resolved(self, learning_rate: float) -> SACConfig:
-        """Returns a copy in which no option is None.
-
-        Args:
-          learning_rate: of actor, critic and encoder.
-        """
-        return dataclasses.replace(
-            self,
-            learning_rate=learning_rate,
-            auxiliary_learning_rate=value_or(self.auxiliary_learning_rate, learning_rate),
-            torso_tau=value_or(self.torso_tau, self.encoder_tau),
-        )
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Random changes of the images in updates."""
-
-    # auto: the method's own, which for rad is the task's [RAD]; resolved for methods that place images as rad does
-    kind: Literal["auto", "none", "translate", "crop"] = "auto"
-    # Output height = width, pixels. None: image_size * 1.08 for translate, * 0.84 for crop [RAD]; stays None elsewhere
-    size: PositiveInt | None = None
-
-
-@dataclass(frozen=True)
-class ReplayConfig:
-    """The replay buffer."""
-
-    capacity: PositiveInt = 100_000  # transitions of all environments together [SAC-AE]
-    # prioritised: PER; recent: ERE; elite: a share from what EDDF selects in each round, no VLM [COVR, Table 5]
-    sampling: Literal["uniform", "prioritised", "recent", "elite"] = "uniform"
-    priority_alpha: NonNegative = 0.6  # prioritised: exponent of the priorities [PER]
-    priority_beta: NonNegative = 0.4  # prioritised: exponent of the importance weights, constant [PER: rises to 1]
-    recent_eta: Fraction = 0.996  # recent: shrink rate of the sampling window, constant [ERE: rises to 1]
-    recent_least: PositiveInt = 5000  # recent: smallest window, transitions [ERE]
-    recent_phase: PositiveInt = 1000  # recent: updates until the window is wide again [ours; ERE: those of an episode]
-    elite_share: Fraction = 0.8  # elite: share of the batch [COVR: 0.8 and 0.5]
-    storage: Storage = "device"  # memory of the frames; host: pinned host memory, for small devices [ours]
 
 
 @dataclass(frozen=True)
@@ -219,13 +139,14 @@ class VPFConfig:
     discount: Fraction = 0.9  # of rewards, per agent step [RL4VLM]
     gae_decay: Fraction = 0.95  # lambda of GAE [RL4VLM]
     value_weight: NonNegative = 0.5  # weight of the value loss [RL4VLM]
-    entropy_weight: NonNegative = 0.01  # weight of the entropy bonus [RL4VLM]
+    entropy_weight: NonNegative = 0.0  # weight of the entropy bonus [RL4VLM: none in its loss]
     max_grad_norm: NonNegative = 0.01  # norm to which gradients are clipped [RL4VLM]
     # Temperature of sampling; evaluations are greedy [RL4VLM]
     temperature: Annotated[float, Interval(ge=0.01, le=10)] = 0.2
     learning_rate: NonNegative = 1e-5  # Adam's first, of adapter and value head [RL4VLM]
     final_learning_rate: NonNegative = 1e-9  # Adam's at the end of its cosine schedule [RL4VLM]
-    anneal_iterations: PositiveInt = 25  # length of the cosine schedule, iterations [RL4VLM]
+    # Length of the cosine schedule, iterations; None: those of the run [RL4VLM: 25, of 29]
+    anneal_iterations: PositiveInt | None = None
     value_hidden: tuple[int, ...] = (1024, 512)  # layers of the value head on the last hidden state, units [RL4VLM]
 
 
@@ -273,22 +194,6 @@ class Config:
     vpf: VPFConfig = field(default_factory=VPFConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     run: RunConfig = field(default_factory=RunConfig)
-
-
-def value_or(value: T | None, default: T) -> T:
-    """Returns the value, or the default where it is None."""
-    return default if value is None else value
-
-
-def required(value: T | None) -> T:
-    """Returns an option that is never None in a resolved config.
-
-    Raises:
-      ValueError: it is None; the config has not been resolved.
-    """
-    if value is None:
-        raise ValueError("an option is None: pass the config through training.resolve first")
-    return value
 
 
 def agent(config: Config) -> str:

@@ -86,26 +86,34 @@ def _by_mass(state: ReplayState, key: Array, batch_size: int, mass: Array) -> tu
     return _times(state)[index // num_envs], index % num_envs, mass.reshape(-1)[index] / below[-1]
 
 
-def prioritised(alpha: float, beta: float) -> Sampler:
+def rising(first: float, updates: Array, anneal_updates: int) -> Array | float:
+    """Returns the value that rises linearly from ``first`` to 1 over ``anneal_updates``; constant where that is 0."""
+    if not anneal_updates:
+        return first
+    return first + (1.0 - first) * jnp.minimum(updates / anneal_updates, 1.0)
+
+
+def prioritised(alpha: float, beta: float, anneal_updates: int = 0) -> Sampler:
     """P(i) ~ p_i^alpha and w_i = (N P(i))^-beta / max_j w_j, p the last |TD error| (Schaul et al. 2016, PER).
 
-    A new transition has the largest priority seen so far. The maximum is over the batch, as is customary.
+    A new transition has the largest priority seen so far. The maximum is over the batch, as is customary. beta rises
+    to 1 over ``anneal_updates``.
     """
 
     def sampler(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> SampleIndices:
-        del updates
         mass = _mass(state, frame_stack, state.priority**alpha)
         time, env_id, probability = _by_mass(state, key, batch_size, mass)
-        weight = (jnp.count_nonzero(mass) * probability) ** -beta
+        weight = (jnp.count_nonzero(mass) * probability) ** -rising(beta, updates, anneal_updates)
         return SampleIndices(time, env_id, weight / weight.max())
 
     return sampler
 
 
-def recent(eta: float, least: int, updates_per_phase: int) -> Sampler:
+def recent(eta: float, least: int, updates_per_phase: int, anneal_updates: int = 0) -> Sampler:
     """Uniform over the newest c_k = max(N eta^(1000 k / K), least) transitions (Wang and Ross 2019, ERE).
 
-    The k-th of K updates sees fewer and fewer; with one update per step a phase is K updates.
+    The k-th of K updates sees fewer and fewer; with one update per step a phase is K updates. eta rises to 1 over
+    ``anneal_updates``, as data become better more slowly.
     """
 
     def sampler(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> SampleIndices:
@@ -113,7 +121,8 @@ def recent(eta: float, least: int, updates_per_phase: int) -> Sampler:
         oldest = _oldest(state, frame_stack)
         stored = (state.count - 1 - oldest) * num_envs
         k = updates % updates_per_phase + 1
-        kept = jnp.maximum(stored * eta ** (1000.0 * k / updates_per_phase), least)
+        shrink = rising(eta, updates, anneal_updates)
+        kept = jnp.maximum(stored * shrink ** (1000.0 * k / updates_per_phase), least)
         newest = state.count - 1 - jnp.ceil(kept / num_envs).astype(jnp.int32)
         # One slot more than asked for: a sample that meets LAST moves to its neighbour.
         return _between(state, key, batch_size, jnp.maximum(oldest, jnp.minimum(newest, state.count - 3)))
@@ -154,9 +163,9 @@ def mark_elite(state: ReplayState, time: Array, env_id: Array) -> ReplayState:
 def make_sampler(config: ReplayConfig) -> Sampler:
     """Returns the sampler that the config names."""
     if config.sampling == "prioritised":
-        return prioritised(config.priority_alpha, config.priority_beta)
+        return prioritised(config.priority_alpha, config.priority_beta, config.anneal_updates or 0)
     if config.sampling == "recent":
-        return recent(config.recent_eta, config.recent_least, config.recent_phase)
+        return recent(config.recent_eta, config.recent_least, config.recent_phase, config.anneal_updates or 0)
     if config.sampling == "elite":
         return elite(config.elite_share)
     return uniform

@@ -133,7 +133,7 @@ class AgentTrainer(Trainer):
             base = required(covr.guidance_weight) if self.queries_vlm else 0.0
             values["guidance_weight"] = float(guidance.weight(kind, base, self.env_steps, covr.anneal_steps))
         if not self.programs.parts.method.policy.entropy_regularised:
-            share = min(self.env_steps / sac.noise_steps, 1.0)
+            share = min(self.agent_steps / sac.noise_steps, 1.0)
             values["exploration_noise"] = sac.noise_start + share * (sac.noise_end - sac.noise_start)
         return values
 
@@ -200,6 +200,8 @@ class AgentTrainer(Trainer):
 
     def _chunk(self) -> None:
         learn = self.agent_steps >= self.config.sac.init_steps
+        if learn and not self.updates:
+            self.state = self.programs.catch_up(self.state)
         self.state = self.programs.set_scheduled(self.state, **self._scheduled())
         with chunk_annotation(self._vec_steps // self.programs.parts.chunk_steps):
             self.state, metrics, lost = self.programs.chunk(self.state, learn=learn)

@@ -17,7 +17,14 @@ from covr_jax.config import Config
 from covr_jax.envs.stepper import make_stepper
 from covr_jax.runtime import memory
 from covr_jax.runtime.rng import ENTROPY, ENV, INIT, stream
-from covr_jax.training.chunk import ChunkResult, dispatched_chunk, filled_index, scanned_chunk, to_device_index
+from covr_jax.training.chunk import (
+    ChunkResult,
+    dispatched_chunk,
+    filled_index,
+    run_updates,
+    scanned_chunk,
+    to_device_index,
+)
 from covr_jax.training.evaluation import Evaluator
 from covr_jax.training.parts import build_parts
 from covr_jax.training.pieces import Metrics, compile_pieces
@@ -94,6 +101,24 @@ class Programs:
         if runtime.on_cpu() or self.parts.hosted:
             return dispatched_chunk(self.parts, self.pieces, self.stepper, state, cycles, learn)
         return ChunkResult(*self.scanned(state, cycles, learn))
+
+    def catch_up(self, state: TrainState) -> TrainState:
+        """Makes the ``sac.catch_up_updates`` on random experience with which learning starts; the state is donated.
+
+        Each updates the actor too, as in the code of DBC and DMControl-GB, where the step at which learning starts is a
+        multiple of their actor's interval.
+        """
+        learner, store = state.learner, state.replay
+        for _ in range(self.config.sac.catch_up_updates):
+            learner, store, _ = run_updates(
+                self.pieces,
+                learner,
+                store,
+                (True,),
+                prioritised=self.config.replay.sampling == "prioritised",
+                scan=False,
+            )
+        return state.replace(learner=learner, replay=store)
 
     def scanned(self, state: TrainState, cycles: int, learn: bool) -> tuple[TrainState, Metrics]:
         """``cycles`` cycles as one compiled program, the accelerators' chunk; the state is donated."""

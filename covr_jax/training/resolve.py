@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from covr_jax.agents.methods import METHODS, resolve_augmentation
-from covr_jax.config import ON_BASE, Config, ConfigError, VLMConfig, agent, value_or
+from covr_jax.config import ON_BASE, Config, ConfigError, ReplayConfig, VLMConfig, VPFConfig, agent, value_or
 from covr_jax.envs import HostTask, find_task
 from covr_jax.envs.task import Task
 from covr_jax.vlm import defaults
@@ -15,8 +15,9 @@ def resolve(config: Config) -> Config:
     """Replaces None by what a run of this config uses.
 
     None remains where nothing decides before a model is loaded or data is there (``vlm.image_size`` of an unknown
-    model, ``vlm.steps``), where it is the value (``vlm.replay``), and in options that this run does not read: those
-    of LoRA and fine-tuning without a VLM that proposes actions, ``augment.size`` of methods that keep the images' size.
+    model, ``vlm.steps``), where it is the value (``vlm.replay``, ``sac.auxiliary_clip_norm``), and in options that this
+    run does not read: those of LoRA and fine-tuning without a VLM that proposes actions, ``augment.size`` of methods
+    that keep the images' size, the schedules of samplers and of PPO that it does not use.
 
     Args:
       config: a valid config; a resolved one is returned unchanged.
@@ -29,22 +30,41 @@ def resolve(config: Config) -> Config:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     name, env, sac, covr = agent(config), config.env, config.sac, config.covr
+    action_repeat = value_or(env.action_repeat, task.action_repeat)
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
     replace = dataclasses.replace
     return replace(
         config,
-        env=replace(env, action_repeat=value_or(env.action_repeat, task.action_repeat)),
+        env=replace(env, action_repeat=action_repeat),
         sac=sac.resolved(value_or(sac.learning_rate, task.learning_rate)),
         augment=resolve_augmentation(name, config.augment, env.image_size, task.augmentation),
+        replay=_resolve_replay(config, action_repeat),
         covr=replace(
             covr,
             guidance_weight=value_or(covr.guidance_weight, task.guidance_weight),
             cold_start_rounds=value_or(covr.cold_start_rounds, task.cold_start_rounds),
         ),
         vlm=_resolve_vlm(config.vlm, task) if config.method in ON_BASE else config.vlm,
+        vpf=_resolve_vpf(config, action_repeat) if config.method == "vpf" else config.vpf,
         eval=replace(config.eval, distractors=value_or(config.eval.distractors, env.distractors)),
     )
+
+
+def _resolve_replay(config: Config, action_repeat: int) -> ReplayConfig:
+    """The options of PER and ERE rise over the updates of the run unless a number is given."""
+    sac, options = config.sac, config.replay
+    if options.sampling not in ("prioritised", "recent"):
+        return options
+    agent_steps = config.total_steps // (action_repeat * config.env.num_envs)
+    updates = agent_steps * sac.updates_per_step // sac.steps_per_update
+    return dataclasses.replace(options, anneal_updates=value_or(options.anneal_updates, updates))
+
+
+def _resolve_vpf(config: Config, action_repeat: int) -> VPFConfig:
+    """The cosine of the learning rate lasts for the run unless a number of iterations is given."""
+    iterations = -(-config.total_steps // (action_repeat * config.vpf.steps))
+    return dataclasses.replace(config.vpf, anneal_iterations=value_or(config.vpf.anneal_iterations, iterations))
 
 
 def _resolve_vlm(vlm: VLMConfig, task: Task | HostTask) -> VLMConfig:

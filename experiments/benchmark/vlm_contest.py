@@ -69,7 +69,7 @@ class Automaton:
 
     def __init__(self, grammar: Grammar, vocabulary: int, device: torch.device, *, whole: bool):
         before = grammar.prefix if whole else ()
-        after = (*grammar.pieces["]"], grammar.end) if whole else (grammar.end,)
+        after = (*grammar.spelling.suffix, grammar.end) if whole else (grammar.end,)
         first, inner = len(before), len(grammar.table)
         count = first + inner + len(after)
         self.allowed = torch.zeros(count, vocabulary, dtype=torch.bool)

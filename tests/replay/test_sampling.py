@@ -129,3 +129,21 @@ def test_what_has_no_mass_is_not_drawn_even_where_sums_round_up(monkeypatch):
     indices = sampling.prioritised(0.6, 0.4)(state, jax.random.key(0), 4, STACK, 0)  # the newest slot has no successor
     assert list(zip(indices.time.tolist(), indices.env_id.tolist(), strict=True)) == [heavy] * 4
     np.testing.assert_array_equal(indices.weight, 1.0)
+
+
+def test_exponents_rise_linearly_to_one():
+    found = [float(sampling.rising(0.4, jnp.int32(updates), 10)) for updates in (0, 5, 10, 99)]
+    assert found == pytest.approx([0.4, 0.7, 1.0, 1.0])
+    assert sampling.rising(0.4, jnp.int32(7), 0) == 0.4
+
+
+def test_weights_and_windows_follow_the_risen_exponents():
+    """At the end beta is 1, as if it had always been; eta is 1, so that the window is all that is stored."""
+    state, history = ring(40)
+    state = state.replace(priority=jnp.asarray(np.random.default_rng(0).uniform(1, 9, (SLOTS, LANES)), jnp.float32))
+    key, updates = jax.random.key(0), jnp.int32(8)
+    risen = sampling.prioritised(0.6, 0.4, anneal_updates=8)(state, key, 64, 1, updates)
+    constant = sampling.prioritised(0.6, 1.0)(state, key, 64, 1, updates)
+    np.testing.assert_allclose(risen.weight, constant.weight, rtol=1e-6)
+    got, _ = frequencies(sampling.recent(0.9 ** (1 / 100), 12, 10, anneal_updates=8), state, 8)
+    assert set(got) == set(allowed(history, 40))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import jax
@@ -17,6 +18,7 @@ from covr_jax.training.programs import Programs
 from covr_jax.training.queries import QueryManager
 from covr_jax.types import Prior, StepType
 from covr_jax.vlm.serving.fake import FakeVLM
+from tests.support.trees import assert_trees_equal, host_copy
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.xdist_group("training")
@@ -283,3 +285,14 @@ def test_a_learning_rate_of_zero_is_no_missing_one(tiny_config, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             Programs(dataclasses.replace(tiny_config, sac=dataclasses.replace(tiny_config.sac, learning_rate=rate)))
     assert rates == [1e-3, 0.0]
+
+
+def test_learning_starts_with_the_updates_that_are_caught_up(tiny_config, make_programs):
+    programs = copy.copy(make_programs(tiny_config))
+    programs.config = dataclasses.replace(tiny_config, sac=dataclasses.replace(tiny_config.sac, catch_up_updates=3))
+    state, _, _ = programs.chunk(programs.init(), learn=False)
+    before = host_copy(state)
+    after = host_copy(programs.catch_up(state))
+    assert int(after.learner.updates) == 3 and int(after.learner.actor_opt[0].count) == 3  # the actor each time
+    assert_trees_equal(after.replay, before.replay)
+    assert_trees_equal(after.env, before.env)

@@ -6,11 +6,26 @@ import json
 import pytest
 
 from covr_jax import presets
-from covr_jax.config import AugmentConfig, Config, ConfigError, EnvConfig, VLMConfig, to_dict
+from covr_jax.config import (
+    AugmentConfig,
+    Config,
+    ConfigError,
+    EnvConfig,
+    ReplayConfig,
+    SACConfig,
+    VLMConfig,
+    to_dict,
+)
 from covr_jax.io.run_dir import check_config
 from covr_jax.training.resolve import resolve
 
-OPEN = {"replay": "the value is None", "steps": "one epoch of data that is not there yet"}
+OPEN = {
+    "replay": "the value is None",
+    "auxiliary_clip_norm": "the value is None",
+    "steps": "one epoch of data that is not there yet",
+    "anneal_updates": "read by PER and ERE only",
+    "anneal_iterations": "read by vpf only",
+}
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
@@ -110,3 +125,20 @@ def test_a_run_directory_with_an_unknown_option_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(written))
     with pytest.raises(ConfigError, match=r"unknown option momentum in config\.json; choose another --run-dir"):
         check_config(Config(), tmp_path, resolve)
+
+
+@pytest.mark.parametrize("sampling", ["prioritised", "recent"])
+def test_exponents_of_samplers_rise_over_the_run(sampling):
+    """100,000 env steps of cartpole are 12,500 agent steps; with two environments and three updates 18,750 updates."""
+    config = Config(
+        env=EnvConfig(num_envs=2), sac=SACConfig(updates_per_step=3), replay=ReplayConfig(sampling=sampling)
+    )
+    assert resolve(config).replay.anneal_updates == 18_750
+    given = dataclasses.replace(config, replay=ReplayConfig(sampling=sampling, anneal_updates=0))
+    assert resolve(given).replay.anneal_updates == 0
+
+
+def test_the_rate_of_vpf_falls_over_the_run():
+    """100,000 env steps of CARLA at action repeat 1 are 196 iterations of 512 steps, the last one shorter."""
+    assert resolve(presets.make("paper", "vpf", task="carla_highway")).vpf.anneal_iterations == 196
+    assert resolve(presets.make("paper", "vpf", task="cartpole_swingup")).vpf.anneal_iterations == 25

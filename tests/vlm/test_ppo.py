@@ -90,6 +90,18 @@ def test_ppo_loss_and_gradients():
     assert flat.any() and (~flat).any() and blocked.any() and (outside & ~blocked).any()
 
 
+def test_a_ratio_above_ten_leaves_the_clipped_term_alone():
+    """Ratios e^3 and 1, advantages -1: min would be -e^3 and -1, the clipped terms are -1.1 and -1."""
+    options = PPOOptions(clip=0.1, value_weight=0.0)
+    now = ActionLogProbs(torch.tensor([3.0, 0.0]), torch.zeros(2), torch.zeros(2))
+    zeros, advantage = torch.zeros(2), torch.tensor([-1.0, -1.0])
+    loss, _ = ppo_loss(now, zeros, zeros, advantage, zeros, options)
+    assert float(loss) == pytest.approx((1.1 + 1.0) / 2)
+    now = now._replace(log_prob=torch.tensor([2.0, 0.0]))  # e^2 is below ten: as ever
+    loss, _ = ppo_loss(now, zeros, zeros, advantage, zeros, options)
+    assert float(loss) == pytest.approx((np.exp(2.0) + 1.0) / 2, rel=1e-6)
+
+
 def test_learning_rate_falls_as_a_cosine():
     options = PPOOptions(learning_rate=1e-5, final_learning_rate=1e-9, anneal_iterations=25)
     assert learning_rate(0, options) == pytest.approx(1e-5)

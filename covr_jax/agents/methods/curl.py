@@ -1,8 +1,8 @@
 """CURL (Laskin, Srinivas and Abbeel 2020): SAC on random crops with a contrastive loss on the critic's features.
 
 L = mean_b -log softmax_b'(z_b^T W zbar_b')[b], with z the critic's features of one crop and zbar the target encoder's
-of another, after each critic update. Differences from the authors' code: one Adam updates encoder and W, where theirs
-updates the encoder twice; the step comes right after the critic's instead of after the targets'.
+of another, after each critic update. Difference from the authors' code: the step comes right after the critic's instead
+of after the targets'.
 Letters: B batch, F features, A action.
 """
 
@@ -20,7 +20,12 @@ from covr_jax.config import SACConfig
 from covr_jax.types import Batch
 
 HYPERPARAMETERS = PublishedHyperparameters(
-    sac={"batch_size": 512, "auxiliary_learning_rate": 1e-3}, augment={"kind": "crop"}
+    sac={
+        "batch_size": 512,
+        "auxiliary_learning_rate": 1e-3,
+        "auxiliary_encoder_scale": 2.0,  # two Adams of that rate
+    },
+    augment={"kind": "crop"},
 )
 
 

@@ -24,7 +24,9 @@ from covr_jax.agents.networks.predictors import predictor
 from covr_jax.config import SACConfig
 from covr_jax.types import Batch
 
-HYPERPARAMETERS = PublishedHyperparameters(env={"image_size": 84}, sac={"auxiliary_learning_rate": 1e-3})
+HYPERPARAMETERS = PublishedHyperparameters(
+    env={"image_size": 84}, sac={"auxiliary_learning_rate": 1e-3, "catch_up_updates": 1000}
+)
 
 
 class ExtraLoss(NamedTuple):

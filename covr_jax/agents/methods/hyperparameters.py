@@ -12,9 +12,9 @@ from covr_jax.config import AugmentConfig, ConfigError
 class PublishedHyperparameters:
     """Options whose published value differs from the config's default, by group.
 
-    Full-size presets apply ``env`` and ``sac``, which hold sizes and speeds; smaller presets do not. Every preset
-    applies ``augment``, ``always`` (options of ``sac``) and ``vlm``, which belong to the method's rule, except for the
-    name of a VLM where the preset uses the embedded one.
+    Full-size presets apply ``env``, ``sac`` and ``tasks``, which hold sizes and speeds; smaller presets do not. Every
+    preset applies ``augment``, ``always`` (options of ``sac``) and ``vlm``, which belong to the method's rule, except
+    for the name of a VLM where the preset uses the embedded one.
     """
 
     env: dict[str, Any] = field(default_factory=dict)
@@ -22,6 +22,7 @@ class PublishedHyperparameters:
     augment: dict[str, Any] | None = None  # None: the method does not place images as RAD does
     always: dict[str, Any] = field(default_factory=dict)
     vlm: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # further options of ``sac``, by task
 
 
 class MethodSpec(NamedTuple):

@@ -5,8 +5,8 @@ each 8 in a row the same random half of the patches, a tenth of the side wide, i
 critic's encoder; the decoder D is a transformer over states and actions; heads and targets are SPR's, the latter of
 unmasked images.
 Masks are sampled once for a batch, as in the authors' code. Differences from it: cubes are 8 steps deep in every task,
-theirs 4 in some; no action follows the last observation; weights are initialised orthogonal; no warm-up of the learning
-rate and no gradient clipping; and those of SPR in rows, gbar and episodes that end.
+theirs 4 on cartpole and reacher; no action follows the last observation; weights are initialised orthogonal; and those
+of SPR in rows, gbar and episodes that end.
 Letters: B batch, H W image, C channels, K steps, F features, A action.
 """
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray
 
-from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views
+from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views, momentum_encoder
 from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.methods.rad import rad_augmentation
 from covr_jax.agents.methods.spr import cosine_distance, encode, first_rows, init_heads, perturb
@@ -31,7 +31,15 @@ PATCH = 0.1  # side of a patch / side of the image
 SHARE = 0.5  # masked share of the patches
 LAYERS = 2  # blocks of the decoder
 HYPERPARAMETERS = PublishedHyperparameters(
-    sac={"batch_size": 512, "num_filters": 64, "auxiliary_learning_rate": 5e-4}, augment={"kind": "crop"}
+    sac={
+        "batch_size": 512,
+        "num_filters": 64,
+        "auxiliary_learning_rate": 5e-4,
+        "auxiliary_warmup": 6000,
+        "auxiliary_clip_norm": 10.0,
+    },
+    augment={"kind": "crop"},
+    tasks={"cheetah_run": {"auxiliary_learning_rate": 1e-4}, "walker_walk": {"auxiliary_tau": 0.1}},
 )
 
 
@@ -75,7 +83,7 @@ def reconstruction(networks: Networks, augmentation: Augmentation, action_dim: i
 
         z = features(params.torso, params.encoder, online_key, masked)
         predicted = decoder.apply(params.auxiliary["decoder"], z, future.action)
-        target_z = features(target["torso"], target["critic"]["encoder"], target_key, sequence)
+        target_z = features(*momentum_encoder(target), target_key, sequence)
         error = cosine_distance(params.auxiliary, target["auxiliary"], predicted, target_z).mean(0)
         valid = future.valid.astype(error.dtype)
         return jnp.sum(valid * error) / jnp.maximum(valid.sum(), 1.0), {}

@@ -4,8 +4,7 @@ Two separate convolution stacks read o_t and o_{t-1}; their features are subtrac
 difference). The actor reads the previous action and adds to it: a = tanh(a_{t-1} + mu + sigma noise).
 Differences from the authors' code: o_{t-1} is the stack one frame older, so an observation holds one frame more; at an
 episode's first step both stacks show the same frame, where theirs has zeros for o_{t-1}; 1,000 random steps as in the
-other methods, where their cheetah script for a million steps has 10,000; the auxiliary loss trains the encoder at the
-rate of its heads.
+other methods, where their cheetah script for a million steps has 10,000.
 """
 
 from __future__ import annotations
@@ -19,7 +18,9 @@ from covr_jax.agents.methods.rad import rad_augmentation
 from covr_jax.agents.networks import make_networks
 
 HYPERPARAMETERS = PublishedHyperparameters(
-    sac={"feature_dim": 64, "auxiliary_learning_rate": 1e-3}, augment={"kind": "translate"}
+    sac={"auxiliary_learning_rate": 1e-3},
+    augment={"kind": "translate"},
+    tasks={"cheetah_run": {"auxiliary_encoder_scale": 0.2}},  # the encoder's rate is 2e-4
 )
 
 

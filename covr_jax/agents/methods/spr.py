@@ -5,8 +5,7 @@ zhat_0 = f(s_t) and zhat_k = T(zhat_{k-1}, a_{t+k-1}), f the critic's encoder, g
 zbar and gbar are those of the target encoder and the projection's moving average. Each image gets a new crop and a
 random brightness. Differences from their code: rows whose episode ends within K steps are left out whole, because
 ``Future.valid`` holds for a row; the loss reads the first 128 rows of the critic's batch, where theirs draws 128
-others; gbar starts as g; one Adam for encoder and heads, where theirs updates the encoder twice; K is the first
-paper's, where theirs has files with 6.
+others; gbar starts as g; K is the first paper's, where theirs has files with 6.
 Letters: B batch, H W image, C channels, K steps, F features, A action.
 """
 
@@ -18,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 
 from covr_jax.agents import augment
-from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views
+from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views, momentum_encoder
 from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 from covr_jax.agents.methods.rad import rad_augmentation
 from covr_jax.agents.networks import Networks, Params
@@ -30,7 +29,14 @@ STEPS = 5  # K
 ROWS = 128  # rows of a batch that the loss reads, at most
 PROJECTION = 100  # hidden units of the projection and the prediction head
 HYPERPARAMETERS = PublishedHyperparameters(
-    sac={"batch_size": 512, "num_filters": 64, "auxiliary_learning_rate": 1e-3}, augment={"kind": "crop"}
+    sac={
+        "batch_size": 512,
+        "num_filters": 64,
+        "auxiliary_learning_rate": 1e-3,
+        "auxiliary_encoder_scale": 3.0,  # Adams with rates 2 and 1 times that of the heads
+    },
+    augment={"kind": "crop"},
+    tasks={"cheetah_run": {"auxiliary_learning_rate": 2e-4}},
 )
 _STRENGTH, _CLIP = 0.05, 2.0  # standard deviation of the brightness, and its bound in standard deviations
 _MIN_NORM = 1e-3
@@ -120,7 +126,7 @@ def self_prediction(networks: Networks, augmentation: Augmentation, action_dim: 
             predicted.append(z)
         flat = future.observation.reshape(-1, *observation.shape[1:])
         following = perturb(augmentation, target_key, flat)
-        target_z = encode(networks, target["torso"], target["critic"]["encoder"], following)
+        target_z = encode(networks, *momentum_encoder(target), following)
         error = cosine_distance(
             params.auxiliary, target["auxiliary"], jnp.stack(predicted), target_z.reshape(STEPS, *z.shape)
         )

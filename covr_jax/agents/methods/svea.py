@@ -22,6 +22,7 @@ HYPERPARAMETERS = PublishedHyperparameters(
     env={"image_size": 84},
     sac={
         "learning_rate": 1e-3,
+        "catch_up_updates": 1000,
         "feature_dim": 100,
         "conv_kernels": (3,) * 11,
         "conv_strides": (2, *(1,) * 10),

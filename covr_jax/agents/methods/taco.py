@@ -30,6 +30,11 @@ HYPERPARAMETERS = PublishedHyperparameters(
     env=drqv2.HYPERPARAMETERS.env,
     sac=drqv2.HYPERPARAMETERS.sac | {"batch_size": 1024},
     always=drqv2.HYPERPARAMETERS.always,
+    # The agent's file comes after the task's in the authors' configuration: its batch size holds on walker too.
+    tasks={
+        task: {name: value for name, value in options.items() if name != "batch_size"}
+        for task, options in drqv2.HYPERPARAMETERS.tasks.items()
+    },
 )
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+MAX_RATIO = 10.0
+
 
 class PPOOptions(NamedTuple):
     """Options of PPO; see ``config.VPFConfig`` for units and sources."""
@@ -16,7 +18,7 @@ class PPOOptions(NamedTuple):
     forward_batch: int = 32
     clip: float = 0.1
     value_weight: float = 0.5
-    entropy_weight: float = 0.01
+    entropy_weight: float = 0.0
     max_grad_norm: float = 0.01
     temperature: float = 0.2
     learning_rate: float = 1e-5
@@ -42,7 +44,8 @@ def ppo_loss(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Computes -mean min(r A, clip(r) A) + c_v/2 mean max((V - R)^2, (V_clip - R)^2) - c_e mean entropy.
 
-    r = p(answer) / p_old(answer); V_clip is V clipped to within ``clip`` of the value at sampling.
+    r = p(answer) / p_old(answer); V_clip is V clipped to within ``clip`` of the value at sampling. Where an r exceeds
+    ``MAX_RATIO``, the clipped term alone counts for all samples, as in RL4VLM's code.
 
     Args:
       now: under the current policy.
@@ -56,7 +59,9 @@ def ppo_loss(
       The loss f32[], and metrics.
     """
     ratio = torch.exp(now.log_prob - log_prob)
-    gain = torch.min(ratio * advantage, ratio.clamp(1 - options.clip, 1 + options.clip) * advantage).mean()
+    clipped_gain = ratio.clamp(1 - options.clip, 1 + options.clip) * advantage
+    diverged = bool((ratio > MAX_RATIO).any())
+    gain = (clipped_gain if diverged else torch.min(ratio * advantage, clipped_gain)).mean()
     clipped_value = value + (now.value - value).clamp(-options.clip, options.clip)
     error = 0.5 * torch.max((now.value - target) ** 2, (clipped_value - target) ** 2).mean()
     entropy = now.entropy.mean()

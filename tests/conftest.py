@@ -52,7 +52,9 @@ SECOND_TIER = (
 
 
 def task_of(item):
-    """The DMControl task that a test is parametrised by, or None."""
+    """The DMControl task that a test compiles and is parametrised by, or None."""
+    if item.path.parent.name not in ("envs", "training"):
+        return None
     values = item.callspec.params.values() if hasattr(item, "callspec") else ()
     return next((v for v in values if isinstance(v, str) and v in FIRST_TIER + SECOND_TIER), None)
 

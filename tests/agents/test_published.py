@@ -49,8 +49,9 @@ ROWS = [  # methods, tasks, options, values
     ("rad drq curl", "cheetah_run walker_walk", "catch_up_updates", 0),  # dmcontrol-generalization-benchmark, train.py
     ("resact", "cheetah_run walker_walk", "feature_dim", 50),
     ("resact", "cheetah_run", "auxiliary_encoder_scale", 0.2),  # the encoder's rate is 2e-4, the heads' 1e-3
-    ("rad curl drq sac spr mlr", "cheetah_run", "learning_rate", 2e-4),
-    ("rad curl drq sac spr mlr", "walker_walk reacher_easy", "learning_rate", 1e-3),
+    ("rad curl sac spr mlr", "cheetah_run", "learning_rate", 2e-4),  # PlaNet benchmark
+    ("rad curl sac spr mlr", "walker_walk reacher_easy", "learning_rate", 1e-3),
+    ("drq svea", "cheetah_run walker_walk", "learning_rate", 1e-3),  # denisyarats/drq, config.yaml; arguments.py
 ]
 CASES = [(m, t, option, value) for ms, ts, option, value in ROWS for m in ms.split() for t in ts.split()]
 

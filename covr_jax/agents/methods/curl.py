@@ -20,6 +20,7 @@ from covr_jax.config import SACConfig
 from covr_jax.types import Batch
 
 HYPERPARAMETERS = PublishedHyperparameters(
+    source="MishaLaskin/curl: train.py, curl_sac.py; microsoft/Playvirtual: DMControl/src/config.yaml",
     sac={
         "batch_size": 512,
         "auxiliary_learning_rate": 1e-3,

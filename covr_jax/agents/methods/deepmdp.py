@@ -25,7 +25,9 @@ from covr_jax.config import SACConfig
 from covr_jax.types import Batch
 
 HYPERPARAMETERS = PublishedHyperparameters(
-    env={"image_size": 84}, sac={"auxiliary_learning_rate": 1e-3, "catch_up_updates": 1000}
+    source="facebookresearch/deep_bisim4control: train.py",
+    env={"image_size": 84},
+    sac={"auxiliary_learning_rate": 1e-3, "catch_up_updates": 1000},
 )
 
 

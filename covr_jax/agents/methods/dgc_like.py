@@ -32,6 +32,7 @@ from covr_jax.types import Batch
 
 SIDE = 7  # G: two of the fourteen patches of CLIP's ViT-B/16 per cell
 HYPERPARAMETERS = PublishedHyperparameters(
+    source="none: DeepMDP's values",
     env=deepmdp.HYPERPARAMETERS.env,
     sac=deepmdp.HYPERPARAMETERS.sac,
     vlm={"name": "openai/clip-vit-base-patch16", "hold": False, "return_episodes": 0},

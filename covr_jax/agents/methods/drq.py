@@ -23,6 +23,7 @@ from covr_jax.agents.networks import make_networks
 
 MARGIN = 4  # pixels of an 84x84 image
 HYPERPARAMETERS = PublishedHyperparameters(
+    source="denisyarats/drq: config.yaml",
     env={"image_size": 84},
     sac={
         "batch_size": 512,

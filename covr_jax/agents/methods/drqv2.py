@@ -29,6 +29,7 @@ _TASKS = {
     "hopper_hop": _MEDIUM,
 }
 HYPERPARAMETERS = PublishedHyperparameters(
+    source="facebookresearch/drqv2: cfgs/config.yaml, cfgs/task",
     env={"image_size": 84},
     tasks=_TASKS,
     sac={

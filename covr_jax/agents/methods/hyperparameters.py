@@ -17,6 +17,7 @@ class PublishedHyperparameters:
     for the name of a VLM where the preset uses the embedded one.
     """
 
+    source: str  # repository and files of the released code that the values were read in
     env: dict[str, Any] = field(default_factory=dict)
     sac: dict[str, Any] = field(default_factory=dict)
     augment: dict[str, Any] | None = None  # None: the method does not place images as RAD does

@@ -31,6 +31,7 @@ PATCH = 0.1  # side of a patch / side of the image
 SHARE = 0.5  # masked share of the patches
 LAYERS = 2  # blocks of the decoder
 HYPERPARAMETERS = PublishedHyperparameters(
+    source="microsoft/Mask-based-Latent-Reconstruction: DMControl/src/mtm_sac.py, DMControl/src/configs",
     sac={
         "batch_size": 512,
         "num_filters": 64,

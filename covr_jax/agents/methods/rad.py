@@ -22,7 +22,9 @@ from covr_jax.config import ConfigError
 
 Images = UInt8[Array | np.ndarray, "B H W C"]
 
-HYPERPARAMETERS = PublishedHyperparameters(augment={})  # the config's defaults are RAD's
+HYPERPARAMETERS = PublishedHyperparameters(
+    source="MishaLaskin/rad: train.py, curl_sac.py", augment={}
+)  # the config's defaults are RAD's
 SIZE_FACTORS = {"translate": 1.08, "crop": 0.84}  # output size / image size: 100 to 108 and 100 to 84
 
 

@@ -29,6 +29,7 @@ STEPS = 5  # K
 ROWS = 128  # rows of a batch that the loss reads, at most
 PROJECTION = 100  # hidden units of the projection and the prediction head
 HYPERPARAMETERS = PublishedHyperparameters(
+    source="microsoft/Playvirtual: DMControl/src/spr_sac.py, DMControl/src/configs",
     sac={
         "batch_size": 512,
         "num_filters": 64,

@@ -19,6 +19,7 @@ from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperpa
 from covr_jax.agents.networks import make_networks
 
 HYPERPARAMETERS = PublishedHyperparameters(
+    source="nicklashansen/dmcontrol-generalization-benchmark: src/arguments.py, src/train.py",
     env={"image_size": 84},
     sac={
         "learning_rate": 1e-3,

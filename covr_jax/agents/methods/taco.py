@@ -27,6 +27,7 @@ from covr_jax.types import Batch
 
 STEPS = 3  # K
 HYPERPARAMETERS = PublishedHyperparameters(
+    source="FrankZheng2022/TACO: cfgs/config.yaml, cfgs/agent/taco.yaml, cfgs/task",
     env=drqv2.HYPERPARAMETERS.env,
     sac=drqv2.HYPERPARAMETERS.sac | {"batch_size": 1024},
     always=drqv2.HYPERPARAMETERS.always,

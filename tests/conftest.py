@@ -170,7 +170,7 @@ def piece_sizes():
         pieces |= {f"learn {with_actor}": piece for with_actor, piece in learn.items()}
         used = ("act", "random_action", "add", "count", "query", "set_prior", "learn False", "learn True")
         pieces = {name: pieces[name] for name in used}
-        pieces["mean_action"] = programs.evaluator._mean_action
+        pieces["mean_action"] = programs.evaluator.mean_action
         pieces |= {name: getattr(programs.stepper, name) for name in ("_initial", "_advance", "_observe")}
         return {name: piece._cache_size() for name, piece in pieces.items()}
 

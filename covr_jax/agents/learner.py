@@ -45,7 +45,9 @@ class Learner(NamedTuple):
     update: Callable[..., tuple[LearnerState, Metrics]]
 
 
-def make_learner(action_dim: int, learning_rate: float, method: Method, config: SACConfig) -> Learner:
+def make_learner(
+    action_dim: int, learning_rate: float, method: Method, config: SACConfig, guidance_mean: str = "batch"
+) -> Learner:
     """Returns the functions that train one method.
 
     Args:
@@ -53,8 +55,9 @@ def make_learner(action_dim: int, learning_rate: float, method: Method, config: 
       learning_rate: Adam's step size for critic, actor and encoder.
       method: the composition to train.
       config: sizes, rates and everything else.
+      guidance_mean: rows that the mean of Eq. 4 counts, "batch" or "valid"; see ``covr.guidance.guidance_loss``.
     """
-    parts = make_parts(action_dim, learning_rate, method, config)
+    parts = make_parts(action_dim, learning_rate, method, config, guidance_mean)
 
     def init(key: Array, observation: Array, action: Array) -> LearnerState:
         return init_state(parts, key, observation, action)

@@ -43,6 +43,7 @@ class LearnerParts(NamedTuple):
     alpha_optimizer: optax.GradientTransformation
     auxiliary_optimizer: optax.GradientTransformation
     config: SACConfig
+    guidance_mean: str  # as ``CovrConfig.guidance_mean``
 
     def actor(self, params: dict[str, Params], features: Array, previous_action: Array | None) -> Any:
         """Returns the actor's outputs for torso features f32[B,N]; residual actors read the previous action too."""
@@ -59,7 +60,9 @@ class LearnerParts(NamedTuple):
         return self.networks.critic.apply(critic, features, self.auxiliary.embed_action(auxiliary, action))
 
 
-def make_parts(action_dim: int, learning_rate: float, method: Method, config: SACConfig) -> LearnerParts:
+def make_parts(
+    action_dim: int, learning_rate: float, method: Method, config: SACConfig, guidance_mean: str = "batch"
+) -> LearnerParts:
     """Builds networks, auxiliary loss and optimizers; the arguments are those of ``make_learner``."""
     config = config.resolved(learning_rate)
     networks = build_networks(method, action_dim, config)
@@ -72,6 +75,7 @@ def make_parts(action_dim: int, learning_rate: float, method: Method, config: SA
         alpha_optimizer=optax.adam(config.alpha_learning_rate, b1=config.alpha_beta1),
         auxiliary_optimizer=_auxiliary_optimizer(config),
         config=config,
+        guidance_mean=guidance_mean,
     )
 
 

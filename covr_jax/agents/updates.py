@@ -18,7 +18,7 @@ from covr_jax.agents.method import AuxiliaryParams, Metrics, Views
 from covr_jax.agents.networks import Params
 from covr_jax.agents.state import LearnerParts, LearnerState, auxiliary_params, critic_params
 from covr_jax.config import SACConfig, required
-from covr_jax.covr.guidance import guidance_loss
+from covr_jax.covr.guidance import effective_share, guidance_loss
 from covr_jax.types import Batch
 
 
@@ -97,7 +97,7 @@ def update_actor(
     features = parts.networks.torso.apply(params["torso"], views.observation[0])
     alpha = jnp.exp(state.log_alpha)
 
-    def loss(actor: Params) -> tuple[Array, tuple[Array, Array, Array]]:
+    def loss(actor: Params) -> tuple[Array, tuple[Array, Array, Array, Array]]:
         outputs = parts.actor({"actor": actor}, features, batch.previous_action)
         action, log_prob = policy.sample(key, outputs, state.exploration_noise)
         q = parts.q(params["critic"], params["auxiliary"], features, action)
@@ -105,15 +105,20 @@ def update_actor(
         if parts.config.prior_gate == "advantage":
             prior_q = parts.q(params["critic"], params["auxiliary"], features, batch.prior.action)
             valid = valid & (prior_q.min(0) > q.min(0))
-        guidance = guidance_loss(action, batch.prior.action, valid)
+        guidance = guidance_loss(action, batch.prior.action, valid, parts.guidance_mean)
         base = losses.actor_loss(q, log_prob, alpha)
-        return base + state.guidance_weight * guidance, (base, log_prob, guidance)
+        share = effective_share(valid, parts.guidance_mean)
+        return base + state.guidance_weight * guidance, (base, log_prob, guidance, share)
 
-    (_, (base, log_prob, guidance)), grads = jax.value_and_grad(loss, has_aux=True)(params["actor"])
+    (_, (base, log_prob, guidance, share)), grads = jax.value_and_grad(loss, has_aux=True)(params["actor"])
     updates, actor_opt = parts.optimizer.update(grads, state.actor_opt, params["actor"])
     actor = optax.apply_updates(params["actor"], updates)
     state = state.replace(params=params | {"actor": actor}, actor_opt=actor_opt)
-    metrics = {"losses/actor": base, "losses/guidance": guidance}
+    metrics = {
+        "losses/actor": base,
+        "losses/guidance": guidance,
+        "covr/effective_weight": state.guidance_weight * share,
+    }
     if not policy.entropy_regularised:
         return state, metrics | {"sac/exploration_noise": state.exploration_noise}
     state, value = update_temperature(parts, state, log_prob, batch.action.shape[-1])

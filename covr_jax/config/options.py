@@ -52,6 +52,8 @@ class CovrConfig:
     """Rounds, filter, weights and guidance of COVR."""
 
     guidance_weight: NonNegative | None = None  # lambda of Eq. 4; None: the task's [COVR: 1.0, CARLA 2.0]
+    # Mean of Eq. 4 over all rows of a batch (those without a_v count 0), or over the rows with a valid a_v [ours]
+    guidance_mean: Literal["batch", "valid"] = "batch"
     psi_0: PositiveInt = 5000  # first fine-tuning interval, env steps [COVR]
     schedule: Literal["linear", "recursive"] = "linear"  # reading of the interval rule [ours]
     anneal_steps: PositiveInt = 100_000  # env steps until the guidance of `apl` is 0 [ours]
@@ -60,7 +62,9 @@ class CovrConfig:
     entropy_samples: PositiveInt = 1024  # observations of D_f in the entropy estimate [ours]
     min_keep: Count = 64  # fewest samples that EDDF keeps [ours]
     return_discount: Fraction = 0.99  # gamma of the return-to-go g_t, apart from sac.discount [ours]
-    weight_norm: Literal["minmax", "maxabs"] = "minmax"  # normalisation of RALW's weights to [-1, 1] [ours]
+    # Return-to-go at a time limit: ends there, as the paper has it, or goes on with the critic's value [COVR: terminal]
+    truncation: Literal["terminal", "bootstrap"] = "terminal"
+    weight_norm: Literal["minmax", "maxabs", "rank"] = "minmax"  # how returns are brought to [-1, 1] in RALW [ours]
     # Filter of Table 5; random: as many as EDDF keeps (M1); top: the best (M2 to M4) [COVR: eddf]
     filter: Literal["eddf", "random", "top", "none"] = "eddf"
     # Percentile of the scores from which filter `top` keeps samples [COVR: 80, 90, 95]

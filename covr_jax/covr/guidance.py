@@ -9,24 +9,27 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 KINDS = ("constant", "annealed")
+MEANS = ("batch", "valid")
 
 
-def guidance_loss(action: ArrayLike, prior_action: ArrayLike, valid: ArrayLike) -> jax.Array:
+def guidance_loss(action: ArrayLike, prior_action: ArrayLike, valid: ArrayLike, mean: str = "batch") -> jax.Array:
     """(1/B) sum_b valid_b ||a_v,b - a_r,b||_2^2, the regulariser that Eq. 4 adds to the actor loss times lambda.
 
-    B counts all rows: a batch in which the VLM answered half of the frames pulls half as hard. Whatever stands in an
-    invalid row of the prior, NaN included, reaches neither the value nor the gradient; the prior is a constant.
+    With ``mean="batch"`` B counts all rows: a batch in which the VLM answered half of the frames pulls half as hard.
+    With ``mean="valid"`` it counts the valid rows. Whatever stands in an invalid row of the prior, NaN included,
+    reaches neither the value nor the gradient; the prior is a constant.
 
     Args:
       action: f32[B,A], a_r of the policy being trained; the gradient flows here.
       prior_action: f32[B,A], a_v.
       valid: bool[B], whether a_v may be used.
+      mean: one of MEANS.
 
     Returns:
       f32 scalar, 0 for an empty batch.
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: shapes that do not match, or another mean.
     """
     action, prior_action = jnp.asarray(action, jnp.float32), jnp.asarray(prior_action, jnp.float32)
     valid = jnp.asarray(valid, bool)
@@ -37,7 +40,19 @@ def guidance_loss(action: ArrayLike, prior_action: ArrayLike, valid: ArrayLike) 
         )
     # Selected before the square: the gradient of a square that is masked later is 0 * NaN.
     gap = jnp.where(valid[:, None], action - jax.lax.stop_gradient(prior_action), 0.0)
-    return jnp.square(gap).sum() / max(action.shape[0], 1)
+    return jnp.square(gap).sum() / jnp.maximum(_rows(valid, mean), 1.0)
+
+
+def effective_share(valid: ArrayLike, mean: str = "batch") -> jax.Array:
+    """The factor of lambda in a batch: the share of valid rows (``batch``), or 1 where there is one (``valid``)."""
+    valid = jnp.asarray(valid, bool)
+    return valid.sum() / jnp.maximum(_rows(valid, mean), 1.0)
+
+
+def _rows(valid: jax.Array, mean: str) -> jax.Array | float:
+    if mean not in MEANS:
+        raise ValueError(f"unknown mean {mean!r}, expected one of {', '.join(MEANS)}")
+    return float(valid.shape[0]) if mean == "batch" else valid.sum().astype(jnp.float32)
 
 
 def weight(kind: str, base: float, env_steps: ArrayLike, anneal_steps: int) -> jax.Array:

@@ -30,6 +30,7 @@ class Window(NamedTuple):
     slots: np.ndarray  # i64[N], positions in the ring
     step_type: np.ndarray  # i8[N,E]
     reward: np.ndarray  # f32[N,E]
+    discount: np.ndarray  # f32[N,E]; 0 at a LAST that is a termination
     action: np.ndarray  # f32[N,E,A]
 
 
@@ -291,5 +292,6 @@ def window(state: ReplayState, start: int) -> Window:
         slots=kept,
         step_type=np.asarray(state.step_type)[kept],
         reward=np.asarray(state.reward)[kept],
+        discount=np.asarray(state.discount)[kept],
         action=np.asarray(state.action)[kept],
     )

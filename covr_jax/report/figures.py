@@ -112,9 +112,9 @@ def eddf(run: Run) -> list[ChartFigure]:
     return found
 
 
-def _weight_shares(r: Round) -> tuple[list[float], list[float]] | None:
-    """Edges and percentages of a round's histogram of weights."""
-    histogram = r.record.get("weight_histogram")
+def _shares(r: Round, name: str) -> tuple[list[float], list[float]] | None:
+    """Edges and percentages of a histogram in a round's record."""
+    histogram = r.record.get(name)
     histogram = histogram if isinstance(histogram, dict) else {}
     edges, counts = numbers(histogram.get("edges")), numbers(histogram.get("counts"))
     total = sum(counts)
@@ -123,9 +123,22 @@ def _weight_shares(r: Round) -> tuple[list[float], list[float]] | None:
     return edges, [100 * count / total for count in counts]
 
 
+def kept_steps(run: Run) -> list[ChartFigure]:
+    """Draws at which steps of their episodes the samples that each round kept lie."""
+    found = []
+    for r in run.rounds:
+        shares = _shares(r, "kept_steps")
+        if shares is not None:
+            edges, percents = shares
+            chart = Chart("Agent step of the episode", (edges[0], edges[-1]), width=190, height=180)
+            chart.bars(edges, percents, "vlm")
+            found.append(chart.render("Kept samples (%)", caption=f"Round {r.number}"))
+    return found
+
+
 def ralw(run: Run) -> list[ChartFigure]:
     """Draws the weights that each round gave its kept samples, on common axes."""
-    rounds = [(r, shares) for r in run.rounds if (shares := _weight_shares(r)) is not None]
+    rounds = [(r, shares) for r in run.rounds if (shares := _shares(r, "weight_histogram")) is not None]
     top = max((percent for _, (_, percents) in rounds for percent in percents), default=0.0)
     found = []
     for r, (edges, percents) in rounds:

@@ -118,8 +118,8 @@ def _render(run: Run) -> str:
     groups = [(key, value) for key, value in run.config.items() if isinstance(value, dict)]
     named = [shown_method(run.config[key]) for key in ("task", "method", "seed") if key in run.config]
     with charts.matplotlib_style(**charts.INLINE_SVG):
-        each = (figures.learning_curve, figures.eddf, figures.ralw, figures.finetune_loss, figures.iterations)
-        drawn = {draw.__name__: draw(run) for draw in each}
+        each = (figures.learning_curve, figures.eddf, figures.kept_steps, figures.ralw, figures.finetune_loss)
+        drawn = {draw.__name__: draw(run) for draw in (*each, figures.iterations)}
         drawn |= {"losses": figures.panels(run, figures.LOSSES), "system": figures.panels(run, figures.SYSTEM)}
     return environment.get_template("report.html.j2").render(
         run=run,

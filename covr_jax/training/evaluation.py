@@ -81,7 +81,7 @@ class Evaluator:
         self._seed, self._stepper, self._device_put = seed, stepper, device_put
         self._residual = method.residual
         self._measured: list[dict[str, float]] = []
-        self._mean_action = runtime.jit(
+        self.mean_action = runtime.jit(
             lambda state, observation, previous: learner.act(state, observation, None, previous)
         )
 
@@ -118,14 +118,14 @@ class Evaluator:
     def eval_policy(self, learner: LearnerState) -> Policy:
         """The mean action of the actor; the VLM has no part in it."""
         if not self._residual:
-            return lambda timestep, _: self._mean_action(learner, timestep.observation, None)
+            return lambda timestep, _: self.mean_action(learner, timestep.observation, None)
         action = jnp.zeros((self.env.num_envs, self.env.action_dim), jnp.float32)
 
         def policy(timestep: TimeStep, step: int) -> Array:
             nonlocal action
             going_on = timestep.step_type != StepType.FIRST
             previous = jnp.where(going_on[:, None], action, 0.0)
-            action = self._mean_action(learner, timestep.observation, previous)
+            action = self.mean_action(learner, timestep.observation, previous)
             return action
 
         return policy

@@ -21,12 +21,15 @@ from covr_jax.training.evaluation import Policy
 from covr_jax.training.programs import Programs
 from covr_jax.training.queries import QueryManager
 from covr_jax.training.rounds import FinetuneScheduler, warn_about_schedule
-from covr_jax.training.selection import DataSelector
+from covr_jax.training.selection import DataSelector, RoundData
 from covr_jax.training.trainer import LoopState, Trainer
 from covr_jax.types import EnvironmentLost
 from covr_jax.vlm.serving.factory import make_vlm
 
-_ROUND_METRICS = ("tau", "exploration", "kept_fraction", "weight_mean", "interval", "action_error", "vlm_return")
+_ROUND_METRICS = (
+    "tau", "exploration", "kept_fraction", "weight_mean", "effective_samples", "interval", "action_error",
+    "vlm_return",
+)  # fmt: skip
 
 
 @dataclass
@@ -38,6 +41,7 @@ class AgentLoopState(LoopState):
     next_log: int = 0  # env steps
     frames_queried: int = 0
     frames_skipped: int = 0
+    policy_start: int | None = None  # time slot of the policy's first action; None: all actions so far are random
 
 
 class AgentTrainer(Trainer):
@@ -201,6 +205,7 @@ class AgentTrainer(Trainer):
     def _chunk(self) -> None:
         learn = self.agent_steps >= self.config.sac.init_steps
         if learn and not self.updates:
+            self.loop.policy_start = int(self.state.replay.count)
             self.state = self.programs.catch_up(self.state)
         self.state = self.programs.set_scheduled(self.state, **self._scheduled())
         with chunk_annotation(self._vec_steps // self.programs.parts.chunk_steps):
@@ -255,9 +260,7 @@ class AgentTrainer(Trainer):
             return self._elite_round()
         number = self.loop.rounds + 1
         wait = self.env_steps >= self.config.total_steps  # no learner waits for this one any more
-        completed = self.finetune_scheduler.step(
-            self.state, number, self.env_steps, self.loop.data_start, self.reporter, wait=wait
-        )
+        completed = self.finetune_scheduler.step(self.state, number, self._data(), self.reporter, wait=wait)
         if completed is None:
             return False
         record, self.loop.data_start = completed
@@ -272,12 +275,19 @@ class AgentTrainer(Trainer):
         self.reporter.message(f"round {number} at {self.env_steps:,} env steps: {shown}")
         return True
 
+    def _data(self) -> RoundData:
+        """Where D_f begins. In a run of an earlier version, which did not store it, the policy is taken to act."""
+        start = self.loop.policy_start
+        if start is None and not self.updates:
+            start = int(self.state.replay.count)
+        return RoundData(self.env_steps, self.loop.data_start, start or 0)
+
     def _elite_round(self) -> bool:
         """A round without a VLM: what EDDF keeps is sampled more often (M10 and M11 of Table 5)."""
         if self.elite_selector is None:
             return False
         number = self.loop.rounds + 1
-        kept, record, following = self.elite_selector.select(self.state, number, self.env_steps, self.loop.data_start)
+        kept, record, following = self.elite_selector.select(self.state, number, self._data())
         if not record["samples"]:
             return False
         self.loop.rounds, self.loop.data_start = number, following

@@ -101,7 +101,7 @@ def build_parts(config: Config) -> Parts:
         method=method,
         env=env,
         eval_env=eval_env,
-        learner=make_learner(env.action_dim, learning_rate, method, sac),
+        learner=make_learner(env.action_dim, learning_rate, method, sac, config.covr.guidance_mean),
         frame_stack=frame_stack,
         slots=replay.capacity_in_slots(config.replay.capacity, env_options.num_envs, frame_stack),
         cycle=cycle,

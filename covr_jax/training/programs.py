@@ -129,8 +129,8 @@ class Programs:
         leaves = {name: self.parts.device_put(jnp.asarray(value, jnp.float32)) for name, value in values.items()}
         return state.replace(learner=state.learner.replace(**leaves))
 
-    def entropy(self, state: TrainState, time: np.ndarray, env_id: np.ndarray, round_number: int) -> float:
-        """H(pi) in nats: the mean of -log pi(a|s), one sampled action per stored observation.
+    def entropy(self, state: TrainState, time: np.ndarray, env_id: np.ndarray, round_number: int) -> np.ndarray:
+        """-log pi(a|s) in nats, f32[N], of one sampled action per stored observation; its mean estimates H(pi).
 
         Args:
           state: holds the replay and the policy.
@@ -142,7 +142,7 @@ class Programs:
         observation = replay.observations(state.replay, *index, self.parts.frame_stack)
         previous = replay.previous_actions(state.replay, *index) if self.parts.method.residual else None
         key = jax.random.fold_in(stream(self.config.seed, ENTROPY), round_number)
-        return float(self.pieces.entropy(state.learner, observation, key, previous).mean())
+        return np.asarray(self.pieces.entropy(state.learner, observation, key, previous))
 
     def q_values(self, state: TrainState, time: np.ndarray, env_id: np.ndarray, action: np.ndarray) -> np.ndarray:
         """min_i Q_i(o, a), f32[N], of stored observations (time, env_id i64[N]) and actions f32[N,A]."""
@@ -153,6 +153,17 @@ class Programs:
             observation = replay.observations(state.replay, *index, self.parts.frame_stack)
             values.append(np.asarray(self.pieces.value(state.learner, observation, jnp.asarray(action[some]))))
         return np.concatenate(values)[: len(time)]
+
+    def state_values(self, state: TrainState, time: np.ndarray, env_id: np.ndarray) -> np.ndarray:
+        """V(o), f32[N], of stored observations (time, env_id i64[N]): min_i Q_i(o, a) at the policy's mode a."""
+        values = []
+        for start in range(0, len(time), _VALUE_BATCH):
+            index = to_device_index(*(x[filled_index(time, start, _VALUE_BATCH)] for x in (time, env_id)))
+            observation = replay.observations(state.replay, *index, self.parts.frame_stack)
+            previous = replay.previous_actions(state.replay, *index) if self.parts.method.residual else None
+            action = self.evaluator.mean_action(state.learner, observation, previous)
+            values.append(np.asarray(self.pieces.value(state.learner, observation, action)))
+        return np.concatenate(values)[: len(time)] if values else np.zeros(0, np.float32)
 
     def mark_elite(self, state: TrainState, time: np.ndarray, env_id: np.ndarray) -> TrainState:
         """Marks stored transitions (time, env_id i64[N]) as elite for the replay's ``elite`` sampling."""

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from covr_jax.config import Config, required
-from covr_jax.covr import ablations
+from covr_jax.covr import ablations, ralw
 from covr_jax.io.files import write_json
 from covr_jax.io.reporter import Reporter
 from covr_jax.training.programs import Programs
 from covr_jax.training.queries import vlm_frames
-from covr_jax.training.selection import DataSelector, Samples, frames_of
+from covr_jax.training.selection import DataSelector, RoundData, Samples, frames_of
 from covr_jax.training.state import TrainState
 from covr_jax.types import EnvironmentLost, TimeStep
 from covr_jax.vlm.serving.protocol import FinetuneBatch, PriorError, PriorService
@@ -61,7 +61,7 @@ class FinetuneScheduler:
         return record
 
     def step(
-        self, state: TrainState, number: int, env_steps: int, data_start: list[int], reporter: Reporter, *, wait: bool
+        self, state: TrainState, number: int, data: RoundData, reporter: Reporter, *, wait: bool
     ) -> tuple[dict[str, Any], list[int]] | None:
         """Starts round ``number``, or goes on with it.
 
@@ -71,8 +71,7 @@ class FinetuneScheduler:
         Args:
           state: of the run.
           number: of the round, from 1.
-          env_steps: of the run so far.
-          data_start: first time slot of D_f, per env.
+          data: where D_f begins.
           reporter: shows the fine-tuning's progress.
           wait: whether to wait for the fine-tuning however long it takes.
 
@@ -82,7 +81,7 @@ class FinetuneScheduler:
         if self._current is None:
             if not self._vlm.ready:
                 return None
-            started = self.start(state, number, env_steps, data_start)
+            started = self.start(state, number, data)
             if not started.record["samples"]:
                 return None
             self._current = started
@@ -101,13 +100,13 @@ class FinetuneScheduler:
         current, self._current = self._current, None
         return self.complete(current, finetuned)
 
-    def start(self, state: TrainState, number: int, env_steps: int, data_start: list[int]) -> Round:
+    def start(self, state: TrainState, number: int, data: RoundData) -> Round:
         """Selects and weights the samples of round ``number`` (from 1); changes nothing.
 
         Without a finished episode, or with equal returns throughout, the round has no batch.
         """
-        kept, record, following = self._selector.select(state, number, env_steps, data_start)
-        current = Round(number, record, data_start, following)
+        kept, record, following = self._selector.select(state, number, data)
+        current = Round(number, record, data.start, following)
         return self._with_batch(current, state, kept) if len(kept.time) else current
 
     def complete(self, current: Round, finetuned: dict[str, Any] | None) -> tuple[dict[str, Any], list[int]]:
@@ -149,6 +148,7 @@ class FinetuneScheduler:
         counts, edges = np.histogram(weights, bins=_HISTOGRAM_BINS, range=(0.0, 1.0))
         weighting = {
             "weight_mean": float(weights.mean()),
+            "effective_samples": float(ralw.effective_sample_size(weights)),
             "weight_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
         }
         gallery = held_out.take(np.arange(min(_GALLERY, held)))

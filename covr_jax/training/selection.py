@@ -6,6 +6,9 @@ own and is cleared by moving its start; unfinished episodes belong to the next r
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,12 +24,15 @@ from covr_jax.training.programs import Programs
 from covr_jax.training.state import TrainState
 from covr_jax.types import StepType
 
+_STEP_BINS = 10
+
 
 class Samples(NamedTuple):
     """D_f, or a selection of it; all on the host."""
 
     time: Int[np.ndarray, " N"]  # absolute replay time: time slots since the run began
     env_id: Int[np.ndarray, " N"]
+    step: Int[np.ndarray, " N"]  # agent steps since the episode began
     action: Float[np.ndarray, "N A"]
     returns: Float[np.ndarray, " N"]  # return-to-go g_t
     scores: Float[np.ndarray, " N"]  # what is filtered and weighted: the returns, or an ablation's replacement
@@ -37,7 +43,11 @@ class Samples(NamedTuple):
 
 
 def finished_samples(
-    state: TrainState, start: list[int], discount: float, score: str = "return"
+    state: TrainState,
+    start: list[int],
+    discount: float,
+    score: str = "return",
+    value_of: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> tuple[Samples, list[int]]:
     """Reads D_f.
 
@@ -46,6 +56,8 @@ def finished_samples(
       start: first time slot (counted since the run began) of D_f, per env.
       discount: gamma of the return-to-go.
       score: "return", or "reward": that of the sample's own step.
+      value_of: V f32[N] of stored observations (time, env id), with which the return-to-go goes on at a time limit;
+        None: it ends there.
 
     Returns:
       samples of the episodes that have ended, and the first time slot of the next D_f, per env.
@@ -53,13 +65,25 @@ def finished_samples(
     window = replay.window(state.replay, min(start))
     count = int(state.replay.count)
     times = np.arange(count - len(window.slots), count)
-    values, complete = returns.episode_returns(window.reward, window.step_type, discount)
+    last_value = None
+    if value_of is not None:
+        row, env_id = np.nonzero((window.step_type == StepType.LAST) & (window.discount > 0))
+        last_value = np.zeros(window.reward.shape, np.float32)
+        last_value[row, env_id] = value_of(times[row], env_id)
+    values, complete = returns.episode_returns(window.reward, window.step_type, discount, last_value=last_value)
     complete = np.asarray(complete) & (times[:, None] >= np.asarray(start)[None])
     row, env_id = np.nonzero(complete)
     gained = np.asarray(values)[row, env_id]
     scores = window.reward[row + 1, env_id] if score == "reward" else gained  # a reward arrives with the next slot
-    samples = Samples(times[row], env_id, window.action[row, env_id], gained, scores)
+    step = _steps_in_episode(window.step_type)[row, env_id]
+    samples = Samples(times[row], env_id, step, window.action[row, env_id], gained, scores)
     return samples, _next_start(window.step_type, times, start)
+
+
+def _steps_in_episode(step_type: np.ndarray) -> np.ndarray:
+    """Slots since the episode's FIRST, i64[T,E], or since the window began where that is not in it."""
+    slot = np.arange(len(step_type))[:, None]
+    return slot - np.maximum.accumulate(np.where(step_type == StepType.FIRST, slot, 0), axis=0)
 
 
 def _next_start(step_type: np.ndarray, times: np.ndarray, start: list[int]) -> list[int]:
@@ -73,6 +97,21 @@ def _next_start(step_type: np.ndarray, times: np.ndarray, start: list[int]) -> l
 def frames_of(state: TrainState, samples: Samples, frames: int = 1) -> Any:
     """Returns the newest frames of each sample's observation, oldest first, u8[N,H,W,3*frames] on the device."""
     return replay.observations(state.replay, *to_device_index(samples.time, samples.env_id), frames)
+
+
+def _histogram(step: np.ndarray, keep: np.ndarray) -> dict[str, list[int]]:
+    """Where in their episodes the samples of D_f and those that are kept lie: edges in agent steps, and counts."""
+    edges = np.unique(np.linspace(0, step.max() + 1, _STEP_BINS + 1).round().astype(int))
+    kept, everyone = (np.histogram(some, edges)[0].tolist() for some in (step[keep], step))
+    return {"edges": edges.tolist(), "counts": kept, "all": everyone}
+
+
+class RoundData(NamedTuple):
+    """Where D_f of a round begins."""
+
+    env_steps: int  # of the run so far
+    start: list[int]  # first time slot of D_f, per env
+    policy_start: int  # time slot of the policy's first action; actions before it are uniform in [-1, 1]
 
 
 class Selection(NamedTuple):
@@ -97,13 +136,14 @@ class DataSelector:
         """A JAX key of round ``number``'s own, consumed by ablations that sample."""
         return jax.random.key(np.random.SeedSequence([self._config.seed, number]).generate_state(1)[0])
 
-    def select(self, state: TrainState, number: int, env_steps: int, start: list[int]) -> Selection:
+    def select(self, state: TrainState, number: int, data: RoundData) -> Selection:
         """Selects the samples that round ``number`` (from 1) keeps; none where no episode has ended."""
         covr = self._config.covr
-        samples, following = finished_samples(state, start, covr.return_discount, covr.score)
+        bootstrap = partial(self._programs.state_values, state) if covr.truncation == "bootstrap" else None
+        samples, following = finished_samples(state, data.start, covr.return_discount, covr.score, bootstrap)
         record: dict[str, Any] = {
             "round": number,
-            "env_steps": env_steps,
+            "env_steps": data.env_steps,
             "samples": len(samples.time),
             "interval": schedule.interval(number - 1, covr.psi_0, covr.schedule),
             "guidance": schedule.gate_open(number, required(self._config.covr.cold_start_rounds)),
@@ -113,18 +153,24 @@ class DataSelector:
         if covr.score == "q_value":
             values = self._programs.q_values(state, samples.time, samples.env_id, samples.action)
             samples = samples._replace(scores=values)
-        keep, more = self._filter(state, samples, number, env_steps)
+        keep, more = self._filter(state, samples, number, data)
         return Selection(samples.take(np.nonzero(keep)[0]), record | more, following)
 
+    def acting_entropy(self, state: TrainState, samples: Samples, number: int, policy_start: int) -> float:
+        """H in nats of what acted in the samples: the policy (as it is now), or before it the uniform distribution."""
+        uniform = samples.action.shape[1] * math.log(2.0)
+        estimates = self._programs.entropy(state, samples.time, samples.env_id, number)
+        return float(np.where(samples.time < policy_start, uniform, estimates).mean())
+
     def _filter(
-        self, state: TrainState, samples: Samples, number: int, env_steps: int
+        self, state: TrainState, samples: Samples, number: int, data: RoundData
     ) -> tuple[np.ndarray, dict[str, Any]]:
         config, covr = self._config, self._config.covr
         generator = self.generator(number)
         chosen = np.sort(generator.choice(len(samples.time), min(covr.entropy_samples, len(samples.time)), False))
-        entropy = self._programs.entropy(state, samples.time[chosen], samples.env_id[chosen], number)
+        entropy = self.acting_entropy(state, samples.take(chosen), number, data.policy_start)
         exploration = eddf.exploration_degree(
-            entropy, samples.action.shape[1], covr.exploration, progress=env_steps / config.total_steps
+            entropy, samples.action.shape[1], covr.exploration, progress=data.env_steps / config.total_steps
         )
         keep = np.asarray(
             ablations.select(
@@ -140,6 +186,7 @@ class DataSelector:
         standard = eddf.z_score(samples.scores) if covr.z_score else jnp.asarray(samples.scores)
         return keep, {
             "kept": int(keep.sum()),
+            "kept_steps": _histogram(samples.step, keep),
             "kept_fraction": float(keep.mean()),
             "entropy": entropy,
             "exploration": float(exploration),

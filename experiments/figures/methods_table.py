@@ -1,6 +1,6 @@
 """Writes the table of published hyperparameters into docs/methods.md, out of the methods' own settings.
 
-    python experiments/figures/methods_table.py
+python experiments/figures/methods_table.py
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ ROWS = [  # methods, tasks, options, values
     ("mlr spr curl drq", "cheetah_run walker_walk", "batch_size", 512),
     ("deepmdp svea", "cheetah_run walker_walk", "catch_up_updates", 1000),  # facebookresearch/deep_bisim4control and
     ("rad drq curl", "cheetah_run walker_walk", "catch_up_updates", 0),  # dmcontrol-generalization-benchmark, train.py
-    ("resact", "cheetah_run walker_walk", "feature_dim", 50),
+    ("resact", "reacher_easy walker_walk", "feature_dim", 50),  # LiuZhenxian123/ResAct, train.py
+    ("resact", "cheetah_run", "feature_dim", 64),  # run_cheetah.sh
     ("resact", "cheetah_run", "auxiliary_encoder_scale", 0.2),  # the encoder's rate is 2e-4, the heads' 1e-3
     ("rad curl sac spr mlr", "cheetah_run", "learning_rate", 2e-4),  # PlaNet benchmark
     ("rad curl sac spr mlr", "walker_walk reacher_easy", "learning_rate", 1e-3),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from covr_jax.covr import guidance
 from covr_jax.covr.guidance import guidance_loss, weight
 
 fuzz = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -92,3 +93,19 @@ def test_weight_refuses_nonsense():
         weight("constant", -1.0, 0, 1)
     with pytest.raises(ValueError, match="anneal_steps"):
         weight("annealed", 1.0, 0, 0)
+
+
+def test_the_mean_over_valid_rows_does_not_dilute():
+    """Two of four rows valid, distances 4 and 2: (4 + 2) / 4 over the batch, (4 + 2) / 2 over the valid rows."""
+    action = jnp.asarray([[2.0], [0.0], [1.0], [0.0]])
+    prior = jnp.asarray([[0.0], [9.0], [1.0 - np.sqrt(2.0)], [jnp.nan]])
+    valid = jnp.asarray([True, False, True, False])
+    assert float(guidance.guidance_loss(action, prior, valid)) == pytest.approx(1.5)
+    assert float(guidance.guidance_loss(action, prior, valid, "valid")) == pytest.approx(3.0)
+    assert float(guidance.effective_share(valid)) == 0.5
+    assert float(guidance.effective_share(valid, "valid")) == 1.0
+    nobody = jnp.zeros(4, bool)
+    assert float(guidance.guidance_loss(action, prior, nobody, "valid")) == 0.0
+    assert float(guidance.effective_share(nobody, "valid")) == 0.0
+    with pytest.raises(ValueError, match="unknown mean 'median'"):
+        guidance.guidance_loss(action, prior, valid, "median")

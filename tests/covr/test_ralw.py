@@ -1,11 +1,13 @@
 """Eq. 6's weights by hand, against float64, and at their edges. N samples."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from covr_jax.covr import ralw
 from covr_jax.covr.ralw import KINDS, loss_weights, normalize_returns
 
 fuzz = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -80,3 +82,17 @@ def test_any_returns_give_weights_in_the_unit_interval(returns):
         order = np.argsort(returns, kind="stable")
         assert (np.diff(normalised[order]) >= 0).all(), "a higher return never counts less"
     assert float(compiled(returns)[0][1].max()) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_ranks_by_hand():
+    """Of 10, 30, 30, 1000 the ranks are 0, 1.5, 1.5, 3 of 3: -1, 0, 0, 1. One outlier takes no weight from others."""
+    np.testing.assert_allclose(ralw.normalize_returns([30.0, 10.0, 1000.0, 30.0], "rank"), [0, -1, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(ralw.loss_weights(jnp.arange(5.0) ** 9, "rank"), [0, 0, 0, 0.5, 1], atol=1e-6)
+    np.testing.assert_array_equal(ralw.loss_weights([2.0, 2.0], "rank"), [1, 1])
+    np.testing.assert_array_equal(ralw.loss_weights([5.0], "rank"), [1])
+
+
+def test_effective_sample_size_by_hand():
+    """Weights 1, 1, 0 amount to two samples; 1 and 0.5 to 2.25 / 1.25; none to 0."""
+    for weights, expected in (([1, 1, 0], 2.0), ([1, 0.5], 1.8), ([0, 0], 0.0), ([], 0.0)):
+        assert float(ralw.effective_sample_size(jnp.asarray(weights, jnp.float32))) == pytest.approx(expected)

@@ -86,6 +86,7 @@ def make_round(rng, folder, c, env_steps):
             "entropy": -exploration,
             "tau": 0.3 + 0.12 * c,
             "weight_mean": float(weights.mean()),
+            "kept_steps": {"edges": [0, 42, 84, 125], "counts": [70, 20, 10], "all": [100, 100, 100]},
             "weight_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
             "finetune_loss": [
                 2.4 * math.exp(-(i + 60 * (c - 1)) / 90) + 0.6 + 0.06 * rng.normal() for i in range(40 + 10 * c)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from covr_jax import replay
+from covr_jax.config import Config
 from covr_jax.training import selection
 from covr_jax.training.rounds import FinetuneScheduler, Round, tile_frames
 from covr_jax.types import EnvironmentLost, StepType, TimeStep
@@ -141,3 +142,37 @@ def test_take_selects_rows_of_every_field():
     taken = samples.take(np.array([3, 0]))
     assert by_place(taken) == {(1, 1): 8.0, (0, 0): 5.0}
     assert taken.action.tolist() == [[1.0, 1.0], [0.0, 0.0]]
+
+
+def test_the_entropy_is_that_of_what_acted():
+    """Actions before slot 2 were uniform (A ln 2 = 2 ln 2), later ones the policy's, whose estimates are -1 and -3."""
+
+    class Estimates:
+        def entropy(self, state, time, env_id, number):
+            return np.asarray([9.0, 9.0, -1.0, -3.0])
+
+    samples = selection.Samples(
+        np.arange(4), np.zeros(4, int), np.arange(4), np.zeros((4, 2), np.float32), *np.zeros((2, 4))
+    )
+    selector = selection.DataSelector(Config(), Estimates())
+    assert selector.acting_entropy(None, samples, 1, 2) == pytest.approx((4 * np.log(2) - 1 - 3) / 4)
+    assert selector.acting_entropy(None, samples, 1, 4) == pytest.approx(2 * np.log(2))
+    assert selector.acting_entropy(None, samples, 1, 0) == pytest.approx(14 / 4)
+
+
+def test_a_time_limit_goes_on_with_the_value_and_a_termination_does_not():
+    """Rewards 1, 1 and discount 0.5. Without V: 1.5, 1. With V = 8 at the time limit: 1 + 0.5 * (1 + 0.5 * 8), 5."""
+    state = ring([(F, F), (M, M), (L, L)], [(0, 0), (1, 1), (1, 1)], 8)
+    end = state.replay.discount.at[2].set(np.asarray([1.0, 0.0]))  # env 1 has terminated
+    state = SimpleNamespace(replay=state.replay.replace(discount=end))
+    asked = []
+
+    def value_of(time, env_id):
+        asked.append((time.tolist(), env_id.tolist()))
+        return np.asarray([8.0], np.float32)
+
+    samples, _ = selection.finished_samples(state, [0, 0], 0.5, value_of=value_of)
+    assert asked == [([2], [0])]
+    gained = {(t, e): g for t, e, g in zip(samples.time, samples.env_id, samples.returns, strict=True)}
+    assert gained == {(0, 0): 3.5, (1, 0): 5.0, (0, 1): 1.5, (1, 1): 1.0}
+    assert samples.step.tolist() == [0, 0, 1, 1]

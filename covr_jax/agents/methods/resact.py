@@ -18,10 +18,10 @@ from covr_jax.agents.methods.rad import rad_augmentation
 from covr_jax.agents.networks import make_networks
 
 HYPERPARAMETERS = PublishedHyperparameters(
-    source="released scripts of Liu et al. 2025",
+    source="LiuZhenxian123/ResAct: train.py, run_cheetah.sh",
     sac={"auxiliary_learning_rate": 1e-3},
     augment={"kind": "translate"},
-    tasks={"cheetah_run": {"auxiliary_encoder_scale": 0.2}},  # the encoder's rate is 2e-4
+    tasks={"cheetah_run": {"feature_dim": 64, "auxiliary_encoder_scale": 0.2}},  # the encoder's rate is 2e-4
 )
 
 

@@ -107,14 +107,14 @@ def unfinished(jobs: list[Job]) -> list[Job]:
       ConfigError: options that cannot be used, or the directory of another configuration; nothing has run then.
     """
     from covr_jax.config.validate import validate
-    from covr_jax.training.resolve import resolve
+    from covr_jax.training.resolve import comparable
 
     rest = []
     for job in jobs:
         _, arguments = cli.split_option(job.arguments, "run-dir")
         config = cli.parse_config(arguments, "train.py", "")
         validate(config)
-        check_config(config, job.run_dir, resolve)
+        check_config(config, job.run_dir, comparable)
         if not (job.run_dir / "result.json").exists():
             rest.append(job)
     return rest

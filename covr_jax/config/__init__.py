@@ -2,6 +2,7 @@
 
 from covr_jax.config.convert import differences, from_dict, to_dict
 from covr_jax.config.kinds import (
+    DETERMINISTIC,
     GUIDED,
     MAP_METHODS,
     ON_BASE,
@@ -25,6 +26,7 @@ from covr_jax.config.options import (
 )
 
 __all__ = [
+    "DETERMINISTIC",
     "GUIDED",
     "MAP_METHODS",
     "ON_BASE",

@@ -28,5 +28,6 @@ MapMethod = Literal["dgc_like"]
 GUIDED = ("covr", "dpl", "apl")  # actions of a VLM regularise the actor of ``base``
 VLM_POLICY_METHODS = ("vbe", "vpf")  # the VLM is the agent
 ON_BASE = (*GUIDED, *VLM_POLICY_METHODS)  # methods that name another agent, ``base``
+DETERMINISTIC = ("drqv2", "taco")  # agents that explore by noise on a schedule
 MAP_METHODS = ("dgc_like",)  # maps of a VLM are targets of the agent's own features
 WITH_VLM = (*ON_BASE, *MAP_METHODS)

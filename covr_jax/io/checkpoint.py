@@ -21,6 +21,7 @@ from covr_jax.runtime.errors import one_line
 
 KEEP = 2  # newest checkpoints that stay
 _OLDER = "delete it to use an older one"
+_FIRST_VERSION = "0.1.0"  # it did not name itself
 FORMAT = 2  # of the checkpoints that this version writes; it reads all formats up to this one
 
 
@@ -33,6 +34,14 @@ class Checkpointer:
 
     def __init__(self, run_dir: Path):
         self._root = Path(run_dir) / "checkpoints"
+
+    def writer(self) -> str | None:
+        """The version of the package that wrote the newest checkpoint; None where none can be read."""
+        try:
+            host = json.loads((self._root / str(self.steps()[-1]) / "host.json").read_text())
+            return str(host.get("covr_jax_version", _FIRST_VERSION))
+        except (OSError, ValueError, AttributeError, IndexError):
+            return None
 
     def steps(self) -> list[int]:
         """Env steps of the complete checkpoints, ascending."""
@@ -122,7 +131,7 @@ def _read_host(directory: Path) -> dict[str, Any]:
         host = dict(json.loads((directory / "host.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"cannot read checkpoint {directory}: {one_line(error)}; {_OLDER}") from error
-    version, writer = host.pop("format", 1), host.pop("covr_jax_version", "0.1.0")
+    version, writer = host.pop("format", 1), host.pop("covr_jax_version", _FIRST_VERSION)
     if version > FORMAT:
         raise CheckpointError(
             f"{directory} was written by covr_jax {writer} in format {version}; this is covr_jax {__version__}, which"

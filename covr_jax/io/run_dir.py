@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from covr_jax import __version__
 from covr_jax import config as configuration
 from covr_jax.config import Config, ConfigError
 from covr_jax.io import checkpoint
@@ -46,8 +47,8 @@ def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Conf
     Args:
       config: of the run that is about to start.
       run_dir: may lack a config.json; nothing is compared then.
-      resolve: fills in what the two leave open (``training.resolve``). Files of earlier versions hold None where later
-        ones hold the value.
+      resolve: fills in what the two leave open and what they do not read (``training.resolve.comparable``). Files of
+        earlier versions hold None where later ones hold the value.
 
     Raises:
       ConfigError: the directory of another configuration, with the first difference.
@@ -62,6 +63,8 @@ def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Conf
     changed = configuration.differences(recorded, resolve(config))
     if changed:
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        raise ConfigError(f"{run_dir} holds a run with other options: {changed[0]}{more}; choose another --run-dir")
+        writer = checkpoint.Checkpointer(run_dir).writer()
+        by = f" of covr_jax {writer}" if writer not in (None, __version__) else ""
+        raise ConfigError(f"{run_dir} holds a run{by} with other options: {changed[0]}{more}; choose another --run-dir")
     if not config.run.resume and checkpoint.Checkpointer(run_dir).steps():
         raise ConfigError(f"{run_dir} already holds a checkpoint and --run.resume is off; choose another --run-dir")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from covr_jax.config import DETERMINISTIC
 from covr_jax.report.data import ReportError, read_config
 
 _IGNORED = ("seed", "run.", "eval.every", "eval.episodes")  # options without influence on learning and evaluations
 _NOISE = "sac.noise_"  # read by deterministic policies only
-_DETERMINISTIC = ("drqv2", "taco")
 
 
 def leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -21,7 +21,7 @@ def leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             found |= leaves(value, f"{prefix}{name}.")
         elif not f"{prefix}{name}".startswith(_IGNORED):
             found[prefix + name] = value
-    if prefix or {config.get("method"), config.get("base")} & set(_DETERMINISTIC):
+    if prefix or {config.get("method"), config.get("base")} & set(DETERMINISTIC):
         return found
     return {name: value for name, value in found.items() if not name.startswith(_NOISE)}
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 from covr_jax.agents.methods import METHODS, resolve_augmentation
-from covr_jax.config import ON_BASE, Config, ConfigError, ReplayConfig, VLMConfig, VPFConfig, agent, value_or
+from covr_jax.config import (
+    DETERMINISTIC,
+    ON_BASE,
+    Config,
+    ConfigError,
+    ReplayConfig,
+    SACConfig,
+    VLMConfig,
+    VPFConfig,
+    agent,
+    value_or,
+)
 from covr_jax.envs import HostTask, find_task
 from covr_jax.envs.task import Task
 from covr_jax.vlm import defaults
@@ -49,6 +60,21 @@ def resolve(config: Config) -> Config:
         vpf=_resolve_vpf(config, action_repeat) if config.method == "vpf" else config.vpf,
         eval=replace(config.eval, distractors=value_or(config.eval.distractors, env.distractors)),
     )
+
+
+def comparable(config: Config) -> Config:
+    """Returns the resolved config with the defaults in options that the run does not read.
+
+    Two such configs are equal if their runs compute the same: the noise schedule is read by deterministic policies
+    only, and ``vpf.*`` by that method.
+    """
+    config = resolve(config)
+    if config.method != "vpf":
+        config = dataclasses.replace(config, vpf=VPFConfig())
+    if agent(config) not in DETERMINISTIC:
+        unread = {f.name: f.default for f in dataclasses.fields(SACConfig) if f.name.startswith("noise_")}
+        config = dataclasses.replace(config, sac=dataclasses.replace(config.sac, **unread))
+    return config
 
 
 def _resolve_replay(config: Config, action_repeat: int) -> ReplayConfig:

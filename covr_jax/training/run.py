@@ -12,7 +12,7 @@ from covr_jax.io.files import write_json
 from covr_jax.io.reporter import Reporter
 from covr_jax.io.run_dir import Result, check_config, claim
 from covr_jax.training.loop import AgentTrainer
-from covr_jax.training.resolve import resolve
+from covr_jax.training.resolve import comparable, resolve
 from covr_jax.training.trainer import Trainer
 from covr_jax.training.vlm_agent import VLMTrainer
 
@@ -33,7 +33,7 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
     validate(config)
     config = resolve(config)
     with claim(run_dir):
-        check_config(config, run_dir, resolve)
+        check_config(config, run_dir, comparable)
         finished = run_dir / "result.json"
         if finished.exists():
             reporter.message(f"{run_dir} holds a finished run; nothing to do")

@@ -14,10 +14,11 @@ from covr_jax.config import (
     ReplayConfig,
     SACConfig,
     VLMConfig,
+    from_dict,
     to_dict,
 )
 from covr_jax.io.run_dir import check_config
-from covr_jax.training.resolve import resolve
+from covr_jax.training.resolve import comparable, resolve
 
 OPEN = {
     "replay": "the value is None",
@@ -118,6 +119,30 @@ def test_a_run_directory_of_an_earlier_version_is_the_same_run(tmp_path):
     other = dataclasses.replace(config, vlm=dataclasses.replace(config.vlm, lora_rank=8))
     with pytest.raises(ConfigError, match=r"vlm\.lora_rank: 16 -> 8; choose another --run-dir"):
         check_config(other, tmp_path, resolve)
+
+
+def test_options_that_a_run_does_not_read_do_not_lock_it_out(tmp_path):
+    """The demo of version 0.1.0 held these values of options that only DrQ-v2, TACO and vpf read."""
+    written = to_dict(presets.make("demo"))
+    written["sac"]["noise_steps"], written["vpf"]["anneal_iterations"] = 80_000, 25
+    written["vpf"]["entropy_weight"] = 0.01
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    check_config(presets.make("demo"), tmp_path, comparable)
+    written |= {"base": "drqv2"}
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(ConfigError, match=r"noise_steps: 80000 -> "):
+        config = from_dict(written)
+        check_config(
+            dataclasses.replace(config, sac=dataclasses.replace(config.sac, noise_steps=1)), tmp_path, comparable
+        )
+
+
+def test_the_refusal_names_the_version_that_wrote_the_run(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(Config())))
+    (tmp_path / "checkpoints" / "100").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "100" / "host.json").write_text("{}")  # version 0.1.0 wrote neither format nor version
+    with pytest.raises(ConfigError, match=r"holds a run of covr_jax 0\.1\.0 with other options: seed: 1 -> 2;"):
+        check_config(Config(seed=2), tmp_path, comparable)
 
 
 def test_a_run_directory_with_an_unknown_option_is_refused_by_name(tmp_path):

@@ -186,3 +186,59 @@ def test_a_gpu_that_torch_does_not_find_is_one_line(monkeypatch):
     with pytest.raises(VLMLoadError, match=r"^--vlm.device cuda: Torch finds no GPU; use --vlm.device cpu"):
         placement("cuda", "auto", is_tiny=True)
     assert placement("auto", "auto", is_tiny=False) == (torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture
+def saved_model(tmp_path, backbone):
+    """A tiny Qwen2.5-VL as a directory."""
+    backbone.model.save_pretrained(tmp_path / "model")
+    backbone.tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda name: None if "layers.1.mlp" in name else name, "3 tensors are missing, the first is .*layers.1.mlp"),
+        (lambda name: f"base_model.model.{name}", "tensors are missing"),
+        (lambda name: [name, "model.extra.weight"] if "norm1" in name else name, "1? ?tensors are unknown"),
+    ],
+)
+def test_weights_that_do_not_match_are_refused(saved_model, change, said):
+    from safetensors.torch import load_file, save_file
+
+    path = saved_model / "model.safetensors"
+    tensors = {}
+    for name, tensor in load_file(path).items():
+        names = change(name)
+        for each in names if isinstance(names, list) else [names] if names else []:
+            tensors[each] = tensor.clone()
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(VLMLoadError, match=said) as caught:
+        load_backbone(str(saved_model))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_with_an_adapter_is_no_model(saved_model):
+    (saved_model / "adapter_config.json").write_text("{}")
+    with pytest.raises(VLMLoadError, match="holds a LoRA adapter: merge it into its base model first"):
+        load_backbone(str(saved_model))
+
+
+def test_quantised_weights_are_refused(saved_model):
+    config = json.loads((saved_model / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (saved_model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(VLMLoadError, match="quantised, which cannot be fine-tuned here"):
+        load_backbone(str(saved_model))
+
+
+def test_an_adapter_of_another_scale_is_refused(make_engine, tmp_path):
+    make_engine(alpha=64.0).save_adapter(tmp_path)
+    engine = make_engine(alpha=4.0)
+    with pytest.raises(VLMLoadError, match=r"has lora_alpha 64\.0, this model's has 4\.0"):
+        engine.load_adapter(tmp_path)
+    assert make_engine(alpha=64.0).load_adapter(tmp_path) > 0
+    (tmp_path / "adapter_config.json").unlink()
+    with pytest.raises(VLMLoadError, match="cannot read the adapter's"):
+        engine.load_adapter(tmp_path)

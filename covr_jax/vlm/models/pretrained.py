@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from covr_jax.vlm.models.backbones import BACKBONES
 
+_BUFFERS = ("position_ids", "inv_freq")  # older checkpoints hold them; models compute them
 CHAT_MODELS = {family: description.model_class for family, description in BACKBONES.items()}
 CHAT_IDS = tuple(description.hub_id for description in BACKBONES.values())
 
@@ -41,15 +43,22 @@ def load_pretrained(name: str, dtype, classes: Mapping[str, str] = CHAT_MODELS, 
     try:
         if local:
             (path / "config.json").stat()
+            if (path / "adapter_config.json").exists():  # transformers would load it, and it would be overwritten
+                raise ValueError("it holds a LoRA adapter: merge it into its base model first, or remove its files")
         else:
             # Without a network every file would be retried for half a minute; try the smallest one first.
             hf_hub_download(source, "config.json", revision=revision or None)
         config = transformers.AutoConfig.from_pretrained(source, **safe)
         if config.model_type not in classes:
             raise ValueError(f"model_type {config.model_type!r} is none of {', '.join(classes)}")
+        if getattr(config, "quantization_config", None):
+            raise ValueError("its weights are quantised, which cannot be fine-tuned here: take the unquantised ones")
         model_class = getattr(transformers, classes[config.model_type])
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
-        model = model_class.from_pretrained(source, dtype=dtype, use_safetensors=True, **safe)
+        model, report = model_class.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **safe
+        )
+        _refuse_incomplete(report)
     except Exception as error:  # errors of the hub, the file system and the format share no base class
         wanted = source if source in hub_ids else hub_ids[0]
         raise VLMLoadError(
@@ -58,6 +67,21 @@ def load_pretrained(name: str, dtype, classes: Mapping[str, str] = CHAT_MODELS, 
             "DIR) and point to it with --vlm <path or hub id>, or use --vlm tiny"
         ) from error
     return model, tokenizer
+
+
+def _refuse_incomplete(report: Mapping[str, Any]) -> None:
+    """Refuses weights that leave parameters at random values, by what ``from_pretrained`` reports.
+
+    Raises:
+      ValueError: tensors are missing, unknown or of another shape; it names the first.
+    """
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        names = sorted(name for name in map(str, report.get(kind) or ()) if not name.endswith(_BUFFERS))
+        if names:
+            reason = {"missing_keys": "missing", "mismatched_keys": "of another shape"}.get(
+                kind, "unknown to the model"
+            )
+            raise ValueError(f"{len(names)} tensors are {reason}, the first is {names[0]}")
 
 
 def placement(device, dtype, *, is_tiny: bool):

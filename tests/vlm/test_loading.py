@@ -242,3 +242,17 @@ def test_an_adapter_of_another_scale_is_refused(make_engine, tmp_path):
     (tmp_path / "adapter_config.json").unlink()
     with pytest.raises(VLMLoadError, match="cannot read the adapter's"):
         engine.load_adapter(tmp_path)
+
+
+TEXT_ONLY = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + m['content'] + '<|im_end|>' }}{% endfor %}"
+SILENT = "{% for m in messages %}<|im_start|>{{ m['role'] }}<|im_end|>{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [None, TEXT_ONLY, SILENT])
+def test_a_template_without_images_is_replaced_by_the_models_own(backbone, template):
+    """Qwen2.5-VL-7B's tokenizer has a text template; adding lists to text is a TypeError."""
+    backbone.tokenizer.chat_template = template
+    prompt = tokenize_prompt(backbone, prompt_for("reacher_easy", 2))
+    assert int(prompt.types.sum()) == backbone.image.tokens
+    text = backbone.tokenizer.decode(prompt.ids)
+    assert text.count("<|im_start|>") == 3 and text.count("<|im_end|>") == 2  # system, user, the answer's beginning

@@ -20,6 +20,15 @@ LLAVA_CHAT = (
 )
 
 
+# Qwen's, for messages whose content is a list. Some of its snapshots and exports have only a text template beside the
+# tokenizer and keep this one in a file of the processor, which we do not load.
+QWEN_CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
 class VLMBackbone(NamedTuple):
     """Properties of one architecture of transformers."""
 
@@ -31,7 +40,7 @@ class VLMBackbone(NamedTuple):
     paper_826: str | None  # LoRA targets with the paper's 8.26% of parameters at rank 128; None: there are none
     native_patches: bool = True  # takes patches of squares of any size, with 3-D positions; else pixels of one size
     system_role: bool = True  # its chat template has a system turn
-    chat_template: str | None = None  # used if the tokenizer has none
+    chat_template: str = QWEN_CHAT  # used where the tokenizer has none that places images
     before_answer: str = "\n"  # the end of the chat template, which the tokens of an answer may depend on
     answer_space: str = ""  # what separates an answer from it
 

@@ -169,11 +169,12 @@ class PromptTokens(NamedTuple):
 def tokenize_prompt(backbone: Backbone, prompt: Prompt) -> PromptTokens:
     """Tokenises a prompt with the model's chat template, with each image placeholder repeated per image token.
 
-    The template is the tokenizer's, or the description's if the tokenizer has none. Special tokens are added as by the
-    processor of transformers. If the template has no system turn, the system text is prepended to the user text.
+    The template is the tokenizer's if it places one image per frame, else the description's. Special tokens are added
+    as by the processor of transformers. If the template has no system turn, the system text is prepended to the user
+    text.
 
     Raises:
-      ValueError: if there is no chat template, or it does not place one image placeholder per frame.
+      ValueError: if neither template places one image placeholder per frame.
     """
     tokenizer, description, image = backbone.tokenizer, backbone.description, backbone.image
     pad_id = backbone.model.config.image_token_id
@@ -182,14 +183,10 @@ def tokenize_prompt(backbone: Backbone, prompt: Prompt) -> PromptTokens:
         system, user = "", f"{system}\n{user}"
     messages = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
     messages.append({"role": "user", "content": [*[{"type": "image"}] * image.frames, {"type": "text", "text": user}]})
-    text = tokenizer.apply_chat_template(
-        messages,
-        chat_template=tokenizer.chat_template or description.chat_template,
-        tokenize=False,
-        add_generation_prompt=True,
-    )
-    ids = tokenizer(text).input_ids
-    if ids.count(pad_id) != image.frames:
+    templates = (tokenizer.chat_template, description.chat_template)
+    candidates = (_apply_template(tokenizer, template, messages) for template in templates)
+    ids = next((ids for ids in candidates if ids.count(pad_id) == image.frames), None)
+    if ids is None:
         raise ValueError("the chat template must place exactly one image token for each image")
     ids = [i for token in ids for i in [token] * (image.tokens if token == pad_id else 1)]
     ids = torch.tensor(ids, dtype=torch.long, device=backbone.model.device)
@@ -201,6 +198,21 @@ def tokenize_prompt(backbone: Backbone, prompt: Prompt) -> PromptTokens:
     model = base_model(backbone.model).model
     position_ids, _ = model.get_rope_index(ids[None], mm_token_type_ids=types[None], image_grid_thw=grid)
     return PromptTokens(ids, types, position_ids)
+
+
+def _apply_template(tokenizer, template: Any, messages: list[dict[str, Any]]) -> list[int]:
+    """Returns the token ids of the messages; none where there is no such template, or it takes text only."""
+    import jinja2
+
+    if not isinstance(template, str):
+        return []
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+    except (TypeError, jinja2.TemplateError):
+        return []
+    return tokenizer(text).input_ids
 
 
 def base_model(model):

@@ -117,7 +117,7 @@ def update_actor(
     metrics = {
         "losses/actor": base,
         "losses/guidance": guidance,
-        "covr/effective_weight": state.guidance_weight * share,
+        "sac/effective_guidance_weight": state.guidance_weight * share,
     }
     if not policy.entropy_regularised:
         return state, metrics | {"sac/exploration_noise": state.exploration_noise}

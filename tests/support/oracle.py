@@ -245,7 +245,7 @@ def _actor(
     grads, _, (base, guidance, log_prob) = gradient(loss, params["actor"])
     params = params | {"actor": optimisers["actor"].step(params["actor"], grads)}
     share = batch.prior.valid.mean() * state.guidance_weight
-    metrics = {"losses/actor": base, "losses/guidance": guidance, "covr/effective_weight": share}
+    metrics = {"losses/actor": base, "losses/guidance": guidance, "sac/effective_guidance_weight": share}
     if agent.paper.deterministic:
         return params, log_alpha, metrics | {"sac/exploration_noise": noise}
     gap = (-log_prob.detach() + dimensions).mean()  # entropy minus its target of -A

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.xdist_group("training")
 
 ENVS, STEPS, EPISODE = 2, 10, 25  # environments, agent steps of a chunk, agent steps of an episode
 LOSSES = {f"losses/{name}" for name in ("critic", "actor", "alpha", "guidance")}
-NAMES = LOSSES | {"covr/effective_weight"} | {f"sac/{name}" for name in ("alpha", "entropy", "q_mean")}
+NAMES = LOSSES | {"sac/effective_guidance_weight"} | {f"sac/{name}" for name in ("alpha", "entropy", "q_mean")}
 
 
 def test_an_action_repeat_that_does_not_divide_an_episode_is_one_line(tiny_config):

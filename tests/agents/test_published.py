@@ -107,7 +107,7 @@ def test_the_auxiliary_encoder_has_its_own_rate():
 
 
 def test_auxiliary_gradients_are_clipped_by_their_norm():
-    """Gradients 30 and 0.3, clipped together to norm 1, reach Adam as 1 and 0.01 of it: its second moments show it."""
+    """Gradients 30, 40 and 0 have norm 50; clipped to 10 they reach Adam as 6, 8 and 0: its first moments show it."""
     gradients = AuxiliaryParams({"w": jnp.asarray([30.0])}, {"w": jnp.asarray([40.0])}, {"w": jnp.asarray([0.0])})
     optimizer = small_parts(auxiliary_learning_rate=0.1, auxiliary_clip_norm=10.0).auxiliary_optimizer
     _, state = optimizer.update(gradients, optimizer.init(gradients), gradients)

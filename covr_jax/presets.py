@@ -119,19 +119,13 @@ def make(name: str, method: str = "covr", base: str = "rad", task: str = Config.
         raise ConfigError(f"{base} asks a VLM of its own and cannot be a --base; use --method {base}")
     config = PRESETS[name]()
     published = published_hyperparameters(base if method in ON_BASE else method)
-    sac, vlm = dict(published.always), dict(published.vlm)
+    options = dict(published.always)
     if config.vlm.name == "tiny":
-        vlm.pop("name", None)
+        options.pop("vlm.name", None)
     if name in _FULL_SIZE:
-        sac |= published.sac | published.tasks.get(task, {})
-        config = dataclasses.replace(config, env=dataclasses.replace(config.env, **published.env))
-    return dataclasses.replace(
-        config,
-        task=task,
-        preset=name,
-        method=method,
-        base=base,
-        sac=dataclasses.replace(config.sac, **sac),
-        augment=dataclasses.replace(config.augment, **(published.augment or {})),
-        vlm=dataclasses.replace(config.vlm, **vlm),
-    )
+        options |= published.full_size | published.tasks.get(task, {})
+    for option, value in options.items():
+        group, field = option.split(".")
+        part = dataclasses.replace(getattr(config, group), **{field: value})
+        config = dataclasses.replace(config, **{group: part})
+    return dataclasses.replace(config, task=task, preset=name, method=method, base=base)

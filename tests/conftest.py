@@ -70,7 +70,7 @@ def group_of(item):
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(items):
     for item in items:
-        if task_of(item) in SECOND_TIER:
+        if task_of(item) in SECOND_TIER and "mujoco" not in item.callspec.params.values():  # which compiles little
             item.add_marker(pytest.mark.slow)
         item.add_marker(pytest.mark.xdist_group(name=group_of(item)))
     items.sort(key=group_of)  # a group is not interrupted by another one, which would drop its programs

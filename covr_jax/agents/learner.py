@@ -65,7 +65,7 @@ def make_learner(
     def act(
         state: LearnerState, observation: Array, key: Array | None = None, previous_action: Array | None = None
     ) -> Array:
-        outputs = parts.policy(state, observation, previous_action)
+        outputs = parts.policy(state, observation, previous_action, explore=key is not None)
         if key is None:
             return method.policy.mode(outputs)
         return method.policy.explore(key, outputs, state.exploration_noise)

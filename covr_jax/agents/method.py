@@ -33,6 +33,8 @@ class Augmentation(NamedTuple):
     augment: Callable[[Array, Array, Array], Views]  # (key, observation u8[B,H,W,C], next_observation)
     center: Callable[[Array], Array]  # u8[B,H,W,C] -> u8[B,H',W',C]
     random: Callable[[Array, Any], Array]  # (key, u8[B,H,W,C]) -> u8[B,H',W',C], one more random view
+    # u8[B,H,W,C] -> u8[B,H',W',C], what sampled actions see; None: ``center``
+    explore: Callable[[Array], Array] | None = None
 
 
 class AuxiliaryParams(NamedTuple):

@@ -10,6 +10,7 @@ from covr_jax.config.kinds import (
     WITH_VLM,
     ConfigError,
     Distractors,
+    PhysicsEngine,
     Storage,
 )
 from covr_jax.config.learner import AugmentConfig, ReplayConfig, SACConfig, required, value_or
@@ -40,6 +41,7 @@ __all__ = [
     "Distractors",
     "EnvConfig",
     "EvalConfig",
+    "PhysicsEngine",
     "ReplayConfig",
     "RunConfig",
     "SACConfig",

@@ -10,6 +10,8 @@ import dacite
 from covr_jax.config.kinds import ConfigError
 from covr_jax.config.options import Config
 
+# Options that came later, whose defaults are not what runs did before.
+_EARLIER: dict[str, dict[str, Any]] = {"env": {"physics": "mjx"}}
 _IDENTITY = ("task", "method", "seed")  # a default in their place would silently be another run
 
 
@@ -23,7 +25,7 @@ def from_dict(values: dict[str, Any]) -> Config:
 
     Args:
       values: nested dict as read from config.json; lists stand for tuples. Options that it lacks, because they were
-        added later, get their defaults.
+        added later, get the values that stand for what runs did before.
 
     Raises:
       ConfigError: an unknown option, a value of a wrong type, or no task, method or seed.
@@ -35,6 +37,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     missing = [name for name in _IDENTITY if name not in values]
     if missing:
         raise ConfigError(f"missing option {missing[0]} in config.json")
+    values = values | {group: added | values.get(group, {}) for group, added in _EARLIER.items()}
     try:
         return dacite.from_dict(Config, values, dacite.Config(cast=[tuple]))
     except dacite.DaciteError as error:

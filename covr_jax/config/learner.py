@@ -95,6 +95,9 @@ class AugmentConfig:
     kind: Literal["auto", "none", "translate", "crop"] = "auto"
     # Output height = width, pixels. None: image_size * 1.08 for translate, * 0.84 for crop [RAD]; stays None elsewhere
     size: PositiveInt | None = None
+    # translate: height = width of the central part that is placed, pixels, on a canvas of the images' own size; sampled
+    # actions then see the images as they are. None, also its meaning: all of the image [RAD's code: 100 of 108]
+    center_crop: PositiveInt | None = None
 
 
 @dataclass(frozen=True)

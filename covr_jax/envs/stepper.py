@@ -112,7 +112,7 @@ def make_envs(config: Config, task: Task | HostTask, frame_stack: int) -> tuple[
             raise ConfigError(f"{task.name} draws its own pictures: leave --renderer and the distractors out")
         host_env = HostVecEnv(task, env.num_envs, **options)
         return host_env, host_env
-    make = partial(VecEnv, task, samples=env.samples, renderer=config.renderer, **options)
+    make = partial(VecEnv, task, samples=env.samples, renderer=config.renderer, physics=env.physics, **options)
     eval_envs = max(env.num_envs, config.eval.episodes)
     try:
         training = make(env.num_envs, distractors=env.distractors)

@@ -8,10 +8,14 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mujoco
 from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
+
+if TYPE_CHECKING:
+    from covr_jax.envs.physics import Physics
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Task:
     action_repeat: int  # PlaNet benchmark
     learning_rate: float  # PlaNet benchmark: actor, critic, encoder
     augmentation: str  # RAD's choice for the task
-    init: Callable[[PRNGKeyArray, mjx.Model], tuple[Float[Array, " nq"], Float[Array, " nv"]]]
+    init: Callable[[PRNGKeyArray, Physics], tuple[Float[Array, " nq"], Float[Array, " nv"]]]
     observation: Callable[[mjx.Model, mjx.Data], Float[Array, " N"]]
     reward: Callable[[mjx.Model, mjx.Data], Float[Array, ""]]
     time_limit: float = 10.0  # seconds; 1000 control steps in every task of the suite's benchmark
@@ -40,8 +44,8 @@ class Task:
     goal: Callable[[PRNGKeyArray, mjx.Model], Float[Array, " G"]] | None = None  # drawn anew for each episode
     set_goal: Callable[[mjx.Data, Float[Array, " G"]], mjx.Data] | None = None  # moves the goal's geom
     touch: bool = False  # whether the observation reads contact sensors
-    # Most Newton and line search steps. In float32 MJX never meets the XML's tolerance and takes all of them. None
-    # keeps the XML's numbers; a pair must give the same errors against C MuJoCo (tests/envs/test_dmc.py).
+    # Most Newton and line search steps of MJX, which in float32 never meets the XML's tolerance and takes all of them.
+    # None keeps the XML's numbers; a pair must give the same errors against C MuJoCo (tests/envs/test_dmc.py).
     solver_iterations: tuple[int, int] | None = None
 
     def load_model(self) -> mujoco.MjModel:

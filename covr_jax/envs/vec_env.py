@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import flax.struct
 import jax
@@ -11,11 +12,26 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt8
 from mujoco import mjx
 
-from covr_jax.envs.physics import Physics
+from covr_jax import runtime
+from covr_jax.envs.mjx_physics import MJXPhysics
+from covr_jax.envs.mujoco_physics import MuJoCoPhysics
+from covr_jax.envs.physics import PHYSICS
 from covr_jax.envs.task import Task
 from covr_jax.render import BatchRenderer, Renderer, make_renderer
 from covr_jax.render.distract import Appearance
 from covr_jax.types import StepType, TimeStep
+
+
+def default_physics() -> Literal["mjx", "mujoco"]:
+    """``mujoco`` where compiled programs run on the host's processors, else ``mjx``, which stays on the device."""
+    return "mujoco" if runtime.on_cpu() else "mjx"
+
+
+def make_physics(task: Task, name: str = "auto") -> MJXPhysics | MuJoCoPhysics:
+    """The physics of a task by name. Raises ValueError, which lists the known ones, for any other."""
+    if name not in PHYSICS:
+        raise ValueError(f"unknown physics {name!r}; choose from {', '.join(PHYSICS)}")
+    return {"mjx": MJXPhysics, "mujoco": MuJoCoPhysics}[default_physics() if name == "auto" else name](task)
 
 
 class EnvState(flax.struct.PyTreeNode):
@@ -50,6 +66,8 @@ class VecEnv:
       samples: visibility samples per pixel.
       renderer: one of ``render.RENDERERS``: ``jax``; ``gl``, MuJoCo's OpenGL on the host; ``warp``, mjx.render.
       distractors: a name of ``render.distract.DISTRACTORS``, for example ``color_hard``.
+      physics: one of ``PHYSICS``: ``mjx``; ``mujoco``, the C engine on the host, far faster on CPUs; ``auto``, as
+        ``default_physics`` says.
 
     Raises:
       ValueError: on construction, for an option out of range.
@@ -68,6 +86,7 @@ class VecEnv:
         samples: int = 4,
         renderer: str = "jax",
         distractors: str = "none",
+        physics: str = "auto",
     ):
         if num_envs < 1 or frame_stack < 1 or (action_repeat is not None and action_repeat < 1):
             raise ValueError("num_envs, frame_stack and action_repeat must be at least 1")
@@ -77,7 +96,7 @@ class VecEnv:
         self.frame_stack = frame_stack
         self.image_size = image_size
         self.action_repeat = action_repeat or task.action_repeat
-        self.physics = Physics(task)
+        self.physics = make_physics(task, physics)
         self.mj_model = self.physics.mj_model
         self._time_limit = round(task.time_limit / task.control_timestep)
         if self._time_limit % self.action_repeat:

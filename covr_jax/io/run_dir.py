@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 from collections.abc import Callable, Iterator
@@ -41,8 +42,10 @@ def claim(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Config]) -> None:
+def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Config]) -> Config:
     """Compares a config with the config.json of a run directory, which belongs to one configuration.
+
+    Where the config says ``env.physics auto``, a run goes on with the engine that it began with, on any machine.
 
     Args:
       config: of the run that is about to start.
@@ -50,14 +53,19 @@ def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Conf
       resolve: fills in what the two leave open and what they do not read (``training.resolve.comparable``). Files of
         earlier versions hold None where later ones hold the value.
 
+    Returns:
+      The config to go on with.
+
     Raises:
       ConfigError: the directory of another configuration, with the first difference.
     """
     path = run_dir / "config.json"
     if not path.exists():
-        return
+        return config
     try:
         recorded = resolve(configuration.from_dict(json.loads(path.read_text())))
+        if config.env.physics == "auto":
+            config = dataclasses.replace(config, env=dataclasses.replace(config.env, physics=recorded.env.physics))
     except ConfigError as error:
         raise ConfigError(f"{run_dir} holds a run with other options: {error}; choose another --run-dir") from error
     changed = configuration.differences(recorded, resolve(config))
@@ -68,3 +76,4 @@ def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Conf
         raise ConfigError(f"{run_dir} holds a run{by} with other options: {changed[0]}{more}; choose another --run-dir")
     if not config.run.resume and checkpoint.Checkpointer(run_dir).steps():
         raise ConfigError(f"{run_dir} already holds a checkpoint and --run.resume is off; choose another --run-dir")
+    return config

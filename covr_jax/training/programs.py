@@ -6,11 +6,13 @@ COVR round. Letters: E envs, N samples, A action.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from covr_jax import replay, runtime
 from covr_jax.config import Config
@@ -146,24 +148,37 @@ class Programs:
 
     def q_values(self, state: TrainState, time: np.ndarray, env_id: np.ndarray, action: np.ndarray) -> np.ndarray:
         """min_i Q_i(o, a), f32[N], of stored observations (time, env_id i64[N]) and actions f32[N,A]."""
-        values = []
+
+        def of_batch(some: np.ndarray, observation: Array, _: Array | None) -> Array:
+            return self.pieces.value(state.learner, observation, jnp.asarray(action[some]))
+
+        return self._of_stored(state, time, env_id, of_batch)
+
+    def state_values(self, state: TrainState, time: np.ndarray, env_id: np.ndarray) -> np.ndarray:
+        """V(o), f32[N], of stored observations (time, env_id i64[N]): min_i Q_i(o, a) at the policy's mode a."""
+
+        def of_batch(_: np.ndarray, observation: Array, previous: Array | None) -> Array:
+            mode = self.evaluator.mean_action(state.learner, observation, previous)
+            return self.pieces.value(state.learner, observation, mode)
+
+        return self._of_stored(state, time, env_id, of_batch)
+
+    def _of_stored(
+        self,
+        state: TrainState,
+        time: np.ndarray,
+        env_id: np.ndarray,
+        of_batch: Callable[[np.ndarray, Array, Array | None], Array],
+    ) -> np.ndarray:
+        """Concatenates what a function of (positions, observations, previous actions) gives in batches of one size."""
+        values = [np.zeros(0, np.float32)]
         for start in range(0, len(time), _VALUE_BATCH):
             some = filled_index(time, start, _VALUE_BATCH)
             index = to_device_index(time[some], env_id[some])
             observation = replay.observations(state.replay, *index, self.parts.frame_stack)
-            values.append(np.asarray(self.pieces.value(state.learner, observation, jnp.asarray(action[some]))))
-        return np.concatenate(values)[: len(time)]
-
-    def state_values(self, state: TrainState, time: np.ndarray, env_id: np.ndarray) -> np.ndarray:
-        """V(o), f32[N], of stored observations (time, env_id i64[N]): min_i Q_i(o, a) at the policy's mode a."""
-        values = []
-        for start in range(0, len(time), _VALUE_BATCH):
-            index = to_device_index(*(x[filled_index(time, start, _VALUE_BATCH)] for x in (time, env_id)))
-            observation = replay.observations(state.replay, *index, self.parts.frame_stack)
             previous = replay.previous_actions(state.replay, *index) if self.parts.method.residual else None
-            action = self.evaluator.mean_action(state.learner, observation, previous)
-            values.append(np.asarray(self.pieces.value(state.learner, observation, action)))
-        return np.concatenate(values)[: len(time)] if values else np.zeros(0, np.float32)
+            values.append(np.asarray(of_batch(some, observation, previous)))
+        return np.concatenate(values)[: len(time)]
 
     def mark_elite(self, state: TrainState, time: np.ndarray, env_id: np.ndarray) -> TrainState:
         """Marks stored transitions (time, env_id i64[N]) as elite for the replay's ``elite`` sampling."""

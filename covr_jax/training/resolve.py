@@ -10,6 +10,7 @@ from covr_jax.config import (
     ON_BASE,
     Config,
     ConfigError,
+    PhysicsEngine,
     ReplayConfig,
     SACConfig,
     VLMConfig,
@@ -19,6 +20,7 @@ from covr_jax.config import (
 )
 from covr_jax.envs import HostTask, find_task
 from covr_jax.envs.task import Task
+from covr_jax.envs.vec_env import default_physics
 from covr_jax.vlm import defaults
 
 
@@ -47,7 +49,7 @@ def resolve(config: Config) -> Config:
     replace = dataclasses.replace
     return replace(
         config,
-        env=replace(env, action_repeat=action_repeat),
+        env=replace(env, action_repeat=action_repeat, physics=_resolve_physics(env.physics, task)),
         sac=sac.resolved(value_or(sac.learning_rate, task.learning_rate)),
         augment=resolve_augmentation(name, config.augment, env.image_size, task.augmentation),
         replay=_resolve_replay(config, action_repeat),
@@ -75,6 +77,11 @@ def comparable(config: Config) -> Config:
         unread = {f.name: f.default for f in dataclasses.fields(SACConfig) if f.name.startswith("noise_")}
         config = dataclasses.replace(config, sac=dataclasses.replace(config.sac, **unread))
     return config
+
+
+def _resolve_physics(physics: PhysicsEngine, task: Task | HostTask) -> PhysicsEngine:
+    """Simulators on the host have physics of their own."""
+    return default_physics() if physics == "auto" and isinstance(task, Task) else physics
 
 
 def _resolve_replay(config: Config, action_repeat: int) -> ReplayConfig:

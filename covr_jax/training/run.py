@@ -31,9 +31,9 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
       EnvironmentLost: an environment on the host does not come back; a checkpoint has been written.
     """
     validate(config)
-    config = resolve(config)
+    resolve(config)  # what it refuses must not leave a directory
     with claim(run_dir):
-        check_config(config, run_dir, comparable)
+        config = resolve(check_config(config, run_dir, comparable))
         finished = run_dir / "result.json"
         if finished.exists():
             reporter.message(f"{run_dir} holds a finished run; nothing to do")

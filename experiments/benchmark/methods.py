@@ -34,14 +34,14 @@ def contestant(name: str, preset: str, equal: bool) -> tuple[Contestant, float]:
 
     from covr_jax import presets, runtime
     from covr_jax.agents import make_learner, make_method
-    from covr_jax.agents.methods import published_hyperparameters
+    from covr_jax.agents.methods import of_group, published_hyperparameters
     from covr_jax.config import AugmentConfig
 
     config = presets.make(preset, name)
     common = presets.make(preset, "sac")
     sac, size, augment = config.sac, config.env.image_size, config.augment
     if equal:
-        sac = dataclasses.replace(common.sac, **published_hyperparameters(name).always)
+        sac = dataclasses.replace(common.sac, **of_group(published_hyperparameters(name).always, "sac"))
         size, augment = common.env.image_size, AugmentConfig()
     method = make_method(name, augment, size, "translate")
     learner = make_learner(ACTION_DIM, sac.learning_rate or 1e-3, method, sac)

@@ -20,24 +20,24 @@ BEGIN, END = "<!-- begin: experiments/figures/methods_table.py -->", "<!-- end -
 HEADER = ["method", "option", "tasks", "published", "here", "read in"]
 
 
-def _options(method: str) -> Iterator[tuple[str, str, tuple[str, ...], Any]]:
-    """Yields (group, option, tasks, published value); no tasks: all that no other row names."""
+def _options(method: str) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+    """Yields (option, tasks, published value); no tasks: all that no other row names."""
     published = published_hyperparameters(method)
-    for group in ("env", "augment", "sac"):
-        values = published.always | published.sac if group == "sac" else getattr(published, group) or {}
-        yield from ((group, name, (), value) for name, value in values.items())
+    common = {name: value for name, value in (published.always | published.full_size).items() if name[:4] != "vlm."}
+    yield from ((name, (), value) for name, value in common.items())
     by_value: dict[tuple[str, Any], list[str]] = {}
     for task, values in published.tasks.items():
         for name, value in values.items():
             by_value.setdefault((name, value), []).append(task)
-    yield from (("sac", name, tuple(tasks), value) for (name, value), tasks in by_value.items())
+    yield from ((name, tuple(tasks), value) for (name, value), tasks in by_value.items())
 
 
-def _here(method: str, group: str, option: str, tasks: tuple[str, ...]) -> Any:
+def _here(method: str, option: str, tasks: tuple[str, ...]) -> Any:
     """The value that ``--preset paper`` uses."""
-    named = {task for _, name, others, _ in _options(method) if name == option for task in others}
+    named = {task for name, others, _ in _options(method) if name == option for task in others}
     task = tasks[0] if tasks else next(t for t in (Config.task, "finger_spin") if t not in named)
-    return getattr(getattr(resolve(presets.make("paper", method, task=task)), group), option)
+    group, name = option.split(".")
+    return getattr(getattr(resolve(presets.make("paper", method, task=task)), group), name)
 
 
 def table() -> str:
@@ -45,10 +45,9 @@ def table() -> str:
     rows = []
     for method in METHODS:
         source = published_hyperparameters(method).source
-        for group, option, tasks, value in _options(method):
-            here = _here(method, group, option, tasks)
-            option = f"`{group}.{option}`"
-            rows.append([f"`{method}`", option, ", ".join(tasks) or "others", str(value), str(here), source])
+        for option, tasks, value in _options(method):
+            here = _here(method, option, tasks)
+            rows.append([f"`{method}`", f"`{option}`", ", ".join(tasks) or "others", str(value), str(here), source])
     return markdown([HEADER, *rows])
 
 

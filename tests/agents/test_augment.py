@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax.agents import augment, make_method
+from covr_jax.agents import augment, make_learner, make_method
 from covr_jax.agents.methods.drq import margin_for, random_shifts
 from covr_jax.agents.methods.rad import random_crop, random_translate
 from covr_jax.agents.methods.sac import no_augmentation
-from covr_jax.config import AugmentConfig, ConfigError
+from covr_jax.config import AugmentConfig, ConfigError, SACConfig
 
 
 def random_images(seed, batch=5, size=6, channels=4):
@@ -71,6 +71,39 @@ def test_rad_translates_an_observation_and_its_successor_alike():
     assert len(set(offsets)) > 10
     np.testing.assert_array_equal(augment.translate(observation, np.array(offsets), 10), one)
     np.testing.assert_array_equal(augment.translate(following, np.array(offsets), 10), two)
+
+
+def test_rads_code_places_the_centre_of_an_image_and_explores_with_all_of_it():
+    """8 pixels, of which the central 4 are placed on a canvas of 8; the same offset for the successor."""
+    images = np.arange(1, 129, dtype=np.uint8).reshape(2, 8, 8, 1)
+    augmentation = random_translate(8, 8, center_crop=4)
+    expected = np.zeros_like(images)
+    expected[:, 2:6, 2:6] = images[:, 2:6, 2:6]
+    np.testing.assert_array_equal(augmentation.center(images), expected)
+    np.testing.assert_array_equal(augmentation.explore(images), images)
+    seen = set()
+    for seed in range(40):
+        (one,), (two,) = augmentation.augment(jax.random.key(seed), images, images[::-1])
+        for row in range(2):
+            corner = np.argwhere(np.asarray(one[row, ..., 0])).min(0)
+            seen.add(tuple(corner.tolist()))
+            placed = tuple(slice(start, start + 4) for start in corner)
+            np.testing.assert_array_equal(one[row][placed], images[row, 2:6, 2:6])
+            np.testing.assert_array_equal(two[row][placed], images[1 - row, 2:6, 2:6])
+            assert (np.asarray(one[row]) > 0).sum() == 16
+    assert {corner for pair in seen for corner in pair} == set(range(5))
+
+
+def test_a_learner_explores_with_raw_images_and_is_evaluated_on_placed_ones():
+    method = make_method("rad", AugmentConfig("translate", center_crop=8), 12, "translate")
+    config = SACConfig(hidden_dim=8, feature_dim=4, num_filters=2, conv_kernels=(1,), conv_strides=(1,))
+    learner = make_learner(1, 1e-3, method, config)
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), dtype=np.uint8))
+    state, key = learner.init(jax.random.key(0), images[:1], jnp.zeros((1, 1))), jax.random.key(1)
+    inside = images.at[:, 2:10, 2:10].set(0)  # what is left is the border, which placing cuts off
+    black = jnp.zeros_like(images)
+    np.testing.assert_array_equal(learner.act(state, inside), learner.act(state, black))
+    assert (learner.act(state, inside, key) != learner.act(state, black, key)).all()
 
 
 def test_rad_crops_an_observation_and_its_successor_independently():

@@ -12,14 +12,23 @@ from covr_jax.agents import make_learner, make_method
 from covr_jax.agents.method import AuxiliaryParams
 from covr_jax.agents.methods import METHODS, published_hyperparameters
 from covr_jax.agents.state import make_parts
-from covr_jax.config import AugmentConfig, SACConfig
-from covr_jax.envs import find_task
+from covr_jax.config import AugmentConfig, Config, SACConfig
+from covr_jax.envs import TASKS, find_task
 from covr_jax.training.resolve import resolve
 
 DRQV2 = "drqv2 taco"
 MEDIUM = "cheetah_run reacher_easy hopper_hop walker_run"
 EASY = "cartpole_swingup walker_walk finger_spin ball_in_cup_catch pendulum_swingup"
 ROWS = [  # methods, tasks, options, values
+    # MishaLaskin/rad and LiuZhenxian123/ResAct, train.py: translated images are rendered as large as the canvas (108),
+    # of which center_crop_image keeps pre_transform_image_size (100)
+    ("rad", "cartpole_swingup cheetah_run finger_spin", "env.image_size", 108),
+    ("rad", "cartpole_swingup cheetah_run finger_spin", "augment.center_crop", 100),
+    ("rad", "cartpole_swingup cheetah_run finger_spin", "augment.size", 108),
+    ("rad", "walker_walk walker_run", "env.image_size", 100),  # crops
+    ("rad", "walker_walk walker_run", "augment.size", 84),
+    ("resact", "cartpole_swingup walker_walk", "env.image_size", 108),
+    ("resact", "cartpole_swingup walker_walk", "augment.center_crop", 100),
     (DRQV2, EASY, "noise_steps", 100_000),  # facebookresearch/drqv2, cfgs/task/easy.yaml; the same files in TACO
     (DRQV2, MEDIUM, "noise_steps", 500_000),  # cfgs/task/medium.yaml
     (DRQV2, "walker_walk walker_run", "n_step", 1),  # cfgs/task/walker_*.yaml
@@ -59,10 +68,11 @@ CASES = [(m, t, option, value) for ms, ts, option, value in ROWS for m in ms.spl
 
 @pytest.mark.parametrize(("method", "task", "option", "value"), CASES)
 def test_the_paper_preset_has_the_published_value(method, task, option, value):
+    group, name = option.split(".") if "." in option else ("sac", option)
     config = resolve(presets.make("paper", method, task=task))
-    assert getattr(config.sac, option) == value
+    assert getattr(getattr(config, group), name) == value
     on_base = resolve(presets.make("throughput", "covr", method, task))
-    assert getattr(on_base.sac, option) == value
+    assert getattr(getattr(on_base, group), name) == value
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -71,8 +81,14 @@ def test_published_values_belong_to_known_tasks_and_differ_from_the_default(meth
     for task, options in published.tasks.items():
         assert find_task(task).name == task
         for name, value in options.items():
-            default = (published.always | published.sac).get(name, getattr(SACConfig(), name))
+            group, field = name.split(".")
+            default = (published.always | published.full_size).get(name, getattr(getattr(Config(), group), field))
             assert value != default, (task, name)
+
+
+def test_rad_places_the_centre_of_larger_images_on_the_tasks_that_it_translates():
+    translated = {task for task in TASKS if find_task(task).augmentation == "translate"}
+    assert set(published_hyperparameters("rad").tasks) == translated
 
 
 def small_parts(**options):

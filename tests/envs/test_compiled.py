@@ -43,12 +43,15 @@ def test_compilations_are_counted():
     assert any("backend_compile" in event for event in seen)
 
 
-CASES = [pytest.param(t, marks=[] if t == "cartpole_swingup" else pytest.mark.slow) for t in TASKS]
-
-
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=[pytest.param(t, marks=[] if t == "cartpole_swingup" else pytest.mark.slow) for t in TASKS])
 def task(request):
-    return compiled(request.param)
+    return compiled(request.param, "mujoco")
+
+
+@pytest.fixture(params=[pytest.param(t, marks=pytest.mark.slow) for t in TASKS])
+def portable(request):
+    """A task whose program holds no call of the host."""
+    return compiled(request.param, "mjx")
 
 
 def test_nothing_is_compiled_after_the_first_step(task):
@@ -83,11 +86,11 @@ def test_every_array_has_a_strong_small_type(task):
         assert leaf.dtype in STRONG and not jax.typeof(leaf).weak_type and leaf.size > 0
 
 
-def test_reset_and_step_can_be_exported_for_every_platform(task):
-    key, action = jax.random.key(0), jax.ShapeDtypeStruct((NUM_ENVS, task.env.action_dim), jnp.float32)
-    state, timestep = jax.eval_shape(task.env.reset, key)
-    reset = jax.export.export(jax.jit(task.env.reset), platforms=PLATFORMS)(key)
-    step = jax.export.export(jax.jit(task.env.step), platforms=PLATFORMS)(state, action)
+def test_reset_and_step_can_be_exported_for_every_platform(portable):
+    key, action = jax.random.key(0), jax.ShapeDtypeStruct((NUM_ENVS, portable.env.action_dim), jnp.float32)
+    state, timestep = jax.eval_shape(portable.env.reset, key)
+    reset = jax.export.export(jax.jit(portable.env.reset), platforms=PLATFORMS)(key)
+    step = jax.export.export(jax.jit(portable.env.step), platforms=PLATFORMS)(state, action)
     assert reset.platforms == step.platforms == PLATFORMS
     assert timestep.observation.shape == (NUM_ENVS, SIZE, SIZE, 9)
     # What reset returns is what step takes and returns: the state keeps its shapes and types.

@@ -13,7 +13,7 @@ from scipy.stats import ks_2samp
 
 from covr_jax.envs import TASKS
 from experiments.benchmark.returns import FULL, SHORT, Episodes, ours, suites
-from tests.support.pairs import NUM_ENVS, compiled
+from tests.support.pairs import ENGINES, NUM_ENVS, compiled
 
 pytestmark = pytest.mark.slow
 
@@ -30,25 +30,26 @@ NUMBERS = {  # in the state observation
     "walker_run": 24,
     "pendulum_swingup": 3,
 }
-LEVEL = 0.01 / sum(1 + NUMBERS[name] for name in (*TASKS, *CHEAP))
+LEVEL = 0.01 / len(ENGINES) / sum(1 + NUMBERS[name] for name in (*TASKS, *CHEAP))
 
 
-def episodes(name, steps, count):
+def episodes(name, physics, steps, count):
     """``count`` episodes of ours, in batches."""
-    task = compiled(name)
+    task = compiled(name, physics)
     parts = [ours(task.env, task.reset, task.step, seed, steps) for seed in range(count // NUM_ENVS)]
     return Episodes(np.concatenate([p.rewards for p in parts], 1), np.concatenate([p.observations for p in parts]))
 
 
+@pytest.mark.parametrize("physics", ENGINES)
 @pytest.mark.parametrize(
     ("name", "steps", "count"), [(name, SHORT, EPISODES) for name in TASKS] + [(name, FULL, NUM_ENVS) for name in CHEAP]
 )
-def test_returns_and_last_observations_have_dm_controls_distribution(name, steps, count):
+def test_returns_and_last_observations_have_dm_controls_distribution(name, steps, count, physics):
     """In some tasks ten steps earn nothing; the states after them differ in every task.
 
     Many envs share a number, such as the speed of a free fall, up to its last digits in float32: rounding keeps ties.
     """
-    mine, theirs = episodes(name, steps, count), suites(name, count, 0, steps)
+    mine, theirs = episodes(name, physics, steps, count), suites(name, count, 0, steps)
     assert ks_2samp(mine.rewards.sum(0), theirs.rewards.sum(0), method="asymp").pvalue > LEVEL
     assert mine.observations.shape == theirs.observations.shape == (count, NUMBERS[name])
     for one, other in zip(mine.observations.round(4).T, theirs.observations.round(4).T, strict=True):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from covr_jax.agents import METHODS, Learner, Method, make_learner, make_method
-from covr_jax.agents.methods import published_hyperparameters
+from covr_jax.agents.methods import of_group, published_hyperparameters
 from covr_jax.config import AugmentConfig, SACConfig
 from covr_jax.types import Batch, Future, Maps, Prior
 
@@ -59,10 +59,10 @@ def compose(method: Method, config: SACConfig) -> Composition:
 def composition(name: str) -> Composition:
     """Returns a method with its published hyperparameters except for sizes and speeds."""
     published = published_hyperparameters(name)
-    targets = {name: value for name, value in published.sac.items() if name.endswith("_tau")}
-    config = dataclasses.replace(CONFIG, **published.always, **targets)
+    targets = {name: value for name, value in of_group(published.full_size, "sac").items() if name.endswith("_tau")}
+    config = dataclasses.replace(CONFIG, **of_group(published.always, "sac"), **targets)
     config = dataclasses.replace(config, critic_tau=HASTE * config.critic_tau, encoder_tau=HASTE * config.encoder_tau)
-    augment = AugmentConfig(**(published.augment or {}))
+    augment = AugmentConfig(**of_group(published.always, "augment"))
     return compose(make_method(name, augment, SIZE, "translate"), config)
 
 

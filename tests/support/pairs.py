@@ -1,6 +1,7 @@
 """Both sides of a comparison: one of our tasks, compiled, and dm_control's own.
 
-Tracing and compiling MJX is most of what these tests cost, so every file uses the same compiled objects.
+Tracing and compiling is most of what these tests cost, so every file uses the same compiled objects. ``ENGINES`` are
+the two kinds of physics; MJX of the tasks that ``conftest`` names is left to the second tier.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from covr_jax.envs.stepper import JitStepper
 
 NUM_ENVS = 100
 SIZE = 24  # pixels
+ENGINES = ("mujoco", "mjx")
 
 
 class Ours:
     """A task with one control step per step, as a run compiles it, and the same with dm_control's state observation."""
 
-    def __init__(self, name):
-        options = {"action_repeat": 1, "image_size": SIZE, "samples": 1}
+    def __init__(self, name, physics):
+        options = {"action_repeat": 1, "image_size": SIZE, "samples": 1, "physics": physics}
         self.env = envs.make(name, NUM_ENVS, **options)
         for piece in ("initial", "advance", "observe"):  # traced once, whoever compiles or exports it
             setattr(self.env, piece, jax.jit(getattr(self.env, piece)))

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax import replay, runtime
+from covr_jax import replay
 from covr_jax.config import ConfigError
 from covr_jax.runtime import dlpack, rng
-from covr_jax.training.chunk import dispatched_chunk, run_updates, update_period
 from covr_jax.training.programs import Programs
 from covr_jax.training.queries import QueryManager
 from covr_jax.types import Prior, StepType
@@ -136,6 +135,25 @@ def test_queries_are_the_frames_of_every_fifth_step(programs, history):
     assert programs.parts.num_query_slots == 2 * ENVS
 
 
+def test_values_of_stored_observations_are_the_critics(programs, history):
+    """In two batches of 256, the second of which is filled up."""
+    state, generator = history[1], np.random.default_rng(0)
+    count = int(state.replay.count)
+    time, env_id = generator.integers(count - 50, count, 300), generator.integers(0, ENVS, 300)
+    action = generator.uniform(-1, 1, (300, 1)).astype(np.float32)
+    of_action = programs.q_values(state, time, env_id, action)
+    of_state = programs.state_values(state, time, env_id)
+    assert of_action.shape == of_state.shape == (300,) and (of_action != of_state).all()
+    for row in (0, 255, 256, 299):
+        where = jnp.asarray([time[row]]), jnp.asarray([env_id[row]])
+        observation = replay.observations(state.replay, *where, programs.parts.frame_stack)
+        mode = programs.evaluator.mean_action(state.learner, observation, None)
+        for value, some in ((of_action, action[row][None]), (of_state, mode)):
+            expected = programs.parts.learner.value(state.learner, observation, jnp.asarray(some))
+            np.testing.assert_allclose(value[row], expected[0], rtol=1e-5, atol=1e-6)
+    assert programs.q_values(state, time[:0], env_id[:0], action[:0]).shape == (0,)
+
+
 def test_evaluation_is_decided_by_its_number(programs, history):
     policy = programs.evaluator.eval_policy(history[1].learner)
     one, again, other = (programs.evaluator.evaluate(policy, 2, number) for number in (5, 5, 6))
@@ -154,93 +172,6 @@ def test_training_leaves_no_trace_in_an_evaluation_and_vice_versa(programs):
     programs.evaluator.evaluate(programs.evaluator.random_policy(0), 2, 1)
     after = jax.tree.map(np.asarray, (state.env.qpos, state.timestep.observation, state.progress))
     jax.tree.map(np.testing.assert_array_equal, before, after)
-
-
-# ---------------------------------------------------------------- one big scan
-
-
-@pytest.fixture(scope="module")
-def plain(tiny_config):
-    """Programs as on an accelerator: no piece has compile options of its own, so that they fit into one program."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime.backend, "on_cpu", lambda: False)
-        return Programs(tiny_config)
-
-
-@pytest.mark.slow
-def test_the_scanned_chunk_equals_the_dispatched_one(programs, plain):
-    state = programs.init()
-    for _ in range(2):
-        state = programs.chunk(state, learn=False).state
-    copy = jax.tree.map(jnp.copy, state)
-    # The two compositions are compared, not the optimiser: without it the big program compiles in seconds.
-    options = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_backend_optimization_level": 0}
-    scanned = jax.jit(plain.scanned, static_argnums=(1, 2), compiler_options=options)
-    # Four cycles of two agent steps, over the end of an episode.
-    together, metrics = scanned(copy, 4, True)
-    apart, expected, _ = dispatched_chunk(programs.parts, programs.pieces, programs.stepper, state, 4, True)
-    assert (np.asarray(apart.replay.step_type[20:28]) == StepType.LAST).any()
-    assert set(metrics) == set(expected) == NAMES
-    for name in NAMES:
-        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
-    one, two = jax.tree_util.tree_leaves_with_path(together), jax.tree.leaves(apart)
-    for (path, a), b in zip(one, two, strict=True):
-        if jnp.issubdtype(b.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
-
-
-@pytest.mark.slow
-def test_the_scanned_chunk_can_be_exported_for_every_platform(plain):
-    abstract = jax.eval_shape(plain.init)
-
-    def is_key(x):
-        return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-    def unwrap(state):  # files know no key types
-        return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
-
-    def wrap(state):
-        return jax.tree.map(lambda like, x: jax.random.wrap_key_data(x) if is_key(like) else x, abstract, state)
-
-    def chunk(state):
-        state, metrics = plain.scanned(wrap(state), 1, True)
-        return unwrap(state), metrics
-
-    exported = jax.export.export(jax.jit(chunk), platforms=("cpu", "cuda", "tpu"))(jax.eval_shape(unwrap, abstract))
-    assert exported.platforms == ("cpu", "cuda", "tpu")
-    assert len(exported.out_avals) == len(jax.tree.leaves(abstract)) + len(NAMES)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "period"), [((), 0), ((True,), 1), ((True, False) * 8, 2), ((True, False, True), 3), ((False,) * 4, 1)]
-)
-def test_the_period_of_an_actor_pattern(pattern, period):
-    assert update_period(pattern) == period
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("prioritised", [False, True])
-def test_scanned_updates_equal_unrolled_ones(programs, plain, prioritised):
-    """Six updates, of which every second moves the actor: three repetitions of a period of two."""
-    state = programs.init()
-    for _ in range(2):
-        state = programs.chunk(state, learn=False).state
-    pattern, results = (True, False) * 3, []
-    for scan in (False, True):
-        copy = jax.tree.map(jnp.copy, (state.learner, state.replay))
-
-        def updates(learner, store, scan=scan):
-            return run_updates(plain.pieces, learner, store, pattern, prioritised=prioritised, scan=scan)
-
-        options = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_backend_optimization_level": 0}
-        results.append(jax.jit(updates, compiler_options=options)(*copy))
-    (learner, store, metrics), (scanned, scanned_store, scanned_metrics) = results
-    assert int(scanned.updates) == int(learner.updates) == 6
-    assert set(metrics) == set(scanned_metrics) == NAMES
-    for one, two in ((learner, scanned), (metrics, scanned_metrics), (store.priority, scanned_store.priority)):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, two)
-    assert (np.asarray(store.priority) != 1.0).any() == prioritised
 
 
 # -------------------------------------------------------------------- misfits

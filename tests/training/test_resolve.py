@@ -121,6 +121,24 @@ def test_a_run_directory_of_an_earlier_version_is_the_same_run(tmp_path):
         check_config(other, tmp_path, resolve)
 
 
+def test_a_run_goes_on_with_the_physics_that_it_began_with(tmp_path):
+    """``auto`` depends on the machine; a run directory does not, and runs of version 0.1.0 were MJX."""
+    config = presets.make("demo")
+    assert check_config(config, tmp_path, comparable) == config and config.env.physics == "auto"
+    written = to_dict(resolve(config))
+    assert written["env"].pop("physics") == "mujoco"
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert from_dict(written).env.physics == "mjx"
+    assert check_config(config, tmp_path, comparable).env.physics == "mjx"
+    other = dataclasses.replace(config, env=dataclasses.replace(config.env, physics="mujoco"))
+    with pytest.raises(ConfigError, match=r"env\.physics: mjx -> mujoco"):
+        check_config(other, tmp_path, resolve)
+
+
+def test_simulators_on_the_host_have_physics_of_their_own():
+    assert resolve(presets.make("cpu", task="car_racing")).env.physics == "auto"
+
+
 def test_options_that_a_run_does_not_read_do_not_lock_it_out(tmp_path):
     """The demo of version 0.1.0 held these values of options that only DrQ-v2, TACO and vpf read."""
     written = to_dict(presets.make("demo"))

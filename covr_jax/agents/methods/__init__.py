@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import ModuleType
 
 from covr_jax.agents.method import Method
 from covr_jax.agents.methods import curl, deepmdp, dgc_like, drq, drqv2, mlr, rad, resact, sac, spr, svea, taco
-from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
+from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters, of_group
 from covr_jax.config import AugmentConfig, ConfigError
 
 _MODULES = {
@@ -62,14 +63,14 @@ def resolve_augmentation(name: str, augment: AugmentConfig, image_size: int, tas
     Raises:
       ConfigError: unknown method.
     """
-    published = _module(name).HYPERPARAMETERS.augment
-    if published is None:
+    published = _module(name).HYPERPARAMETERS
+    if not published.places_images:
         return augment
-    kind = published.get("kind", task_default) if augment.kind == "auto" else augment.kind
+    kind = published.always.get("augment.kind", task_default) if augment.kind == "auto" else augment.kind
     size = augment.size
     if size is None and kind in rad.SIZE_FACTORS:
-        size = round(image_size * rad.SIZE_FACTORS[kind])
-    return AugmentConfig(kind, size)
+        size = image_size if augment.center_crop is not None else round(image_size * rad.SIZE_FACTORS[kind])
+    return dataclasses.replace(augment, kind=kind, size=size)
 
 
 def published_hyperparameters(name: str) -> PublishedHyperparameters:
@@ -81,4 +82,4 @@ def published_hyperparameters(name: str) -> PublishedHyperparameters:
     return _module(name).HYPERPARAMETERS
 
 
-__all__ = ["METHODS", "make_method", "published_hyperparameters", "resolve_augmentation"]
+__all__ = ["METHODS", "make_method", "of_group", "published_hyperparameters", "resolve_augmentation"]

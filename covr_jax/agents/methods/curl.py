@@ -21,12 +21,13 @@ from covr_jax.types import Batch
 
 HYPERPARAMETERS = PublishedHyperparameters(
     source="MishaLaskin/curl: train.py, curl_sac.py; microsoft/Playvirtual: DMControl/src/config.yaml",
-    sac={
-        "batch_size": 512,
-        "auxiliary_learning_rate": 1e-3,
-        "auxiliary_encoder_scale": 2.0,  # two Adams of that rate
+    full_size={
+        "sac.batch_size": 512,
+        "sac.auxiliary_learning_rate": 1e-3,
+        "sac.auxiliary_encoder_scale": 2.0,  # two Adams of that rate
     },
-    augment={"kind": "crop"},
+    always={"augment.kind": "crop"},
+    places_images=True,
 )
 
 

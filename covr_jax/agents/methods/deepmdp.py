@@ -26,8 +26,7 @@ from covr_jax.types import Batch
 
 HYPERPARAMETERS = PublishedHyperparameters(
     source="facebookresearch/deep_bisim4control: train.py",
-    env={"image_size": 84},
-    sac={"auxiliary_learning_rate": 1e-3, "catch_up_updates": 1000},
+    full_size={"env.image_size": 84, "sac.auxiliary_learning_rate": 1e-3, "sac.catch_up_updates": 1000},
 )
 
 

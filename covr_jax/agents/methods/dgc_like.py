@@ -33,9 +33,8 @@ from covr_jax.types import Batch
 SIDE = 7  # G: two of the fourteen patches of CLIP's ViT-B/16 per cell
 HYPERPARAMETERS = PublishedHyperparameters(
     source="none: DeepMDP's values",
-    env=deepmdp.HYPERPARAMETERS.env,
-    sac=deepmdp.HYPERPARAMETERS.sac,
-    vlm={"name": "openai/clip-vit-base-patch16", "hold": False, "return_episodes": 0},
+    full_size=deepmdp.HYPERPARAMETERS.full_size,
+    always={"vlm.name": "openai/clip-vit-base-patch16", "vlm.hold": False, "vlm.return_episodes": 0},
 )
 
 

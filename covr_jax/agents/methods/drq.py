@@ -24,14 +24,14 @@ from covr_jax.agents.networks import make_networks
 MARGIN = 4  # pixels of an 84x84 image
 HYPERPARAMETERS = PublishedHyperparameters(
     source="denisyarats/drq: config.yaml",
-    env={"image_size": 84},
-    sac={
-        "batch_size": 512,
-        "learning_rate": 1e-3,
-        "alpha_learning_rate": 1e-3,
-        "alpha_beta1": 0.9,
-        "critic_tau": 0.01,
-        "encoder_tau": 0.01,
+    full_size={
+        "env.image_size": 84,
+        "sac.batch_size": 512,
+        "sac.learning_rate": 1e-3,
+        "sac.alpha_learning_rate": 1e-3,
+        "sac.alpha_beta1": 0.9,
+        "sac.critic_tau": 0.01,
+        "sac.encoder_tau": 0.01,
     },
 )
 

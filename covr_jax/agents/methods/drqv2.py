@@ -19,8 +19,8 @@ from covr_jax.agents.networks import make_networks
 
 deterministic_networks = partial(make_networks, squash=True, centre=True, stochastic=False)
 
-_WALKER = {"n_step": 1, "batch_size": 512}
-_MEDIUM = {"noise_steps": 500_000}  # the authors' "medium" tasks; all others of the nine are "easy": the default
+_WALKER = {"sac.n_step": 1, "sac.batch_size": 512}
+_MEDIUM = {"sac.noise_steps": 500_000}  # the authors' "medium" tasks; all others of the nine are "easy": the default
 _TASKS = {
     "walker_walk": _WALKER,
     "walker_run": _WALKER | _MEDIUM,
@@ -30,17 +30,17 @@ _TASKS = {
 }
 HYPERPARAMETERS = PublishedHyperparameters(
     source="facebookresearch/drqv2: cfgs/config.yaml, cfgs/task",
-    env={"image_size": 84},
     tasks=_TASKS,
-    sac={
-        "batch_size": 256,
-        "init_steps": 2000,
-        "steps_per_update": 2,
-        "critic_tau": 0.01,
-        "encoder_tau": 0.01,
+    full_size={
+        "env.image_size": 84,
+        "sac.batch_size": 256,
+        "sac.init_steps": 2000,
+        "sac.steps_per_update": 2,
+        "sac.critic_tau": 0.01,
+        "sac.encoder_tau": 0.01,
     },
     # At ten times this rate, the actor's tanh saturates for good before the critics have learned anything.
-    always={"learning_rate": 1e-4, "n_step": 3, "torso_tau": 1.0, "actor_update_every": 1},
+    always={"sac.learning_rate": 1e-4, "sac.n_step": 3, "sac.torso_tau": 1.0, "sac.actor_update_every": 1},
 )
 
 

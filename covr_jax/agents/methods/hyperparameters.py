@@ -10,20 +10,22 @@ from covr_jax.config import AugmentConfig, ConfigError
 
 @dataclass(frozen=True)
 class PublishedHyperparameters:
-    """Options whose published value differs from the config's default, by group.
+    """Options whose published value differs from the config's default, by name, such as ``sac.batch_size``.
 
-    Full-size presets apply ``env``, ``sac`` and ``tasks``, which hold sizes and speeds; smaller presets do not. Every
-    preset applies ``augment``, ``always`` (options of ``sac``) and ``vlm``, which belong to the method's rule, except
-    for the name of a VLM where the preset uses the embedded one.
+    Every preset applies ``always``, which belongs to the method's rule, except for the name of a VLM where the preset
+    uses the embedded one. Full-size presets alone apply ``full_size`` and ``tasks``, which hold sizes and speeds.
     """
 
     source: str  # repository and files of the released code that the values were read in
-    env: dict[str, Any] = field(default_factory=dict)
-    sac: dict[str, Any] = field(default_factory=dict)
-    augment: dict[str, Any] | None = None  # None: the method does not place images as RAD does
+    full_size: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # further options, by task
     always: dict[str, Any] = field(default_factory=dict)
-    vlm: dict[str, Any] = field(default_factory=dict)
-    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # further options of ``sac``, by task
+    places_images: bool = False  # whether the method translates or crops images as RAD does
+
+
+def of_group(options: dict[str, Any], group: str) -> dict[str, Any]:
+    """Returns the options of one group, such as ``sac``, by their names within it."""
+    return {name.removeprefix(f"{group}."): value for name, value in options.items() if name.startswith(f"{group}.")}
 
 
 class MethodSpec(NamedTuple):

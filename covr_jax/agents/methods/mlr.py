@@ -32,15 +32,16 @@ SHARE = 0.5  # masked share of the patches
 LAYERS = 2  # blocks of the decoder
 HYPERPARAMETERS = PublishedHyperparameters(
     source="microsoft/Mask-based-Latent-Reconstruction: DMControl/src/mtm_sac.py, DMControl/src/configs",
-    sac={
-        "batch_size": 512,
-        "num_filters": 64,
-        "auxiliary_learning_rate": 5e-4,
-        "auxiliary_warmup": 6000,
-        "auxiliary_clip_norm": 10.0,
+    full_size={
+        "sac.batch_size": 512,
+        "sac.num_filters": 64,
+        "sac.auxiliary_learning_rate": 5e-4,
+        "sac.auxiliary_warmup": 6000,
+        "sac.auxiliary_clip_norm": 10.0,
     },
-    augment={"kind": "crop"},
-    tasks={"cheetah_run": {"auxiliary_learning_rate": 1e-4}, "walker_walk": {"auxiliary_tau": 0.1}},
+    always={"augment.kind": "crop"},
+    places_images=True,
+    tasks={"cheetah_run": {"sac.auxiliary_learning_rate": 1e-4}, "walker_walk": {"sac.auxiliary_tau": 0.1}},
 )
 
 

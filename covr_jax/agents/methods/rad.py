@@ -22,9 +22,22 @@ from covr_jax.config import ConfigError
 
 Images = UInt8[Array | np.ndarray, "B H W C"]
 
+# As in the authors' code, images to translate are rendered at the canvas' size, and only their centre is placed.
+PLACED = {"env.image_size": 108, "augment.center_crop": 100}
+_TRANSLATED = (
+    "cartpole_swingup",
+    "reacher_easy",
+    "cheetah_run",
+    "finger_spin",
+    "ball_in_cup_catch",
+    "hopper_hop",
+    "pendulum_swingup",
+)
 HYPERPARAMETERS = PublishedHyperparameters(
-    source="MishaLaskin/rad: train.py, curl_sac.py", augment={}
-)  # the config's defaults are RAD's
+    source="MishaLaskin/rad: train.py, curl_sac.py",
+    tasks={task: PLACED for task in _TRANSLATED},  # otherwise the config's defaults are RAD's
+    places_images=True,
+)
 SIZE_FACTORS = {"translate": 1.08, "crop": 0.84}  # output size / image size: 100 to 108 and 100 to 84
 
 
@@ -40,41 +53,57 @@ def rad_augmentation(spec: MethodSpec) -> Augmentation:
       ConfigError: no augmentation, or a size that does not fit.
     """
     kind, size = spec.augment.kind, spec.augment.size
-    makers: dict[str, Callable[[int, int], Augmentation]] = {"translate": random_translate, "crop": random_crop}
+    makers: dict[str, Callable[[int, int], Augmentation]] = {
+        "translate": partial(random_translate, center_crop=spec.augment.center_crop),
+        "crop": random_crop,
+    }
     if kind not in makers or size is None:
         raise ConfigError(f"{spec.name} without an augmentation is another method; use --method sac or --base sac")
+    if kind != "translate" and spec.augment.center_crop is not None:
+        raise ConfigError(f"--augment.center-crop is for translated images; drop it or use --augment.kind translate")
     try:
         return makers[kind](spec.image_size, size)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def random_translate(image_size: int, canvas: int) -> Augmentation:
-    """Returns translations of images onto a larger canvas.
+def random_translate(image_size: int, canvas: int, center_crop: int | None = None) -> Augmentation:
+    """Returns translations of images, or of their central parts, onto a larger canvas.
 
     Args:
       image_size: height = width of the images, pixels.
       canvas: height = width of the canvas, pixels.
+      center_crop: height = width of the central part, pixels, whose canvas is as large as the images; then sampled
+        actions see the images as they are, as in the authors' code. None: all of the image.
 
     Raises:
-      ValueError: canvas < image_size.
+      ValueError: canvas < image_size, or a central part that is larger than the image or on another canvas.
     """
-    margin = canvas - image_size
-    if margin < 0:
+    if canvas < image_size:
         raise ValueError(f"translate needs augment.size >= env.image_size, got {canvas} < {image_size}")
+    if center_crop is not None and not center_crop <= image_size == canvas:
+        raise ValueError(
+            f"translate needs augment.center_crop <= env.image_size = augment.size, got {center_crop}, {image_size} and"
+            f" {canvas}"
+        )
+    placed = image_size if center_crop is None else center_crop
+    margin, edge = canvas - placed, (image_size - placed) // 2
+
+    def place(images: Images, offsets: Array) -> UInt8[Array, "B H2 W2 C"]:
+        part = jnp.asarray(images)[:, edge : edge + placed, edge : edge + placed]
+        return augment.translate(part, offsets, canvas)
 
     def pair(key: PRNGKeyArray, observation: Images, next_observation: Images) -> Views:
         offsets = augment.random_offsets(key, observation.shape[0], margin)
-        translate = partial(augment.translate, offsets=offsets, size=canvas)
-        return Views((translate(observation),), (translate(next_observation),))
+        return Views((place(observation, offsets),), (place(next_observation, offsets),))
 
     def random(key: PRNGKeyArray, images: Images) -> UInt8[Array, "B H2 W2 C"]:
-        return augment.translate(images, augment.random_offsets(key, images.shape[0], margin), canvas)
+        return place(images, augment.random_offsets(key, images.shape[0], margin))
 
     def center(images: Images) -> UInt8[Array, "B H2 W2 C"]:
-        return augment.translate(images, jnp.full((images.shape[0], 2), margin // 2), canvas)
+        return place(images, jnp.full((images.shape[0], 2), margin // 2))
 
-    return Augmentation(pair, center, random)
+    return Augmentation(pair, center, random, None if center_crop is None else jnp.asarray)
 
 
 def random_crop(image_size: int, window: int) -> Augmentation:

@@ -10,7 +10,9 @@ from jaxtyping import Array
 from covr_jax.agents.method import Augmentation, Method, Views
 from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
 
-HYPERPARAMETERS = PublishedHyperparameters(source="denisyarats/pytorch_sac_ae: train.py", env={"image_size": 84})
+HYPERPARAMETERS = PublishedHyperparameters(
+    source="denisyarats/pytorch_sac_ae: train.py", full_size={"env.image_size": 84}
+)
 
 
 def no_augmentation() -> Augmentation:

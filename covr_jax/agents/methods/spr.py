@@ -30,14 +30,15 @@ ROWS = 128  # rows of a batch that the loss reads, at most
 PROJECTION = 100  # hidden units of the projection and the prediction head
 HYPERPARAMETERS = PublishedHyperparameters(
     source="microsoft/Playvirtual: DMControl/src/spr_sac.py, DMControl/src/configs",
-    sac={
-        "batch_size": 512,
-        "num_filters": 64,
-        "auxiliary_learning_rate": 1e-3,
-        "auxiliary_encoder_scale": 3.0,  # Adams with rates 2 and 1 times that of the heads
+    full_size={
+        "sac.batch_size": 512,
+        "sac.num_filters": 64,
+        "sac.auxiliary_learning_rate": 1e-3,
+        "sac.auxiliary_encoder_scale": 3.0,  # Adams with rates 2 and 1 times that of the heads
     },
-    augment={"kind": "crop"},
-    tasks={"cheetah_run": {"auxiliary_learning_rate": 2e-4}},
+    always={"augment.kind": "crop"},
+    places_images=True,
+    tasks={"cheetah_run": {"sac.auxiliary_learning_rate": 2e-4}},
 )
 _STRENGTH, _CLIP = 0.05, 2.0  # standard deviation of the brightness, and its bound in standard deviations
 _MIN_NORM = 1e-3

@@ -20,13 +20,13 @@ from covr_jax.agents.networks import make_networks
 
 HYPERPARAMETERS = PublishedHyperparameters(
     source="nicklashansen/dmcontrol-generalization-benchmark: src/arguments.py, src/train.py",
-    env={"image_size": 84},
-    sac={
-        "learning_rate": 1e-3,
-        "catch_up_updates": 1000,
-        "feature_dim": 100,
-        "conv_kernels": (3,) * 11,
-        "conv_strides": (2, *(1,) * 10),
+    full_size={
+        "env.image_size": 84,
+        "sac.learning_rate": 1e-3,
+        "sac.catch_up_updates": 1000,
+        "sac.feature_dim": 100,
+        "sac.conv_kernels": (3,) * 11,
+        "sac.conv_strides": (2, *(1,) * 10),
     },
 )
 

@@ -28,12 +28,11 @@ from covr_jax.types import Batch
 STEPS = 3  # K
 HYPERPARAMETERS = PublishedHyperparameters(
     source="FrankZheng2022/TACO: cfgs/config.yaml, cfgs/agent/taco.yaml, cfgs/task",
-    env=drqv2.HYPERPARAMETERS.env,
-    sac=drqv2.HYPERPARAMETERS.sac | {"batch_size": 1024},
+    full_size=drqv2.HYPERPARAMETERS.full_size | {"sac.batch_size": 1024},
     always=drqv2.HYPERPARAMETERS.always,
     # The agent's file comes after the task's in the authors' configuration: its batch size holds on walker too.
     tasks={
-        task: {name: value for name, value in options.items() if name != "batch_size"}
+        task: {name: value for name, value in options.items() if name != "sac.batch_size"}
         for task, options in drqv2.HYPERPARAMETERS.tasks.items()
     },
 )

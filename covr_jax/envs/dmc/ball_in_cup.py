@@ -8,20 +8,21 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
 from covr_jax.envs.dmc.common import without_contact
+from covr_jax.envs.physics import Physics
 from covr_jax.envs.task import Task
 
 _BALL, _BALL_GEOM = 2, 6  # body id, geom id
 _TARGET_SITE = 1
 
 
-def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+def _init(key: PRNGKeyArray, physics: Physics) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
     """The cup at its default position, the ball uniform in a box around it without contact, at rest."""
 
     def draw(key: PRNGKeyArray) -> Float[Array, " nq"]:
         ball = jax.random.uniform(key, (2,), minval=jnp.array([-0.2, 0.2]), maxval=jnp.array([0.2, 0.5]))
-        return model.qpos0.at[2:].set(ball)
+        return physics.model.qpos0.at[2:].set(ball)
 
-    return without_contact(key, model, draw), jnp.zeros(model.nv)
+    return without_contact(key, physics, draw), jnp.zeros(physics.model.nv)
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Float[Array, " 8"]:

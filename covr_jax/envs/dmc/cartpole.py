@@ -7,18 +7,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
+from covr_jax.envs.physics import Physics
 from covr_jax.envs.rewards import tolerance
 from covr_jax.envs.task import Task
 
 _POLE = 2  # body id of the pole: world, cart, pole_1
 
 
-def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+def _init(key: PRNGKeyArray, physics: Physics) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
     """The pole hangs; position, angle and velocities get N(0, 0.01^2) noise."""
     position_key, velocity_key = jax.random.split(key)
     hanging = jnp.array([0.0, jnp.pi])
-    qpos = hanging + 0.01 * jax.random.normal(position_key, (model.nq,))
-    return qpos, 0.01 * jax.random.normal(velocity_key, (model.nv,))
+    qpos = hanging + 0.01 * jax.random.normal(position_key, (physics.model.nq,))
+    return qpos, 0.01 * jax.random.normal(velocity_key, (physics.model.nv,))
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Float[Array, " 5"]:

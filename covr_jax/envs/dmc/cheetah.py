@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
 from covr_jax.envs.dmc.common import random_joints, subtree_velocity
+from covr_jax.envs.physics import Physics
 from covr_jax.envs.rewards import tolerance
 from covr_jax.envs.task import Task
 
@@ -17,21 +17,14 @@ _SETTLE_STEPS = 200  # physics steps without control before an episode
 _RUN_SPEED = 10.0  # m/s
 
 
-def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+def _init(key: PRNGKeyArray, physics: Physics) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
     """Leg joints uniform in their limits; then the body falls and settles for 2 s.
 
     dm_control computes forces at the end of a step and at a reset, so its first step moves the drawn pose with the
     accelerations of qpos0; without this the distribution of the starts is visibly different.
     """
-    drawn = random_joints(key, model).at[:_ROOT_JOINTS].set(model.qpos0[:_ROOT_JOINTS])
-    moves = jnp.zeros((_SETTLE_STEPS, model.nq)).at[0].set(drawn - model.qpos0)
-
-    def step(data: mjx.Data, move: Float[Array, " nq"]) -> tuple[mjx.Data, None]:
-        data = mjx.step(model, data)
-        return data.replace(qpos=data.qpos + move), None
-
-    data, _ = jax.lax.scan(step, mjx.make_data(model), moves)
-    return data.qpos, data.qvel
+    drawn = random_joints(key, physics.model).at[:_ROOT_JOINTS].set(physics.model.qpos0[:_ROOT_JOINTS])
+    return physics.settle(drawn - physics.model.qpos0, _SETTLE_STEPS)
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Float[Array, " 17"]:

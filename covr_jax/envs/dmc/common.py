@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
+
+from covr_jax.envs.physics import Physics
 
 _HINGE, _SLIDE = int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)
 
@@ -40,7 +42,7 @@ def random_joints(key: PRNGKeyArray, model: mjx.Model) -> Float[Array, " nq"]:
 
 
 def without_contact(
-    key: PRNGKeyArray, model: mjx.Model, draw: Callable[[PRNGKeyArray], Float[Array, " nq"]]
+    key: PRNGKeyArray, physics: Physics, draw: Callable[[PRNGKeyArray], Float[Array, " nq"]]
 ) -> Float[Array, " nq"]:
     """Draws positions until no two geoms touch, by rejection.
 
@@ -49,23 +51,19 @@ def without_contact(
 
     Args:
       key: consumed.
-      model: the model.
+      physics: of the task.
       draw: draws qpos[nq] from a key.
 
     Returns:
       The first positions without contact.
     """
 
-    def touches(qpos: Float[Array, " nq"]) -> Bool[Array, ""]:
-        data = mjx.make_data(model).replace(qpos=qpos)
-        data = mjx.collision(model, mjx.com_pos(model, mjx.kinematics(model, data)))
-        return (data._impl.contact.dist < 0.0).any()
-
     def redraw(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         key, draw_key = jax.random.split(carry[0])
         return key, draw(draw_key)
 
-    return jax.lax.while_loop(lambda carry: touches(carry[1]), redraw, redraw((key, model.qpos0)))[1]
+    start = redraw((key, physics.model.qpos0))
+    return jax.lax.while_loop(lambda carry: physics.touches(carry[1]), redraw, start)[1]
 
 
 def subtree_velocity(model: mjx.Model, data: mjx.Data, body: int) -> Float[Array, " 3"]:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
 from covr_jax.envs.dmc.common import random_joints, without_contact
+from covr_jax.envs.physics import Physics
 from covr_jax.envs.task import Task
 
 _SPINNER = 3  # body id
@@ -27,9 +28,9 @@ def _prepare(model: mujoco.MjModel) -> None:
     model.dof_damping[_HINGE] = 0.03
 
 
-def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+def _init(key: PRNGKeyArray, physics: Physics) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
     """Joints uniform in their limits, the spinner at any angle, without contact, at rest."""
-    return without_contact(key, model, partial(random_joints, model=model)), jnp.zeros(model.nv)
+    return without_contact(key, physics, partial(random_joints, model=physics.model)), jnp.zeros(physics.model.nv)
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Float[Array, " 9"]:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
+from covr_jax.envs.physics import Physics
 from covr_jax.envs.rewards import tolerance
 from covr_jax.envs.task import Task
 
@@ -15,9 +16,9 @@ _POLE = 1  # body id
 _COSINE_BOUND = np.cos(np.deg2rad(8.0)).item()
 
 
-def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+def _init(key: PRNGKeyArray, physics: Physics) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
     """Angle uniform in [-pi, pi], at rest."""
-    return jax.random.uniform(key, (1,), minval=-jnp.pi, maxval=jnp.pi), jnp.zeros(model.nv)
+    return jax.random.uniform(key, (1,), minval=-jnp.pi, maxval=jnp.pi), jnp.zeros(physics.model.nv)
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Float[Array, " 3"]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
 from covr_jax.envs.dmc.common import random_joints
+from covr_jax.envs.physics import Physics
 from covr_jax.envs.task import Task
 
 _TARGET, _FINGER = 6, 9  # geom ids
@@ -21,9 +22,9 @@ def _prepare(model: mujoco.MjModel) -> None:
     model.geom_size[_TARGET, 0] = _TARGET_RADIUS
 
 
-def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+def _init(key: PRNGKeyArray, physics: Physics) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
     """Both joints uniform in their limits, the unlimited one in [-pi, pi], at rest."""
-    return random_joints(key, model), jnp.zeros(model.nv)
+    return random_joints(key, physics.model), jnp.zeros(physics.model.nv)
 
 
 def _goal(key: PRNGKeyArray, model: mjx.Model) -> Float[Array, " 2"]:

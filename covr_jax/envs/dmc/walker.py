@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mujoco import mjx
 
 from covr_jax.envs.dmc.common import random_joints, subtree_velocity
+from covr_jax.envs.physics import Physics
 from covr_jax.envs.rewards import tolerance
 from covr_jax.envs.task import Task
 
@@ -16,9 +17,9 @@ _TORSO = 1  # body id
 _STAND_HEIGHT = 1.2  # of the torso, m
 
 
-def _init(key: PRNGKeyArray, model: mjx.Model) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+def _init(key: PRNGKeyArray, physics: Physics) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
     """Joints uniform in their limits and the body at any pitch, at rest."""
-    return random_joints(key, model), jnp.zeros(model.nv)
+    return random_joints(key, physics.model), jnp.zeros(physics.model.nv)
 
 
 def _observation(model: mjx.Model, data: mjx.Data) -> Float[Array, " 24"]:

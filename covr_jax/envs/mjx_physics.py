@@ -1,0 +1,89 @@
+"""MJX: physics as JAX programs, for accelerators. Letters: A action, G goal, S sensors."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+from mujoco import mjx
+
+from covr_jax.envs.physics import Physics
+from covr_jax.envs.task import Task
+
+
+class MJXPhysics(Physics):
+    """``Physics`` in float32 on any device, with the task's solver iterations."""
+
+    def __init__(self, task: Task):
+        super().__init__(task)
+        if task.solver_iterations:
+            newton, line_search = task.solver_iterations
+            solver: Any = {"opt.iterations": newton, "opt.ls_iterations": line_search}
+            self.model = cast(mjx.Model, self.model.tree_replace(solver))
+
+    def control_steps(
+        self,
+        qpos: Float[Array, " nq"],
+        qvel: Float[Array, " nv"],
+        qacc_warmstart: Float[Array, " nv"],
+        ctrl: Float[Array, " A"],
+        goal: Float[Array, " G"] | None,
+        count: int,
+    ) -> tuple[
+        tuple[Float[Array, " nq"], Float[Array, " nv"], Float[Array, " nv"], Float[Array, " S"] | None],
+        Float[Array, ""],
+    ]:
+        """As ``Physics.control_steps``."""
+        start = mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl, qacc_warmstart=qacc_warmstart)
+
+        def control_step(data: mjx.Data, _: None) -> tuple[mjx.Data, Array]:
+            data, _ = jax.lax.scan(lambda d, _: (mjx.step(self.model, d), None), data, None, length=self.substeps)
+            data = self._kinematics(data, goal)
+            return data, self.task.reward(self.model, data)
+
+        data, rewards = jax.lax.scan(control_step, start, None, length=count)
+        touch = data.sensordata if self.task.touch else None
+        return (data.qpos, data.qvel, data.qacc_warmstart, touch), rewards.sum()
+
+    def data(
+        self,
+        qpos: Float[Array, " nq"],
+        qvel: Float[Array, " nv"],
+        ctrl: Float[Array, " A"],
+        goal: Float[Array, " G"] | None,
+        touch: Float[Array, " S"] | None,
+    ) -> mjx.Data:
+        """As ``Physics.data``."""
+        data = mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl)
+        data = mjx.tendon(self.model, self._kinematics(data, goal))  # the renderer colours a taut tendon differently
+        return data if touch is None else data.replace(sensordata=touch)
+
+    def initial_touch(self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"]) -> Float[Array, " S"] | None:
+        """As ``Physics.initial_touch``."""
+        if not self.task.touch:
+            return None
+        return mjx.forward(self.model, mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel)).sensordata
+
+    def touches(self, qpos: Float[Array, " nq"]) -> Bool[Array, ""]:
+        """As ``Physics.touches``."""
+        data = mjx.make_data(self.model).replace(qpos=qpos)
+        data = mjx.collision(self.model, mjx.com_pos(self.model, mjx.kinematics(self.model, data)))
+        return (data._impl.contact.dist < 0.0).any()
+
+    def settle(self, move: Float[Array, " nq"], steps: int) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+        """As ``Physics.settle``."""
+        moves = jnp.zeros((steps, self.model.nq)).at[0].set(move)
+
+        def step(data: mjx.Data, move: Float[Array, " nq"]) -> tuple[mjx.Data, None]:
+            data = mjx.step(self.model, data)
+            return data.replace(qpos=data.qpos + move), None
+
+        data, _ = jax.lax.scan(step, mjx.make_data(self.model), moves)
+        return data.qpos, data.qvel
+
+    def _kinematics(self, data: mjx.Data, goal: Float[Array, " G"] | None) -> mjx.Data:
+        for stage in (mjx.kinematics, mjx.com_pos, mjx.camlight, mjx.com_vel):
+            data = stage(self.model, data)
+        return self._with_goal(data, goal)

@@ -1,0 +1,109 @@
+"""C MuJoCo called from compiled programs: what a call depends on, and who chooses it. E envs."""
+
+from __future__ import annotations
+
+from operator import itemgetter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covr_jax import envs
+from covr_jax.envs import get_task
+from covr_jax.envs.mujoco_physics import MuJoCoPhysics
+from covr_jax.envs.vec_env import make_physics
+from tests.support.trees import assert_trees_equal
+
+TASK = "walker_walk"  # with contact
+
+
+@pytest.fixture(scope="module")
+def physics():
+    return MuJoCoPhysics(get_task(TASK))
+
+
+def states(count):
+    generator = np.random.default_rng(0)
+    qpos = generator.normal(0, 0.3, (count, 9)).astype(np.float32)
+    qvel = generator.normal(0, 1.0, (count, 9)).astype(np.float32)
+    return qpos, qvel, np.zeros((count, 9), np.float32), generator.uniform(-1, 1, (count, 6)).astype(np.float32)
+
+
+def steps(physics, count=4):
+    return jax.jit(jax.vmap(lambda *state: physics.control_steps(*state, None, count)))
+
+
+def test_an_env_neither_depends_on_the_others_nor_on_earlier_calls(physics):
+    """Each alone, all together, and again after other calls: the same bits. A resumed run depends on it."""
+    rows, step = states(6), steps(physics)
+    together = step(*rows)
+    steps(physics, 1)(*(row[::-1] for row in rows))
+    again = step(*rows)
+    jax.tree.map(np.testing.assert_array_equal, together, again)
+    for env_id in range(6):
+        alone = step(*(row[[env_id]] for row in rows))
+        assert_trees_equal(alone, jax.tree.map(itemgetter(slice(env_id, env_id + 1)), together))
+
+
+def test_the_number_of_threads_changes_no_bit(physics, monkeypatch):
+    rows = states(6)
+    expected = steps(physics)(*rows)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    jax.tree.map(np.testing.assert_array_equal, steps(MuJoCoPhysics(get_task(TASK)))(*rows), expected)
+
+
+def test_several_axes_of_envs_are_one_batch(physics):
+    rows = states(6)
+    flat = steps(physics)(*rows)
+    nested = jax.vmap(steps(physics))(*(row.reshape(2, 3, -1) for row in rows))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.reshape(b.shape), b), nested, flat)
+
+
+def test_rewards_are_summed_over_the_control_steps_that_follow_each_other(physics):
+    qpos, qvel, warmstart, ctrl = states(3)
+    (last, *_), total = steps(physics, 4)(qpos, qvel, warmstart, ctrl)
+    state, rewards = (qpos, qvel, warmstart), []
+    for _ in range(4):
+        (*state, _), reward = steps(physics, 1)(*state, ctrl)
+        rewards.append(reward)
+    # Between calls the state is rounded to float32; within one it is not.
+    np.testing.assert_allclose(total, sum(rewards), rtol=1e-5)
+    np.testing.assert_allclose(last, state[0], rtol=0, atol=2e-6)
+    assert (np.abs(total - rewards[0]) > 0.01).all()
+
+
+def test_a_state_that_is_not_finite_stays_so(physics):
+    """By default C MuJoCo would silently start again from the model's own pose. The other envs go on as they do."""
+    rows = states(3)
+    expected = steps(physics)(*rows)
+    rows[1][1, 0] = np.nan
+    (qpos, *_), reward = steps(physics)(*rows)
+    assert np.isnan(qpos[1]).any() and np.isnan(reward[1])
+    for env_id in (0, 2):
+        np.testing.assert_array_equal(qpos[env_id], expected[0][0][env_id])
+        np.testing.assert_array_equal(reward[env_id], expected[1][env_id])
+
+
+@pytest.mark.parametrize(("backend", "expected"), [("cpu", "mujoco"), ("gpu", "mjx"), ("tpu", "mjx")])
+def test_auto_is_mujoco_on_cpus_and_mjx_elsewhere(monkeypatch, backend, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    found = make_physics(get_task("pendulum_swingup"))
+    assert type(found).__name__.lower() == f"{expected}physics"
+
+
+def test_an_unknown_engine_is_refused():
+    with pytest.raises(ValueError, match="unknown physics 'bullet'; choose from auto, mjx, mujoco"):
+        envs.make("pendulum_swingup", 1, physics="bullet")
+
+
+def test_both_engines_have_the_same_state():
+    """A run's checkpoint holds the same arrays, whichever steps it."""
+    shapes = []
+    for physics in ("mjx", "mujoco"):
+        env = envs.make("reacher_easy", 2, pixels=False, physics=physics)
+        state = jax.eval_shape(env.initial, jax.random.key(0))
+        after, reward = jax.eval_shape(env.advance, state, jnp.zeros((2, 2)))
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+        shapes.append([(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((state, after, reward))])
+    assert shapes[0] == shapes[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from covr_jax.agents.methods import METHODS, published_hyperparameters
 from covr_jax.config import (
@@ -95,10 +96,33 @@ def demo() -> Config:
 
 
 PRESETS: dict[str, Callable[[], Config]] = {"paper": paper, "throughput": throughput, "cpu": cpu, "demo": demo}
+# Sizes and speeds of every agent on the CARLA tasks by profile, as the authors of the profile publish them; full-size
+# presets apply them after the method's own. Not DMR's replay of 10,000 transitions, which is less than a round of COVR.
+CARLA_LEARNERS: dict[str, dict[str, Any]] = {
+    "dmr": {
+        "env.image_size": 128,
+        "sac.batch_size": 32,
+        "sac.catch_up_updates": 1000,
+        "sac.learning_rate": 1e-4,
+        "sac.auxiliary_learning_rate": 1e-4,
+        "sac.alpha_learning_rate": 1e-4,
+        "sac.alpha_beta1": 0.9,
+        "sac.init_temperature": 0.01,
+        "sac.critic_tau": 0.005,
+        "sac.encoder_tau": 0.005,
+        "sac.hidden_dim": 256,
+        "sac.conv_filters": (64, 128, 256, 256),
+        "sac.conv_kernels": (5, 3, 3, 3),
+        "sac.conv_strides": (2, 2, 2, 2),
+    }
+}
+CARLA_SOURCES = {"dmr": "kyoran/DMR: auto_run_batch_modal.sh, train_testm.py, encoder.py"}
 _FULL_SIZE = ("paper", "throughput")  # presets in which a method has its published sizes and speeds
 
 
-def make(name: str, method: str = "covr", base: str = "rad", task: str = Config.task) -> Config:
+def make(
+    name: str, method: str = "covr", base: str = "rad", task: str = Config.task, profile: str = "dmr"
+) -> Config:
     """Returns the preset of a name for a method.
 
     Args:
@@ -106,6 +130,7 @@ def make(name: str, method: str = "covr", base: str = "rad", task: str = Config.
       method: as ``Config.method``; the options that its authors publish are taken over.
       base: agent of a method in ``ON_BASE``, whose published options are taken over instead.
       task: as ``Config.task``; some options are published by task.
+      profile: as ``CarlaConfig.profile``; only the CARLA tasks read it.
 
     Raises:
       ConfigError: an unknown preset, method or base; the message lists the known ones.
@@ -124,6 +149,7 @@ def make(name: str, method: str = "covr", base: str = "rad", task: str = Config.
         options.pop("vlm.name", None)
     if name in _FULL_SIZE:
         options |= published.full_size | published.tasks.get(task, {})
+        options |= CARLA_LEARNERS.get(profile, {}) if task.startswith("carla_") else {}
     for option, value in options.items():
         group, field = option.split(".")
         part = dataclasses.replace(getattr(config, group), **{field: value})

@@ -12,7 +12,7 @@ from typing import NoReturn
 import tyro
 
 from covr_jax import presets
-from covr_jax.config import Config, ConfigError
+from covr_jax.config import CarlaConfig, Config, ConfigError
 from covr_jax.types import EnvironmentLost
 
 USAGE_ERROR = 2
@@ -43,7 +43,7 @@ def split_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[
 
 
 def parse_config(arguments: Sequence[str], prog: str, description: str) -> Config:
-    """Returns the preset of ``--preset P --method M --base B --task T`` with every ``--group.option value`` applied.
+    """Returns the preset of ``--preset P --method M --base B --task T --carla.profile R`` with every ``--group.option value`` applied.
 
     ``--vlm X`` is short for ``--vlm.name X``, ``--endpoint X`` for ``--carla.endpoint X``. Arguments that cannot be
     parsed end the process with one line and ``USAGE_ERROR``.
@@ -60,8 +60,11 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
     method, rest = split_option(rest, "method")
     base, rest = split_option(rest, "base")
     task, rest = split_option(rest, "task")
+    profile, _ = split_option(rest, "carla.profile")
     try:
-        default = presets.make(preset or "paper", method or "covr", base or "rad", task or Config.task)
+        default = presets.make(
+            preset or "paper", method or "covr", base or "rad", task or Config.task, profile or CarlaConfig.profile
+        )
     except ConfigError as error:
         fail(error)
     if {"-h", "--help"} & set(rest):

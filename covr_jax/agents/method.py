@@ -96,7 +96,7 @@ def build_networks(method: Method, action_dim: int, config: SACConfig) -> Networ
     """Returns the method's networks in the sizes of the config."""
     return method.networks(
         action_dim,
-        num_filters=config.num_filters,
+        num_filters=config.filters,
         conv_kernels=config.conv_kernels,
         conv_strides=config.conv_strides,
         frame_basis=config.frame_basis,

@@ -61,10 +61,12 @@ class SACConfig:
     hidden_dim: PositiveInt = 1024  # units per hidden layer of actor and critic [SAC-AE]
     feature_dim: PositiveInt = 50  # features that the encoder computes per observation [SAC-AE]
     num_filters: PositiveInt = 32  # channels of each convolution [SAC-AE]
+    conv_filters: tuple[PositiveInt, ...] | None = None  # channels by convolution; None: num_filters each [ours]
     conv_kernels: tuple[int, ...] = (3, 3, 3, 3)  # height = width of each convolution, pixels [SAC-AE]
     conv_strides: tuple[int, ...] = (2, 1, 1, 1)  # stride of each convolution, pixels [SAC-AE]
     # Input of the first convolution: the frames, or the newest frame and the changes between frames [SAC-AE: frames]
     frame_basis: Literal["frames", "differences"] = "frames"
+    mask_depth: Annotated[int, Interval(ge=1, le=16)] = 8  # method mlr: steps in a row with the same mask [MLR]
     # Precision of matrix products; parameters, losses and Adam stay float32. Without support tf32 is float32 [ours]
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     # advantage: a prior guides only where the critics value it above the policy's own action [COVR: none]
@@ -72,8 +74,13 @@ class SACConfig:
     log_std_min: float = -10.0  # lower bound of the policy's log standard deviation [SAC-AE]
     log_std_max: float = 2.0  # upper bound of the policy's log standard deviation [SAC-AE]
 
+    @property
+    def filters(self) -> tuple[int, ...]:
+        """Channels by convolution."""
+        return self.conv_filters or (self.num_filters,) * len(self.conv_kernels)
+
     def resolved(self, learning_rate: float) -> SACConfig:
-        """Returns a copy in which only ``auxiliary_clip_norm`` may be None.
+        """Returns a copy in which only ``auxiliary_clip_norm`` and ``conv_filters`` may be None.
 
         Args:
           learning_rate: of actor, critic and encoder.

@@ -106,6 +106,8 @@ def _check_learner(config: Config) -> None:
     if not kernels or len(kernels) != len(strides) or min(*kernels, *strides) < 1:
         sizes = f"--sac.conv-kernels {kernels} and --sac.conv-strides {strides}"
         raise ConfigError(f"{sizes} must be positive, one per layer")
+    if len(sac.filters) != len(kernels) or min(sac.filters) < 1:
+        raise ConfigError(f"--sac.conv-filters {sac.filters} must be positive, one per layer of --sac.conv-kernels")
     if not sac.log_std_min < sac.log_std_max:
         limits = f"{sac.log_std_min} and {sac.log_std_max}"
         raise ConfigError(f"--sac.log-std-min must be below --sac.log-std-max, got {limits}")

@@ -4,6 +4,7 @@
 # mujoco's names come from compiled modules without stubs.
 from __future__ import annotations
 
+import copy
 import math
 import os
 import threading
@@ -42,7 +43,8 @@ class MuJoCoPhysics(Physics):
     def __init__(self, task: Task):
         super().__init__(task)
         # A state that is not finite stays so, as in MJX; by default C MuJoCo would silently start from qpos0.
-        self.mj_model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+        self._simulated = copy.copy(self.mj_model)
+        self._simulated.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         empty = mujoco.MjData(self.mj_model)
         real = jnp.result_type(float)
         self._fields: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -155,7 +157,7 @@ class MuJoCoPhysics(Physics):
     def _batch(self, num_envs: int) -> Batch:
         if num_envs not in self._batches:
             threads = min(len(os.sched_getaffinity(0)), num_envs)
-            batch = Batch(self.mj_model, num_envs, nthread=threads, persistent=True)
+            batch = Batch(self._simulated, num_envs, nthread=threads, persistent=True)
             for name in _FIELDS:
                 batch.bind(name)  # copied out after every call from now on
             self._batches[num_envs] = batch

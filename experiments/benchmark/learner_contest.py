@@ -288,10 +288,10 @@ def worst(gradients: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def flops_per_update(sac: SACConfig, side: int) -> float:
     """Multiplications and additions of matrix products and convolutions, averaged over the actor's period."""
     rows, channels, convs = side, CHANNELS, []
-    for kernel, stride in zip(sac.conv_kernels, sac.conv_strides, strict=True):
+    for filters, kernel, stride in zip(sac.filters, sac.conv_kernels, sac.conv_strides, strict=True):
         rows = (rows - kernel) // stride + 1
-        convs.append(2 * kernel**2 * channels * sac.num_filters * rows**2)
-        channels = sac.num_filters
+        convs.append(2 * kernel**2 * channels * filters * rows**2)
+        channels = filters
     torso, linear, hidden = sum(convs), 2 * rows**2 * channels * sac.feature_dim, sac.hidden_dim
     twins = 2 * 2 * (sac.feature_dim + ACTION_DIM + hidden + 1) * hidden
     policy = 2 * (sac.feature_dim + hidden + 2 * ACTION_DIM) * hidden

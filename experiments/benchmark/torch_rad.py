@@ -56,10 +56,9 @@ class Torso(nn.Module):
     def __init__(self, channels: int, config: SACConfig, channels_last: bool):
         super().__init__()
         self.channels_last = channels_last
-        inputs = [channels] + [config.num_filters] * (len(config.conv_kernels) - 1)
+        inputs = [channels, *config.filters[:-1]]
         self.convs = nn.ModuleList(
-            nn.Conv2d(width, config.num_filters, kernel, stride)
-            for width, kernel, stride in zip(inputs, config.conv_kernels, config.conv_strides, strict=True)
+            nn.Conv2d(*layer) for layer in zip(inputs, config.filters, config.conv_kernels, config.conv_strides, strict=True)
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -130,7 +129,7 @@ class TorchRAD:
         rows = side
         for kernel, stride in zip(config.conv_kernels, config.conv_strides, strict=True):
             rows = (rows - kernel) // stride + 1
-        self.rows, features = rows, rows**2 * config.num_filters
+        self.rows, features = rows, rows**2 * config.filters[-1]
         self.online, self.target = (
             nn.ModuleDict(  # pyright: ignore[reportCallIssue, reportArgumentType]
                 {

@@ -48,6 +48,12 @@ def table() -> str:
         for option, tasks, value in _options(method):
             here = _here(method, option, tasks)
             rows.append([f"`{method}`", f"`{option}`", ", ".join(tasks) or "others", str(value), str(here), source])
+    for profile, options in presets.CARLA_LEARNERS.items():
+        config = presets.make("paper", "sac", task="carla_highway", profile=profile)
+        for option, value in options.items():
+            group, name = option.split(".")
+            here, tasks = getattr(getattr(config, group), name), f"carla_*, profile {profile}"
+            rows.append(["all agents", f"`{option}`", tasks, str(value), str(here), presets.CARLA_SOURCES[profile]])
     return markdown([HEADER, *rows])
 
 

@@ -102,22 +102,23 @@ def test_the_distance_is_that_of_directions():
     assert np.isfinite(here).all() and np.abs(here[2]).max() > 0.1 and np.abs(there).max() == 0
 
 
+@pytest.mark.parametrize("depth", [4, 8, 5])
 @pytest.mark.parametrize(("size", "side", "cells"), [(100, 10, 10), (84, 8, 11), (48, 5, 10), (SIZE, 1, 12), (3, 1, 3)])
-def test_half_of_the_patches_are_hidden_for_eight_steps(size, side, cells):
-    masks = np.asarray(mlr.sample_mask(jax.random.key(3), size))
+def test_half_of_the_patches_are_hidden_for_some_steps(size, side, cells, depth):
+    masks = np.asarray(mlr.sample_mask(jax.random.key(3), size, depth))
     assert masks.shape == (16, size, size) and masks.dtype == bool
     corners = masks[:, ::side, ::side]
     assert corners.shape == (16, cells, cells)
     np.testing.assert_array_equal(masks, np.kron(corners, np.ones((side, side), bool))[:, :size, :size])
     assert (corners.sum((1, 2)) == cells * cells // 2).all()
     for step in range(1, 16):
-        assert np.array_equal(masks[step], masks[step - 1]) == (step != 8)
+        assert size == 3 or np.array_equal(masks[step], masks[step - 1]) == (step % depth != 0)
     if size > 3:
-        assert not np.array_equal(masks, mlr.sample_mask(jax.random.key(4), size))
+        assert not np.array_equal(masks, mlr.sample_mask(jax.random.key(4), size, depth))
 
 
 def test_every_patch_is_hidden_half_of_the_time():
-    masks = np.asarray(jax.vmap(lambda key: mlr.sample_mask(key, 5))(jax.random.split(jax.random.key(0), 400)))
+    masks = np.asarray(jax.vmap(lambda key: mlr.sample_mask(key, 5, 8))(jax.random.split(jax.random.key(0), 400)))
     share = masks[:, ::8].mean((0, 1)) * 25 / 12
     assert np.abs(share - 1.0).max() < 0.2  # of 800 draws, five standard deviations
 

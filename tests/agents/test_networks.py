@@ -117,6 +117,14 @@ def test_bfloat16_rounds_the_products_and_nothing_else():
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="CPUs multiply float32 exactly at any setting")
+def test_each_convolution_has_channels_of_its_own():
+    torso = make_networks(1, num_filters=(2, 5), conv_kernels=(3, 2), conv_strides=(2, 2)).torso
+    images = jnp.zeros((1, 9, 9, 3), jnp.uint8)
+    params = torso.init(jax.random.key(0), images)
+    assert [params[f"conv_{i}"]["kernel"].shape for i in (0, 1)] == [(3, 3, 3, 2), (2, 2, 2, 5)]
+    assert torso.apply(params, images).shape == (1, 2 * 2 * 5)
+
+
 def test_on_cpu_tf32_is_float32():
     for one, two in zip(forward("float32")[1], forward("tf32")[1], strict=True):
         np.testing.assert_array_equal(one, two)

@@ -22,6 +22,9 @@ EASY = "cartpole_swingup walker_walk finger_spin ball_in_cup_catch pendulum_swin
 ROWS = [  # methods, tasks, options, values
     # MishaLaskin/rad and LiuZhenxian123/ResAct, train.py: translated images are rendered as large as the canvas (108),
     # of which center_crop_image keeps pre_transform_image_size (100)
+    # microsoft/Mask-based-Latent-Reconstruction, DMControl/src/configs: block_size
+    ("mlr", "cartpole_swingup reacher_easy", "mask_depth", 4),
+    ("mlr", "cheetah_run walker_walk finger_spin ball_in_cup_catch", "mask_depth", 8),
     ("rad", "cartpole_swingup cheetah_run finger_spin", "env.image_size", 108),
     ("rad", "cartpole_swingup cheetah_run finger_spin", "augment.center_crop", 100),
     ("rad", "cartpole_swingup cheetah_run finger_spin", "augment.size", 108),
@@ -89,6 +92,24 @@ def test_published_values_belong_to_known_tasks_and_differ_from_the_default(meth
 def test_rad_places_the_centre_of_larger_images_on_the_tasks_that_it_translates():
     translated = {task for task in TASKS if find_task(task).augmentation == "translate"}
     assert set(published_hyperparameters("rad").tasks) == translated
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_agents_on_carla_have_dmrs_sizes_and_speeds(method):
+    """kyoran/DMR, auto_run_batch_modal.sh and defaults of train_testm.py; PixelEncoderCarla098 of encoder.py."""
+    config = resolve(presets.make("paper", method, task="carla_highway"))
+    sac = config.sac
+    assert (config.env.image_size, sac.batch_size, sac.hidden_dim) == (128, 32, 256)
+    assert (sac.learning_rate, sac.alpha_learning_rate, sac.auxiliary_learning_rate) == (1e-4, 1e-4, 1e-4)
+    assert (sac.critic_tau, sac.encoder_tau, sac.init_temperature, sac.alpha_beta1) == (0.005, 0.005, 0.01, 0.9)
+    assert sac.filters == (64, 128, 256, 256) and sac.conv_kernels == (5, 3, 3, 3) and sac.conv_strides == (2,) * 4
+    assert (sac.init_steps, sac.catch_up_updates) == (1000, 1000) or method in ("drqv2", "taco")
+    side = 128
+    for kernel in sac.conv_kernels:
+        side = (side - kernel) // 2 + 1
+    assert side == 6  # out_dims = 6 * 6
+    other = presets.make("paper", method, task="carla_highway", profile="dbc")
+    assert other.sac.conv_filters is None and presets.make("cpu", method, task="carla_highway").sac.batch_size == 128
 
 
 def small_parts(**options):

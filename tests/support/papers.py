@@ -248,7 +248,8 @@ def reconstruction(side: int) -> Callable[..., Any]:
         kept, rows = np.flatnonzero(future.valid), len(future.valid)
         keys = jax.random.split(key, 3)
         sequence = np.concatenate([batch.observation[None], future.observation])
-        masked = sequence * (1 - np.asarray(sample_mask(keys[0], sequence.shape[2]), np.uint8))[:, None, :, :, None]
+        mask = np.asarray(sample_mask(keys[0], sequence.shape[2], agent.config.mask_depth), np.uint8)
+        masked = sequence * (1 - mask)[:, None, :, :, None]
         z = agent.encode(p.encoder, agent.torso(p.torso, perturbed(keys[1], np.concatenate(masked), side)))
         with torch.no_grad():
             whole = agent.torso(target["torso"], perturbed(keys[2], np.concatenate(sequence), side))

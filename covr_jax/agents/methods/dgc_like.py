@@ -85,7 +85,7 @@ def map_extra_loss(channels: int) -> ExtraLoss:
 
 def distillation(networks: Networks, augmentation: Augmentation, action_dim: int, config: SACConfig) -> Auxiliary:
     """Returns the auxiliary loss: DeepMDP's losses and L_f."""
-    return latent_model(networks, augmentation, action_dim, config, extra_loss=map_extra_loss(config.num_filters))
+    return latent_model(networks, augmentation, action_dim, config, extra_loss=map_extra_loss(config.filters[-1]))
 
 
 def make(spec: MethodSpec) -> Method:

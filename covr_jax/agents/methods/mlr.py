@@ -1,12 +1,11 @@
 """MLR (Yu et al. 2022): SAC on random crops that reconstructs features of masked images.
 
 L = 1/K sum_{i<K} mean |u(q(g(D(z, a)_i))) - u(gbar(zbar_{t+i}))|^2, that is 2 - 2 cos, over K = 16 observations: of
-each 8 in a row the same random half of the patches, a tenth of the side wide, is black; z = f(masked image), f the
+each ``mask_depth`` in a row the same random half of the patches, a tenth of the side wide, is black; z = f(masked image), f the
 critic's encoder; the decoder D is a transformer over states and actions; heads and targets are SPR's, the latter of
 unmasked images.
-Masks are sampled once for a batch, as in the authors' code. Differences from it: cubes are 8 steps deep in every task,
-theirs 4 on cartpole and reacher; no action follows the last observation; weights are initialised orthogonal; and those
-of SPR in rows, gbar and episodes that end.
+Masks are sampled once for a batch, as in the authors' code. Differences from it: no action follows the last
+observation; weights are initialised orthogonal; and those of SPR in rows, gbar and episodes that end.
 Letters: B batch, H W image, C channels, K steps, F features, A action.
 """
 
@@ -26,7 +25,6 @@ from covr_jax.config import SACConfig
 from covr_jax.types import Batch
 
 STEPS = 16  # K
-DEPTH = 8  # steps with the same mask
 PATCH = 0.1  # side of a patch / side of the image
 SHARE = 0.5  # masked share of the patches
 LAYERS = 2  # blocks of the decoder
@@ -41,12 +39,17 @@ HYPERPARAMETERS = PublishedHyperparameters(
     },
     always={"augment.kind": "crop"},
     places_images=True,
-    tasks={"cheetah_run": {"sac.auxiliary_learning_rate": 1e-4}, "walker_walk": {"sac.auxiliary_tau": 0.1}},
+    tasks={
+        "cartpole_swingup": {"sac.mask_depth": 4},
+        "reacher_easy": {"sac.mask_depth": 4},
+        "cheetah_run": {"sac.auxiliary_learning_rate": 1e-4},
+        "walker_walk": {"sac.auxiliary_tau": 0.1},
+    },
 )
 
 
-def sample_mask(key: PRNGKeyArray, size: int) -> Bool[Array, "K {size} {size}"]:
-    """Samples which pixels to mask: the same patches in every ``DEPTH`` steps. The key is consumed."""
+def sample_mask(key: PRNGKeyArray, size: int, depth: int) -> Bool[Array, "K {size} {size}"]:
+    """Samples which pixels to mask: the same patches in every ``depth`` steps. The key is consumed."""
     side = max(round(PATCH * size), 1)
     cells = -(-size // side)
 
@@ -54,8 +57,8 @@ def sample_mask(key: PRNGKeyArray, size: int) -> Bool[Array, "K {size} {size}"]:
         order = jax.random.permutation(key, cells * cells)
         return (order < int(SHARE * cells * cells)).reshape(cells, cells)
 
-    cubes = jax.vmap(patches)(jax.random.split(key, STEPS // DEPTH))
-    return cubes.repeat(DEPTH, axis=0).repeat(side, axis=1).repeat(side, axis=2)[:, :size, :size]
+    cubes = jax.vmap(patches)(jax.random.split(key, -(-STEPS // depth)))
+    return cubes.repeat(depth, axis=0).repeat(side, axis=1).repeat(side, axis=2)[:STEPS, :size, :size]
 
 
 def reconstruction(networks: Networks, augmentation: Augmentation, action_dim: int, config: SACConfig) -> Auxiliary:
@@ -76,7 +79,7 @@ def reconstruction(networks: Networks, augmentation: Augmentation, action_dim: i
         observation, future = first_rows("mlr", batch)
         mask_key, online_key, target_key = jax.random.split(key, 3)
         sequence = jnp.concatenate([observation[None], future.observation])  # u8[K,B,H,W,C]
-        mask = sample_mask(mask_key, sequence.shape[2])[:, None, :, :, None]
+        mask = sample_mask(mask_key, sequence.shape[2], config.mask_depth)[:, None, :, :, None]
         masked = jnp.where(mask, jnp.uint8(0), sequence)
 
         def features(torso: Params, encoder: Params, key: Array, images: Array) -> Array:

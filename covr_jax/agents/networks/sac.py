@@ -46,7 +46,7 @@ class Networks(NamedTuple):
 
 
 class _Convolutions(nn.Module):
-    filters: int
+    filters: tuple[int, ...]
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
     differences: bool
@@ -55,10 +55,10 @@ class _Convolutions(nn.Module):
 
     @nn.compact
     def __call__(self, x: UInt8[Array, "B H W C"]) -> Float[Array, "B N"]:
-        for index, (size, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
+        for index, (filters, size, stride) in enumerate(zip(self.filters, self.kernels, self.strides, strict=True)):
             first = index == 0
             layer = Conv(
-                self.filters, size, stride, self.arithmetic, self.differences and first, self.centre and first,
+                filters, size, stride, self.arithmetic, self.differences and first, self.centre and first,
                 name=f"conv_{index}",
             )  # fmt: skip
             x = layer(x)
@@ -68,7 +68,7 @@ class _Convolutions(nn.Module):
 class FrameDiffEncoder(nn.Module):
     """Features of the newest frames minus features of the frames one step before; each has its own convolutions."""
 
-    filters: int
+    filters: tuple[int, ...]
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
     differences: bool
@@ -133,7 +133,7 @@ class _Critic(nn.Module):
 def make_networks(
     action_dim: int,
     *,
-    num_filters: int = 32,
+    num_filters: int | tuple[int, ...] = 32,
     conv_kernels: tuple[int, ...] = (3, 3, 3, 3),
     conv_strides: tuple[int, ...] = (2, 1, 1, 1),
     frame_basis: Literal["frames", "differences"] = "frames",
@@ -150,7 +150,7 @@ def make_networks(
 
     Args:
       action_dim: A.
-      num_filters: filters of every convolution.
+      num_filters: channels of every convolution, or of each.
       conv_kernels: kernel side of each convolution, pixels.
       conv_strides: stride of each convolution, pixels.
       frame_basis: what the first convolution's weights multiply: the stacked ``frames``, or the newest frame and the
@@ -165,10 +165,11 @@ def make_networks(
       frame_diff: subtract the features of the stack one frame before; observations then hold one frame more.
       stochastic: the actor returns a mean and a log standard deviation, not a mean only.
     """
+    filters = (num_filters,) * len(conv_kernels) if isinstance(num_filters, int) else num_filters
     arithmetic, differences = ARITHMETIC[precision], frame_basis == "differences"
     torso = FrameDiffEncoder if frame_diff else _Convolutions
     return Networks(
-        torso=as_network(torso(num_filters, conv_kernels, conv_strides, differences, centre, arithmetic)),
+        torso=as_network(torso(filters, conv_kernels, conv_strides, differences, centre, arithmetic)),
         actor=as_network(_Actor(feature_dim, hidden_dim, action_dim, log_std_range, arithmetic, squash, stochastic)),
         critic=as_network(_Critic(feature_dim, hidden_dim, arithmetic, squash)),
         features=as_network(Projection(feature_dim, arithmetic, squash)),

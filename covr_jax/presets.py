@@ -120,9 +120,7 @@ CARLA_SOURCES = {"dmr": "kyoran/DMR: auto_run_batch_modal.sh, train_testm.py, en
 _FULL_SIZE = ("paper", "throughput")  # presets in which a method has its published sizes and speeds
 
 
-def make(
-    name: str, method: str = "covr", base: str = "rad", task: str = Config.task, profile: str = "dmr"
-) -> Config:
+def make(name: str, method: str = "covr", base: str = "rad", task: str = Config.task, profile: str = "dmr") -> Config:
     """Returns the preset of a name for a method.
 
     Args:

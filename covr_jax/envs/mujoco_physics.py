@@ -27,6 +27,7 @@ from covr_jax.envs.task import Task
 _FIELDS = ("xpos", "xmat", "xipos", "cvel", "subtree_com", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat")
 _FIELDS += ("cam_xpos", "cam_xmat", "ten_length", "sensordata")
 _STATE = ("qpos", "qvel", "qacc_warmstart")
+_SMALL_BYTES = 100 * 1024
 _MATRICES = tuple(name for name in _FIELDS if name.endswith("mat"))  # C has rows of 9 where MJX has 3 x 3
 _POSITION, _VELOCITY, _ACCELERATION = (
     int(stage) for stage in (mujoco.mjtStage.mjSTAGE_POS, mujoco.mjtStage.mjSTAGE_VEL, mujoco.mjtStage.mjSTAGE_ACC)
@@ -38,6 +39,10 @@ class MuJoCoPhysics(Physics):
 
     The state between two calls is the float32 that the caller holds, so a call depends on its arguments alone. All
     envs of a call share a thread pool; the numbers do not depend on its size.
+
+    Attributes:
+      max_envs: most envs of a call. JAX copies a callback's arrays of more than 100 KiB on the threads that, on one
+        core, wait for the callback.
     """
 
     def __init__(self, task: Task):
@@ -52,6 +57,7 @@ class MuJoCoPhysics(Physics):
         }
         self._fields |= {name: ((*self._fields[name][0][:-1], 3, 3), real) for name in _MATRICES}
         self._fields["ncon"] = ((), jnp.int32)
+        self.max_envs = _SMALL_BYTES // (4 * max(self.mj_model.nq, self.mj_model.nv, self.mj_model.nu))
         self._batches: dict[int, Batch] = {}
         self._lock = threading.Lock()  # a Batch serves one thread at a time
         self._default_state = self._batch(1).state.copy()

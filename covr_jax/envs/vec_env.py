@@ -97,6 +97,9 @@ class VecEnv:
         self.image_size = image_size
         self.action_repeat = action_repeat or task.action_repeat
         self.physics = make_physics(task, physics)
+        if isinstance(self.physics, MuJoCoPhysics) and num_envs > self.physics.max_envs:
+            most = self.physics.max_envs
+            raise ValueError(f"physics mujoco steps up to {most} {task.name} envs, got {num_envs}; use physics mjx")
         self.mj_model = self.physics.mj_model
         self._time_limit = round(task.time_limit / task.control_timestep)
         if self._time_limit % self.action_repeat:

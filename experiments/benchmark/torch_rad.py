@@ -58,7 +58,8 @@ class Torso(nn.Module):
         self.channels_last = channels_last
         inputs = [channels, *config.filters[:-1]]
         self.convs = nn.ModuleList(
-            nn.Conv2d(*layer) for layer in zip(inputs, config.filters, config.conv_kernels, config.conv_strides, strict=True)
+            nn.Conv2d(*layer)
+            for layer in zip(inputs, config.filters, config.conv_kernels, config.conv_strides, strict=True)
         )
 
     def forward(self, images: Tensor) -> Tensor:

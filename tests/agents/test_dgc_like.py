@@ -53,6 +53,7 @@ def test_a_1x1_convolution_keeps_rows_columns_and_channels_apart():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_without_maps_it_is_deepmdp():
     ours, theirs = composition("dgc_like"), composition("deepmdp")
     states = [now.start() for now in (ours, theirs)]

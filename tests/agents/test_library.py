@@ -27,7 +27,10 @@ def stacked(trees):
     return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
-@pytest.mark.parametrize("method", ["rad", "drq", "resact", "taco"])  # every kind of composition
+# Every kind of composition.
+@pytest.mark.parametrize(
+    "method", ["rad", *(pytest.param(m, marks=pytest.mark.slow) for m in ("drq", "resact", "taco"))]
+)
 def test_seeds_by_vmap_and_steps_by_scan_equal_separate_learners(method):
     learner, seeds, steps = make(method), (0, 1), 3
     batches = [[make_batch(10 * seed + step, name=method) for step in range(steps)] for seed in seeds]
@@ -87,6 +90,7 @@ def run(code, **environment):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment)
 
 
+@pytest.mark.slow
 def test_an_update_on_a_mesh_of_two_devices_equals_one_on_one():
     done = run(
         "from tests.agents import test_library; test_library.on_a_mesh()",

@@ -39,7 +39,7 @@ def test_without_its_loss_the_method_is_rad_on_crops(name):
     assert_trees_equal(one.params["auxiliary"], still.start().params["auxiliary"])
 
 
-@pytest.mark.parametrize("name", PREDICTING)
+@pytest.mark.parametrize("name", ["spr", pytest.param("mlr", marks=pytest.mark.slow)])
 def test_rows_whose_episode_ends_change_nothing(name):
     now, key = composition(name), jax.random.key(65)
     batch = make_batch(now.method, 64)

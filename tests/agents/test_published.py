@@ -152,6 +152,7 @@ def test_auxiliary_gradients_are_clipped_by_their_norm():
     np.testing.assert_allclose(np.concatenate(moments), [0.6, 0.8, 0.0], rtol=1e-5)  # (1 - b1) * 10 * (0.6, 0.8, 0)
 
 
+@pytest.mark.slow
 def test_the_momentum_encoder_follows_at_its_own_rate():
     """After one target update the momentum copy moved by auxiliary_tau, the critic's target by encoder_tau."""
     from covr_jax.agents.updates import update_target

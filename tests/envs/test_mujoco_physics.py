@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from operator import itemgetter
 
 import jax
@@ -95,6 +97,26 @@ def test_auto_is_mujoco_on_cpus_and_mjx_elsewhere(monkeypatch, backend, expected
 def test_an_unknown_engine_is_refused():
     with pytest.raises(ValueError, match="unknown physics 'bullet'; choose from auto, mjx, mujoco"):
         envs.make("pendulum_swingup", 1, physics="bullet")
+
+
+def test_more_envs_than_a_callback_can_take_are_refused():
+    with pytest.raises(ValueError, match="physics mujoco steps up to 2844 walker_walk envs, got 2845; use physics mjx"):
+        envs.make(TASK, 2845, physics="mujoco")
+
+
+@pytest.mark.slow
+def test_the_most_envs_are_stepped_on_one_core():
+    """Beyond the limit this program would wait for itself."""
+    code = f"""
+import jax, jax.numpy as jnp, os
+os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
+from covr_jax import envs
+env = envs.make("{TASK}", 2844, pixels=False, physics="mujoco", action_repeat=1)
+state, _ = jax.jit(env.reset)(jax.random.key(0))
+print(float(jax.jit(env.step)(state, jnp.zeros((2844, 6)))[1].reward.sum()) > 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.split() == ["True"], done.stderr
 
 
 def test_both_engines_have_the_same_state():

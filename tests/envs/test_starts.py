@@ -52,8 +52,10 @@ def unsettled():
 def draws(name, physics, keys):
     """qpos, qvel and goal, concatenated, as a reset and every later episode draw them."""
     with unsettled():
-        parts = jax.jit(compiled(name, physics).env.draw_starts)(keys)
-    return np.concatenate([np.asarray(part, np.float64) for part in parts if part is not None], -1)
+        draw = jax.jit(compiled(name, physics).env.draw_starts)
+        batches = [draw(some) for some in jnp.split(keys, -(-len(keys) // 2_000))]  # see ``MuJoCoPhysics.max_envs``
+    numbers = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+    return np.concatenate([part.astype(np.float64) for part in numbers if part is not None], -1)
 
 
 def suites_draws(name):

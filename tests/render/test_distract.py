@@ -62,6 +62,7 @@ def test_background_hard_replaces_the_floor_too(scene):
     assert (plain != image).any(-1)[scene[2] <= 0].mean() > 0.99
 
 
+@pytest.mark.slow
 def test_only_waves_move(scene):
     for name in DISTRACTORS:
         moved = np.abs(drawn(scene, name, 3, 0.0)[0] - drawn(scene, name, 3, 1.0)[0]).any(-1)

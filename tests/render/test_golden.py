@@ -71,7 +71,9 @@ ZOOS = {
 }
 
 
-@pytest.mark.parametrize("name", ZOOS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n.startswith("plain") else pytest.mark.slow) for n in ZOOS]
+)
 def test_every_item_type_is_close_to_opengl(name, make_zoo, opengl, decibel):
     changes, threshold = ZOOS[name]
     model, data = make_zoo(**changes)
@@ -79,6 +81,7 @@ def test_every_item_type_is_close_to_opengl(name, make_zoo, opengl, decibel):
     assert decibel(image, opengl(model, 72, 96, "main")(data)) >= threshold
 
 
+@pytest.mark.slow
 def test_turning_camera_is_close_to_opengl(make_zoo, opengl, decibel):
     model, data = make_zoo()
     image = Renderer(model, 72, 96, "rider", samples=1)(data)

@@ -36,6 +36,7 @@ def nearly_equal(image, other):
     return (difference > 1).mean() < 0.003
 
 
+@pytest.mark.slow
 def test_one_env_gives_the_same_uint8_image_with_and_without_jit(renderer_and_states):
     renderer, states, batch = renderer_and_states
     image = renderer(states[0])

@@ -38,6 +38,7 @@ def least_faults(how):
     return int(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is set up")
 def test_freed_buffers_stay_in_the_process():
     """glibc heeds the settings in the first thread's arena. On a crowded machine XLA may work in another thread for the

@@ -141,6 +141,7 @@ def test_single_frames_move_between_the_memories_and_the_ring_never_does():
     assert not [line for line in text.splitlines() if "9x2x2x2x3xui8" in line and "gather" in line]
 
 
+@pytest.mark.slow
 def test_a_run_with_frames_on_the_host_equals_one_on_the_device(tiny_config, make_programs, piece_sizes, tmp_path):
     store = dataclasses.replace(tiny_config.replay, storage="host")
     states = {}

@@ -69,6 +69,7 @@ def test_an_annealed_weight_of_0_is_the_base_method(short, tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_elite_transitions_are_marked_in_rounds_without_a_vlm(short, tmp_path):
     replay = dataclasses.replace(short.replay, sampling="elite")
     trainer, _, rows = train(dataclasses.replace(short, method="rad", replay=replay), tmp_path)

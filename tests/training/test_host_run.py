@@ -117,6 +117,7 @@ def leaves(state):
 # ----------------------------------------------------------------------- seams
 
 
+@pytest.mark.slow
 def test_an_evaluation_between_chunks_leaves_a_seam_that_nothing_joins(config, start):
     programs, _ = start()
     assert (programs.parts.chunk_steps, programs.parts.env.episode_length) == (10, 18)

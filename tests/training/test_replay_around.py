@@ -37,7 +37,10 @@ def at(values, index, time):
     return values[index[0], time, index[2]]
 
 
-@pytest.mark.parametrize(("lanes", "slots", "stack", "horizon"), SHAPES)
+@pytest.mark.parametrize(
+    ("lanes", "slots", "stack", "horizon"),
+    [*SHAPES[:2], *(pytest.param(*shape, marks=pytest.mark.slow) for shape in SHAPES[2:])],
+)
 def test_the_steps_around_a_sample_are_those_that_happened(lanes, slots, stack, horizon):
     generator = np.random.default_rng([lanes, slots, stack, horizon])
     length = 4 * slots

@@ -38,7 +38,7 @@ def shared(monkeypatch, make_programs):
     return make_programs
 
 
-@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("frames", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path, monkeypatch, frames):
     """Its return is that of the answers, asked every fifth step and held, computed here from the environment."""
     run = dataclasses.replace(tiny_config, method="vbe", vlm=dataclasses.replace(tiny_config.vlm, frames=frames))
@@ -158,6 +158,7 @@ def small_vpf(tiny_config):
     )
 
 
+@pytest.mark.slow
 def test_vpf_goes_on_as_if_it_had_not_been_stopped(small_vpf, shared, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     whole = train(small_vpf, tmp_path / "whole", Shown())
@@ -188,6 +189,7 @@ def test_vpf_goes_on_as_if_it_had_not_been_stopped(small_vpf, shared, tmp_path, 
     assert adapters[0] == adapters[1]
 
 
+@pytest.mark.slow
 def test_a_damaged_vpf_checkpoint_is_one_line(small_vpf, shared, tmp_path):
     pytest.importorskip("torch")
     run = dataclasses.replace(small_vpf, total_steps=1_000)

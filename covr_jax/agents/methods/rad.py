@@ -35,7 +35,7 @@ _TRANSLATED = (
 )
 HYPERPARAMETERS = PublishedHyperparameters(
     source="MishaLaskin/rad: train.py, curl_sac.py",
-    tasks={task: PLACED for task in _TRANSLATED},  # otherwise the config's defaults are RAD's
+    tasks=dict.fromkeys(_TRANSLATED, PLACED),  # otherwise the config's defaults are RAD's
     places_images=True,
 )
 SIZE_FACTORS = {"translate": 1.08, "crop": 0.84}  # output size / image size: 100 to 108 and 100 to 84
@@ -60,7 +60,7 @@ def rad_augmentation(spec: MethodSpec) -> Augmentation:
     if kind not in makers or size is None:
         raise ConfigError(f"{spec.name} without an augmentation is another method; use --method sac or --base sac")
     if kind != "translate" and spec.augment.center_crop is not None:
-        raise ConfigError(f"--augment.center-crop is for translated images; drop it or use --augment.kind translate")
+        raise ConfigError("--augment.center-crop is for translated images; drop it or use --augment.kind translate")
     try:
         return makers[kind](spec.image_size, size)
     except ValueError as error:

@@ -43,10 +43,10 @@ def split_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[
 
 
 def parse_config(arguments: Sequence[str], prog: str, description: str) -> Config:
-    """Returns the preset of ``--preset P --method M --base B --task T --carla.profile R`` with every ``--group.option value`` applied.
+    """Returns the preset of ``--preset P --method M --base B --task T`` with every ``--group.option value`` applied.
 
-    ``--vlm X`` is short for ``--vlm.name X``, ``--endpoint X`` for ``--carla.endpoint X``. Arguments that cannot be
-    parsed end the process with one line and ``USAGE_ERROR``.
+    The preset reads ``--carla.profile`` too. ``--vlm X`` is short for ``--vlm.name X``, ``--endpoint X`` for
+    ``--carla.endpoint X``. Arguments that cannot be parsed end the process with one line and ``USAGE_ERROR``.
 
     Args:
       arguments: without the program's name.

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array
 
+from covr_jax.agents.checks import check_actions, check_batch, check_images
 from covr_jax.agents.method import Method, Metrics
 from covr_jax.agents.state import LearnerState, init_state, make_parts
 from covr_jax.agents.updates import update_actor, update_auxiliary, update_critic, update_target
@@ -60,11 +61,14 @@ def make_learner(
     parts = make_parts(action_dim, learning_rate, method, config, guidance_mean)
 
     def init(key: Array, observation: Array, action: Array) -> LearnerState:
+        check_images("observation", observation)
+        check_actions("action", action, 1, action_dim)
         return init_state(parts, key, observation, action)
 
     def act(
         state: LearnerState, observation: Array, key: Array | None = None, previous_action: Array | None = None
     ) -> Array:
+        check_images("observation", observation)
         outputs = parts.policy(state, observation, previous_action, explore=key is not None)
         if key is None:
             return method.policy.mode(outputs)
@@ -77,10 +81,13 @@ def make_learner(
         return method.policy.mean_entropy(parts.policy(state, observation, previous_action), state.exploration_noise)
 
     def value(state: LearnerState, observation: Array, action: Array) -> Array:
+        check_images("observation", observation)
+        check_actions("action", action, observation.shape[0], action_dim)
         features = parts.networks.torso.apply(state.params["torso"], method.augmentation.center(observation))
         return parts.q(state.params["critic"], state.params["auxiliary"], features, action).min(0)
 
     def update(state: LearnerState, batch: Batch, key: Array, *, with_actor: bool) -> tuple[LearnerState, Metrics]:
+        check_batch(batch, action_dim)
         # A separate key for the auxiliary loss, so that methods with and without one draw the same numbers elsewhere.
         auxiliary_key = jax.random.fold_in(jax.random.clone(key), 3)
         augment_key, critic_key, actor_key = jax.random.split(key, 3)

@@ -15,6 +15,7 @@ PositiveInt = Annotated[int, Ge(1)]
 Count = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
+Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what JAX keeps of a seed
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 
 Distractors = Literal[

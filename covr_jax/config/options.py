@@ -31,6 +31,7 @@ from covr_jax.config.kinds import (
     PhysicsEngine,
     Positive,
     PositiveInt,
+    Seed,
     VLMPolicyMethod,
 )
 from covr_jax.config.learner import AugmentConfig, ReplayConfig, SACConfig
@@ -188,7 +189,7 @@ class Config:
     # covr: as in the paper; dpl: frozen VLM, constant guidance weight; apl: frozen VLM, weight annealed to 0
     method: Guided | VLMPolicyMethod | MapMethod | Agent = "covr"
     base: Agent = "rad"  # agent of a guided method [COVR]
-    seed: Count = 1  # of all random streams
+    seed: Seed = 1  # of all random streams
     total_steps: PositiveInt = 100_000  # env steps of training [COVR]
     preset: str = "paper"  # name of the preset that gave the defaults
     renderer: Literal["jax", "warp", "gl"] = "jax"  # the package's own, mjx.render on Warp, or MuJoCo's OpenGL

@@ -8,9 +8,21 @@ from __future__ import annotations
 import jax
 from jax import Array
 
+MAX_SEED = 2**32 - 1
 INIT, ENV, ACT, UPDATE, EVAL, ENTROPY = range(6)
 
 
+def check_seed(seed: int) -> int:
+    """Returns the seed. Raises ValueError outside of 0 to 2^32 - 1, where JAX would give two seeds one stream."""
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"a seed must be between 0 and {MAX_SEED}, got {seed}")
+    return int(seed)
+
+
 def stream(seed: int, purpose: int) -> Array:
-    """Returns the root key of a purpose; fold a counter in before use."""
-    return jax.random.fold_in(jax.random.key(seed), purpose)
+    """Returns the root key of a purpose; fold a counter in before use.
+
+    Raises:
+      ValueError: a seed that ``check_seed`` refuses.
+    """
+    return jax.random.fold_in(jax.random.key(check_seed(seed)), purpose)

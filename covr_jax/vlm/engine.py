@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from covr_jax.runtime import dlpack
+from covr_jax.runtime.rng import check_seed
 from covr_jax.types import Prior
 from covr_jax.vlm import decode
 from covr_jax.vlm.codec import format_action
@@ -101,7 +102,7 @@ class VLMEngine:
     ):
         if decoding not in ("constrained", "free"):
             raise ValueError(f"decoding must be 'constrained' or 'free', not {decoding!r}")
-        self.name, self.task, self.action_dim, self.seed = name, task, action_dim, seed
+        self.name, self.task, self.action_dim, self.seed = name, task, action_dim, check_seed(seed)
         self.decoding, self.query_batch = decoding, query_batch
         prompt = prompt_for(task, action_dim, frames)  # first: a wrong task must fail before weights are read
         share_gpu(gpu_share, device)

@@ -137,7 +137,6 @@ AT_LEAST_ONE = [
     "run.log-every",
 ]
 NOT_NEGATIVE = [
-    "seed",
     "covr.guidance-weight",
     "covr.cold-start-rounds",
     "covr.min-keep",
@@ -178,6 +177,7 @@ BROKEN = [
     *((name, 0, "must be at least 1, got 0") for name in AT_LEAST_ONE),
     *((name, -1, "must be 0 or more, got -1") for name in NOT_NEGATIVE),
     *((name, value, "must be between 0 and 1") for name in UNIT for value in (-0.01, 1.01, float("nan"))),
+    *(("seed", value, f"must be between 0 and 4294967295, got {value}") for value in (-1, 2**32)),
     ("env.samples", 3, "must be 1, 2 or 4, got 3"),
     ("vlm.frames", 4, "must be at most --env.frame-stack, 3, got 4"),
     ("sac.init-temperature", 0.0, "must be positive"),

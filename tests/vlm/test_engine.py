@@ -134,6 +134,8 @@ def test_wrong_names_fail_before_any_weights_are_read(monkeypatch):
         VLMEngine("tiny", "cartpole_swingup", 2)
     with pytest.raises(ValueError, match="decoding"):
         VLMEngine("tiny", "cartpole_swingup", 1, decoding="beam")
+    with pytest.raises(ValueError, match="a seed must be between 0 and 4294967295, got 20241128184512"):
+        VLMEngine("tiny", "cartpole_swingup", 1, seed=20241128184512)
 
 
 def test_wrong_frames_are_refused(make_engine, frames):

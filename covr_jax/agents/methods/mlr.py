@@ -1,9 +1,9 @@
 """MLR (Yu et al. 2022): SAC on random crops that reconstructs features of masked images.
 
 L = 1/K sum_{i<K} mean |u(q(g(D(z, a)_i))) - u(gbar(zbar_{t+i}))|^2, that is 2 - 2 cos, over K = 16 observations: of
-each ``mask_depth`` in a row the same random half of the patches, a tenth of the side wide, is black; z = f(masked image), f the
-critic's encoder; the decoder D is a transformer over states and actions; heads and targets are SPR's, the latter of
-unmasked images.
+each ``mask_depth`` in a row the same random half of the patches, a tenth of the side wide, is black; z = f(masked
+image), f the critic's encoder; the decoder D is a transformer over states and actions; heads and targets are SPR's, the
+latter of unmasked images.
 Masks are sampled once for a batch, as in the authors' code. Differences from it: no action follows the last
 observation; weights are initialised orthogonal; and those of SPR in rows, gbar and episodes that end.
 Letters: B batch, H W image, C channels, K steps, F features, A action.

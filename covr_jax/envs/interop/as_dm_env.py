@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from covr_jax import runtime
 from covr_jax.envs.registry import get_task
 from covr_jax.envs.vec_env import VecEnv
+from covr_jax.runtime.rng import check_seed
 from covr_jax.types import StepType, TimeStep
 
 
@@ -26,13 +27,13 @@ class DmEnv(dm_env.Environment):
       **options: further options of ``VecEnv``.
 
     Raises:
-      ValueError: on construction, for an unknown task.
+      ValueError: on construction, for an unknown task or a seed out of range.
     """
 
     def __init__(self, task: str, *, seed: int = 0, pixels: bool = True, **options: Any):
         self._env = VecEnv(get_task(task), 1, pixels=pixels, **options)
         self._compiled_reset, self._compiled_step = runtime.jit(self._env.reset), runtime.jit(self._env.step)
-        self._key, self._episodes, self._state, self._ended = jax.random.key(seed), 0, None, True
+        self._key, self._episodes, self._state, self._ended = jax.random.key(check_seed(seed)), 0, None, True
         example = jax.eval_shape(self._env.reset, self._key)[1].observation
         shape, dtype = example.shape[1:], np.dtype(example.dtype)
         self._observation_spec = (

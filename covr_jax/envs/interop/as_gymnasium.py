@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Shaped
 from covr_jax import runtime
 from covr_jax.envs.registry import get_task
 from covr_jax.envs.vec_env import VecEnv
+from covr_jax.runtime.rng import check_seed
 from covr_jax.types import StepType
 
 
@@ -60,7 +61,7 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
         """
         del options
         if seed is not None:
-            self._seed, self._resets = seed, 0
+            self._seed, self._resets = check_seed(seed), 0
         key = jax.random.fold_in(jax.random.key(self._seed), self._resets)
         self._resets += 1
         self._state, timestep = self._compiled_reset(key)

@@ -114,7 +114,9 @@ class VLMConfig:
     lora_targets: Literal["all-linear", "language", "paper_826"] = "all-linear"
     learning_rate: NonNegative | None = None  # AdamW's; None: 1e-4, or 2e-3 for the tiny models [ours]
     batch_size: PositiveInt | None = None  # samples per optimiser step; None: 16, or 32 for the tiny models [ours]
-    micro_batch: PositiveInt | None = None  # samples per forward pass, which changes memory only; None: batch_size
+    # Samples per forward pass, which changes memory only. None: of a tiny model batch_size, of others what the free
+    # memory holds when a round starts, and less where it runs out in the round
+    micro_batch: PositiveInt | None = None
     # Share of a round's steps with rising learning rate; None: 0.03, or 0.05 for the tiny models [ours]
     warmup: Fraction | None = None
     label_smoothing: Fraction | None = None  # of the token losses; None: 0.1, or 0 for the tiny models [ours]

@@ -28,9 +28,10 @@ def resolve(config: Config) -> Config:
     """Replaces None by what a run of this config uses.
 
     None remains where nothing decides before a model is loaded or data is there (``vlm.image_size`` of an unknown
-    model, ``vlm.steps``), where it is the value (``vlm.replay``, ``sac.auxiliary_clip_norm``), and in options that this
-    run does not read: those of LoRA and fine-tuning without a VLM that proposes actions, ``augment.size`` of methods
-    that keep the images' size, the schedules of samplers and of PPO that it does not use.
+    model, ``vlm.steps``, ``vlm.micro_batch`` of a released one), where it is the value (``vlm.replay``,
+    ``sac.auxiliary_clip_norm``, ``sac.conv_filters``, ``augment.center_crop``), and in options that this run does not
+    read: those of LoRA and fine-tuning without a VLM that proposes actions, ``augment.size`` of methods that keep the
+    images' size, the schedules of samplers and of PPO that it does not use.
 
     Args:
       config: a valid config; a resolved one is returned unchanged.
@@ -65,12 +66,13 @@ def resolve(config: Config) -> Config:
 
 
 def comparable(config: Config) -> Config:
-    """Returns the resolved config with the defaults in options that the run does not read.
+    """Returns the resolved config with the defaults in options that the run does not read, or that change memory only.
 
     Two such configs are equal if their runs compute the same: the noise schedule is read by deterministic policies
-    only, and ``vpf.*`` by that method.
+    only, ``vpf.*`` by that method, and how a batch of fine-tuning is divided changes no gradient.
     """
     config = resolve(config)
+    config = dataclasses.replace(config, vlm=dataclasses.replace(config.vlm, micro_batch=None, checkpointing=False))
     if config.method != "vpf":
         config = dataclasses.replace(config, vpf=VPFConfig())
     if agent(config) not in DETERMINISTIC:
@@ -115,7 +117,7 @@ def _resolve_vlm(vlm: VLMConfig, task: Task | HostTask) -> VLMConfig:
         lora_dropout=value_or(vlm.lora_dropout, kind.lora_dropout),
         learning_rate=value_or(vlm.learning_rate, kind.learning_rate),
         batch_size=batch_size,
-        micro_batch=value_or(vlm.micro_batch, batch_size),
+        micro_batch=value_or(vlm.micro_batch, batch_size) if tiny else vlm.micro_batch,
         warmup=value_or(vlm.warmup, kind.warmup),
         label_smoothing=value_or(vlm.label_smoothing, kind.label_smoothing),
     )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from mujoco import mjx
 
 from covr_jax import runtime
-from covr_jax.envs import HostVecEnv, VecEnv
+from covr_jax.envs import EnvState, HostVecEnv, VecEnv
 from covr_jax.render import Renderer
 from covr_jax.training.evaluation import Policy
 from covr_jax.training.programs import Programs
@@ -56,12 +56,10 @@ def _observed_images(programs: Programs, policy: Policy, number: int) -> list[np
 
 def _rendered_images(programs: Programs, env: VecEnv, policy: Policy, number: int) -> list[np.ndarray]:
     renderer = Renderer(env.mj_model, _SIZE, _SIZE)
-    model = mjx.put_model(env.mj_model)
 
-    def render(state: Any) -> jax.Array:
-        data = mjx.kinematics(model, mjx.make_data(env.mj_model).replace(qpos=state.qpos[0]))
-        data = mjx.tendon(model, mjx.camlight(model, mjx.com_pos(model, data)))
-        return renderer(env.task.set_goal(data, state.goal[0]) if env.task.set_goal else data)
+    def render(state: EnvState) -> jax.Array:
+        one = jax.tree.map(itemgetter(0), (state.qpos, state.qvel, state.ctrl, state.goal, state.touch))
+        return renderer(env.physics.data(*one))
 
     render = runtime.jit(render)
     return [np.asarray(render(state)) for state, _ in _first_episode(programs, policy, number)]

@@ -17,7 +17,10 @@ import torch
 
 from covr_jax.vlm.defaults import RELEASED
 from covr_jax.vlm.grammar import Grammar
-from covr_jax.vlm.models.loading import Backbone, PromptTokens, base_model, model_inputs, preprocess
+from covr_jax.vlm.models.images import preprocess
+from covr_jax.vlm.models.loading import Backbone, PromptTokens, model_inputs
+from covr_jax.vlm.passes import Passes, out_of_memory, plan_passes
+from covr_jax.vlm.schedule import diverged, rate
 
 IGNORE = -100  # label of a position that carries no loss
 
@@ -27,7 +30,7 @@ class FinetuneOptions(NamedTuple):
 
     learning_rate: float = RELEASED.learning_rate
     batch_size: int = RELEASED.batch_size  # samples per optimiser step
-    micro_batch: int | None = None  # samples per forward pass; None: the whole batch
+    micro_batch: int | None = None  # samples per forward pass; None: as many as the free memory holds
     epochs: float = 1.0  # passes over the data, unless ``steps`` is given
     steps: int | None = None  # optimiser steps, cycling over the data
     warmup: float = RELEASED.warmup  # share of the steps with rising learning rate
@@ -36,7 +39,9 @@ class FinetuneOptions(NamedTuple):
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
-    checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third more time
+    # Recompute activations in the backward pass: less memory, about a third more time; with ``micro_batch`` None also
+    # where few samples fit without it
+    checkpointing: bool = False
     divergence: float | None = 1.0  # nats per token by which the loss may exceed its minimum; None: any
 
 
@@ -125,12 +130,14 @@ def finetune(
 
     Returns:
       finetune_loss (mean of the last tenth of the steps), finetune_loss_first, finetune_loss_last, finetune_losses
-      (list), steps, seconds, skipped (batches whose weights are all zero), rolled_back. A loss or gradient that is not
-      finite, or a loss that diverges, ends the round and restores the adapter from before it; the losses up to there
-      are returned. An exception, also one from ``progress``, restores the adapter too.
+      (list), steps, seconds, skipped (batches whose weights are all zero), rolled_back, and micro_batch: the samples of
+      the last pass, which shrinks where memory runs out. A loss or gradient that is not finite, or a loss that
+      diverges, ends the round and restores the adapter from before it; the losses up to there are returned. An
+      exception, also one from ``progress``, restores the adapter too.
 
     Raises:
       ValueError: for differing lengths, or weights that are negative or not finite.
+      VLMMemoryError: memory runs out even for one sample with recomputed activations.
     """
     weights = np.asarray(weights, np.float32)
     if not len(frames) == len(answers) == len(weights):
@@ -144,16 +151,18 @@ def finetune(
     labels = encode_answers(grammar, answers, device) if answers else None
     data = (frames, labels, torch.from_numpy(weights).to(device))
     losses: list[float] = []
+    passes = Passes(backbone, *plan_passes(backbone, prompt, labels, options))
     succeeded = False
     try:
-        with _train_mode(backbone.model, options.checkpointing), _fork_rng(seed, device):
-            succeeded = _optimise(backbone, prompt, data, batches, options, losses, progress)
+        with _train_mode(backbone.model), passes, _fork_rng(seed, device):
+            succeeded = _optimise(backbone, prompt, data, batches, options, losses, progress, passes)
     finally:
         if not succeeded:
             with torch.no_grad():
                 for parameter, old in zip(_adapter(backbone), before, strict=True):
                     parameter.copy_(old)
-    return _summarise(losses, skipped, not succeeded, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return _summarise(losses, skipped, not succeeded, seconds) | {"micro_batch": passes.size}
 
 
 def _adapter(backbone: Backbone) -> list[torch.nn.Parameter]:
@@ -161,17 +170,13 @@ def _adapter(backbone: Backbone) -> list[torch.nn.Parameter]:
 
 
 @contextlib.contextmanager
-def _train_mode(model, checkpointing: bool) -> Iterator[None]:
+def _train_mode(model) -> Iterator[None]:
     """Context in training mode; restores the mode from before and removes gradients."""
-    was_training, base = model.training, base_model(model)
+    was_training = model.training
     model.train()
-    if checkpointing:
-        base.activation_checkpointing_enable({"use_reentrant": False})
     try:
         yield
     finally:
-        if checkpointing:
-            base.activation_checkpointing_disable()
         model.zero_grad(set_to_none=True)
         model.train(was_training)
 
@@ -184,7 +189,7 @@ def _fork_rng(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _optimise(backbone, prompt, data, batches, options: FinetuneOptions, losses: list[float], progress) -> bool:
+def _optimise(backbone, prompt, data, batches, options: FinetuneOptions, losses: list[float], progress, passes) -> bool:
     """Runs all steps of a round and appends their losses. Returns False as soon as a step fails."""
     parameters, (frames, labels, weights) = _adapter(backbone), data
     optimizer = torch.optim.AdamW(
@@ -194,7 +199,7 @@ def _optimise(backbone, prompt, data, batches, options: FinetuneOptions, losses:
     for step, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * rate(step, len(batches), options)
-        loss = _accumulate(backbone, prompt, frames, labels, weights, batch, options)
+        loss = _accumulate(backbone, prompt, frames, labels, weights, batch, options, passes)
         norm = torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm)
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
             return False
@@ -207,47 +212,6 @@ def _optimise(backbone, prompt, data, batches, options: FinetuneOptions, losses:
         if diverged(per_token, len(batches), options.divergence):
             return False
     return True
-
-
-def diverged(losses: list[float], total: int, allowed: float | None) -> bool:
-    """Whether the mean of the newest losses exceeds the lowest earlier mean by more than ``allowed``.
-
-    Means are taken over a tenth of ``total`` losses, and at least over three.
-
-    Args:
-      losses: so far, nats per token, divided by the mean weight of the batch.
-      total: number of steps of the round.
-      allowed: nats per token; None: any.
-    """
-    window = max(3, total // 10)
-    if allowed is None or len(losses) < 2 * window:
-        return False
-    means = np.convolve(losses, np.full(window, 1.0 / window), "valid")
-    return bool(means[-1] - means[:-window].min() > allowed)
-
-
-def rate(step: int, total: int, options: FinetuneOptions) -> float:
-    """Returns the factor of the learning rate at a step: linear warm-up, then constant or linear decay towards zero.
-
-    By hand: the schedules of transformers start their warm-up at a factor of zero, so that the first step is lost, and
-    the chained ones of Torch round differently.
-
-    Args:
-      step: in [0, total).
-      total: number of steps of the round.
-      options: warm-up and schedule.
-
-    Raises:
-      ValueError: for an unknown schedule.
-    """
-    warmup = math.ceil(options.warmup * total)
-    if step < warmup:
-        return (step + 1) / warmup
-    if options.schedule == "constant":
-        return 1.0
-    if options.schedule != "linear":
-        raise ValueError(f"schedule must be 'constant' or 'linear', not {options.schedule!r}")
-    return (total - step) / (total - warmup)
 
 
 def _make_batches(weights: np.ndarray, options: FinetuneOptions, seed: int) -> tuple[list[np.ndarray], int]:
@@ -263,12 +227,26 @@ def _make_batches(weights: np.ndarray, options: FinetuneOptions, seed: int) -> t
     return weighted, len(batches) - len(weighted)
 
 
-def _accumulate(backbone, prompt, frames, labels, weights, batch: np.ndarray, options: FinetuneOptions) -> float:
-    """Accumulates the gradient of one batch over micro-batches, all divided by the batch's N_v. Returns the loss."""
+def _accumulate(backbone, prompt, frames, labels, weights, batch: np.ndarray, options, passes) -> float:
+    """Accumulates the gradient of one batch over micro-batches, all divided by the batch's N_v. Returns the loss.
+
+    Where memory runs out, the batch starts again in smaller passes.
+    """
+    while True:
+        try:
+            return _accumulate_once(backbone, prompt, frames, labels, weights, batch, options, passes.size)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        backbone.model.zero_grad(set_to_none=True)  # outside of ``except``, which holds the failed pass's tensors
+        passes.shrink()
+
+
+def _accumulate_once(backbone, prompt, frames, labels, weights, batch: np.ndarray, options, size: int) -> float:
     index = torch.as_tensor(batch, device=labels.device)
     valid_tokens = int((labels[index] != IGNORE).sum())
     total = 0.0
-    for part in torch.split(index, options.micro_batch or len(batch)):
+    for part in torch.split(index, size):
         part_frames = frames[part.to(frames.device)].to(labels.device)
         logits = answer_logits(backbone, prompt, part_frames, labels[part])
         loss = ralw_loss(logits, labels[part], weights[part], options.label_smoothing, valid_tokens)

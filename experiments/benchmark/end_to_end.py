@@ -33,11 +33,13 @@ RIVALS = {"torch": False, "torch_channels_last": True}
 
 
 def configured(task: str, preset: str) -> Config:
-    """RAD on the task in the preset's shapes; the augmentation is the task's."""
-    config = presets.make(preset, "rad")
-    return dataclasses.replace(
-        config, task=task, method="rad", augment=AugmentConfig(), replay=ReplayConfig(capacity=CAPACITY)
-    )
+    """RAD on the task in the preset's shapes; the augmentation is the task's.
+
+    Images have the size at which they are placed: the rivals place all of an image.
+    """
+    config = presets.make(preset, "rad", task=task)
+    env = dataclasses.replace(config.env, image_size=config.augment.center_crop or config.env.image_size)
+    return dataclasses.replace(config, env=env, augment=AugmentConfig(), replay=ReplayConfig(capacity=CAPACITY))
 
 
 def ours(config: Config) -> Contestant:

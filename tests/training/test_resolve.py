@@ -23,6 +23,9 @@ from covr_jax.training.resolve import comparable, resolve
 OPEN = {
     "replay": "the value is None",
     "auxiliary_clip_norm": "the value is None",
+    "conv_filters": "num_filters each",
+    "center_crop": "the value is None",
+    "micro_batch": "decided when a round starts, or without LoRA",
     "steps": "one epoch of data that is not there yet",
     "anneal_updates": "read by PER and ERE only",
     "anneal_iterations": "read by vpf only",
@@ -65,9 +68,9 @@ def test_given_values_are_kept():
     ("name", "values"),
     [
         ("tiny", (84, 16, 64.0, 0.0, 2e-3, 32, 32, 0.05, 0.0)),
-        ("Qwen/Qwen2.5-VL-3B-Instruct", (224, 128, 16.0, 0.05, 1e-4, 16, 16, 0.03, 0.1)),
-        ("llava-hf/llava-1.5-7b-hf@main", (336, 128, 16.0, 0.05, 1e-4, 16, 16, 0.03, 0.1)),
-        ("./a/directory", (None, 128, 16.0, 0.05, 1e-4, 16, 16, 0.03, 0.1)),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", (224, 128, 16.0, 0.05, 1e-4, 16, None, 0.03, 0.1)),
+        ("llava-hf/llava-1.5-7b-hf@main", (336, 128, 16.0, 0.05, 1e-4, 16, None, 0.03, 0.1)),
+        ("./a/directory", (None, 128, 16.0, 0.05, 1e-4, 16, None, 0.03, 0.1)),
         ("fake", (None,) * 9),
     ],
 )

@@ -55,7 +55,12 @@ def test_the_scanned_chunk_equals_the_dispatched_one(programs, plain):
     for (path, a), b in zip(one, two, strict=True):
         if jnp.issubdtype(b.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+        name = jax.tree_util.keystr(path)
+        if a.dtype == np.uint8:  # colours are rounded to bytes; the two programs multiply and add in another order
+            levels = np.abs(np.asarray(a, int) - np.asarray(b, int))
+            assert levels.max() <= 1 and levels.mean() < 1e-4, name
+        else:
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.slow

@@ -5,16 +5,23 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import platform
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+
+_CARDS = (24, 40, 80)  # GB of common GPUs
+_LARGEST_SHARE = 0.9  # of a GPU, where the learner is small or elsewhere
+_ANSWER_TOKENS = 24  # labels of six action components
 
 
 class Finding(NamedTuple):
@@ -158,7 +165,7 @@ def check_memory() -> list[Finding]:
 
 
 def check_vlm() -> list[Finding]:
-    """Queries the tiny VLM, and estimates the memory of the default one."""
+    """Queries the tiny VLM."""
     import numpy as np
     import torch
 
@@ -177,32 +184,61 @@ def check_vlm() -> list[Finding]:
     answered = Finding("ok", "VLM tiny", f"{text}, {1e3 * seconds[64]:.0f} ms for 64")
     return [
         answered if not failed else Finding("bad", "VLM tiny", f"{failed:.0f} answers could not be parsed"),
-        needs(),
     ]
 
 
-def needs() -> Finding:
-    """Estimates the memory of the default VLM.
+def check_budget(name: str | None) -> list[Finding]:
+    """Says what a model takes to answer and to be fine-tuned, from its config.json, and what fits which GPU.
 
-    bfloat16 weights, a float32 adapter, and in fine-tuning its gradients and AdamW's two moments.
+    Args:
+      name: as ``--vlm``: a directory, or the hub id of a supported checkpoint, which is not downloaded. None: the
+        default model.
     """
-    import torch
     import transformers
 
-    from covr_jax.vlm.defaults import RELEASED
-    from covr_jax.vlm.models.backbones import QWEN2_5_VL, released_config
-    from covr_jax.vlm.models.loading import Backbone, add_lora
+    from covr_jax.vlm import budget
+    from covr_jax.vlm.defaults import RELEASED, is_tiny
+    from covr_jax.vlm.models.backbones import BACKBONES, DEFAULT_MODEL, released_config
 
-    with torch.device("meta"):  # sizes only
-        model = getattr(transformers, QWEN2_5_VL.model_class)(released_config(QWEN2_5_VL))
-        _, count = add_lora(Backbone(model, None, None, False, QWEN2_5_VL), **RELEASED.lora)  # type: ignore[arg-type]
-    weights, adapter = 2 * (count.total - count.trainable), 4 * count.trainable
-    text = f"{(weights + adapter) / 1e9:.1f} GB to answer, {(weights + 4 * adapter) / 1e9:.1f} GB to fine-tune"
-    return Finding("ok", QWEN2_5_VL.hub_id.split("/")[1], f"{text}, activations not counted")
+    name = name or DEFAULT_MODEL
+    if is_tiny(name):
+        return [Finding("ok", f"VLM {name}", "needs some megabytes")]
+    known = {backbone.hub_id: backbone for backbone in BACKBONES.values()}
+    if name in known:
+        config = released_config(known[name])
+    elif Path(name).is_dir():
+        config = transformers.AutoConfig.from_pretrained(name, local_files_only=True)
+    else:
+        return [Finding("bad", "VLM", f"{name} is neither a directory nor one of {', '.join(known)}")]
+    if config.model_type not in BACKBONES:
+        return [Finding("bad", "VLM", f"{name} is a {config.model_type}; supported: {', '.join(BACKBONES)}")]
+    needs = budget.needs(*budget.without_weights(config, None, **RELEASED.lora), _ANSWER_TOKENS)
+    shown = name.rstrip("/").split("/")[-1]
+    answering, tuning = needs.to_answer() / 1e9, (needs.to_answer() + needs.training) / 1e9
+    plain, recomputed = (size / 1e9 for size in needs.saved)
+    text = f"{answering:.1f} GB to answer; {tuning:.1f} GB to fine-tune, and {plain:.2f} GB per sample of a pass"
+    findings = [Finding("ok", shown, f"{text} ({recomputed:.2f} GB with --vlm.checkpointing)")]
+    for size in _CARDS:
+        left = int(size * 1e9 * _LARGEST_SHARE) - needs.to_answer() - needs.training
+        findings.append(Finding("ok", f"  on {size} GB", _fits(needs, left, RELEASED.batch_size)))
+    return findings
+
+
+def _fits(needs: Any, left: int, batch_size: int) -> str:
+    """Says what a round does with ``left`` bytes beside what it always needs."""
+    from covr_jax.vlm import budget
+
+    if left < needs.saved.recomputed:
+        return "answers only" if left + needs.training > 0 else "does not fit"
+    size, recompute = budget.plan(needs.saved, left, batch_size)
+    return f"fine-tunes {size} of {batch_size} samples per pass" + (", activations recomputed" if recompute else "")
 
 
 def main() -> int:
     """Prints the table; returns 1 where something is bad."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vlm", help="model whose memory is estimated: a directory or a hub id ")
+    vlm = parser.parse_args().vlm
     findings = check_versions() + check_known_bad()
     if not any(finding.level == "bad" for finding in findings):
         from covr_jax import runtime
@@ -210,11 +246,14 @@ def main() -> int:
 
         cli.import_quietly()
         runtime.configure()
-        for check in (check_memory, check_devices, check_kernels, check_renderer, check_bridge, check_vlm):
+        budget = partial(check_budget, vlm)
+        for check in (check_memory, check_devices, check_kernels, check_renderer, check_bridge, check_vlm, budget):
             try:
                 findings += check()
             except Exception as error:  # a broken installation fails in any way; the table says where
-                findings.append(Finding("bad", check.__name__.removeprefix("check_"), str(error).splitlines()[0]))
+                findings.append(
+                    Finding("bad", getattr(check, "__name__", "VLM").removeprefix("check_"), str(error).splitlines()[0])
+                )
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
         print(f"{finding.level:4}  {finding.subject:{width}}  {finding.text}")

@@ -15,11 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from covr_jax.runtime import memory
+from covr_jax.vlm.models.backbones import BACKBONES
 from covr_jax.vlm.models.images import preprocess
-from covr_jax.vlm.models.loading import Backbone, PromptTokens, base_model, model_inputs
+from covr_jax.vlm.models.loading import Backbone, PromptTokens, add_lora, backbone_from, base_model, model_inputs
 
 GB = 10**9
 SAFETY = 0.8  # share of the free memory that is planned for; the rest is for fragments and temporaries
+_PROMPT_TOKENS = 128  # of text, about what the prompts of the tasks have
 _FEW = 4  # samples per pass below which recomputing activations, a third more time, pays
 
 
@@ -132,6 +134,28 @@ def free_bytes(device: torch.device) -> int | None:
     held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
     share = torch.cuda.get_per_process_memory_fraction(device)
     return min(free + held, int(share * total)) - used
+
+
+def without_weights(config: Any, image_size: int | None = None, **lora: Any) -> tuple[Backbone, PromptTokens]:
+    """Returns a model with an adapter that holds shapes only, in bfloat16 and float32, and a prompt.
+
+    Args:
+      config: of transformers, for a supported architecture.
+      image_size: input height = width, pixels; None: the kind's default.
+      **lora: arguments of ``add_lora``.
+    """
+    import transformers
+
+    description = BACKBONES[config.model_type]
+    with torch.device("meta"):
+        model = getattr(transformers, description.model_class)(config).to(torch.bfloat16)
+    backbone = backbone_from(model, None, image_size)
+    with torch.device("meta"):
+        backbone, _ = add_lora(backbone, **lora)
+    image = torch.arange(_PROMPT_TOKENS + backbone.image.tokens) < backbone.image.tokens
+    ids = torch.where(image, config.image_token_id, 0)
+    places = torch.arange(len(ids))[None, None].expand(3 if description.native_patches else 1, 1, -1)
+    return backbone, PromptTokens(ids, image.long(), places)
 
 
 class Needs(NamedTuple):

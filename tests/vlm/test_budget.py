@@ -53,7 +53,9 @@ def test_a_model_without_weights_tells_the_same(setup):
     base_model(setup.backbone.model.to("meta")).tie_weights()
     there = needs(setup.backbone, PromptTokens(*setup.prompt), 12)
     assert there[:3] == here[:3]
-    assert there.saved == pytest.approx(here.saved, rel=0.03)
+    # Without a device Torch takes attention in its plain form, which saves more: the estimate is from above.
+    for bound, measured in zip(there.saved, here.saved, strict=True):
+        assert measured <= bound <= 1.2 * measured
     count = setup.count
     assert here.weights == 4 * (count.total - count.trainable) and here.adapter == 4 * count.trainable
     assert here.to_tune(3, False) == here.weights + 4 * here.adapter + 3 * here.saved.plain

@@ -1,0 +1,32 @@
+"""What the doctor says about a model that it does not load."""
+
+import pytest
+
+from covr_jax.vlm.models import tiny
+from experiments.doctor import check_budget
+
+pytest.importorskip("torch")
+
+
+def test_a_directory_is_estimated_from_its_config_alone(tmp_path):
+    model, _ = tiny.build_tiny(0)
+    model.config.save_pretrained(tmp_path)
+    needs, *cards = check_budget(str(tmp_path))
+    assert needs.level == "ok" and needs.subject == tmp_path.name and "GB to answer" in needs.text
+    assert [card.subject for card in cards] == ["  on 24 GB", "  on 40 GB", "  on 80 GB"]
+    assert {card.text for card in cards} == {"fine-tunes 16 of 16 samples per pass"}
+
+
+def test_the_default_model_has_its_published_size():
+    needs, small, *_ = check_budget(None)
+    # 3.75e9 parameters in bfloat16 and 3.3e8 of the adapter in float32
+    assert needs.subject == "Qwen2.5-VL-3B-Instruct" and needs.text.startswith("8.8 GB to answer; 12.8 GB to fine-tune")
+    assert small.text == "fine-tunes 16 of 16 samples per pass, activations recomputed"
+
+
+def test_what_cannot_be_estimated_is_one_line(tmp_path):
+    (found,) = check_budget("no/such-model")
+    assert found.level == "bad" and found.text.startswith("no/such-model is neither a directory nor one of Qwen/")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (found,) = check_budget(str(tmp_path))
+    assert found.level == "bad" and "is a gpt2; supported: qwen2_5_vl" in found.text

@@ -111,6 +111,7 @@ class VLMConfig:
     lora_alpha: float | None = None  # None: the task's [COVR: 16, CARLA 256], or 64 for the tiny models [ours]
     lora_dropout: Fraction | None = None  # None: 0.05 [RL4VLM], or 0 for the tiny models [ours]
     # Adapted layers [ours]: 8.10%, 6.00%, 8.26% of the weights of a 3B model
+    adapter: str | None = None  # directory of a LoRA adapter to start from, as peft writes it; None: a new one [COVR]
     lora_targets: Literal["all-linear", "language", "paper_826"] = "all-linear"
     learning_rate: NonNegative | None = None  # AdamW's; None: 1e-4, or 2e-3 for the tiny models [ours]
     batch_size: PositiveInt | None = None  # samples per optimiser step; None: 16, or 32 for the tiny models [ours]

@@ -59,6 +59,7 @@ class VLMEngine:
       alpha: of the LoRA adapter; None: that of ``defaults``.
       dropout: of the LoRA adapter; None: that of ``defaults``.
       targets: 'all-linear', 'language' or a regular expression over module names.
+      adapter_dir: adapter to start from, as ``save_adapter`` or peft writes it; None: a new one.
       decoding: 'constrained' to the action grammar, or 'free' generation that is parsed afterwards.
       signed: numbers carry their sign and have a fixed width; None: only for 'tiny'.
       query_batch: largest batch of one forward pass; longer queries are split, shorter ones padded.
@@ -92,6 +93,7 @@ class VLMEngine:
         alpha: float | None = None,
         dropout: float | None = None,
         targets: str = "all-linear",
+        adapter_dir: str | Path | None = None,
         decoding: str = "constrained",
         signed: bool | None = None,
         query_batch: int = 64,
@@ -127,6 +129,8 @@ class VLMEngine:
         self._merged = None  # cache of the merged copy; None when the adapter has changed
         self._adapter_enabled = True
         self.counters = fresh_counters()
+        if adapter_dir is not None:
+            self.load_adapter(adapter_dir)
 
     @property
     def trainable_parameters(self) -> int:

@@ -27,6 +27,7 @@ class _Task(NamedTuple):
     body: str  # what is controlled
     goal: str
     joints: tuple[str, ...]  # one entry per action component, in actuator order
+    positive: str | None = None  # how a positive torque turns what hangs on a joint, as camera 0 sees it
 
 
 _WALKER = ("right hip", "right knee", "right ankle", "left hip", "left knee", "left ankle")
@@ -37,27 +38,41 @@ _TASKS = {
         ("force on the cart, negative pushes left and positive pushes right",),
     ),
     "reacher_easy": _Task(
-        "a two-link arm seen from above", "bring the finger tip onto the target ball", ("shoulder", "wrist")
+        "a two-link arm seen from above",
+        "bring the finger tip onto the target ball",
+        ("shoulder", "wrist"),
+        "counter-clockwise",
     ),
     "cheetah_run": _Task(
         "a planar two-legged cheetah",
         "run to the right as fast as possible",
         ("back thigh", "back shin", "back foot", "front thigh", "front shin", "front foot"),
+        "clockwise",
     ),
-    "walker_walk": _Task("a planar two-legged walker", "stand tall and walk forward at a steady pace", _WALKER),
-    "walker_run": _Task("a planar two-legged walker", "stand tall and run forward as fast as possible", _WALKER),
+    "walker_walk": _Task(
+        "a planar two-legged walker", "stand tall and walk forward at a steady pace", _WALKER, "counter-clockwise"
+    ),
+    "walker_run": _Task(
+        "a planar two-legged walker", "stand tall and run forward as fast as possible", _WALKER, "counter-clockwise"
+    ),
     "finger_spin": _Task(
         "a two-joint finger next to a hinged body",
         "keep flicking the body so that it spins fast",
-        ("proximal", "distal"),
+        ("proximal joint", "distal joint"),
+        "counter-clockwise",
     ),
     "ball_in_cup_catch": _Task(
         "a cup with a ball on a string",
         "swing the ball up and catch it in the cup",
-        ("sideways force on the cup", "vertical force on the cup"),
+        (
+            "sideways force on the cup, negative pushes left and positive pushes right",
+            "vertical force on the cup, negative pushes down and positive pushes up",
+        ),
     ),
-    "hopper_hop": _Task("a planar one-legged hopper", "hop forward", ("waist", "hip", "knee", "ankle")),
-    "pendulum_swingup": _Task("a pendulum on a weak motor", "swing the pendulum up and hold it upright", ("torque",)),
+    "hopper_hop": _Task("a planar one-legged hopper", "hop forward", ("waist", "hip", "knee", "ankle"), "clockwise"),
+    "pendulum_swingup": _Task(
+        "a pendulum on a weak motor", "swing the pendulum up and hold it upright", ("torque on the pole",), "clockwise"
+    ),
 }
 SUITE = tuple(_TASKS)  # the tasks of DMControl
 
@@ -130,6 +145,9 @@ def prompt_for(task: str, action_dim: int, frames: int = 1) -> Prompt:
         raise ValueError(f"{task} has {len(parts)} action components, not {action_dim}")
     slots = ", ".join(f"a{i + 1}" for i in range(action_dim))
     components = "; ".join(f"a{i + 1} = {part}" for i, part in enumerate(parts))
+    if isinstance(entry, _Task) and entry.positive:
+        negative = {"clockwise": "counter-clockwise", "counter-clockwise": "clockwise"}[entry.positive]
+        components += f". Seen in the image, positive values turn {entry.positive} and negative ones {negative}"
     if isinstance(entry, _Drive):
         role, scene = "You are an AI assistant in an autonomous driving car and see what its camera sees.", entry.scene
     else:
@@ -138,7 +156,9 @@ def prompt_for(task: str, action_dim: int, frames: int = 1) -> Prompt:
     if frames > 1:
         order = f"These are {frames} images, one time step apart, the oldest first; the last one shows the present."
         scene = f"{order} {scene.replace('The image', 'Each image', 1)}"
-    system = f"{role} Answer with one line only: Action: [{slots}], every value a decimal between -1 and 1."
+    system = (
+        f"{role} Answer with one line only: Action: [{slots}], every value with two decimals, between -1.00 and 1.00."
+    )
     user = f"{scene} Goal: {entry.goal}. Action components: {components}. What is the next action?"
     return Prompt(system, user)
 

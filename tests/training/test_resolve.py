@@ -23,6 +23,7 @@ from covr_jax.training.resolve import comparable, resolve
 OPEN = {
     "replay": "the value is None",
     "auxiliary_clip_norm": "the value is None",
+    "adapter": "the value is None",
     "conv_filters": "num_filters each",
     "center_crop": "the value is None",
     "micro_batch": "decided when a round starts, or without LoRA",

@@ -106,6 +106,7 @@ def test_adapter_survives_saving(make_engine, frames, tmp_path):
     mine, theirs = (dict(s._backbone.model.named_parameters()) for s in (engine, other))
     assert all(torch.equal(mine[n], theirs[n]) for n in mine)
     assert other.answer(frames) == answers
+    assert make_engine(seed=9, adapter_dir=directory).answer(frames) == answers  # as --vlm.adapter
 
 
 @pytest.mark.parametrize("fault", ["missing", "truncated", "rank", "renamed"])

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from covr_jax.vlm.prompts import SUITE, TASKS, prompt_for, short_prompt_for
@@ -20,6 +21,33 @@ def test_prompt_states_the_format_with_one_slot_per_component(task, action_dim):
     slots = ", ".join(f"a{i + 1}" for i in range(action_dim))
     assert f"Action: [{slots}]" in prompt.system and f"a{action_dim} = " in prompt.user
     assert f"a{action_dim + 1}" not in prompt.system + prompt.user
+
+
+@pytest.mark.parametrize("task", SUITE)
+def test_the_prompt_says_what_a_positive_action_does(task):
+    """Against the model: the axis of each motor, in the directions of camera 0."""
+    mujoco, envs = pytest.importorskip("mujoco"), pytest.importorskip("covr_jax.envs")
+    model = envs.get_task(task).load_model()
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    right, up, towards = data.cam_xmat[0].reshape(3, 3).T
+    user = prompt_for(task, ACTIONS[task]).user
+    parts = user.split("Action components: ")[1].split("; ")
+    assert len(parts) == model.nu
+    for motor, part in enumerate(parts):
+        joint = model.actuator_trnid[motor, 0]
+        axis = data.xaxis[joint] * np.sign(model.actuator_gear[motor, 0])
+        if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE:
+            turn = "counter-clockwise" if axis @ towards > 0.5 else "clockwise"
+            assert abs(axis @ towards) > 0.5 and f"positive values turn {turn} and" in user
+        else:
+            move = "right" if axis @ right > 0.8 else "up"
+            assert max(axis @ right, axis @ up) > 0.8 and f"positive pushes {move}" in part
+
+
+def test_driving_prompts_say_what_the_signs_mean():
+    for task in ("carla_highway", "carla_ghost_pedestrian", "car_racing"):
+        assert "negative is left and positive is right" in prompt_for(task, ACTIONS[task]).user
 
 
 def test_prompts_and_digests_differ():

@@ -44,7 +44,9 @@ def load_pretrained(name: str, dtype, classes: Mapping[str, str] = CHAT_MODELS, 
         if local:
             (path / "config.json").stat()
             if (path / "adapter_config.json").exists():  # transformers would load it, and it would be overwritten
-                raise ValueError("it holds a LoRA adapter: merge it into its base model first, or remove its files")
+                raise ValueError(
+                    "it holds a LoRA adapter: merge it into its base model first, or pass it as --vlm.adapter with its base model as --vlm"
+                )
         else:
             # Without a network every file would be retried for half a minute; try the smallest one first.
             hf_hub_download(source, "config.json", revision=revision or None)

@@ -195,6 +195,7 @@ def make_vlm(config: Config, answer_dim: int, run_dir: Path) -> PriorService | N
         "alpha": vlm.lora_alpha,
         "dropout": vlm.lora_dropout,
         "targets": vlm.lora_targets,
+        "adapter_dir": vlm.adapter,
         "merge": False if config.method == "vpf" else None,  # its answers must follow every update
         "finetune_options": {name: value for name, value in finetune_options.items() if value is not None},
     }

@@ -45,7 +45,7 @@ def load_pretrained(name: str, dtype, classes: Mapping[str, str] = CHAT_MODELS, 
             (path / "config.json").stat()
             if (path / "adapter_config.json").exists():  # transformers would load it, and it would be overwritten
                 raise ValueError(
-                    "it holds a LoRA adapter: merge it into its base model first, or pass it as --vlm.adapter with its base model as --vlm"
+                    "it holds a LoRA adapter: merge it into its base model first, or give it as --vlm.adapter"
                 )
         else:
             # Without a network every file would be retried for half a minute; try the smallest one first.

@@ -159,23 +159,27 @@ def _moving_mean(values: list[float], width: int) -> list[float]:
 
 def finetune_loss(run: Run) -> list[ChartFigure]:
     """Draws the VLM's loss over optimiser steps, the rounds one after the other."""
-    curves = [(r.number, numbers(r.record.get("finetune_loss"))) for r in run.rounds]
-    curves = [(number, losses) for number, losses in curves if losses]
+    curves = [(r.number, numbers(r.record.get("finetune_loss")), r.value("finetune_loss_floor")) for r in run.rounds]
+    curves = [(number, losses, floor) for number, losses, floor in curves if losses]
     if not curves:
         return []
-    total = sum(len(losses) for _, losses in curves)
+    total = sum(len(losses) for _, losses, _ in curves)
     label = "Optimiser steps, all rounds one after the other"
     chart = Chart(label, (0, total), width=1000, height=280)
     start = 0
     width = max(1, total // (12 * len(curves)))
-    for number, losses in curves:
+    for number, losses, floor in curves:
         x = [start + i + 0.5 for i in range(len(losses))]
         chart.rule(start, f"round {number}", start + len(losses) / 2)
         chart.line(x, losses, "vlm", faint=width > 2)
         if width > 2:
             chart.line(x, _moving_mean(losses, width), "vlm")
+        if floor:
+            chart.line([start, start + len(losses)], [floor, floor], "reference")
         start += len(losses)
     legend = [("vlm faint", "each step"), ("vlm", f"mean of the last {width} steps")] if width > 2 else []
+    if any(floor for _, _, floor in curves):
+        legend.append(("reference", "least that label smoothing leaves"))
     return [chart.render("Weighted token loss", *legend, ("rule", "start of a round"))]
 
 

@@ -21,8 +21,8 @@ def run_finetune_round(engine: Engine, batch: FinetuneBatch, report: Report | No
       report: called with the progress of the fine-tuning.
 
     Returns:
-      trained (number of samples), finetune_loss (list), finetune_seconds, rolled_back, action_error,
-      action_error_before, action_error_untuned (of the model without adapter; errors are None without a valid answer)
+      trained (number of samples), finetune_loss (list), finetune_loss_floor, finetune_seconds, rolled_back,
+      action_error, action_error_before, action_error_untuned (of the model without adapter; errors are None without a valid answer)
       and answers (texts for the first ``batch.shown`` held-out frames).
     """
     before = action_error(engine, batch.heldout_frames, batch.heldout_action)
@@ -33,6 +33,7 @@ def run_finetune_round(engine: Engine, batch: FinetuneBatch, report: Report | No
     return {
         "trained": len(batch.weight),
         "finetune_loss": result["finetune_losses"],
+        "finetune_loss_floor": result.get("loss_floor", 0.0),
         "finetune_seconds": result["seconds"],
         "rolled_back": result["rolled_back"],
         "action_error": action_error(engine, batch.heldout_frames, batch.heldout_action),

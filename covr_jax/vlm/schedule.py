@@ -1,4 +1,4 @@
-"""The learning rate over the steps of a round, and when a round is given up."""
+"""The learning rate over the steps of a round, the least loss it can reach, and when it is given up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,20 @@ import numpy as np
 
 if TYPE_CHECKING:
     from covr_jax.vlm.trainer import FinetuneOptions
+
+
+def smoothing_floor(smoothing: float, vocabulary: int) -> float:
+    """Returns the least loss per token that label smoothing leaves, nats: the entropy of the smoothed label.
+
+    Args:
+      smoothing: d in [0, 1).
+      vocabulary: V tokens, over which d is spread.
+    """
+    if not smoothing:
+        return 0.0
+    other = smoothing / vocabulary
+    label = 1.0 - smoothing + other
+    return -label * math.log(label) - (vocabulary - 1) * other * math.log(other)
 
 
 def diverged(losses: list[float], total: int, allowed: float | None) -> bool:

@@ -20,7 +20,7 @@ from covr_jax.vlm.grammar import Grammar
 from covr_jax.vlm.models.images import preprocess
 from covr_jax.vlm.models.loading import Backbone, PromptTokens, model_inputs
 from covr_jax.vlm.passes import Passes, out_of_memory, plan_passes
-from covr_jax.vlm.schedule import diverged, rate
+from covr_jax.vlm.schedule import diverged, rate, smoothing_floor
 
 IGNORE = -100  # label of a position that carries no loss
 
@@ -130,8 +130,9 @@ def finetune(
 
     Returns:
       finetune_loss (mean of the last tenth of the steps), finetune_loss_first, finetune_loss_last, finetune_losses
-      (list), steps, seconds, skipped (batches whose weights are all zero), rolled_back, and micro_batch: the samples of
-      the last pass, which shrinks where memory runs out. A loss or gradient that is not finite, or a loss that
+      (list), steps, seconds, skipped (batches whose weights are all zero), rolled_back, micro_batch (samples of the
+      last pass, which shrinks where memory runs out) and loss_floor (what label smoothing leaves at least, times the
+      mean weight). A loss or gradient that is not finite, or a loss that
       diverges, ends the round and restores the adapter from before it; the losses up to there are returned. An
       exception, also one from ``progress``, restores the adapter too.
 
@@ -162,7 +163,9 @@ def finetune(
                 for parameter, old in zip(_adapter(backbone), before, strict=True):
                     parameter.copy_(old)
     seconds = time.perf_counter() - started
-    return _summarise(losses, skipped, not succeeded, seconds) | {"micro_batch": passes.size}
+    vocabulary = backbone.model.config.get_text_config().vocab_size
+    floor = smoothing_floor(options.label_smoothing, vocabulary) * (float(weights.mean()) if len(weights) else 0.0)
+    return _summarise(losses, skipped, not succeeded, seconds) | {"micro_batch": passes.size, "loss_floor": floor}
 
 
 def _adapter(backbone: Backbone) -> list[torch.nn.Parameter]:

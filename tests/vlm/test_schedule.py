@@ -1,9 +1,22 @@
 """The learning rate of a round, and when a round is given up."""
 
-import pytest
+import math
 
-from covr_jax.vlm.schedule import diverged, rate
-from covr_jax.vlm.trainer import FinetuneOptions
+import pytest
+import torch
+
+from covr_jax.vlm.schedule import diverged, rate, smoothing_floor
+from covr_jax.vlm.trainer import FinetuneOptions, ralw_loss
+
+
+def test_the_floor_of_label_smoothing():
+    """0.1 over Qwen's vocabulary: 1.52 nats. d = 0.5 over two tokens is the label (0.75, 0.25)."""
+    assert smoothing_floor(0.1, 151_936) == pytest.approx(1.518, abs=1e-3)
+    assert smoothing_floor(0.5, 2) == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert smoothing_floor(0.0, 100) == 0.0
+    logits = torch.log(torch.tensor([[[0.75, 0.25]]]))
+    found = ralw_loss(logits, torch.tensor([[0]]), torch.ones(1), 0.5)
+    assert float(found) == pytest.approx(smoothing_floor(0.5, 2), rel=1e-6)
 
 
 def test_divergence_by_hand():

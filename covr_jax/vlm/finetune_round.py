@@ -22,8 +22,8 @@ def run_finetune_round(engine: Engine, batch: FinetuneBatch, report: Report | No
 
     Returns:
       trained (number of samples), finetune_loss (list), finetune_loss_floor, finetune_seconds, rolled_back,
-      action_error, action_error_before, action_error_untuned (of the model without adapter; errors are None without a valid answer)
-      and answers (texts for the first ``batch.shown`` held-out frames).
+      action_error, action_error_before, action_error_untuned (of the model without adapter; errors are None without a
+      valid answer) and answers (texts for the first ``batch.shown`` held-out frames).
     """
     before = action_error(engine, batch.heldout_frames, batch.heldout_action)
     with engine.disable_adapter():

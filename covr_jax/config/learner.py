@@ -61,7 +61,7 @@ class SACConfig:
     hidden_dim: PositiveInt = 1024  # units per hidden layer of actor and critic [SAC-AE]
     feature_dim: PositiveInt = 50  # features that the encoder computes per observation [SAC-AE]
     num_filters: PositiveInt = 32  # channels of each convolution [SAC-AE]
-    conv_filters: tuple[PositiveInt, ...] | None = None  # channels by convolution; None: num_filters each [ours]
+    conv_filters: tuple[int, ...] | None = None  # channels by convolution; None: num_filters each [ours]
     conv_kernels: tuple[int, ...] = (3, 3, 3, 3)  # height = width of each convolution, pixels [SAC-AE]
     conv_strides: tuple[int, ...] = (2, 1, 1, 1)  # stride of each convolution, pixels [SAC-AE]
     # Input of the first convolution: the frames, or the newest frame and the changes between frames [SAC-AE: frames]

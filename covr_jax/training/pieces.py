@@ -40,6 +40,7 @@ class Pieces(NamedTuple):
     query: Callable[..., Any]  # (learner, replay) -> Query: frames for the VLM
     entropy: Callable[..., Array]  # (learner, observation, key, previous action) -> f32[N], nats
     value: Callable[..., Array]  # (learner, observation, action) -> f32[N]
+    mode: Callable[..., Array]  # (learner, observation, previous action) -> f32[N,A], the policy's
 
 
 def compile_pieces(parts: Parts) -> Pieces:
@@ -64,6 +65,7 @@ def compile_pieces(parts: Parts) -> Pieces:
         query=runtime.jit(partial(select_query, parts)),
         entropy=runtime.jit(learner.entropy),
         value=runtime.jit(learner.value),
+        mode=runtime.jit(partial(_mode, parts)),
     )
 
 
@@ -71,6 +73,10 @@ def _act(
     parts: Parts, key: Array, learner: LearnerState, observation: Array, vec_steps: Array, previous: Array | None
 ) -> Array:
     return parts.learner.act(learner, observation, jax.random.fold_in(key, vec_steps), previous)
+
+
+def _mode(parts: Parts, learner: LearnerState, observation: Array, previous: Array | None) -> Array:
+    return parts.learner.act(learner, observation, None, previous)
 
 
 def _random_action(parts: Parts, key: Array, vec_steps: Array) -> Array:

@@ -158,7 +158,7 @@ class Programs:
         """V(o), f32[N], of stored observations (time, env_id i64[N]): min_i Q_i(o, a) at the policy's mode a."""
 
         def of_batch(_: np.ndarray, observation: Array, previous: Array | None) -> Array:
-            mode = self.evaluator.mean_action(state.learner, observation, previous)
+            mode = self.pieces.mode(state.learner, observation, previous)
             return self.pieces.value(state.learner, observation, mode)
 
         return self._of_stored(state, time, env_id, of_batch)

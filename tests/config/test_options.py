@@ -42,7 +42,7 @@ def test_an_unknown_preset_is_refused_with_the_known_ones():
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_json_and_back(name):
-    config = with_leaf(presets.make(name), "sac.conv-strides", (2, 1, 2))
+    config = with_leaf(presets.make(name, task="carla_highway"), "sac.conv-strides", (2, 1, 2))
     written = json.loads(json.dumps(to_dict(config)))
     assert from_dict(written) == config
     assert from_dict(to_dict(config)) == config
@@ -178,6 +178,7 @@ BROKEN = [
     *((name, -1, "must be 0 or more, got -1") for name in NOT_NEGATIVE),
     *((name, value, "must be between 0 and 1") for name in UNIT for value in (-0.01, 1.01, float("nan"))),
     *(("seed", value, f"must be between 0 and 4294967295, got {value}") for value in (-1, 2**32)),
+    *(("sac.conv-filters", value, f"{value} must be positive, one per layer") for value in ((32, 32), (32, 0, 32, 32))),
     ("env.samples", 3, "must be 1, 2 or 4, got 3"),
     ("vlm.frames", 4, "must be at most --env.frame-stack, 3, got 4"),
     ("sac.init-temperature", 0.0, "must be positive"),

@@ -147,7 +147,7 @@ def test_values_of_stored_observations_are_the_critics(programs, history):
     for row in (0, 255, 256, 299):
         where = jnp.asarray([time[row]]), jnp.asarray([env_id[row]])
         observation = replay.observations(state.replay, *where, programs.parts.frame_stack)
-        mode = programs.evaluator.mean_action(state.learner, observation, None)
+        mode = programs.parts.learner.act(state.learner, observation)
         for value, some in ((of_action, action[row][None]), (of_state, mode)):
             expected = programs.parts.learner.value(state.learner, observation, jnp.asarray(some))
             np.testing.assert_allclose(value[row], expected[0], rtol=1e-5, atol=1e-6)

@@ -144,12 +144,13 @@ def test_values_of_stored_observations_are_the_critics(programs, history):
     of_action = programs.q_values(state, time, env_id, action)
     of_state = programs.state_values(state, time, env_id)
     assert of_action.shape == of_state.shape == (300,) and (of_action != of_state).all()
+    act, critics = jax.jit(programs.parts.learner.act), jax.jit(programs.parts.learner.value)
     for row in (0, 255, 256, 299):
         where = jnp.asarray([time[row]]), jnp.asarray([env_id[row]])
         observation = replay.observations(state.replay, *where, programs.parts.frame_stack)
-        mode = programs.parts.learner.act(state.learner, observation)
+        mode = act(state.learner, observation)
         for value, some in ((of_action, action[row][None]), (of_state, mode)):
-            expected = programs.parts.learner.value(state.learner, observation, jnp.asarray(some))
+            expected = critics(state.learner, observation, jnp.asarray(some))
             np.testing.assert_allclose(value[row], expected[0], rtol=1e-5, atol=1e-6)
     assert programs.q_values(state, time[:0], env_id[:0], action[:0]).shape == (0,)
 

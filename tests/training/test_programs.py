@@ -135,26 +135,6 @@ def test_queries_are_the_frames_of_every_fifth_step(programs, history):
     assert programs.parts.num_query_slots == 2 * ENVS
 
 
-def test_values_of_stored_observations_are_the_critics(programs, history):
-    """In two batches of 256, the second of which is filled up."""
-    state, generator = history[1], np.random.default_rng(0)
-    count = int(state.replay.count)
-    time, env_id = generator.integers(count - 50, count, 300), generator.integers(0, ENVS, 300)
-    action = generator.uniform(-1, 1, (300, 1)).astype(np.float32)
-    of_action = programs.q_values(state, time, env_id, action)
-    of_state = programs.state_values(state, time, env_id)
-    assert of_action.shape == of_state.shape == (300,) and (of_action != of_state).all()
-    act, critics = jax.jit(programs.parts.learner.act), jax.jit(programs.parts.learner.value)
-    for row in (0, 255, 256, 299):
-        where = jnp.asarray([time[row]]), jnp.asarray([env_id[row]])
-        observation = replay.observations(state.replay, *where, programs.parts.frame_stack)
-        mode = act(state.learner, observation)
-        for value, some in ((of_action, action[row][None]), (of_state, mode)):
-            expected = critics(state.learner, observation, jnp.asarray(some))
-            np.testing.assert_allclose(value[row], expected[0], rtol=1e-5, atol=1e-6)
-    assert programs.q_values(state, time[:0], env_id[:0], action[:0]).shape == (0,)
-
-
 def test_evaluation_is_decided_by_its_number(programs, history):
     policy = programs.evaluator.eval_policy(history[1].learner)
     one, again, other = (programs.evaluator.evaluate(policy, 2, number) for number in (5, 5, 6))

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 

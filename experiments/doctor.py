@@ -220,7 +220,7 @@ def check_budget(name: str | None) -> list[Finding]:
     findings = [Finding("ok", shown, f"{text} ({recomputed:.2f} GB with --vlm.checkpointing)")]
     for size in _CARDS:
         left = int(size * 1e9 * _LARGEST_SHARE) - needs.to_answer() - needs.training
-        findings.append(Finding("ok", f"  on {size} GB", _fits(needs, left, RELEASED.batch_size)))
+        findings.append(Finding("ok", f"  {_LARGEST_SHARE:.0%} of {size} GB", _fits(needs, left, RELEASED.batch_size)))
     return findings
 
 

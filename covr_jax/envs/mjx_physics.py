@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 from mujoco import mjx
 
-from covr_jax.envs.physics import Physics
+from covr_jax.envs.physics import Physics, Stepped
 from covr_jax.envs.task import Task
 
 
@@ -31,10 +31,7 @@ class MJXPhysics(Physics):
         ctrl: Float[Array, " A"],
         goal: Float[Array, " G"] | None,
         count: int,
-    ) -> tuple[
-        tuple[Float[Array, " nq"], Float[Array, " nv"], Float[Array, " nv"], Float[Array, " S"] | None],
-        Float[Array, ""],
-    ]:
+    ) -> Stepped:
         """As ``Physics.control_steps``."""
         start = mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl, qacc_warmstart=qacc_warmstart)
 

@@ -17,6 +17,12 @@ from covr_jax.envs.task import Task
 PHYSICS = get_args(PhysicsEngine)
 
 
+# (qpos, qvel, qacc_warmstart, touch sensors or None) and the sum of the rewards
+Stepped = tuple[
+    tuple[Float[Array, " nq"], Float[Array, " nv"], Float[Array, " nv"], Float[Array, " S"] | None], Float[Array, ""]
+]
+
+
 class Physics(abc.ABC):
     """The model of a task and the functions that step it and complete its data; pure and jit-able in both engines.
 
@@ -58,10 +64,7 @@ class Physics(abc.ABC):
         ctrl: Float[Array, " A"],
         goal: Float[Array, " G"] | None,
         count: int,
-    ) -> tuple[
-        tuple[Float[Array, " nq"], Float[Array, " nv"], Float[Array, " nv"], Float[Array, " S"] | None],
-        Float[Array, ""],
-    ]:
+    ) -> Stepped:
         """Simulates some control steps with a constant control.
 
         Args:

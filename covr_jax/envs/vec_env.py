@@ -66,7 +66,7 @@ class VecEnv:
       samples: visibility samples per pixel.
       renderer: one of ``render.RENDERERS``: ``jax``; ``gl``, MuJoCo's OpenGL on the host; ``warp``, mjx.render.
       distractors: a name of ``render.distract.DISTRACTORS``, for example ``color_hard``.
-      physics: one of ``PHYSICS``: ``mjx``; ``mujoco``, the C engine on the host, far faster on CPUs; ``auto``, as
+      physics: one of ``PHYSICS``: ``mjx``; ``mujoco``, the C engine on the threads of the host; ``auto``, as
         ``default_physics`` says.
 
     Raises:

@@ -75,6 +75,19 @@ def test_rewards_are_summed_over_the_control_steps_that_follow_each_other(physic
     assert (np.abs(total - rewards[0]) > 0.01).all()
 
 
+@pytest.mark.parametrize(
+    ("task", "fields"),
+    [
+        ("cartpole_swingup", {"xmat"}),
+        ("reacher_easy", {"geom_xpos"}),
+        ("finger_spin", {"sensordata"}),
+        ("walker_walk", {"xpos", "xmat", "xipos", "cvel", "subtree_com"}),
+    ],
+)
+def test_a_control_step_returns_what_its_reward_reads(task, fields):
+    assert set(MuJoCoPhysics(get_task(task))._rewarding) == fields
+
+
 def test_a_state_that_is_not_finite_stays_so(physics):
     """By default C MuJoCo would silently start again from the model's own pose. The other envs go on as they do."""
     rows = states(3)

@@ -13,7 +13,7 @@ def test_a_directory_is_estimated_from_its_config_alone(tmp_path):
     model.config.save_pretrained(tmp_path)
     needs, *cards = check_budget(str(tmp_path))
     assert needs.level == "ok" and needs.subject == tmp_path.name and "GB to answer" in needs.text
-    assert [card.subject for card in cards] == ["  on 24 GB", "  on 40 GB", "  on 80 GB"]
+    assert [card.subject for card in cards] == ["  90% of 24 GB", "  90% of 40 GB", "  90% of 80 GB"]
     assert {card.text for card in cards} == {"fine-tunes 16 of 16 samples per pass"}
 
 

@@ -90,7 +90,8 @@ class VLMConfig:
     mode: Literal["sync", "async", "process"] = "sync"
     # async, process: longest wait of the learner per chunk, seconds; later answers are stored when they come [ours]
     deadline_s: NonNegative = 0.0
-    hang_s: Positive = 600.0  # async, process: silence after which a busy VLM counts as hung, seconds [ours]
+    # async, process: seconds without a sign of work (a layer computed) after which a VLM counts as hung [ours]
+    hang_s: Positive = 600.0
     restarts: Count = 5  # async, process: restarts after failures, with growing pauses, before it is given up [ours]
     record: bool = False  # write every answer to vlm/answers.jsonl in the run directory
     replay: str | None = None  # file of recorded answers, played back instead of any VLM; None: no recording
@@ -110,8 +111,8 @@ class VLMConfig:
     lora_rank: PositiveInt | None = None  # None: 128 [COVR], or 16 for the tiny models [ours]
     lora_alpha: float | None = None  # None: the task's [COVR: 16, CARLA 256], or 64 for the tiny models [ours]
     lora_dropout: Fraction | None = None  # None: 0.05 [RL4VLM], or 0 for the tiny models [ours]
-    # Adapted layers [ours]: 8.10%, 6.00%, 8.26% of the weights of a 3B model
     adapter: str | None = None  # directory of a LoRA adapter to start from, as peft writes it; None: a new one [COVR]
+    # Adapted layers [ours]: 8.10%, 6.00%, 8.26% of the weights of a 3B model
     lora_targets: Literal["all-linear", "language", "paper_826"] = "all-linear"
     learning_rate: NonNegative | None = None  # AdamW's; None: 1e-4, or 2e-3 for the tiny models [ours]
     batch_size: PositiveInt | None = None  # samples per optimiser step; None: 16, or 32 for the tiny models [ours]

@@ -165,7 +165,7 @@ class AgentTrainer(Trainer):
             self.reporter.message(f"VLM: {self.vlm.model_info.name}, {self.vlm.model_info.parameters}")
         warn_about_schedule(self.config, self.programs, self.rounds, self.reporter)
         if self.finetune_scheduler:
-            baseline = self.finetune_scheduler.baseline()
+            baseline = self.finetune_scheduler.baseline(self.reporter)
             row |= {"vlm/prior_return": baseline["vlm_return"]} if "vlm_return" in baseline else {}
         self.log(row)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from covr_jax.config import Config, required
 from covr_jax.covr import ablations, ralw
 from covr_jax.io.files import write_json
 from covr_jax.io.reporter import Reporter
+from covr_jax.training.estimate import Estimate
 from covr_jax.training.programs import Programs
 from covr_jax.training.queries import vlm_frames
 from covr_jax.training.selection import DataSelector, RoundData, Samples, frames_of
@@ -52,11 +54,11 @@ class FinetuneScheduler:
         self._directory = run_dir / "vlm"
         self._current: Round | None = None
 
-    def baseline(self) -> dict[str, Any]:
+    def baseline(self, reporter: Reporter) -> dict[str, Any]:
         """Writes and returns the record of round 0: the VLM before any fine-tuning."""
         at_once = self._config.method != "covr" or required(self._config.covr.cold_start_rounds) == 0
         record: dict[str, Any] = {"round": 0, "env_steps": 0, "action_error": None, "guidance": at_once}
-        record |= self._vlm_return()
+        record |= self._vlm_return(reporter)
         self._write(0, record)
         return record
 
@@ -156,18 +158,28 @@ class FinetuneScheduler:
         batch = FinetuneBatch(frames, training.action, weights, held_frames, held_out.action, len(gallery.time))
         return current._replace(record=current.record | weighting, batch=batch, gallery=gallery)
 
-    def _vlm_return(self) -> dict[str, float]:
-        """Mean and standard deviation of the return when the VLM alone acts; empty when not asked for."""
+    def _vlm_return(self, reporter: Reporter | None = None) -> dict[str, float]:
+        """Mean and standard deviation of the return when the VLM alone acts; empty when not asked for.
+
+        A reporter is told how long that takes, which on a large model may be hours.
+        """
         episodes = self._config.vlm.return_episodes
         if not episodes:
             return {}
         env, frames = self._programs.evaluator.env, self._config.vlm.frames
+        estimate = None
+        if reporter:
+            steps = math.ceil(episodes / env.num_envs) * env.episode_length
+            what = "measuring the VLM alone (--vlm.return-episodes), now and after each round"
+            estimate = Estimate(what, steps, reporter.message)
 
         def policy(timestep: TimeStep, step: int) -> np.ndarray:
             del step
             action = np.zeros((env.num_envs, env.action_dim), np.float32)
             queried = vlm_frames(timestep.observation[:episodes], frames)
             action[:episodes] = np.asarray(self._vlm.query(queried).action)
+            if estimate:
+                estimate.step()
             return action
 
         try:

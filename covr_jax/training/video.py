@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from covr_jax import runtime
 from covr_jax.envs import EnvState, HostVecEnv, VecEnv
+from covr_jax.io.mp4 import write_mp4
 from covr_jax.render import Renderer
 from covr_jax.training.evaluation import Policy
 from covr_jax.training.programs import Programs
@@ -23,28 +23,16 @@ _SIZE = 240  # pixels
 
 def record_episode(programs: Programs, policy: Policy, path: Path, number: int = 0) -> Path:
     """Writes the first episode of evaluation ``number`` under a policy as an mp4 in real time, without distractors."""
-    import imageio_ffmpeg
+    frames, fps = episode_images(programs, policy, number)
+    return write_mp4(frames, path, fps)
 
+
+def episode_images(programs: Programs, policy: Policy, number: int = 0) -> tuple[list[np.ndarray], float]:
+    """The first episode of evaluation ``number``: u8[H,W,3] images, and how many of them make a second."""
     env = programs.evaluator.env
     if isinstance(env, HostVecEnv):
-        frames, fps = _observed_images(programs, policy, number), env.task.fps / env.action_repeat
-    else:
-        frames, fps = (
-            _rendered_images(programs, env, policy, number),
-            1.0 / (env.task.control_timestep * env.action_repeat),
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    size = frames[0].shape[1], frames[0].shape[0]
-    with warnings.catch_warnings():
-        # JAX warns of any fork; this child only runs the encoder.
-        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
-        encoding: dict[str, Any] = {"fps": fps, "macro_block_size": 4}  # the stub wants whole frames per second
-        writer = imageio_ffmpeg.write_frames(str(path), size, **encoding)
-        writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
-    return path
+        return _observed_images(programs, policy, number), env.task.fps / env.action_repeat
+    return _rendered_images(programs, env, policy, number), 1.0 / (env.task.control_timestep * env.action_repeat)
 
 
 def _observed_images(programs: Programs, policy: Policy, number: int) -> list[np.ndarray]:

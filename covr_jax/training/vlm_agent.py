@@ -21,6 +21,7 @@ from covr_jax.envs.stepper import HostStepper, JitStepper
 from covr_jax.io.reporter import Reporter
 from covr_jax.runtime.rng import ENV, stream
 from covr_jax.training import cost_analysis
+from covr_jax.training.estimate import Estimate
 from covr_jax.training.evaluation import Policy
 from covr_jax.training.programs import Programs
 from covr_jax.training.queries import vlm_frames
@@ -62,9 +63,21 @@ class VLMTrainer(Trainer):
             running=[0.0] * num_envs,
             last=[math.nan] * num_envs,
         )
+        self._evaluation, self._collection = self._estimates()
         self._held_action = np.zeros((programs.evaluator.env.num_envs, programs.parts.env.action_dim), np.float32)
         self._token_policy = self._make_token_policy() if self.trains else None
         self.open_log(resumed=self._restore_newest())
+
+    def _estimates(self) -> tuple[Estimate, Estimate]:
+        """How long the queries of one evaluation and those of the whole run take."""
+        config, evaluated, env = self.config, self.programs.evaluator.env, self.programs.parts.env
+        every = 1 if self.trains else config.vlm.every
+        length = evaluated.episode_length * math.ceil(config.eval.episodes / evaluated.num_envs)
+        whole = math.ceil(config.total_steps / (env.action_repeat * env.num_envs))
+        return (
+            Estimate("each evaluation", math.ceil(length / every), self.reporter.message),
+            Estimate("the answers of this run, updates come on top", whole, self.reporter.message),
+        )
 
     def _make_token_policy(self) -> Any:
         from covr_jax.vlm.ppo.policy import PPOOptions, TokenPolicy
@@ -108,6 +121,7 @@ class VLMTrainer(Trainer):
         if step % (1 if self.config.method == "vpf" else self.config.vlm.every) == 0:
             episodes, frames = self.config.eval.episodes, vlm_frames(timestep.observation, self.config.vlm.frames)
             self._held_action[:episodes] = np.asarray(self.vlm.query(frames[:episodes]).action)
+            self._evaluation.step()
         return self._held_action
 
     def begin(self) -> None:
@@ -140,7 +154,9 @@ class VLMTrainer(Trainer):
         length = math.ceil(vpf.steps / self.programs.parts.env.num_envs)
         policy, stepper, num_frames = cast(Any, self._token_policy), self.programs.stepper, self.config.vlm.frames
         state, timestep = self.state
-        rollout, state, timestep = collect(policy, stepper, state, timestep, length, running, last, num_frames)
+        rollout, state, timestep = collect(
+            policy, stepper, state, timestep, length, running, last, num_frames, self._collection.step
+        )
         batch = ppo_batch(rollout, vpf.discount, vpf.gae_decay)
         row = policy.update(batch)
         updates = vpf.epochs * max(1, len(batch.log_prob) // vpf.minibatch)
@@ -168,6 +184,7 @@ def collect(
     running: np.ndarray,
     last: np.ndarray,
     num_frames: int = 1,
+    stepped: Callable[[], None] = lambda: None,
 ) -> tuple[Rollout, Any, TimeStep]:
     """Makes ``length`` agent steps with sampled answers.
 
@@ -180,6 +197,7 @@ def collect(
       running: f64[E], returns of the current episodes; changed in place.
       last: f64[E], returns of the last finished episodes; changed in place.
       num_frames: newest frames of an observation that the VLM sees.
+      stepped: called after every agent step.
 
     Returns:
       the rollout, and the state and time step after it.
@@ -204,6 +222,7 @@ def collect(
         rows["ends"].append(ends)
         running += rows["reward"][-1]
         last[ends], running[ends] = running[ends], 0.0
+        stepped()
     rows["value"].append(policy.values(vlm_frames(timestep.observation, num_frames), rows["sampled"][-1].tokens))
     arrays = {name: np.stack(rows[name]) for name in ("acts", "reward", "ends", "discount", "value")}
     return Rollout(jnp.stack(rows["frames"]), rows["sampled"], **arrays), state, timestep

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,18 @@ if TYPE_CHECKING:
 TINY_ADAMW = {"betas": (0.9, 0.95), "schedule": "linear"}
 
 
+def _after_each_layer(model: Any, call: Callable[[], Any]) -> None:
+    """Calls a function whenever a block of the vision tower or of the language model has computed."""
+
+    def hook(*_: Any) -> None:
+        call()
+
+    for blocks in model.modules():
+        if isinstance(blocks, torch.nn.ModuleList):
+            for block in blocks:
+                block.register_forward_hook(hook)
+
+
 class VLMEngine:
     """One VLM with one prompt and one adapter; see ``protocol.Engine``.
 
@@ -72,6 +85,7 @@ class VLMEngine:
     Attributes:
       counters: {'queries', 'frames', 'parse_failures', 'latency_s' (of the last query), 'query_s' (sum), 'rounds'}.
       parameter_count: numbers of trainable and of all parameters.
+      working: called after every layer of every pass; a pass of a large model on a CPU may take many minutes.
 
     Raises:
       VLMLoadError: if the model cannot be loaded; one line that says what to do.
@@ -129,6 +143,8 @@ class VLMEngine:
         self._merged = None  # cache of the merged copy; None when the adapter has changed
         self._adapter_enabled = True
         self.counters = fresh_counters()
+        self.working: Callable[[], None] | None = None
+        _after_each_layer(self._backbone.model, lambda: self.working and self.working())
         if adapter_dir is not None:
             self.load_adapter(adapter_dir)
 

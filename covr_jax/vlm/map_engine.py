@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,7 @@ class MapVLM:
         self.clip = load_clip(name, *place, image_size)
         self._text_features = text_features(self.clip, self.texts)
         self.counters = fresh_counters()
+        self.working: Callable[[], None] | None = None
 
     @property
     def parameter_count(self) -> ParameterCount:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +32,8 @@ def read_video(path: Path) -> tuple[np.ndarray, float]:
     """
     import imageio_ffmpeg
 
-    with warnings.catch_warnings():
-        # JAX warns of any fork; this child only runs the decoder.
-        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
-        reader = imageio_ffmpeg.read_frames(str(path))
-        facts = next(reader)
+    reader = imageio_ffmpeg.read_frames(str(path))
+    facts = next(reader)
     assert isinstance(facts, dict)
     width, height = facts["size"]
     frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
@@ -55,15 +50,13 @@ def record(run_dir: Path, number: int) -> tuple[np.ndarray, float]:
     os.environ.setdefault("MUJOCO_GL", "disable")
     from covr_jax import runtime
     from covr_jax.training.restore import load_run
-    from covr_jax.training.video import record_episode
+    from covr_jax.training.video import episode_images
 
     runtime.configure()
     _, programs, state = load_run(run_dir)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "episode.mp4"
-            record_episode(programs, programs.evaluator.eval_policy(state.learner), path, number)
-            return read_video(path)
+        frames, fps = episode_images(programs, programs.evaluator.eval_policy(state.learner), number)
+        return np.stack(frames), fps
     finally:
         programs.close()
 

@@ -30,7 +30,7 @@ def test_log_prob_is_the_density_of_the_squashed_action(scale):
     np.testing.assert_allclose(action, expected_action, atol=1e-6)
     np.testing.assert_allclose(log_prob, expected, rtol=1e-5, atol=1e-4)
     if scale == 30.0:  # tanh has saturated: the naive log(1 - a^2) is minus infinity
-        assert (np.abs(np.asarray(action)) == 1.0).mean() > 0.5
+        assert (np.abs(np.asarray(action)) == 1.0).mean() > 0.25
 
 
 @pytest.mark.parametrize(("mean", "log_std"), [(0.0, 0.0), (0.7, -1.0), (-1.5, 0.3)])

@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from covr_jax.io.mp4 import write_mp4
 from covr_jax.report import write_report
 from tests.support.synthetic_run import cartpole_frame, edit, finish, make_run
 
@@ -51,16 +52,6 @@ PROBE = """<script>addEventListener('load', () => {
 });</script>"""
 
 
-def write_video(path):
-    ffmpeg = pytest.importorskip("imageio_ffmpeg")
-    path.parent.mkdir()
-    writer = ffmpeg.write_frames(str(path), (84, 84), fps=20, macro_block_size=2)
-    writer.send(None)
-    for i in range(20):
-        writer.send(np.ascontiguousarray(cartpole_frame(np.sin(i / 9), np.sin(i / 7))))
-    writer.close()
-
-
 def open_page(page, tmp_path, width):
     """What the probe saw."""
     naked = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
@@ -76,12 +67,12 @@ def open_page(page, tmp_path, width):
     return json.loads(found[1].replace("&quot;", '"').replace("&amp;", "&"))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning")  # the video writer's, beside an initialised JAX
 @pytest.mark.parametrize("width", [1280, 900])
 def test_everything_is_shown_and_nothing_overlaps(tmp_path, width):
     folder = make_run(tmp_path / "run")
     finish(folder)
-    write_video(folder / "videos" / "final.mp4")
+    frames = [cartpole_frame(np.sin(i / 9), np.sin(i / 7)) for i in range(20)]
+    write_mp4(frames, folder / "videos" / "final.mp4", fps=20)
     seen = open_page(write_report(folder).read_text(), tmp_path, width)
     assert (seen["images"], seen["broken"]) == (20, 0)
     assert seen["video"] == [84, 84, ""]

@@ -14,6 +14,7 @@ from covr_jax.vlm.serving.protocol import FinetuneBatch
 from covr_jax.vlm.serving.supervise import RetryPolicy, SupervisedService
 from covr_jax.vlm.serving.worker import ProcessWorker, ThreadWorker
 
+MODES = ["async", "process"]
 PATIENCE_S = 60.0  # time limit of the tests, not reached when they pass
 
 
@@ -26,7 +27,10 @@ def wait_for(path: Path) -> None:
 
 
 class Faulty(FakeVLM):
-    """A file ``<call>.<fault>`` in a folder makes one call fail. Faults: error, memory, exit, hang (until ``go``)."""
+    """A file ``<call>.<fault>`` in a folder makes one call fail. Faults: error, memory, exit, hang (until ``go``).
+
+    With the fault ``slow`` it works until ``go``, and says so.
+    """
 
     def __init__(self, folder: Path):
         super().__init__()
@@ -44,6 +48,10 @@ class Faulty(FakeVLM):
             if fault == "exit":
                 os._exit(7)
             (self.folder / "entered").touch()
+            while fault == "slow" and not (self.folder / "go").exists():
+                assert self.working
+                self.working()
+                time.sleep(0.002)
             wait_for(self.folder / "go")
 
     def query(self, frames):
@@ -90,3 +98,33 @@ def expected(frames, bias: float = 0.0):
     engine = FakeVLM()
     engine.bias = bias
     return engine.query(frames)
+
+
+def inject(folder, *faults):
+    """Makes the next calls fail."""
+    for fault in faults:
+        (folder / fault).touch()
+
+
+def submit(service, step):
+    """Submits a query and returns whether it was accepted."""
+    return service.submit(step, some_frames(step))
+
+
+def counts(service, *names):
+    """Values of counters."""
+    return [service.counters[name] for name in names]
+
+
+def assert_answer(answers, query_step, bias=0.0):
+    """Asserts that there is one answer, that of ``submit``."""
+    assert [answer.query_step for answer in answers] == [query_step]
+    np.testing.assert_array_equal(answers[0].prior.action, expected(some_frames(query_step), bias).action)
+
+
+def wait_until(holds):
+    """Waits until a condition holds."""
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.002)

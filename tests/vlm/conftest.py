@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.support.faults import Clock, supervised
+
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)
 
@@ -44,3 +46,20 @@ def make_engine(monkeypatch):
         return VLMEngine("tiny", settings.pop("task", "reacher_easy"), settings.pop("action_dim", 2), **settings)
 
     return make
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(mode, **retry) -> a service around a faulty engine, with a long deadline, and its clock, which stands."""
+    started = []
+
+    def start_service(mode, clock=None, **retry):
+        clock = clock or Clock()
+        service = supervised(mode, tmp_path, clock, **retry)
+        started.append(service)
+        return service, clock
+
+    yield start_service
+    (tmp_path / "go").touch()
+    for service in started:
+        service.close()

@@ -12,6 +12,15 @@ from covr_jax.vlm.models.loading import VLMLoadError
 from tests.support.adapters import randomize_adapter
 
 
+@pytest.mark.parametrize("merge", [True, False])
+def test_every_layer_is_a_sign_of_work(make_engine, frames, merge):
+    engine, signs = make_engine(merge=merge), []
+    engine.working = lambda: signs.append(1)
+    engine.query(frames[:1])
+    blocks = 2 * engine._backbone.model.config.text_config.num_hidden_layers
+    assert len(signs) >= blocks  # the prompt, and one token at least
+
+
 def test_query_gives_a_prior_of_jax_arrays(make_engine, frames):
     engine = make_engine()
     for given in (frames, jnp.asarray(frames)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ class FakeVLM:
 
     name, parameter_count, memory_bytes = "fake", "1 of 1", 8
     prompt = SimpleNamespace(user="Which way?")
+    working: Callable[[], None] | None = None
 
     def __init__(self, action_dim: int = 1):
         self.action_dim, self.bias, self.enabled = action_dim, 0.0, True

@@ -73,6 +73,8 @@ class Engine(Protocol):
 
     name: str
     counters: dict[str, float]
+    # Called now and then while a call computes, where the engine can tell; whoever waits sets it
+    working: Callable[[], None] | None
 
     @property
     def parameter_count(self) -> Any:

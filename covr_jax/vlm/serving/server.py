@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -18,6 +19,8 @@ from covr_jax.vlm.serving.protocol import Engine, FinetuneBatch, model_info
 
 if TYPE_CHECKING:
     from covr_jax.vlm.serving.protocol import Frames
+
+_WORKING_INTERVAL_S = 1.0  # between two messages that say no more than that the engine computes
 
 Build = Callable[[], Engine]
 
@@ -62,9 +65,9 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """Message of a worker. All kinds but 'hello' and 'progress' complete a request."""
+    """Message of a worker. All kinds but 'hello', 'working' and 'progress' complete a request."""
 
-    kind: Literal["hello", "answer", "progress", "finetuned", "loaded", "refused", "failed"]
+    kind: Literal["hello", "working", "answer", "progress", "finetuned", "loaded", "refused", "failed"]
     value: Any
     generation: int
     version: int
@@ -114,17 +117,25 @@ class _Server:
         self.store, self.send, self.initial = setup.store, send, setup.state
         self.generation, self.version = setup.state.generation, setup.state.version or 0
         self.counters: dict[str, float] = {}
+        self.told = time.monotonic()  # when the newest response was sent
 
     def start(self, build: Build) -> None:
         self.engine = build()
         self.counters = self.engine.counters
+        self.engine.working = self._working
         if self.initial.version is None:
             self.engine.save_adapter(self._adapter_dir(0))
         else:
             self._start_generation(self.initial)
         self.respond("hello", model_info(self.engine))
 
+    def _working(self) -> None:
+        """A model that is slow is not one that hangs."""
+        if time.monotonic() - self.told > _WORKING_INTERVAL_S:
+            self.respond("working", None)
+
     def respond(self, kind: Any, value: Any) -> None:
+        self.told = time.monotonic()
         self.send(Response(kind, value, self.generation, self.version, dict(self.counters)))
 
     def handle(self, request: Request) -> None:

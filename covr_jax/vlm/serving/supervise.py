@@ -41,7 +41,7 @@ class RetryPolicy(NamedTuple):
     """Time limits and number of restarts."""
 
     deadline_s: float = 0.0  # longest wait of the learner per chunk
-    hang_s: float = 600.0  # time without a response after which a worker with work counts as hung
+    hang_s: float = 600.0  # time without a sign of work after which a worker that has some counts as hung
     restarts: int = 5  # after as many restarts, a further failure leaves the rest of the process unguided
 
 
@@ -212,7 +212,7 @@ class SupervisedService:
         self._last_response, self._hung = self._clock(), False
         if response.generation != self._generation:  # of work that was given up
             return
-        if response.kind != "progress":
+        if response.kind not in ("working", "progress"):
             self.counters.update(response.counters)
         if response.kind == "hello":
             self.model_info, self._started = response.value, True
@@ -245,7 +245,7 @@ class SupervisedService:
             shutil.rmtree(self._store / str(old), ignore_errors=True)
 
     def _check_worker(self) -> None:
-        """Registers a failure if the worker died, or a hang if it has not responded for ``hang_s``."""
+        """Registers a failure if the worker died, or a hang if it gave no sign of work for ``hang_s``."""
         if self._worker is None:
             return
         if not self._worker.alive():

@@ -118,7 +118,7 @@ class ProcessWorker:
             while self._open and self._connection.poll(0 if responses else timeout):
                 response = self._connection.recv()
                 responses.append(response)
-                if response.kind not in ("hello", "progress") and self._blocks:
+                if response.kind not in ("hello", "working", "progress") and self._blocks:
                     self._release(1)
         except (EOFError, OSError):
             self._open = False

@@ -138,14 +138,19 @@ def check_bridge() -> list[Finding]:
     return [Finding("ok", "DLPack bridge", "values kept, memory owned")]
 
 
-def check_memory() -> list[Finding]:
-    """Reports the memory of the learner and of the VLM, and how they share a GPU."""
+def check_memory(vlm: str | None) -> list[Finding]:
+    """Reports the memory of the learner and of the VLM, and how they share a GPU.
+
+    Args:
+      vlm: as ``--vlm``; None: the default model.
+    """
     import jax
     import torch
 
     from covr_jax import runtime
-    from covr_jax.config import VLMConfig
+    from covr_jax.config import Config, VLMConfig
     from covr_jax.runtime import memory
+    from covr_jax.vlm.gpu_share import torch_share
 
     free = memory.free_bytes("host")
     host = "unknown" if free is None else f"{free / 1e9:.1f} GB free"
@@ -154,7 +159,8 @@ def check_memory() -> list[Finding]:
         return [*findings, Finding("ok", "JAX and Torch", "both on the CPU, in the host's memory, with no limit set")]
     if not torch.cuda.is_available():
         return [*findings, Finding("note", "JAX and Torch", "JAX on its device, Torch on the CPU: a CPU-only Torch?")]
-    total, share = torch.cuda.get_device_properties(0).total_memory, VLMConfig().gpu_share
+    total = torch.cuda.get_device_properties(0).total_memory
+    share = torch_share(Config(vlm=VLMConfig(name=vlm) if vlm else VLMConfig())) or 0.0
     if jax.default_backend() == "cpu":
         text = f"JAX on the CPU, Torch up to {share:.0%} of the GPU's {total / 1e9:.0f} GB (--vlm.gpu-share)"
         return [*findings, Finding("note", "JAX and Torch", f"{text}: a CPU-only jaxlib?")]
@@ -194,22 +200,18 @@ def check_budget(name: str | None) -> list[Finding]:
       name: as ``--vlm``: a directory, or the hub id of a supported checkpoint, which is not downloaded. None: the
         default model.
     """
-    import transformers
-
     from covr_jax.vlm import budget
     from covr_jax.vlm.defaults import RELEASED, is_tiny
-    from covr_jax.vlm.models.backbones import BACKBONES, DEFAULT_MODEL, released_config
+    from covr_jax.vlm.gpu_share import model_config
+    from covr_jax.vlm.models.backbones import BACKBONES, DEFAULT_MODEL
 
     name = name or DEFAULT_MODEL
     if is_tiny(name):
         return [Finding("ok", f"VLM {name}", "needs some megabytes")]
-    known = {backbone.hub_id: backbone for backbone in BACKBONES.values()}
-    if name in known:
-        config = released_config(known[name])
-    elif Path(name).is_dir():
-        config = transformers.AutoConfig.from_pretrained(name, local_files_only=True)
-    else:
-        return [Finding("bad", "VLM", f"{name} is neither a directory nor one of {', '.join(known)}")]
+    config = model_config(name)
+    if config is None:
+        known = ", ".join(backbone.hub_id for backbone in BACKBONES.values())
+        return [Finding("bad", "VLM", f"{name} is neither a directory nor one of {known}")]
     if config.model_type not in BACKBONES:
         return [Finding("bad", "VLM", f"{name} is a {config.model_type}; supported: {', '.join(BACKBONES)}")]
     needs = budget.needs(*budget.without_weights(config, None, **RELEASED.lora), _ANSWER_TOKENS)
@@ -246,14 +248,13 @@ def main() -> int:
 
         cli.import_quietly()
         runtime.configure()
-        budget = partial(check_budget, vlm)
-        for check in (check_memory, check_devices, check_kernels, check_renderer, check_bridge, check_vlm, budget):
+        memory, budget = partial(check_memory, vlm), partial(check_budget, vlm)
+        for check in (memory, check_devices, check_kernels, check_renderer, check_bridge, check_vlm, budget):
             try:
                 findings += check()
             except Exception as error:  # a broken installation fails in any way; the table says where
-                findings.append(
-                    Finding("bad", getattr(check, "__name__", "VLM").removeprefix("check_"), str(error).splitlines()[0])
-                )
+                name = getattr(check, "func", check).__name__.removeprefix("check_")
+                findings.append(Finding("bad", name, str(error).splitlines()[0]))
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
         print(f"{finding.level:4}  {finding.subject:{width}}  {finding.text}")

@@ -114,8 +114,7 @@ def unfinished(jobs: list[Job]) -> list[Job]:
         _, arguments = cli.split_option(job.arguments, "run-dir")
         config = cli.parse_config(arguments, "train.py", "")
         validate(config)
-        check_config(config, job.run_dir, comparable)
-        if not (job.run_dir / "result.json").exists():
+        if not check_config(config, job.run_dir, comparable).finished:
             rest.append(job)
     return rest
 

@@ -20,12 +20,12 @@ def main() -> int:
     config = cli.parse_config(arguments, "train.py", __doc__ or "")
 
     from covr_jax import runtime
-    from covr_jax.config import WITH_VLM
+    from covr_jax.vlm.gpu_share import torch_share
 
     cli.import_quietly()
     runtime.configure()
-    if config.method in WITH_VLM and config.vlm.device != "cpu":
-        runtime.share_gpu(config.vlm.gpu_share)
+    if share := torch_share(config):
+        runtime.share_gpu(share)
     from covr_jax.report import write_report
     from covr_jax.training.run import train
     from experiments.console import ConsoleReporter

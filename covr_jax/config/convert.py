@@ -46,8 +46,13 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 def differences(old: Config, new: Config) -> list[str]:
     """Returns the options in which two configs differ, each as ``name: old -> new``."""
-    before, after = _flatten(to_dict(old)), _flatten(to_dict(new))
+    before, after = flatten(old), flatten(new)
     return [f"{name}: {before[name]} -> {after[name]}" for name in sorted(before) if before[name] != after[name]]
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Returns the values of all options by dotted name."""
+    return _flatten(to_dict(config))
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -98,8 +98,9 @@ class VLMConfig:
     # constrained: an answer follows the action grammar; free: text that is parsed where possible [ours]
     decoding: Literal["constrained", "free"] = "constrained"
     device: Literal["auto", "cpu", "cuda"] = "auto"  # Torch's device; auto: the GPU where Torch has one
-    # Share of a GPU's memory that Torch may take; JAX gets the rest [ours]
-    gpu_share: Annotated[float, Interval(gt=0, lt=1)] = 0.5
+    # Share of a GPU's memory that Torch may take; JAX gets the rest. None (stays): what the model needs to answer and
+    # to be fine-tuned by passes of few samples [ours]
+    gpu_share: Annotated[float, Interval(gt=0, lt=1)] | None = None
     every: PositiveInt = 10  # agent steps between two queries [COVR: 10 frames]
     # Share of a chunk's query slots that is queried, those of highest policy entropy, one at least [COVR: all]
     ask_share: Annotated[float, Interval(gt=0, le=1)] = 1.0

@@ -5,18 +5,43 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file by ``text`` in one move; after a failure, or a kill at any moment, it is as it was before.
+    """Replaces a file by ``text`` in one move; after a failure, a kill or a power loss at any moment, it is as before.
 
     Raises:
       OSError: the disk refused.
     """
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", errors="replace")
+    with partial.open("w", encoding="utf-8", errors="replace") as file:
+        file.write(text)
+        sync(file)
     os.replace(partial, path)
+    sync_directory(path.parent)
+
+
+def append_json(path: Path, value: Any) -> None:
+    """Adds a JSON document as one line at the end of a file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value) + "\n")
+        sync(file)
+
+
+def sync(file: IO[Any]) -> None:
+    """Waits until what was written to a file is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_directory(directory: Path) -> None:
+    """Waits until the names of a directory's files are on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any, indent: int = 1) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from covr_jax import __version__
 from covr_jax import config as configuration
 from covr_jax.config import Config, ConfigError
+from covr_jax.config.resume import going_on
 from covr_jax.io import checkpoint
 
 
@@ -42,38 +42,46 @@ def claim(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Config]) -> Config:
+class GoingOn(NamedTuple):
+    """What a command does with a run directory."""
+
+    config: Config
+    changes: dict[str, list[Any]]  # free options that differ from the run's, as {name: [before, after]}
+    finished: bool  # the run has a result, and no more steps are asked for
+
+
+def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Config]) -> GoingOn:
     """Compares a config with the config.json of a run directory, which belongs to one configuration.
 
-    Where the config says ``env.physics auto``, a run goes on with the engine that it began with, on any machine.
+    Budget, logging, evaluations and the like may change (``config.resume.FREE``); what the command leaves open and the
+    machine or the budget would decide stays as the run began.
 
     Args:
       config: of the run that is about to start.
       run_dir: may lack a config.json; nothing is compared then.
-      resolve: fills in what the two leave open and what they do not read (``training.resolve.comparable``). Files of
-        earlier versions hold None where later ones hold the value.
-
-    Returns:
-      The config to go on with.
+      resolve: fills in what the two leave open and what they do not read (``training.resolve.comparable``).
 
     Raises:
-      ConfigError: the directory of another configuration, with the first difference.
+      ConfigError: the directory of another configuration, with all differences; or fewer steps are asked for than the
+        run has made.
     """
     path = run_dir / "config.json"
     if not path.exists():
-        return config
+        return GoingOn(config, {}, finished=False)
+    checkpointer = checkpoint.Checkpointer(run_dir)
     try:
-        recorded = resolve(configuration.from_dict(json.loads(path.read_text())))
-        if config.env.physics == "auto":
-            config = dataclasses.replace(config, env=dataclasses.replace(config.env, physics=recorded.env.physics))
+        recorded = configuration.from_dict(json.loads(path.read_text()))
+        config, changes = going_on(recorded, config, resolve)
     except ConfigError as error:
-        raise ConfigError(f"{run_dir} holds a run with other options: {error}; choose another --run-dir") from error
-    changed = configuration.differences(recorded, resolve(config))
-    if changed:
-        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        writer = checkpoint.Checkpointer(run_dir).writer()
+        writer = checkpointer.writer()
         by = f" of covr_jax {writer}" if writer not in (None, __version__) else ""
-        raise ConfigError(f"{run_dir} holds a run{by} with other options: {changed[0]}{more}; choose another --run-dir")
-    if not config.run.resume and checkpoint.Checkpointer(run_dir).steps():
+        raise ConfigError(f"{run_dir} holds a run{by} with other options: {error}; choose another --run-dir") from error
+    done = checkpointer.steps()
+    if done and not config.run.resume:
         raise ConfigError(f"{run_dir} already holds a checkpoint and --run.resume is off; choose another --run-dir")
-    return config
+    if done and config.total_steps < min(done[-1], recorded.total_steps):
+        raise ConfigError(
+            f"{run_dir} has trained for {done[-1]:,} env steps, more than --total-steps {config.total_steps:,}"
+        )
+    finished = (run_dir / "result.json").exists() and config.total_steps <= recorded.total_steps
+    return GoingOn(config, changes, finished)

@@ -8,7 +8,7 @@ from pathlib import Path
 from covr_jax import config as configuration
 from covr_jax.config import VLM_POLICY_METHODS, Config
 from covr_jax.config.validate import validate
-from covr_jax.io.files import write_json
+from covr_jax.io.files import append_json, write_json
 from covr_jax.io.reporter import Reporter
 from covr_jax.io.run_dir import Result, check_config, claim
 from covr_jax.training.loop import AgentTrainer
@@ -33,15 +33,20 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
     validate(config)
     resolve(config)  # what it refuses must not leave a directory
     with claim(run_dir):
-        config = resolve(check_config(config, run_dir, comparable))
-        finished = run_dir / "result.json"
-        if finished.exists():
+        going_on = check_config(config, run_dir, comparable)
+        config, result_file = resolve(going_on.config), run_dir / "result.json"
+        if going_on.finished:
             reporter.message(f"{run_dir} holds a finished run; nothing to do")
-            values = json.loads(finished.read_text())
+            values = json.loads(result_file.read_text())
             return Result(*(values[name] for name in Result._fields))
         trainer = make_trainer(config, run_dir, reporter)
-        # Only now: options that turn out to be unusable do not claim the directory.
-        if not (run_dir / "config.json").exists():
+        # Only now: options that turn out to be unusable do not claim the directory, nor end a finished run.
+        result_file.unlink(missing_ok=True)  # of fewer steps; its evaluation stays in the metrics
+        if going_on.changes:
+            append_json(run_dir / "changes.jsonl", {"env_steps": trainer.env_steps, "options": going_on.changes})
+            for name, (before, after) in going_on.changes.items():
+                reporter.message(f"from {trainer.env_steps:,} env steps on: {name} {after} (before: {before})")
+        if going_on.changes or not (run_dir / "config.json").exists():
             write_json(run_dir / "config.json", configuration.to_dict(config), indent=2)
         try:
             result = trainer.run()
@@ -49,5 +54,5 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
             if trainer.vlm:
                 trainer.vlm.close()
         facts = {"renderer": trainer.programs.parts.image_source, "command": command}
-        write_json(finished, result._asdict() | facts)
+        write_json(result_file, result._asdict() | facts)
     return result

@@ -22,7 +22,7 @@ from covr_jax.vlm.models.loading import Backbone, PromptTokens, add_lora, backbo
 GB = 10**9
 SAFETY = 0.8  # share of the free memory that is planned for; the rest is for fragments and temporaries
 _PROMPT_TOKENS = 128  # of text, about what the prompts of the tasks have
-_FEW = 4  # samples per pass below which recomputing activations, a third more time, pays
+FEW = 4  # samples per pass below which recomputing activations, a third more time, pays
 
 
 class Saved(NamedTuple):
@@ -110,6 +110,21 @@ def _training(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
+def answer_bytes(backbone: Backbone, prompt: PromptTokens, tokens: int) -> int:
+    """Returns the bytes that one row of a query takes: keys and values of all layers, and its widest layer.
+
+    Args:
+      backbone: model.
+      prompt: of every row.
+      tokens: of an answer.
+    """
+    text, length = backbone.model.config.get_text_config(), len(prompt.ids) + tokens
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    cache = 2 * text.num_hidden_layers * text.num_key_value_heads * width
+    widest = 4 * text.hidden_size + 2 * text.intermediate_size
+    return length * (cache + widest) * backbone.model.dtype.itemsize
+
+
 def plan(saved: Saved, free: int | None, batch_size: int) -> Plan:
     """Chooses the largest micro batch that fits; where few samples do, activations are recomputed.
 
@@ -121,7 +136,7 @@ def plan(saved: Saved, free: int | None, batch_size: int) -> Plan:
     if free is None:
         return Plan(batch_size, False)
     plain, recomputed = (min(batch_size, int(SAFETY * free // size)) for size in saved)
-    if plain >= min(_FEW, batch_size):
+    if plain >= min(FEW, batch_size):
         return Plan(plain, False)
     return Plan(max(recomputed, 1), True)
 

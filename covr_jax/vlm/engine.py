@@ -17,7 +17,7 @@ import torch
 from covr_jax.runtime import dlpack
 from covr_jax.runtime.rng import check_seed
 from covr_jax.types import Prior
-from covr_jax.vlm import decode
+from covr_jax.vlm import budget, decode
 from covr_jax.vlm.codec import format_action
 from covr_jax.vlm.defaults import RELEASED, TINY
 from covr_jax.vlm.grammar import Grammar, build_grammar
@@ -75,7 +75,8 @@ class VLMEngine:
       adapter_dir: adapter to start from, as ``save_adapter`` or peft writes it; None: a new one.
       decoding: 'constrained' to the action grammar, or 'free' generation that is parsed afterwards.
       signed: numbers carry their sign and have a fixed width; None: only for 'tiny'.
-      query_batch: largest batch of one forward pass; longer queries are split, shorter ones padded.
+      query_batch: largest batch of one forward pass; longer queries are split, shorter ones padded. Of a released model
+        it is less where the memory does not hold it.
       merge: answer with a merged copy of the weights, made once per round (faster, costs a second copy of the model);
         None: only for 'tiny'.
       finetune_options: fields of ``FinetuneOptions`` that differ from the defaults.
@@ -196,22 +197,34 @@ class VLMEngine:
     def answer(self, frames: Frames) -> list[str]:
         """Returns the VLM's answers as text, one per sample. The text is untrusted where decoding is 'free'."""
         tensor = dlpack.to_torch(frames)
-        texts = []
-        for batch in torch.split(tensor, self.query_batch) if len(tensor) else ():
-            texts += self._answer_batch(batch)
+        texts, largest = [], self._largest_batch()
+        for batch in torch.split(tensor, largest) if len(tensor) else ():
+            texts += self._answer_batch(batch, largest)
         return texts
 
-    def _answer_batch(self, frames: torch.Tensor) -> list[str]:
-        """Answers at most ``query_batch`` samples, padded to the next power of two so that few sizes occur."""
+    def _largest_batch(self) -> int:
+        """``query_batch``, or for released models the power of two that the free memory holds."""
+        free = None if self._backbone.is_tiny else budget.free_bytes(self._backbone.model.device)
+        if free is None:
+            return self.query_batch
+        tokens = self._max_new_tokens
+        rows = int(budget.SAFETY * free / budget.answer_bytes(self._backbone, self._prompt_tokens, tokens))
+        return min(self.query_batch, 1 << max(rows, 1).bit_length() - 1)
+
+    @property
+    def _max_new_tokens(self) -> int:
+        return 16 + 8 * self.action_dim
+
+    def _answer_batch(self, frames: torch.Tensor, largest: int) -> list[str]:
+        """Answers at most ``largest`` samples, padded to the next power of two so that few sizes occur."""
         n = len(frames)
-        size = min(self.query_batch, 1 << (n - 1).bit_length())
+        size = min(largest, 1 << (n - 1).bit_length())
         # Repeating the last sample pads without writing into the buffer, which may belong to JAX.
         index = torch.arange(size).clamp_max(n - 1).to(frames.device)
         backbone, prompt, grammar = self.parts()
         pixel_values = preprocess(frames[index].to(prompt.ids.device), backbone.image)
         if self.decoding == "free":
-            max_new_tokens = 16 + 8 * self.action_dim
-            return decode.generate_texts(backbone, prompt, pixel_values, size, max_new_tokens)[:n]
+            return decode.generate_texts(backbone, prompt, pixel_values, size, self._max_new_tokens)[:n]
         tokens = decode.decode_actions(backbone, prompt, grammar, pixel_values, size)
         return decode.answer_texts(backbone.tokenizer, grammar, tokens[:n])
 

@@ -128,12 +128,12 @@ def test_a_run_directory_of_an_earlier_version_is_the_same_run(tmp_path):
 def test_a_run_goes_on_with_the_physics_that_it_began_with(tmp_path):
     """``auto`` depends on the machine; a run directory does not, and runs of version 0.1.0 were MJX."""
     config = presets.make("demo")
-    assert check_config(config, tmp_path, comparable) == config and config.env.physics == "auto"
+    assert check_config(config, tmp_path, comparable).config == config and config.env.physics == "auto"
     written = to_dict(resolve(config))
     assert written["env"].pop("physics") == "mujoco"
     (tmp_path / "config.json").write_text(json.dumps(written))
     assert from_dict(written).env.physics == "mjx"
-    assert check_config(config, tmp_path, comparable).env.physics == "mjx"
+    assert check_config(config, tmp_path, comparable).config.env.physics == "mjx"
     other = dataclasses.replace(config, env=dataclasses.replace(config.env, physics="mujoco"))
     with pytest.raises(ConfigError, match=r"env\.physics: mjx -> mujoco"):
         check_config(other, tmp_path, resolve)

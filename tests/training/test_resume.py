@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -41,6 +42,21 @@ def test_straight_and_resumed_runs_are_bitwise_equal(covr, resumed):
     timing = {"latency_s", "query_s"}
     counts = [{k: v for k, v in log.vlm.counters.items() if k not in timing} for log in (resumed[-1], covr)]
     assert counts[0] == counts[1]
+
+
+def test_a_finished_run_that_is_extended_equals_one_of_that_length(run, tiny_config, folder, covr):
+    directory = folder / "extended"
+    run(dataclasses.replace(tiny_config, total_steps=8000), directory)
+    short = json.loads((directory / "result.json").read_text())
+    extended = run(tiny_config, directory)
+    assert_trees_equal(host_copy(extended.ended), host_copy(covr.ended))
+    final = json.loads((directory / "result.json").read_text())
+    straight = json.loads((folder / "covr" / "result.json").read_text())
+    assert 8000 <= short["env_steps"] < final["env_steps"] == straight["env_steps"]  # whole chunks of both environments
+    assert final["final_return"] == straight["final_return"]
+    changes = [json.loads(line) for line in (directory / "changes.jsonl").read_text().splitlines()]
+    assert changes == [{"env_steps": short["env_steps"], "options": {"total_steps": [8000, 12_000]}}]
+    assert json.loads((directory / "config.json").read_text())["total_steps"] == 12_000
 
 
 STAGES = {
@@ -100,7 +116,7 @@ def test_metrics_of_a_resumed_run_have_no_gap_and_no_duplicate(covr, resumed, fo
 
 
 def test_resuming_compiles_nothing_anew(resumed, covr, tiny_config, make_programs, piece_sizes):
-    sizes = piece_sizes(make_programs(tiny_config))
+    sizes = piece_sizes(make_programs(resolve(tiny_config)))  # those that the runs had
     assert set(sizes.values()) == {1}, sizes
 
 

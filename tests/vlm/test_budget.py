@@ -42,6 +42,25 @@ def test_what_a_sample_saves_is_what_the_trainers_pass_saves(setup):
     assert not setup.backbone.model.training and not base_recomputes(setup)
 
 
+def test_a_row_of_a_query_takes_its_cache_and_its_widest_layer(setup):
+    """3 layers with 2 heads of 32 keys and values; a width of 128 and 256 inside; float32."""
+    per_token = 4 * (2 * 3 * 2 * 32 + 4 * 128 + 2 * 256)
+    assert per_token == 5632
+    assert budget.answer_bytes(setup.backbone, setup.prompt, 10) == (len(setup.prompt.ids) + 10) * per_token
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(1e9, [6]), (5.9, [4, 2]), (1.2, [1] * 6), (0.1, [1] * 6)])
+def test_a_query_is_split_to_fit_the_free_memory(make_engine, frames, monkeypatch, rows, sizes):
+    engine = make_engine()
+    whole, seen = engine.answer(frames), []
+    engine._backbone = engine._backbone._replace(is_tiny=False)
+    row = budget.answer_bytes(engine._backbone, engine._prompt_tokens, engine._max_new_tokens)
+    monkeypatch.setattr(budget, "free_bytes", lambda device: int(rows * row / budget.SAFETY) + 1)
+    answer = engine._answer_batch
+    monkeypatch.setattr(engine, "_answer_batch", lambda batch, size: (seen.append(len(batch)), answer(batch, size))[1])
+    assert engine.answer(frames) == whole and seen == sizes
+
+
 def base_recomputes(setup):
     return any(getattr(m, "gradient_checkpointing", False) for m in setup.backbone.model.modules())
 

@@ -275,7 +275,8 @@ def test_decoding_device_and_memory_reach_the_engine(monkeypatch, tmp_path):
         return FakeVLM(action_dim)
 
     monkeypatch.setattr(factory, "build_engine", build)
-    factory.make_vlm(covr_config(decoding="free", device="cpu", gpu_share=0.25), 1, tmp_path)
+    monkeypatch.setattr(factory, "torch_share", lambda config: 0.25)
+    factory.make_vlm(covr_config(decoding="free", device="cpu"), 1, tmp_path)
     assert (given["decoding"], given["device"], given["gpu_share"], given["merge"]) == ("free", "cpu", 0.25, None)
     factory.make_vlm(config.Config(method="vpf", vlm=config.VLMConfig(name="fake")), 1, tmp_path)
     assert given["merge"] is False and given["decoding"] == "constrained" and given["device"] == "auto"

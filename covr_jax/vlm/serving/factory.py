@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from covr_jax.config import MAP_METHODS, WITH_VLM, Config, ConfigError
 from covr_jax.vlm import finetune_round
+from covr_jax.vlm.gpu_share import torch_share
 from covr_jax.vlm.serving.protocol import (
     Answer,
     Engine,
@@ -186,7 +187,8 @@ def make_vlm(config: Config, answer_dim: int, run_dir: Path) -> PriorService | N
         "label_smoothing": vlm.label_smoothing,
         "steps": vlm.steps,
     }
-    options = {name: getattr(vlm, name) for name in ("image_size", "dtype", "device", "gpu_share")}
+    options: dict[str, Any] = {name: getattr(vlm, name) for name in ("image_size", "dtype", "device")}
+    options["gpu_share"] = torch_share(config)
     engine_options = {
         "seed": config.seed,
         "frames": vlm.frames,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from covr_jax.vlm.models import tiny
+from covr_jax.vlm.models import pretrained, tiny
 from covr_jax.vlm.models.loading import (
     VLMLoadError,
     add_lora,
@@ -220,6 +220,22 @@ def test_weights_that_do_not_match_are_refused(saved_model, change, said):
     with pytest.raises(VLMLoadError, match=said) as caught:
         load_backbone(str(saved_model))
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_take_twice_the_memory_on_a_cpu_are_warned_of(saved_model, monkeypatch, recwarn):
+    load_backbone(str(saved_model))
+    assert not [w for w in recwarn if "float32" in str(w.message)]
+    size = 4 * sum(p.numel() for p in load_backbone(str(saved_model)).model.parameters())
+    monkeypatch.setattr(pretrained, "_LARGE_BYTES", size - 1)
+    with pytest.warns(
+        UserWarning, match=r"in float32, the default on CPUs, takes 0 GB of memory; --vlm\.dtype bfloat16"
+    ):
+        load_backbone(str(saved_model))
+    recwarn.clear()
+    load_backbone(str(saved_model), dtype="bfloat16")
+    monkeypatch.setattr(pretrained, "_LARGE_BYTES", size)
+    load_backbone(str(saved_model))
+    assert not [w for w in recwarn if "float32" in str(w.message)]
 
 
 def test_a_directory_with_an_adapter_is_no_model(saved_model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from covr_jax.vlm.models.backbones import BACKBONES
 
 _BUFFERS = ("position_ids", "inv_freq")  # older checkpoints hold them; models compute them
+_LARGE_BYTES = 4 * 10**9
 CHAT_MODELS = {family: description.model_class for family, description in BACKBONES.items()}
 CHAT_IDS = tuple(description.hub_id for description in BACKBONES.values())
 
@@ -56,6 +58,7 @@ def load_pretrained(name: str, dtype, classes: Mapping[str, str] = CHAT_MODELS, 
         if getattr(config, "quantization_config", None):
             raise ValueError("its weights are quantised, which cannot be fine-tuned here: take the unquantised ones")
         model_class = getattr(transformers, classes[config.model_type])
+        _warn_of_size(model_class, config, dtype, name)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
         model, report = model_class.from_pretrained(
             source, dtype=dtype, use_safetensors=True, output_loading_info=True, **safe
@@ -69,6 +72,22 @@ def load_pretrained(name: str, dtype, classes: Mapping[str, str] = CHAT_MODELS, 
             "DIR) and point to it with --vlm <path or hub id>, or use --vlm tiny"
         ) from error
     return model, tokenizer
+
+
+def _warn_of_size(model_class: Any, config: Any, dtype: Any, name: str) -> None:
+    """Warns of weights in float32 that take many GB, before they are read; only their shapes are made for it."""
+    import torch
+
+    if dtype != torch.float32:
+        return
+    with torch.device("meta"):
+        size = 4 * sum(p.numel() for p in model_class(config).parameters())
+    if size > _LARGE_BYTES:
+        warnings.warn(
+            f"{name} in float32, the default on CPUs, takes {size / 1e9:.0f} GB of memory; --vlm.dtype bfloat16 takes"
+            " half",
+            stacklevel=4,
+        )
 
 
 def _refuse_incomplete(report: Mapping[str, Any]) -> None:

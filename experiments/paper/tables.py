@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class Row(NamedTuple):
     label: str  # as in the paper
     run: str | None  # directory of its runs below the task's; None for a method that this project does not have
     options: tuple[str, ...]  # options of train.py
-    published: tuple[Published, ...]  # one per column
+    published: tuple[Published | None, ...]  # one per column; None: the paper names no number
 
 
 class Column(NamedTuple):
@@ -47,6 +48,11 @@ class Table(NamedTuple):
 def guided(method: str, base: str) -> tuple[str, ...]:
     """Returns the options of a guided method on a base agent."""
     return ("--method", method, "--base", base)
+
+
+def unpublished(columns: int = 2) -> tuple[None, ...]:
+    """Returns what the paper says of settings that it studies without naming numbers."""
+    return (None,) * columns
 
 
 def means(*values: float) -> tuple[Published, ...]:
@@ -98,20 +104,38 @@ def render(table: Table, cells: dict[tuple[str, str], Cell]) -> str:
     lines = [["", *(f"{column.label}, {whose}" for column in table.columns for whose in ("paper", "ours"))]]
     for row in table.rows:
         line = [row.label]
-        for column, (mean, std) in zip(table.columns, row.published, strict=True):
+        for column, published in zip(table.columns, row.published, strict=True):
             cell = cells.get((row.label, column.label))
-            line.append(f"{mean:g}" if std is None else f"{mean:g} ± {std:g}")
+            line.append(_published(published))
             line.append("not built" if row.run is None else "" if cell is None else _shown(cell))
         lines.append(line)
     return f"**{table.title}**\n\n{markdown(lines)}"
+
+
+def _published(value: Published | None) -> str:
+    if value is None:
+        return "–"
+    mean, std = value
+    return f"{mean:g}" if std is None else f"{mean:g} ± {std:g}"
 
 
 def _shown(cell: Cell) -> str:
     return cell.text(decimals=0) + (" loopback" if cell.method.endswith("(loopback)") else "")
 
 
-def main(table: Table, description: str) -> None:
-    """Runs the command line of a table's script."""
+def finals(table: Table, seeds: list[int], root: Path) -> str:
+    """Formats the final evaluations of the finished runs."""
+    return render(table, cells_of(table, seeds, root))
+
+
+def main(table: Table, description: str, show: Callable[[Table, list[int], Path], str] = finals) -> None:
+    """Runs the command line of a table's script.
+
+    Args:
+      table: what is run.
+      description: of the script.
+      show: formats what the finished runs of some seeds below a root have found.
+    """
     parser = argparse.ArgumentParser(
         description=f"{description}\n\n{OTHERS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -136,7 +160,7 @@ def main(table: Table, description: str) -> None:
         failed = []
         if not own.show:
             failed = sweep.run_all(sweep.unfinished(jobs), sweep.make_slots(own.jobs, own.gpus))
-        text = render(table, cells_of(table, own.seeds, own.root))
+        text = show(table, own.seeds, own.root)
         print(text)
         if own.output:
             own.output.parent.mkdir(parents=True, exist_ok=True)

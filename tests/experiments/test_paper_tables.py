@@ -14,7 +14,18 @@ from experiments import cli
 from experiments.paper import tables
 from tests.support.synthetic_run import make_run
 
-NAMES = ("table1", "table2", "table3", "table4", "table5", "hard", "vlms")
+NAMES = (
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+    "table5",
+    "hard",
+    "vlms",
+    "sensitivity",
+    "car_racing",
+    "iterations",
+)
 
 
 def table(name):
@@ -159,3 +170,15 @@ def test_the_script_lists_its_commands_and_runs_nothing(tmp_path, monkeypatch, c
     assert stopped.value.code == 0 and len(lines) == 36 and list(tmp_path.iterdir()) == []
     command = "--task cartpole_swingup --preset cpu --method covr --base sac --seed 4 --run-dir "
     assert lines[1].endswith(f"{command}{tmp_path}/cartpole_swingup/covr_sac/seed4")
+
+
+def test_returns_of_the_vlm_alone_are_shown_by_round(tmp_path):
+    iterations = importlib.import_module("experiments.paper.iterations")
+    for seed, returns in ((1, [-10.0, 4.0]), (2, [-20.0])):
+        for number, value in enumerate(returns):
+            folder = tmp_path / "carla_highway" / "covr_sac_iterations" / f"seed{seed}" / "vlm" / f"round_{number}"
+            folder.mkdir(parents=True)
+            (folder / "record.json").write_text(json.dumps({"round": number, "vlm_return": value}))
+    lines = iterations.by_round(iterations.TABLE, [1, 2, 3], tmp_path).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert rows[2:] == [["0", "-13", "-15 ± 5 (2)"], ["1", "–", "4 ± 0 (1)"], ["5", "97", ""]]

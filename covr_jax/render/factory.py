@@ -5,6 +5,7 @@ from __future__ import annotations
 import mujoco
 
 from covr_jax.render.base import BatchRenderer, RendererError
+from covr_jax.render.camera import Camera
 from covr_jax.render.gl import GLRenderer
 from covr_jax.render.renderer import Renderer
 
@@ -16,7 +17,7 @@ def make_renderer(
     mj_model: mujoco.MjModel,
     height: int = 84,
     width: int = 84,
-    camera: int | str = 0,
+    camera: Camera = 0,
     *,
     samples: int = 4,
     num_envs: int = 1,
@@ -29,7 +30,7 @@ def make_renderer(
       mj_model: the model.
       height: image height in pixels.
       width: image width in pixels.
-      camera: index or name of a camera.
+      camera: index or name of a camera, or, unless with ``warp``, -1 or a ``FreeCamera``; see ``Renderer``.
       samples: visibility samples per pixel.
       num_envs: E, the only batch size that ``warp`` draws; the others draw any.
       distractors: a name of ``distract.DISTRACTORS``; other than "none" only with ``jax``.

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from covr_jax.render.base import RendererError
+from covr_jax.render.camera import Camera
 from covr_jax.render.mujoco_renderer import HostRenderer
 
 STATE_FIELDS = ("qpos", "mocap_pos", "mocap_quat")  # all inputs of MuJoCo's kinematics
@@ -36,10 +37,10 @@ class GLWorker:
       model: the model.
       height: image height in pixels.
       width: image width in pixels.
-      camera: index or name of a camera.
+      camera: index or name of a camera, -1 for the free camera, or a `FreeCamera`.
     """
 
-    def __init__(self, model: mujoco.MjModel, height: int, width: int, camera: int | str) -> None:
+    def __init__(self, model: mujoco.MjModel, height: int, width: int, camera: Camera) -> None:
         self._model, self._data = model, mujoco.MjData(model)
         self.host = HostRenderer(model, height, width, camera)
 
@@ -142,7 +143,7 @@ class GLRenderer:
       mj_model: the model; copied.
       height: image height in pixels.
       width: image width in pixels.
-      camera: index or name of a camera.
+      camera: index or name of a camera, -1 for the free camera, or a `FreeCamera`.
       samples: 1, or OpenGL's multisampling with 2 or 4 samples.
 
     Raises:
@@ -151,7 +152,7 @@ class GLRenderer:
     """
 
     def __init__(
-        self, mj_model: mujoco.MjModel, height: int = 84, width: int = 84, camera: int | str = 0, *, samples: int = 4
+        self, mj_model: mujoco.MjModel, height: int = 84, width: int = 84, camera: Camera = 0, *, samples: int = 4
     ) -> None:
         model = copy.copy(mj_model)
         model.vis.quality.offsamples = 0 if samples == 1 else samples

@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 
 from covr_jax.render import sky
-from covr_jax.render.camera import camera_index, can_turn, initial_rotation, may_see_back
+from covr_jax.render.camera import Camera, CameraSetup, can_turn, initial_rotation, may_see_back, read_camera
 from covr_jax.render.scene import CAPSULE, DRAWABLE, OPAQUE, OUTPUTS, PLANE, SAMPLES, Item, Light, Scene
 from covr_jax.render.tendon import Tendon, read_tendons
 from covr_jax.render.texture import read_texture
@@ -24,7 +24,7 @@ def compile_scene(
     model: mujoco.MjModel,
     height: int,
     width: int,
-    camera: int | str,
+    camera: Camera,
     samples: int,
     shadows: bool,
     reflections: bool,
@@ -40,7 +40,7 @@ def compile_scene(
       model: the model.
       height: image height in pixels.
       width: image width in pixels.
-      camera: index or name of a perspective camera.
+      camera: index or name of a perspective camera, -1 for the model's free camera, or a free camera.
       samples: visibility samples per pixel, a key of SAMPLES.
       shadows: whether lights with `castshadow` cast shadows.
       reflections: whether the first reflective plane mirrors the scene.
@@ -53,18 +53,18 @@ def compile_scene(
       ValueError: a bad size, camera, sample count or output, or something in the model that cannot be drawn.
     """
     _check_options(height, width, samples, output)
-    index = camera_index(model, camera)
-    tangent = float(np.tan(np.deg2rad(model.cam_fovy[index]) / 2))
+    setup = read_camera(model, camera, height, width)
     tendons, tendon_items = _read_tendons(model)
     items = tuple(item for item in _read_items(model) if not (hide_floor and _is_floor(item))) + tendon_items
     planes = [k for k, item in enumerate(items) if item.type == PLANE]
     mirrors = [k for k in planes if items[k].reflectance > 0 and items[k].alpha >= OPAQUE]
-    turning = turning or can_turn(model, index)
+    turning = turning or can_turn(model, setup)
     return Scene(
         height=height,
         width=width,
-        camera=index,
-        tangent=tangent,
+        camera=setup.index,
+        free=setup.free,
+        lens=setup.lens,
         samples=SAMPLES[samples],
         items=items,
         tendons=tendons,
@@ -74,19 +74,19 @@ def compile_scene(
         shadow_scale=float(model.vis.map.shadowscale),
         near=float(model.stat.extent * model.vis.map.znear),
         far=float(model.stat.extent * model.vis.map.zfar),
-        backfaces=tuple(k for k in planes if may_see_back(model, index, items[k])),
+        backfaces=tuple(k for k in planes if may_see_back(model, setup, items[k])),
         output=output,
         distractors=distractors,
-        sky=_read_sky(model, index, height, width, tangent, turning),
+        sky=_read_sky(model, setup, height, width, turning),
         turning=turning,
     )
 
 
-def _read_sky(model: mujoco.MjModel, camera: int, height: int, width: int, tangent: float, turning: bool) -> bytes:
+def _read_sky(model: mujoco.MjModel, camera: CameraSetup, height: int, width: int, turning: bool) -> bytes:
     """The skybox as `Scene.sky` holds it: an image, or a cube if the camera can turn."""
     if turning:
-        return sky.sky_cube(model, 2 * tangent / height).tobytes()
-    return sky.sky_image(model, initial_rotation(model, camera), height, width, tangent).tobytes()
+        return sky.sky_cube(model, camera.lens.height).tobytes()
+    return sky.sky_image(model, initial_rotation(model, camera), height, width, camera.lens).tobytes()
 
 
 def _is_floor(item: Item) -> bool:

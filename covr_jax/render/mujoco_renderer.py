@@ -10,6 +10,8 @@ import mujoco
 import numpy as np
 from jaxtyping import UInt8
 
+from covr_jax.render.camera import Camera, as_mujoco
+
 BACKENDS = (("OSMesa", "mujoco.osmesa"), ("EGL", "mujoco.egl"))  # library, the module that makes a context with it
 MAX_GEOMS = 2000  # geoms, sites and tendon segments of an image
 
@@ -21,7 +23,7 @@ class HostRenderer:
       mj_model: the model. `mj_model.vis.quality.offsamples` (multisampling) is read here, once.
       height: image height in pixels, at most that of the model's offscreen buffer (480 by default).
       width: image width in pixels, at most that of the model's offscreen buffer (640 by default).
-      camera: index or name of a camera.
+      camera: index or name of a camera, -1 for the free camera, or a `FreeCamera`.
 
     Attributes:
       scene: mujoco.MjvScene of the last image.
@@ -33,15 +35,13 @@ class HostRenderer:
       ValueError: no such camera, or the image is larger than the offscreen buffer.
     """
 
-    def __init__(self, mj_model: mujoco.MjModel, height: int = 84, width: int = 84, camera: int | str = 0) -> None:
+    def __init__(self, mj_model: mujoco.MjModel, height: int = 84, width: int = 84, camera: Camera = 0) -> None:
         buffer = mj_model.vis.global_
         if height > buffer.offheight or width > buffer.offwidth:
             raise ValueError(
                 f"an image of {height} x {width} exceeds the offscreen buffer of {buffer.offheight} x {buffer.offwidth}"
             )
-        index = mujoco.mj_name2id(mj_model, mujoco.mjtObj.mjOBJ_CAMERA, camera) if isinstance(camera, str) else camera
-        if not 0 <= index < mj_model.ncam:
-            raise ValueError(f"the model has no camera {camera!r}")
+        self._camera = as_mujoco(mj_model, camera)
         self._model, self._shape = mj_model, (height, width, 3)
         self._gl = gl_context(width, height)
         self._gl.make_current()
@@ -49,8 +49,6 @@ class HostRenderer:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
         self.multisamples = int(self.context.offSamples)
         self.scene, self._options = mujoco.MjvScene(mj_model, MAX_GEOMS), mujoco.MjvOption()
-        self._camera = mujoco.MjvCamera()
-        self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
 
     def __call__(self, mj_data: mujoco.MjData) -> UInt8[np.ndarray, "H W 3"]:
         """Draws `mj_data` after mj_forward."""

@@ -110,8 +110,9 @@ def pixel_grid(
       Pixel number (row by row), and x (right) and y (up) of the centre on the image plane at distance 1.
     """
     row, column = pixel_order(scene.height, scene.width)
-    x = (column + 0.5 - 0.5 * scene.width) * scene.pixel
-    y = (0.5 * scene.height - 0.5 - row) * scene.pixel
+    lens = scene.lens
+    x = (column + 0.5 - 0.5 * scene.width) * lens.width + lens.x
+    y = (0.5 * scene.height - 0.5 - row) * lens.height + lens.y
     return row * scene.width + column, x.astype(np.float32), y.astype(np.float32)
 
 
@@ -126,9 +127,9 @@ def may_be_visible(
       x: image plane coordinate of the pixel centres, to the right.
       y: the same, upwards.
     """
-    half = 0.5 * view.scene.pixel
+    lens = view.scene.lens
     x, y = (by_group(centres).reshape(-1, GROUP) for centres in (x, y))
-    across, upward = ((c.min(1) - half, c.max(1) + half) for c in (x, y))
+    across, upward = ((c.min(1) - 0.5 * d, c.max(1) + 0.5 * d) for c, d in ((x, lens.width), (y, lens.height)))
     return may_intersect(rays, across, upward, vec(view.position.T[..., None]), view.bounds[:, None])
 
 

@@ -186,8 +186,12 @@ def texture_of(view: View, rays: PinholeRays, hit: PlaneHit, planes: tuple[int, 
         )
         # a ray direction that changes by v moves the hit by t (v - d (v.n) / (d.n))
         slide = rays.along(hit.pose.axes[axis]) / hit.tilt
-        moves = (dot(v, hit.pose.axes[axis]) - slide * dot(v, hit.pose.axes[2]) for v in (rays.right, rays.up))
-        step.append(hit.t * view.scene.pixel * jnp.maximum(*map(jnp.abs, moves)) * abs(gain) * count)
+        lens = view.scene.lens
+        moves = (
+            (dot(v, hit.pose.axes[axis]) - slide * dot(v, hit.pose.axes[2])) * (size / lens.height)
+            for v, size in ((rays.right, lens.width), (rays.up, lens.height))
+        )
+        step.append(hit.t * lens.height * jnp.maximum(*map(jnp.abs, moves)) * abs(gain) * count)
         position.append(hit.local[axis] * gain + shift)
         texels.append(count)
         edge.append(mark)

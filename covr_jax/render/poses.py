@@ -57,8 +57,8 @@ def poses_of(scene: Scene, data: Any) -> Poses:
     poses = Poses(
         item_position=xp.concatenate(position),
         item_rotation=xp.concatenate(rotation),
-        camera_position=data.cam_xpos[scene.camera],
-        camera_rotation=data.cam_xmat[scene.camera].reshape(3, 3),
+        camera_position=xp.asarray(scene.free[0]) if scene.free else data.cam_xpos[scene.camera],
+        camera_rotation=xp.asarray(scene.free[1] if scene.free else data.cam_xmat[scene.camera]).reshape(3, 3),
         tendon_half=xp.concatenate(half),
         tendon_red=xp.concatenate(red),
         light_position=stack([position for position, _ in lights]),

@@ -54,10 +54,9 @@ def trace_reflection(
       Codes of the samples; `code.none` where the pixel does not show the mirror.
     """
     rays, height, normal = mirrored(view, view.spread(view.rays(x, y)))
-    half = 0.5 * view.scene.pixel
-    candidates = may_intersect(
-        rays, *((c.min() - half, c.max() + half) for c in (x, y)), vec(view.position.T), view.bounds
-    )
+    lens = view.scene.lens
+    across, upward = ((c.min() - 0.5 * d, c.max() + 0.5 * d) for c, d in ((x, lens.width), (y, lens.height)))
+    candidates = may_intersect(rays, across, upward, vec(view.position.T), view.bounds)
     seen = visible(view, rays, _mirrored_items(view), code, candidates)
     # a mirrored ray starts behind the mirror; what it meets before the mirror is not reflected
     surface_t = height / jnp.maximum(rays.along(normal), 1e-9)

@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from covr_jax.render.camera import Camera
 from covr_jax.render.distract import DISTRACTORS, Appearance, sample_appearance
 from covr_jax.render.model_reader import compile_scene
 from covr_jax.render.pipeline import draw
@@ -49,7 +50,8 @@ class Renderer:
       mj_model: the model; read once, not kept.
       height: image height in pixels.
       width: image width in pixels.
-      camera: index or name of a fixed or tracking perspective camera of the model.
+      camera: index or name of a perspective camera of the model, given by fovy or by focal lengths and a sensor; -1:
+        MuJoCo's default free camera, as in `mujoco.Renderer`; or a `FreeCamera`.
       samples: visibility samples per pixel, 1, 2 or 4. Each pixel is shaded once at its centre in any case.
       shadows: whether lights with `castshadow` cast shadows.
       reflections: whether the first reflective plane mirrors the scene.
@@ -67,7 +69,7 @@ class Renderer:
         mj_model: mujoco.MjModel,
         height: int = 84,
         width: int = 84,
-        camera: int | str = 0,
+        camera: Camera = 0,
         *,
         samples: int = 4,
         shadows: bool = True,

@@ -70,13 +70,24 @@ class Light:
 
 
 @dataclass(frozen=True)
+class Lens:
+    """The pixels on the image plane at distance 1; x to the right and y upwards from the camera's axis."""
+
+    width: float  # of a pixel
+    height: float  # of a pixel
+    x: float  # of the image's centre
+    y: float  # of the image's centre
+
+
+@dataclass(frozen=True)
 class Scene:
     """Everything static about an image. Hashable and picklable, so it may be a static argument of `jax.jit`."""
 
     height: int
     width: int
-    camera: int  # index in the model
-    tangent: float  # of half the vertical field of view
+    camera: int  # index in the model; -1 for a free camera
+    free: tuple[Floats, Floats] | None  # position and rotation (columns right, up, back), row by row, of a free camera
+    lens: Lens
     samples: tuple[Floats, ...]
     items: tuple[Item, ...]
     tendons: tuple[Tendon, ...]  # their items are the last of `items`, in this order
@@ -91,11 +102,6 @@ class Scene:
     backfaces: tuple[int, ...]  # planes that the camera may see from behind
     sky: bytes  # u8[H,W,3], or u8[6,n,n,3] where the camera turns
     turning: bool  # whether the camera's orientation can change
-
-    @property
-    def pixel(self) -> float:
-        """Width of a pixel on the image plane at distance 1."""
-        return 2 * self.tangent / self.height
 
     @property
     def floors(self) -> tuple[int, ...]:

@@ -11,11 +11,12 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from covr_jax.render.scene import Lens
 from covr_jax.render.vector import Vec
 
 
 def sky_image(
-    model: mujoco.MjModel, rotation: Float[np.ndarray, "3 3"], height: int, width: int, tangent: float
+    model: mujoco.MjModel, rotation: Float[np.ndarray, "3 3"], height: int, width: int, lens: Lens
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draws the skybox as a camera that does not turn sees it.
 
@@ -27,7 +28,7 @@ def sky_image(
       rotation: orientation of the camera; columns right, up, back.
       height: image height in pixels.
       width: image width in pixels.
-      tangent: of half the vertical field of view.
+      lens: the pixels on the image plane.
 
     Returns:
       The image; black without a skybox, which is GL's clear colour.
@@ -35,12 +36,12 @@ def sky_image(
     levels = _mip_levels(model)
     if levels is None:
         return np.zeros((height, width, 3), np.uint8)
-    centre = _directions(rotation, height, width, tangent, 0.5, 0.5)
+    centre = _directions(rotation, height, width, lens, 0.5, 0.5)
     face = _face(centre, np)
     u, v = _project(centre, face, np)
     step = [0.0]
     for row, column in ((0.5, 1.5), (1.5, 0.5)):
-        next_u, next_v = _project(_directions(rotation, height, width, tangent, row, column), face, np)
+        next_u, next_v = _project(_directions(rotation, height, width, lens, row, column), face, np)
         step += [np.abs(next_u - u), np.abs(next_v - v)]
     size = levels[0].shape[1]
     lod = np.clip(np.log2(np.maximum(np.maximum.reduce(np.broadcast_arrays(*step)) * size, 1e-9)), 0, len(levels) - 1)
@@ -99,10 +100,10 @@ def _mip_levels(model: mujoco.MjModel) -> list[np.ndarray] | None:
     return levels
 
 
-def _directions(rotation, height, width, tangent, row, column) -> np.ndarray:
+def _directions(rotation, height, width, lens, row, column) -> np.ndarray:
     """Directions float64[H,W,3] through the points (row, column) inside the pixels, each in 0..1."""
-    x = (2 * (np.arange(width) + column) / width - 1) * tangent * width / height
-    y = (1 - 2 * (np.arange(height) + row) / height) * tangent
+    x = (np.arange(width) + column - 0.5 * width) * lens.width + lens.x
+    y = (0.5 * height - np.arange(height) - row) * lens.height + lens.y
     return x[None, :, None] * rotation[:, 0] + y[:, None, None] * rotation[:, 1] - rotation[:, 2]
 
 

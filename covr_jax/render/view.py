@@ -85,7 +85,8 @@ class View(NamedTuple):
         Returns:
           [S,P] rays.
         """
-        offsets = (np.asarray(self.scene.samples, np.float32) - 0.5) * np.float32(self.scene.pixel)
+        lens = self.scene.lens
+        offsets = (np.asarray(self.scene.samples, np.float32) - 0.5) * np.float32([lens.width, lens.height])
         return rays._replace(x=rays.x + offsets[:, :1], y=rays.y - offsets[:, 1:])
 
     def pose(self, index: int | Int[Array, ""]) -> Pose:

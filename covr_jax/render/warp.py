@@ -18,7 +18,7 @@ from jaxtyping import Array, UInt8
 from mujoco import mjx
 
 from covr_jax.render.base import RendererError
-from covr_jax.render.camera import camera_index
+from covr_jax.render.camera import FREE, read_camera
 from covr_jax.render.poses import light_pose
 
 MIN_MJX_VERSION = (3, 12)  # before, images could be drawn before the poses arrived: google-deepmind/mujoco issue 3435
@@ -69,7 +69,9 @@ class WarpRenderer:
         check_versions()
         if samples not in RAYS_PER_EDGE:
             raise RendererError(f"renderer warp: samples must be one of {sorted(RAYS_PER_EDGE)}, got {samples}")
-        index, device = camera_index(mj_model, camera), _device_name()
+        index, device = read_camera(mj_model, camera, height, width).index, _device_name()
+        if index == FREE:
+            raise ValueError("renderer warp: draws the model's own cameras, not the free one")
         warp = importlib.import_module("warp")  # pyright resolves `import warp` to this file
         warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # no log line per kernel
         self.num_envs = num_envs

@@ -73,8 +73,18 @@ def test_ids_name_what_they_say():
     assert named("pendulum_swingup")[1]("pole") == pendulum._POLE
 
 
-@pytest.mark.parametrize("physics", ENGINES)
-@pytest.mark.parametrize("name", TASKS)
+# MJX's walker has its parity with dm_control in the first tier.
+SLOW = {("walker_walk", "mjx")}
+
+
+@pytest.mark.parametrize(
+    ("name", "physics"),
+    [
+        pytest.param(name, physics, marks=[pytest.mark.slow] if (name, physics) in SLOW else [])
+        for name in TASKS
+        for physics in ENGINES
+    ],
+)
 def test_what_the_suite_promises_of_its_tasks(name, physics):
     """dm_control's own checks of a domain, with envs in place of seeds; 2000 control steps of random actions.
 

@@ -178,7 +178,7 @@ def test_cameras_by_index_or_by_name_and_sizes(case):
 @pytest.mark.parametrize("name", RENDERERS)
 def test_unknown_cameras_and_samples_are_refused(name):
     model, _, _ = contract_case()
-    for camera in ("ear", 2, -1):
+    for camera in ("ear", 2, -2):
         with pytest.raises(ValueError, match="camera"):
             made(name, model, camera=camera)
     with pytest.raises((ValueError, RendererError), match="samples"):

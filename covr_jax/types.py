@@ -12,6 +12,14 @@ class EnvironmentLost(RuntimeError):
     """An environment outside of this process is gone and does not come back; the message is one line."""
 
 
+class Diverged(RuntimeError):
+    """Training has left the finite numbers, and nothing that it computes has a meaning; the message is one line."""
+
+
+class Preempted(RuntimeError):
+    """The process was asked to stop, and the run is where its checkpoint is; the message is one line."""
+
+
 class StepType(enum.IntEnum):
     """Position of a time step in its episode, as in ``dm_env``."""
 

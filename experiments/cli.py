@@ -13,9 +13,11 @@ import tyro
 
 from covr_jax import presets
 from covr_jax.config import CarlaConfig, Config, ConfigError
-from covr_jax.types import EnvironmentLost
+from covr_jax.types import Diverged, EnvironmentLost, Preempted
 
 USAGE_ERROR = 2
+DIVERGED = 3
+PREEMPTED = 75  # sysexits.h: try again later
 UNAVAILABLE = 69  # sysexits.h: a service that the run needs is gone
 
 
@@ -108,7 +110,7 @@ def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> N
     Args:
       main: returns an exit code; None is 0.
       *expected: errors that a user can act on; one line and ``USAGE_ERROR``. ``EnvironmentLost`` gives one line and
-        ``UNAVAILABLE``.
+        ``UNAVAILABLE``, ``Diverged`` gives one and ``DIVERGED``, ``Preempted`` one and ``PREEMPTED``.
     """
     try:
         raise SystemExit(main() or 0)
@@ -116,6 +118,11 @@ def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> N
         fail(error)
     except EnvironmentLost as error:
         fail(f"{error}; the same command goes on from the last checkpoint", UNAVAILABLE)
+    except Preempted as error:
+        print(f"{error}; the same command goes on from there", file=sys.stderr)
+        raise SystemExit(PREEMPTED) from None
+    except Diverged as error:
+        fail(f"{error}; a lower --sac.learning-rate may help, in another --run-dir", DIVERGED)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from covr_jax.types import Preempted
+
 
 class ConsoleReporter:
-    """Implements ``covr_jax.io.reporter.Reporter``; use it as a context manager."""
+    """Implements ``covr_jax.io.reporter.Reporter``; use it as a context manager.
 
-    def __init__(self, total_steps: int):
+    Args:
+      total_steps: length of the run, env steps.
+      stop: why the run shall stop, or None. A round of fine-tuning, which may take long, ends at once with
+        ``Preempted``, and is made again by the process that goes on.
+    """
+
+    def __init__(self, total_steps: int, stop: Callable[[], str | None] = lambda: None):
+        self._stop = stop
         self._console = Console()
         self._live = self._console.is_terminal
         self._progress = Progress(
@@ -54,5 +64,7 @@ class ConsoleReporter:
 
     def finetune(self, step: int, steps: int, loss: float) -> None:
         """See ``Reporter``."""
+        if reason := self._stop():
+            raise Preempted(reason)
         done = step >= steps
         self._progress.update(self._finetuning, completed=step, total=steps, visible=not done, shown=f"loss {loss:.3f}")

@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         finals = [read_final(run_dir, options.metric) for run_dir in options.run_dir]
         for run_dir, final in zip(options.run_dir, finals, strict=True):
             if final is None:
-                print(f"table.py: {run_dir} has not finished and is left out", file=sys.stderr)
+                state = "has diverged" if (run_dir / "diverged.json").exists() else "has not finished"
+                print(f"table.py: {run_dir} {state} and is left out", file=sys.stderr)
         finished = [(run_dir, final) for run_dir, final in zip(options.run_dir, finals, strict=True) if final]
         cells = summarise(disambiguate(*zip(*finished, strict=True)) if finished else [])
         print(render(cells, ".md"))

@@ -1,6 +1,7 @@
 """Train one agent: ``python experiments/train.py --task cartpole_swingup --method covr --seed 1 --run-dir runs/a``.
 
-The same command on the same run directory continues from the last checkpoint.
+The same command on the same run directory continues from the last checkpoint. SIGTERM, SIGUSR1, SIGHUP or Ctrl-C write
+a checkpoint and exit with code 75; a second one ends the process at once.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ def main() -> int:
     from covr_jax.report import write_report
     from covr_jax.training.run import train
     from experiments.console import ConsoleReporter
+    from experiments.signals import stop_on_signals
 
     directory = Path(run_dir or f"runs/{config.task}/{config.method}/seed{config.seed}")
     command = shlex.join(["python", *sys.argv])
-    with ConsoleReporter(config.total_steps) as reporter:
-        result = train(config, directory, reporter, command)
+    with stop_on_signals() as stop, ConsoleReporter(config.total_steps, stop) as reporter:
+        result = train(config, directory, reporter, command, stop)
     report = write_report(directory)
     print(
         f"final return {result.final_return:.1f} ± {result.final_return_std:.1f}"

@@ -40,6 +40,7 @@ class Run(NamedTuple):
     rows: list[dict[str, Any]]  # metrics.jsonl
     all_rounds: list[Round]  # 0 where it was recorded, 1, 2, ...
     result: dict[str, Any]
+    diverged: dict[str, Any]  # where and why the run left the finite numbers; empty if it did not
     video: str | None  # data URI
     notes: list[str]  # what could not be read
 
@@ -71,9 +72,8 @@ class Run(NamedTuple):
         return [x for x, y in points if y is not None], [y for _, y in points if y is not None]
 
     def last(self, name: str) -> float | None:
-        """The last value of a metric; None where it has none."""
-        y = self.curve(name)[1]
-        return y[-1] if y else None
+        """The value of a metric in the last row that has it; None where there is none, or that one is no number."""
+        return next((number(row[name]) for row in reversed(self.rows) if name in row), None)
 
     def guided(self) -> list[tuple[float, float]]:
         """Intervals of env steps in which the VLM's actions guided the policy."""
@@ -203,6 +203,7 @@ def read_run(run_dir: str | Path) -> Run:
         rows=rows,
         all_rounds=_rounds(folder / "vlm", notes),
         result=_read_json(folder / "result.json", dict, notes),
+        diverged=_read_json(folder / "diverged.json", dict, notes),
         video=_video(folder / "videos" / "final.mp4", notes),
         notes=notes,
     )

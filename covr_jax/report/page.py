@@ -34,9 +34,12 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 def _tiles(run: Run) -> list[tuple[str, str, str]]:
     """Name, value and remark of each number of the headline."""
-    final, std = number(run.result.get("final_return")), number(run.result.get("final_return_std"))
-    if final is None:
-        final, std = run.last("eval/episode_return"), run.last("eval/episode_return_std")
+    label, final, std = "Final return", *(number(run.result.get(f"final_return{part}")) for part in ("", "_std"))
+    if not run.result:
+        label, final, std = "Latest return", run.last("eval/episode_return"), run.last("eval/episode_return_std")
+    remark = "" if std is None else f"± {show(std)} (std)"
+    if run.diverged:
+        label, final, remark = "Diverged", None, str(run.diverged.get("reason"))
     random, total = run.random_return, number(run.config.get("total_steps"))
     gain = None if final is None or random is None else final - random
     seconds = number(run.result.get("seconds"))
@@ -44,7 +47,7 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
         seconds = max((number(row.get("wall_s")) or 0.0 for row in run.rows), default=None)
     kept = sum(int(r.value("kept") or 0) for r in run.rounds)
     return [
-        ("Final return", show(final), "" if std is None else f"± {show(std)} (std)"),
+        (label, show(final), remark),
         ("Random policy", show(random), "mean return"),
         ("Gain", f"{'+' if gain is not None and gain > 0 else ''}{show(gain)}", "over random"),
         ("Environment steps", steps(run.end), "" if total is None else f"of {steps(total)}"),

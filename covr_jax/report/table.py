@@ -39,15 +39,17 @@ class Cell(NamedTuple):
 
 
 def read_final(run_dir: str | Path, metric: str = "eval/episode_return") -> Final | None:
-    """Reads the last value of an evaluation metric; None for a run that has not finished.
+    """Reads the last value of an evaluation metric; None for a run that has not finished, or has diverged.
 
     Raises:
-      ReportError: the run cannot be read, or it has finished without the metric.
+      ReportError: the run cannot be read, or it has finished without the metric, or its last value is no number.
     """
     run = read_run(run_dir)
-    if not run.result:
+    if not run.result or run.diverged:
         return None
     value = run.last(metric)
+    if value is None and any(metric in row for row in run.rows):
+        raise ReportError(f"{run.folder}: the last {metric} is no number")
     if value is None:
         known = sorted({name for row in run.rows for name in row if name.startswith("eval/")})
         raise ReportError(f"{run.folder}: no metric {metric}; it has {', '.join(known)}")

@@ -23,7 +23,7 @@ from covr_jax.training.queries import QueryManager
 from covr_jax.training.rounds import FinetuneScheduler, warn_about_schedule
 from covr_jax.training.selection import DataSelector, RoundData
 from covr_jax.training.trainer import LoopState, Trainer
-from covr_jax.types import EnvironmentLost
+from covr_jax.types import Diverged, EnvironmentLost
 from covr_jax.vlm.serving.factory import make_vlm
 
 _ROUND_METRICS = (
@@ -169,9 +169,12 @@ class AgentTrainer(Trainer):
             row |= {"vlm/prior_return": baseline["vlm_return"]} if "vlm_return" in baseline else {}
         self.log(row)
 
-    def iterate(self) -> bool:
-        """One chunk and the rounds that are due. Returns whether a round was completed."""
+    def iterate(self) -> None:
+        """One chunk."""
         self._chunk()
+
+    def do_what_is_due(self) -> bool:
+        """The rounds that are due. Returns whether one was completed."""
         before = self.loop.rounds
         while self._round_due() and self._round():
             pass
@@ -182,6 +185,9 @@ class AgentTrainer(Trainer):
         if self.queries:
             self.loop.frames_queried = self.queries.frames_queried
             self.loop.frames_skipped = self.queries.frames_skipped
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.state.learner.params):
+            if not np.isfinite(np.asarray(leaf)).all():  # on the host: nothing is compiled for it
+                raise Diverged(f"the parameters {jax.tree_util.keystr(path)} are not finite")
         super().save()
 
     def after_training(self) -> None:
@@ -211,6 +217,7 @@ class AgentTrainer(Trainer):
         with chunk_annotation(self._vec_steps // self.programs.parts.chunk_steps):
             self.state, metrics, lost = self.programs.chunk(self.state, learn=learn)
         self._read_counts()
+        self._check_finite(metrics)
         if lost is not None:
             raise lost
         if self.queries:
@@ -220,6 +227,17 @@ class AgentTrainer(Trainer):
             self.reporter.message(str(self.compile_log))
         if self.env_steps >= self.loop.next_log:
             self._log_training(metrics)
+
+    def _check_finite(self, metrics: dict[str, Any]) -> None:
+        """Looks at the losses of a chunk's last updates: what is not finite stays so, through the parameters.
+
+        Raises:
+          Diverged: a loss is not finite.
+        """
+        losses = jax.device_get({name: value for name, value in metrics.items() if name.startswith("losses/")})
+        for name, value in losses.items():
+            if not np.isfinite(value):
+                raise Diverged(f"{name} is {value} after {self.updates:,} updates")
 
     def _mark_speed(self) -> None:
         """Speeds in the next row count from here."""

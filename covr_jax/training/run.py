@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from covr_jax import config as configuration
@@ -15,6 +16,7 @@ from covr_jax.training.loop import AgentTrainer
 from covr_jax.training.resolve import comparable, resolve
 from covr_jax.training.trainer import Trainer
 from covr_jax.training.vlm_agent import VLMTrainer
+from covr_jax.types import Diverged, Preempted
 
 
 def make_trainer(config: Config, run_dir: Path, reporter: Reporter) -> Trainer:
@@ -22,12 +24,27 @@ def make_trainer(config: Config, run_dir: Path, reporter: Reporter) -> Trainer:
     return (VLMTrainer if config.method in VLM_POLICY_METHODS else AgentTrainer)(config, run_dir, reporter)
 
 
-def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") -> Result:
+def train(
+    config: Config,
+    run_dir: Path,
+    reporter: Reporter,
+    command: str = "",
+    stop: Callable[[], str | None] = lambda: None,
+) -> Result:
     """Trains, or goes on training, in ``run_dir``; returns the final evaluation.
+
+    Args:
+      config: of the run.
+      run_dir: made if missing.
+      reporter: shows progress.
+      command: recorded with the result.
+      stop: asked between chunks; a reason, to stop there with a checkpoint.
 
     Raises:
       ConfigError: options that cannot be used together, or a directory of another run.
       CheckpointError: the run's checkpoint cannot be read or written.
+      Diverged: training has left the finite numbers; ``diverged.json`` says where.
+      Preempted: ``stop`` gave a reason; a checkpoint has been written.
       EnvironmentLost: an environment on the host does not come back; a checkpoint has been written.
     """
     validate(config)
@@ -40,6 +57,7 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
             values = json.loads(result_file.read_text())
             return Result(*(values[name] for name in Result._fields))
         trainer = make_trainer(config, run_dir, reporter)
+        trainer.stop = stop
         # Only now: options that turn out to be unusable do not claim the directory, nor end a finished run.
         result_file.unlink(missing_ok=True)  # of fewer steps; its evaluation stays in the metrics
         if going_on.changes:
@@ -48,8 +66,18 @@ def train(config: Config, run_dir: Path, reporter: Reporter, command: str = "") 
                 reporter.message(f"from {trainer.env_steps:,} env steps on: {name} {after} (before: {before})")
         if going_on.changes or not (run_dir / "config.json").exists():
             write_json(run_dir / "config.json", configuration.to_dict(config), indent=2)
+        diverged = run_dir / "diverged.json"
+        diverged.unlink(missing_ok=True)  # of an earlier attempt
         try:
             result = trainer.run()
+        except Diverged as error:
+            last = (trainer.checkpointer.steps() or [None])[-1]
+            facts = {"env_steps": trainer.env_steps, "updates": trainer.updates, "reason": str(error)}
+            write_json(diverged, facts | {"last_checkpoint": last, "command": command}, indent=2)
+            kept = "there is no checkpoint" if last is None else f"the last checkpoint is that of {last:,} env steps"
+            raise Diverged(f"diverged at {trainer.env_steps:,} env steps: {error}; {kept}") from error
+        except Preempted as error:
+            raise Preempted(f"stopped by {error} at {trainer.env_steps:,} env steps") from error
         finally:
             if trainer.vlm:
                 trainer.vlm.close()

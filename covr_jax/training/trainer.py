@@ -23,7 +23,7 @@ from covr_jax.io.reporter import Reporter
 from covr_jax.io.run_dir import Result
 from covr_jax.training.evaluation import FINAL_EVALUATION, Policy
 from covr_jax.training.programs import Programs
-from covr_jax.types import EnvironmentLost
+from covr_jax.types import Diverged, EnvironmentLost, Preempted
 
 # Fields of a loop state in checkpoints of format 1, and what they are called now.
 _RENAMED = {"asked": "frames_queried", "skipped": "frames_skipped"}
@@ -59,10 +59,13 @@ class Trainer:
     loop: Any
     logger: MetricsLogger
 
+    stop: Callable[[], str | None] = staticmethod(lambda: None)  # why the run shall stop now, asked between chunks
+
     def __init__(self, config: Config, run_dir: Path, reporter: Reporter, programs: Programs, vlm: Any):
         self.config, self.run_dir, self.reporter = config, run_dir, reporter
         self.programs, self.vlm = programs, vlm
         self.checkpointer = Checkpointer(run_dir)
+        self.damaged_checkpoints = 0  # passed over when this process started
         self._started = time.monotonic()
 
     # ------------------------------------------------------------------ hooks
@@ -84,9 +87,17 @@ class Trainer:
     def begin(self) -> None:
         """Measures and logs what a new run is compared with."""
 
-    def iterate(self) -> bool:
-        """Trains for a while. Returns whether a checkpoint is due whatever ``next_checkpoint`` says."""
+    def iterate(self) -> None:
+        """Trains for a while."""
         raise TypeError("a trainer says what an iteration is")
+
+    def do_what_is_due(self) -> bool:
+        """Does what the present env step asks for beside evaluations and checkpoints, after every iteration.
+
+        Returns:
+          Whether a checkpoint is due whatever ``next_checkpoint`` says.
+        """
+        return False
 
     def evaluation_metrics(self, *, final: bool) -> dict[str, float]:
         """What is logged beside an evaluation's returns."""
@@ -122,6 +133,8 @@ class Trainer:
     def open_log(self, *, resumed: bool) -> None:
         """Opens the metrics log; a resumed run drops rows that are newer than its checkpoint."""
         self.logger = MetricsLogger(self.run_dir, resume_env_steps=self.env_steps if resumed else None)
+        if self.damaged_checkpoints:
+            self.log({"checkpoint/damaged": self.damaged_checkpoints})
 
     # ---------------------------------------------------------------- the run
 
@@ -130,6 +143,8 @@ class Trainer:
 
         Raises:
           EnvironmentLost: an environment on the host does not come back; a checkpoint has been written.
+          Diverged: training has left the finite numbers; no checkpoint has been written since.
+          Preempted: ``stop`` says so; a checkpoint has been written.
         """
         try:
             if self.env_steps == 0:
@@ -138,8 +153,9 @@ class Trainer:
             values = self.evaluate(FINAL_EVALUATION)
             self.logger.close()
             self.finish()
-        except EnvironmentLost:
-            self.save()
+        except (EnvironmentLost, Preempted):
+            if self.env_steps not in self.checkpointer.steps():
+                self.save()
             raise
         finally:
             self.programs.close()
@@ -148,15 +164,23 @@ class Trainer:
 
     def _loop(self) -> None:
         total = self.config.total_steps
+        if self.trains and self.env_steps:
+            self._after_iteration()  # a process that was asked to stop may have left something undone
         while self.trains and self.env_steps < total:
-            due = self.iterate()
-            if self.env_steps >= self.loop.next_eval and self.env_steps < total:
-                self.loop.evaluations += 1
-                self.loop.next_eval = self.env_steps + self.config.eval.every
-                self.evaluate(self.loop.evaluations)
-            if self.env_steps >= self.loop.next_checkpoint or due:
-                self.save()
+            self.iterate()
+            self._after_iteration()
+            if self.env_steps < total and (reason := self.stop()):
+                raise Preempted(reason)
         self.after_training()
+
+    def _after_iteration(self) -> None:
+        due = self.do_what_is_due()
+        if self.loop.next_eval <= self.env_steps < self.config.total_steps:
+            self.loop.evaluations += 1
+            self.loop.next_eval = self.env_steps + self.config.eval.every
+            self.evaluate(self.loop.evaluations)
+        if self.env_steps >= self.loop.next_checkpoint or due:
+            self.save()
 
     def measure_random(self) -> dict[str, float]:
         """Evaluates uniform actions and remembers their mean return; returns the row to log."""
@@ -166,9 +190,15 @@ class Trainer:
         return {"eval/random_return": self.loop.random_return}
 
     def evaluate(self, number: int) -> np.ndarray:
-        """Returns f64[episodes] of the present policy in the ``number``-th evaluation; logs them."""
+        """Returns f64[episodes] of the present policy in the ``number``-th evaluation; logs them.
+
+        Raises:
+          Diverged: a return is not finite.
+        """
         evaluator, final = self.programs.evaluator, number == FINAL_EVALUATION
         values = evaluator.evaluate(self.policy(), self.config.eval.episodes, number)
+        if not np.isfinite(values).all():
+            raise Diverged("the return of an evaluation is not finite")
         measured = evaluator.episode_metrics()
         row = {"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()}
         row |= {f"eval/{name}": value for name, value in measured.items()}
@@ -193,7 +223,7 @@ class Trainer:
         self.checkpointer.save(self.env_steps, self.state, host, self.adapter_writer())
 
     def restore(self, like: Callable[[], Any], loop_type: type[LoopState]) -> Path:
-        """Sets ``state`` and ``loop`` from the newest checkpoint and returns its directory.
+        """Sets ``state`` and ``loop`` from the newest checkpoint that is whole, and returns its directory.
 
         Args:
           like: makes a state of the same structure, see ``Checkpointer.restore``.
@@ -202,9 +232,13 @@ class Trainer:
         Raises:
           CheckpointError: it cannot be read.
         """
-        self.state, values, directory = self.checkpointer.restore(like)
+        self.state, values, directory = self.checkpointer.restore(like, tell=self._tell_damage)
         self.loop = loop_type.from_dict(values)
         return directory
+
+    def _tell_damage(self, text: str) -> None:
+        self.damaged_checkpoints += 1
+        self.reporter.message(text)
 
     def restore_adapter(self, directory: Path, load: Callable[[Path], Any]) -> None:
         """Calls ``load`` with a checkpoint's adapter directory.
@@ -215,5 +249,4 @@ class Trainer:
         try:
             load(directory / "adapter")
         except RuntimeError as error:  # VLMLoadError, without importing Torch
-            message = f"cannot read checkpoint {directory}: {error}; delete it to use an older one"
-            raise CheckpointError(message) from error
+            raise CheckpointError(f"cannot read the adapter of checkpoint {directory}: {error}") from error

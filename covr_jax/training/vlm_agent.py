@@ -147,7 +147,7 @@ class VLMTrainer(Trainer):
         if self.trains:
             self.vlm.save_adapter(self.run_dir / ADAPTER)
 
-    def iterate(self) -> bool:
+    def iterate(self) -> None:
         """``vpf.steps`` agent steps, and PPO on them."""
         vpf, loop, before = self.config.vpf, self.loop, time.monotonic()
         running, last = np.array(loop.running), np.array(loop.last)
@@ -172,7 +172,6 @@ class VLMTrainer(Trainer):
         }
         self.log(row)
         self.reporter.update(self.env_steps, row | {"covr/round": 0})
-        return False
 
 
 def collect(

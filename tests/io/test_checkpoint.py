@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from covr_jax import __version__
+from covr_jax.io import manifest
 from covr_jax.io.checkpoint import FORMAT, KEEP, Checkpointer, CheckpointError
 
 
@@ -106,22 +107,99 @@ def damage_no_host(path):
     (path / "host.json").unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_truncate, damage_data, damage_state, damage_host, damage_no_host])
-def test_a_damaged_checkpoint_is_named_in_one_line_and_the_older_one_still_serves(tmp_path, damage):
-    checkpointer = Checkpointer(tmp_path)
+def damage_no_manifest(path):
+    (path / "manifest.json").unlink()
+
+
+def damage_manifest(path):
+    (path / "manifest.json").write_text('{"sha256": {}}')
+
+
+DAMAGES = [
+    damage_truncate,
+    damage_data,
+    damage_state,
+    damage_host,
+    damage_no_host,
+    damage_no_manifest,
+    damage_manifest,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_in_one_line_and_the_older_one_serves(tmp_path, damage):
+    checkpointer, told = Checkpointer(tmp_path), []
     checkpointer.save(10, state(10), {"at": 10})
     damage(checkpointer.save(20, state(20), {"at": 20}))
-    message = refuse(checkpointer, state(0))
-    assert str(tmp_path / "checkpoints" / "20") in message and "delete it to use an older one" in message
-    restored, host, _ = checkpointer.restore(lambda: state(0), 10)
-    assert host == {"at": 10}
+    restored, host, directory = checkpointer.restore(lambda: state(0), tell=told.append)
+    assert host == {"at": 10} and directory.name == "10"
     assert_equal(restored, state(10))
+    (line,) = told
+    assert str(tmp_path / "checkpoints" / "20") in line and line.endswith("; going on from 10 env steps")
+    assert "\n" not in line
+    with pytest.warns(UserWarning, match="going on from 10 env steps"):
+        checkpointer.restore(lambda: state(0))
+    assert refuse(checkpointer, state(0), 20).endswith("; take another one, [10]")
+    damage(tmp_path / "checkpoints" / "10")
+    with pytest.warns(UserWarning, match="going on from 10"):
+        message = refuse(checkpointer, state(0))
+    assert str(tmp_path / "checkpoints" / "10") in message
+
+
+def test_one_flipped_bit_in_any_file_is_found(tmp_path):
+    checkpointer, generator = Checkpointer(tmp_path), np.random.default_rng(0)
+    checkpointer.save(10, state(10), {"at": 10})
+    path = checkpointer.save(20, state(20), {"at": 20}, lambda folder: (folder.mkdir(), (folder / "a").write_text("x")))
+    files = [file for file in path.rglob("*") if file.is_file() and file.stat().st_size]
+    assert {"host.json", "manifest.json", "a"} <= {file.name for file in files} and len(files) > 6
+    for file in files:
+        whole = file.read_bytes()
+        for bit in generator.integers(0, 8 * len(whole), 5):
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(flipped)
+            told = []
+            _, host, _ = checkpointer.restore(lambda: state(0), tell=told.append)
+            assert host == {"at": 10} and len(told) == 1, (file, bit)
+        file.write_bytes(whole)
+    assert checkpointer.restore(lambda: state(0))[1] == {"at": 20}
+
+
+def test_a_run_that_goes_on_from_an_older_checkpoint_drops_the_damaged_one(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    for step in (10, 20, 30):
+        checkpointer.save(step, state(step), {})
+    damage_host(tmp_path / "checkpoints" / "30")
+    checkpointer.save(25, state(25), {})
+    assert checkpointer.steps() == [20, 25]
+
+
+@pytest.mark.parametrize("name", ["a[1]b", "star*", "what?"])
+def test_a_path_may_hold_any_character(tmp_path, name):
+    checkpointer = Checkpointer(tmp_path / name)
+    checkpointer.save(10, state(10), {"at": 10})
+    assert_equal(checkpointer.restore(lambda: state(0))[0], state(10))
+
+
+@pytest.mark.parametrize("moves", [0, 1])
+def test_what_killed_processes_left_is_cleaned(tmp_path, moves):
+    """Killed while a checkpoint took the place of another one: before its last move, or after it."""
+    checkpointer = Checkpointer(tmp_path)
+    path = checkpointer.save(10, state(10), {"at": 10})
+    path.rename(path.with_suffix(".old"))
+    if moves:
+        shutil.copytree(path.with_suffix(".old"), path)
+    shutil.copytree(path if moves else path.with_suffix(".old"), path.with_name("20.tmp"))
+    checkpointer.clean()
+    assert [folder.name for folder in path.parent.iterdir()] == ["10"]
+    assert checkpointer.restore(lambda: state(0))[1] == {"at": 10}
 
 
 @pytest.mark.parametrize("change", ["shape", "missing", "extra"])
 def test_a_state_of_another_structure_is_refused(tmp_path, change):
     checkpointer = Checkpointer(tmp_path)
-    checkpointer.save(1, state(1), {})
+    for step in (0, 1):  # the older one would not help
+        checkpointer.save(step, state(1), {})
     like = state(1)
     if change == "shape":
         like["params"]["w"] = jnp.zeros((64, 34), jnp.float32)
@@ -129,7 +207,8 @@ def test_a_state_of_another_structure_is_refused(tmp_path, change):
         like["momentum"] = jnp.zeros(3)
     else:
         del like["frames"]
-    refuse(checkpointer, like)
+    message = refuse(checkpointer, like)
+    assert "is whole but holds another state" in message and "delete" not in message
 
 
 def test_a_disk_that_refuses_keeps_the_earlier_checkpoint(tmp_path):
@@ -153,6 +232,7 @@ def test_the_format_is_recorded_and_format_1_is_read(tmp_path):
     assert json.loads(path.read_text()) == {"at": 1, "format": FORMAT, "covr_jax_version": __version__}
     assert checkpointer.restore(lambda: state(0))[1] == {"at": 1}
     path.write_text('{"at": 1}')  # as version 0.1.0 wrote it
+    (path.parent / "manifest.json").unlink()
     assert checkpointer.restore(lambda: state(0))[1] == {"at": 1}
 
 
@@ -160,8 +240,9 @@ def test_a_later_format_is_refused_in_one_line_that_says_who_wrote_it(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     path = checkpointer.save(1, state(1), {}) / "host.json"
     path.write_text(json.dumps({"format": FORMAT + 1, "covr_jax_version": "9.9.9"}))
+    manifest.write_manifest(path.parent)
     with pytest.raises(
-        CheckpointError, match=r"written by covr_jax 9\.9\.9 in format 3.*install 9\.9\.9 or later"
+        CheckpointError, match=r"written by covr_jax 9\.9\.9 in format 4.*install 9\.9\.9 or later"
     ) as caught:
         checkpointer.restore(lambda: pytest.fail("the state was made"))
     assert "\n" not in str(caught.value)

@@ -34,7 +34,12 @@ def world(camera=""):
     ("camera", "xml", "shape"),
     [
         (-1, "", (84, 84)),  # a model without cameras
-        (FreeCamera(lookat=(0.2, 0.1, 0.3), distance=2.5, azimuth=37.0, elevation=-20.0), "", (60, 90)),
+        pytest.param(
+            FreeCamera(lookat=(0.2, 0.1, 0.3), distance=2.5, azimuth=37.0, elevation=-20.0),
+            "",
+            (60, 90),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(FreeCamera(azimuth=-120.0, elevation=35.0), "", (84, 84), marks=pytest.mark.slow),  # from below
         ("lens", LENS, (84, 100)),
     ],

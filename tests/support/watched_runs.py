@@ -64,8 +64,11 @@ class Log:
     vlm: object = None
 
 
-def watched_run(make_programs, config, run_dir, stop_at=math.inf):
-    """Trains with a fake VLM through ``train``, until ``stop_at`` env steps; returns the run's ``Log``."""
+def watched_run(make_programs, config, run_dir, stop_at=math.inf, reporter=None, **options):
+    """Trains with a fake VLM through ``train``, until ``stop_at`` env steps; returns the run's ``Log``.
+
+    Other options are those of ``train``.
+    """
     log = Log()
 
     class Watched(loop.AgentTrainer):
@@ -119,7 +122,7 @@ def watched_run(make_programs, config, run_dir, stop_at=math.inf):
         for owner, name in ((Programs, "chunk"), (Evaluator, "evaluate")):
             patch.setattr(owner, name, phased(owner, name))
         with contextlib.suppress(Stop):
-            run.train(config, run_dir, Quiet(stop_at, Stop))
+            run.train(config, run_dir, reporter or Quiet(stop_at, Stop), **options)
     return log
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
+import os
 
 import pytest
 
 from covr_jax.config import ConfigError, to_dict
+from covr_jax.io import manifest
 from covr_jax.io.checkpoint import Checkpointer, CheckpointError
 from covr_jax.io.files import write_json
 from covr_jax.io.run_dir import claim
@@ -27,7 +28,7 @@ def refused(kind, run, *arguments):
 def test_another_configurations_directory_is_refused(run, covr, tiny_config, folder):
     other = dataclasses.replace(tiny_config, seed=9, sac=dataclasses.replace(tiny_config.sac, discount=0.5))
     message = refused(ConfigError, run, other, folder / "covr")
-    assert "sac.discount: 0.99 -> 0.5 (and 1 more); choose another --run-dir" in message
+    assert "sac.discount: 0.99 -> 0.5; seed: 1 -> 9; choose another --run-dir" in message
 
 
 def test_resume_can_be_switched_off(run, resumed, tiny_config, folder):
@@ -50,13 +51,11 @@ def test_a_corrupt_checkpoint_is_named(run, tiny_config, folder, resumed):
     (newest,) = Checkpointer(directory).steps()
     path = directory / "checkpoints" / str(newest)
     (path / "adapter" / "bias.json").unlink()
-    assert f"cannot read checkpoint {path}: cannot read the adapter" in refused(
-        CheckpointError, run, tiny_config, directory
-    )
-    for file in (path / "state").rglob("*"):
-        if file.is_file():
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    assert f"cannot read checkpoint {path}" in refused(CheckpointError, run, tiny_config, directory)
+    message = refused(CheckpointError, run, tiny_config, directory)
+    assert f"checkpoint {path} is damaged: adapter/bias.json is missing; choose another --run-dir" in message
+    manifest.write_manifest(path)  # as if it had never been there
+    message = refused(CheckpointError, run, tiny_config, directory)
+    assert f"cannot read the adapter of checkpoint {path}: cannot read the adapter" in message
 
 
 def test_options_that_turn_out_unusable_do_not_claim_the_directory(run, tiny_config, folder, monkeypatch):
@@ -69,11 +68,10 @@ def test_a_record_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "record.json"
     write_json(path, {"round": 1})
 
-    def full(self, text, **_):
-        Path.open(self, "w").write(text[:3])
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_json(path, {"round": 2})
     assert json.loads(path.read_text()) == {"round": 1}

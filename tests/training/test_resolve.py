@@ -24,6 +24,7 @@ OPEN = {
     "replay": "the value is None",
     "auxiliary_clip_norm": "the value is None",
     "adapter": "the value is None",
+    "gpu_share": "what the model needs of the GPU at hand",
     "conv_filters": "num_filters each",
     "center_crop": "the value is None",
     "micro_batch": "decided when a round starts, or without LoRA",

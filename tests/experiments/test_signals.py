@@ -1,0 +1,71 @@
+"""Real processes that are asked to stop: by a scheduler, by Ctrl-C, once and twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from covr_jax.io.checkpoint import Checkpointer
+from experiments.signals import STOPPING, stop_on_signals
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = (
+    *("--method", "sac", "--env.image-size", "20", "--env.samples", "1"),
+    *("--env.action-repeat", "40", "--sac.hidden-dim", "16", "--sac.feature-dim", "8", "--sac.num-filters", "4"),
+    *("--sac.conv-kernels", "3", "3", "--sac.conv-strides", "2", "2", "--sac.batch-size", "4"),
+    *("--sac.init-steps", "40", "--replay.capacity", "200", "--run.log-every", "400", "--run.no-video"),
+    *("--eval.episodes", "1", "--eval.every", "1000000", "--run.checkpoint-every", "1000000"),
+)
+PATIENCE_S = 120.0
+
+
+def start(directory, steps):
+    command = [sys.executable, str(ROOT / "experiments" / "train.py"), *OPTIONS, "--total-steps", str(steps)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*command, "--run-dir", str(directory)], stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
+
+
+def wait_for_training(process, directory):
+    """Waits until the run has learned for a while."""
+    end = time.monotonic() + PATIENCE_S
+    metrics = directory / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("losses/critic") > 1):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on(tmp_path, number):
+    process = start(tmp_path / "run", 10_000_000)
+    wait_for_training(process, tmp_path / "run")
+    process.send_signal(number)
+    output, error = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 75, error
+    (step,) = Checkpointer(tmp_path / "run").steps()
+    name = signal.Signals(number).name
+    assert error == f"stopped by {name} at {step:,} env steps; the same command goes on from there\n"
+    assert f"{name}: stopping after this chunk" in output
+    if number == signal.SIGTERM:
+        again = start(tmp_path / "run", step + 2000)
+        assert again.wait(PATIENCE_S) == 0
+        assert json.loads((tmp_path / "run" / "result.json").read_text())["env_steps"] >= step + 2000
+
+
+def test_the_second_signal_does_what_it_does_by_default():
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    with stop_on_signals() as stop:
+        assert stop() is None
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop() == "SIGUSR1"
+        after = [signal.getsignal(number) for number in STOPPING]
+        assert after == [signal.SIG_DFL, signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL]
+    assert {number: signal.getsignal(number) for number in STOPPING} == before

@@ -253,7 +253,7 @@ def main() -> int:
             try:
                 findings += check()
             except Exception as error:  # a broken installation fails in any way; the table says where
-                name = getattr(check, "func", check).__name__.removeprefix("check_")
+                name = str(getattr(getattr(check, "func", check), "__name__", check)).removeprefix("check_")
                 findings.append(Finding("bad", name, str(error).splitlines()[0]))
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:

@@ -18,7 +18,7 @@ from jaxtyping import Array, UInt8
 from mujoco import mjx
 
 from covr_jax.render.base import RendererError
-from covr_jax.render.camera import FREE, read_camera
+from covr_jax.render.camera import FREE, Camera, read_camera
 from covr_jax.render.poses import light_pose
 
 MIN_MJX_VERSION = (3, 12)  # before, images could be drawn before the poses arrived: google-deepmind/mujoco issue 3435
@@ -61,7 +61,7 @@ class WarpRenderer:
         mj_model: mujoco.MjModel,
         height: int = 84,
         width: int = 84,
-        camera: int | str = 0,
+        camera: Camera = 0,
         *,
         samples: int = 4,
         num_envs: int = 1,

@@ -50,9 +50,18 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _cut(path: Path, last_env_steps: int) -> list[dict[str, Any]]:
-    """Rewrites the file in one move: whole rows up to ``last_env_steps``, so that no torn one swallows the next."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+def _cut(path: Path, last_env_steps: int, size: int | None) -> list[dict[str, Any]]:
+    """Rewrites the file in one move, so that no torn row swallows the next.
+
+    Args:
+      path: of the file.
+      last_env_steps: whole rows up to here stay.
+      size: bytes that the file had when the checkpoint was written; what follows goes. None: not known.
+    """
+    data = path.read_bytes()
+    if size is not None and len(data) < size:
+        warnings.warn(f"{path} has lost {size - len(data):,} of {size:,} bytes: the history has a gap", stacklevel=3)
+    text = data[:size].decode("utf-8", errors="replace")
     rows, bad = _parse(text)
     if bad and bad != [len(text.rstrip("\n").split("\n"))]:
         warnings.warn(f"{path}: dropped {len(bad)} lines that are no rows, the first is line {bad[0]}", stacklevel=3)
@@ -82,9 +91,10 @@ class MetricsLogger:
       resume_env_steps: x of the checkpoint that the run resumes from. Rows after it are cut, since the run will write
         them again, a torn last line is repaired, and ``wall_s`` goes on from the last row. None is a new run; rows
         that stand in its way are set aside as ``metrics.jsonl.old``.
+      resume_bytes: ``size`` when the checkpoint was written; rows after it are cut too. None: not known.
     """
 
-    def __init__(self, run_dir: str | Path, resume_env_steps: int | None = None):
+    def __init__(self, run_dir: str | Path, resume_env_steps: int | None = None, resume_bytes: int | None = None):
         from tensorboardX import SummaryWriter  # not needed to read metrics, and slow to load
 
         run_dir = Path(run_dir)
@@ -95,7 +105,9 @@ class MetricsLogger:
             if resume_env_steps is None:
                 path.replace(path.with_name(FILE_NAME + ".old"))
             else:
-                kept = _cut(path, resume_env_steps)
+                kept = _cut(path, resume_env_steps, resume_bytes)
+        elif resume_bytes:
+            warnings.warn(f"{path} is gone: the run goes on without its history", stacklevel=3)
         already = float(kept[-1].get("wall_s") or 0.0) if kept else 0.0
         self._start = time.monotonic() - already
         self._file = path.open("a", encoding="utf-8", buffering=1)  # a row is whole or absent, short of a crash in it
@@ -127,6 +139,11 @@ class MetricsLogger:
         for name, value in values.items():
             if value is not None:
                 self._tensorboard.add_scalar(name, value, global_step=int(env_steps))
+
+    @property
+    def size(self) -> int:
+        """Bytes of ``metrics.jsonl`` after ``flush``."""
+        return os.fstat(self._file.fileno()).st_size
 
     def flush(self) -> None:
         """Forces everything to the disk; call it when a checkpoint is written, which a resume is measured by."""

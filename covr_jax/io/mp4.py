@@ -22,16 +22,21 @@ def write_mp4(frames: Sequence[np.ndarray], path: Path, fps: float) -> Path:
       fps: frames per second.
 
     Raises:
-      OSError: the encoder could not write the file; the message has its reason. No part of a file is left.
+      OSError: there is no encoder, or it could not write the file; the message has the reason. No part of a file is
+        left.
     """
-    import imageio_ffmpeg
+    try:
+        import imageio_ffmpeg
 
+        encoder = imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise OSError(f"{path}: there is no encoder; install imageio-ffmpeg ({error})") from error
     height, width = frames[0].shape[:2]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.mp4")
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:.6f}", "-i", "-"]
     encoding = ["-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "25", "-v", "error"]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", *raw, *encoding, str(partial)]
+    command = [encoder, "-y", *raw, *encoding, str(partial)]
     data = b"".join(np.ascontiguousarray(frame, np.uint8).tobytes() for frame in frames)
     done = subprocess.run(command, input=data, capture_output=True, process_group=0)  # Ctrl-C is for the run
     if done.returncode:

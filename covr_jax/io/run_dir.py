@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from covr_jax import config as configuration
 from covr_jax.config import Config, ConfigError
 from covr_jax.config.resume import going_on
 from covr_jax.io import checkpoint
+from covr_jax.runtime.errors import one_line
 
 
 class Result(NamedTuple):
@@ -30,15 +32,23 @@ class Result(NamedTuple):
 def claim(run_dir: Path) -> Iterator[None]:
     """Holds the run directory while the context is open; a killed process frees it.
 
+    On a file system without locks nothing is held, and a warning says so.
+
     Raises:
-      ConfigError: another process holds it.
+      ConfigError: another process holds it, or it cannot be made or written to.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("a+") as lock:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir / ".lock").open("a+")
+    except OSError as error:
+        raise ConfigError(f"{run_dir} cannot be used: {error.strerror}; choose another --run-dir") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ConfigError(f"{run_dir} is in use by another process; choose another --run-dir") from error
+        except OSError as error:
+            warnings.warn(f"{run_dir} cannot be locked ({error.strerror}): start one process at a time", stacklevel=3)
         yield
 
 
@@ -70,7 +80,13 @@ def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Conf
         return GoingOn(config, {}, finished=False)
     checkpointer = checkpoint.Checkpointer(run_dir)
     try:
-        recorded = configuration.from_dict(json.loads(path.read_text()))
+        written = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(written, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {one_line(error)}; choose another --run-dir") from error
+    try:
+        recorded = configuration.from_dict(written)
         config, changes = going_on(recorded, config, resolve)
     except ConfigError as error:
         writer = checkpointer.writer()

@@ -59,7 +59,7 @@ def train(
         trainer = make_trainer(config, run_dir, reporter)
         trainer.stop = stop
         # Only now: options that turn out to be unusable do not claim the directory, nor end a finished run.
-        result_file.unlink(missing_ok=True)  # of fewer steps; its evaluation stays in the metrics
+        result_file.unlink(missing_ok=True)  # of fewer steps
         if going_on.changes:
             append_json(run_dir / "changes.jsonl", {"env_steps": trainer.env_steps, "options": going_on.changes})
             for name, (before, after) in going_on.changes.items():

@@ -38,6 +38,7 @@ class LoopState:
     next_checkpoint: int = 0  # env steps
     seconds: float = 0.0  # wall-clock seconds of earlier processes of this run
     random_return: float = math.nan
+    metrics_bytes: int | None = None  # size of metrics.jsonl at the checkpoint; None in those of earlier versions
     vlm_counters: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -132,7 +133,8 @@ class Trainer:
 
     def open_log(self, *, resumed: bool) -> None:
         """Opens the metrics log; a resumed run drops rows that are newer than its checkpoint."""
-        self.logger = MetricsLogger(self.run_dir, resume_env_steps=self.env_steps if resumed else None)
+        at = (self.env_steps, self.loop.metrics_bytes) if resumed else (None, None)
+        self.logger = MetricsLogger(self.run_dir, *at)
         if self.damaged_checkpoints:
             self.log({"checkpoint/damaged": self.damaged_checkpoints})
 
@@ -219,6 +221,7 @@ class Trainer:
         if self.vlm:
             self.loop.vlm_counters = dict(self.vlm.counters)
         self.logger.flush()
+        self.loop.metrics_bytes = self.logger.size
         host = asdict(self.loop) | {"seconds": self.seconds}
         self.checkpointer.save(self.env_steps, self.state, host, self.adapter_writer())
 

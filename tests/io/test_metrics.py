@@ -18,6 +18,24 @@ def steps_of(run_dir):
     return [row["env_steps"] for row in read_metrics(run_dir / "metrics.jsonl")]
 
 
+def test_rows_after_the_checkpoint_go_even_at_its_own_step(tmp_path):
+    """The final evaluation has the env steps of the last checkpoint; a process that was killed after it repeats it."""
+    counters = {"env_steps": 100, "agent_steps": 50, "updates": 10}
+    with MetricsLogger(tmp_path) as logger:
+        logger.write({"a": 1.0}, **counters)
+        logger.flush()
+        size = logger.size
+        logger.write({"a": 2.0}, **counters)
+    with MetricsLogger(tmp_path, 100, size) as logger:
+        logger.write({"a": 3.0}, **counters)
+    assert [row["a"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1.0, 3.0]
+    with pytest.warns(UserWarning, match="has lost 900 of"):
+        MetricsLogger(tmp_path, 100, (tmp_path / "metrics.jsonl").stat().st_size + 900).close()
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.warns(UserWarning, match="is gone: the run goes on without its history"):
+        MetricsLogger(tmp_path, 100, size).close()
+
+
 def test_a_row_by_hand(tmp_path):
     with MetricsLogger(tmp_path / "run") as logger:
         metrics = {"eval/episode_return": np.float32(1.5), "covr/round": 2}

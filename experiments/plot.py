@@ -29,10 +29,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the script; returns its exit status."""
     options = parse(arguments)
+    compared = options.output or len(options.run_dir) > 1
     try:
         for run_dir in options.run_dir:
-            print(write_report(run_dir))
-        if options.output or len(options.run_dir) > 1:
+            try:
+                print(write_report(run_dir))
+            except OSError as error:
+                if not compared:
+                    raise
+                print(f"plot.py: the report of {run_dir} stays as it is: {error}", file=sys.stderr)
+        if compared:
             print(write_comparison(options.run_dir, options.output or Path("compare.png"), options.band))
     except (ReportError, OSError) as error:
         print(f"plot.py: {error}", file=sys.stderr)

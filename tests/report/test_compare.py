@@ -12,6 +12,7 @@ import pytest
 from covr_jax.report import ReportError
 from covr_jax.report.compare import COLORS, DASHES, Curve, method_styles, over_seeds, read_curve, write_comparison
 from covr_jax.report.data import method_name
+from experiments import plot as plot_script
 from tests.support.synthetic_run import make_run
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "plot.py"
@@ -128,6 +129,19 @@ def test_script_rebuilds_reports_and_compares_several(tmp_path):
     assert (tmp_path / "compare.png").stat().st_size > 10_000
     one = plot(runs[0], cwd=runs[0])
     assert one.stdout.split() == [f"{runs[0]}/report.html"] and not (runs[0] / "compare.png").exists()
+
+
+def test_runs_that_cannot_be_written_to_are_compared(tmp_path, monkeypatch, capsys):
+    def refuse(run_dir):
+        raise PermissionError(13, "Permission denied")
+
+    runs = [make_run(tmp_path / str(seed), rounds=0, seed=seed) for seed in (1, 2)]
+    monkeypatch.setattr(plot_script, "write_report", refuse)
+    assert plot_script.main([*map(str, runs), "--output", str(tmp_path / "both.png")]) == 0
+    assert (tmp_path / "both.png").stat().st_size > 10_000
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "stays as it is: [Errno 13] Permission denied" in said[0]
+    assert plot_script.main([str(runs[0])]) == 2
 
 
 @pytest.mark.parametrize("arguments", [["missing"], ["."], [], ["--band", "iqr", "."]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -13,6 +14,7 @@ import tyro
 
 from covr_jax import presets
 from covr_jax.config import CarlaConfig, Config, ConfigError
+from covr_jax.runtime.errors import one_line
 from covr_jax.types import Diverged, EnvironmentLost, Preempted
 
 USAGE_ERROR = 2
@@ -25,6 +27,27 @@ def fail(message: object, code: int = USAGE_ERROR) -> NoReturn:
     """Prints one line to standard error and exits with a code."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def safe_output() -> None:
+    """Lets a terminal or file that lacks a character show its code instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def check_device() -> None:
+    """Wakes JAX's device; exits with one line where there is none."""
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        fail(
+            f"JAX finds no device{f' for JAX_PLATFORMS={wanted}' if wanted else ''}: {one_line(error)}; unset"
+            " JAX_PLATFORMS, or install JAX's build for the device"
+        )
 
 
 def split_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
@@ -112,6 +135,7 @@ def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> N
       *expected: errors that a user can act on; one line and ``USAGE_ERROR``. ``EnvironmentLost`` gives one line and
         ``UNAVAILABLE``, ``Diverged`` gives one and ``DIVERGED``, ``Preempted`` one and ``PREEMPTED``.
     """
+    safe_output()
     try:
         raise SystemExit(main() or 0)
     except expected as error:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from covr_jax.types import Preempted
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Where nobody reads any more, as behind ``| head``, the run goes on in silence."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ConsoleReporter:
@@ -22,7 +30,7 @@ class ConsoleReporter:
 
     def __init__(self, total_steps: int, stop: Callable[[], str | None] = lambda: None):
         self._stop = stop
-        self._console = Console()
+        self._console = _Console()
         self._live = self._console.is_terminal
         self._progress = Progress(
             TextColumn("{task.description}"),

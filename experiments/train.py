@@ -27,6 +27,7 @@ def main() -> int:
     runtime.configure()
     if share := torch_share(config):
         runtime.share_gpu(share)
+    cli.check_device()
     from covr_jax.report import write_report
     from covr_jax.training.run import train
     from experiments.console import ConsoleReporter

@@ -14,6 +14,8 @@ import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.lax import platform_dependent
 
+from covr_jax.runtime.cache import cache_folder
+
 
 def configure(cache_dir: str | Path | None = None) -> None:
     """Set up the process; call it once, before the first array. Nothing in the package does this at import.
@@ -22,7 +24,7 @@ def configure(cache_dir: str | Path | None = None) -> None:
     glibc, keeps large freed buffers in the process: getting them back from the kernel, page by page, costs an eighth of
     an update.
     """
-    directory = cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache" / "covr_jax" / "xla"
+    directory = cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_folder("xla")
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

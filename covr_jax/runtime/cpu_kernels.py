@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 
 from covr_jax import runtime
+from covr_jax.runtime.cache import cache_folder
 
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC")
@@ -47,13 +48,23 @@ def _targets(source: Path, *symbols: str) -> bool:
     if not runtime.on_cpu() or os.environ.get(OFF) == "0":
         return False
     try:
-        library = ctypes.CDLL(str(_built(source)))
-    except (_NotBuilt, OSError) as error:
+        library = _loaded(source)
+    except (_NotBuilt, OSError, AttributeError) as error:
         warnings.warn(f"{source.name} cannot be used, and updates on CPU take longer: {error}", stacklevel=3)
         return False
     for symbol in symbols:
         jax.ffi.register_ffi_target(symbol, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
     return True
+
+
+def _loaded(source: Path) -> ctypes.CDLL:
+    """The library of a source; one that a full disk or a power loss has damaged is compiled again."""
+    path = _built(source)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        path.unlink(missing_ok=True)
+        return ctypes.CDLL(str(_built(source)))
 
 
 def _built(source: Path) -> Path:
@@ -64,14 +75,9 @@ def _built(source: Path) -> Path:
     version = _output(compiler, "--version")
     parts = (source.read_text(), version, jax.__version__, platform.machine(), _processor(), *_FLAGS)
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    folder = Path.home() / ".cache" / "covr_jax" / "native"
+    folder = cache_folder("native")
     library = folder / f"{source.stem}_{name}.so"
     if not library.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:  # a home that cannot be written to
-            folder = Path(tempfile.mkdtemp(prefix="covr_jax_"))
-            library = folder / library.name
         with tempfile.TemporaryDirectory(dir=folder) as place:  # several processes may be at it
             fresh = Path(place) / library.name
             _output(compiler, *_FLAGS, *_tuning(), "-isystem", jax.ffi.include_dir(), str(source), "-o", str(fresh))

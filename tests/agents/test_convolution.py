@@ -198,6 +198,16 @@ def test_kernels_can_be_switched_off(other_machine, recwarn):
 
 
 @pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
+def test_a_damaged_library_is_compiled_again(other_machine, tmp_path):
+    other_machine.setenv("HOME", str(tmp_path))
+    source = tmp_path / "small.cc"
+    source.write_text('extern "C" int one() { return 1; }')
+    path = cpu_kernels._built(source)
+    path.write_bytes(path.read_bytes()[:1000])
+    assert cpu_kernels._loaded(source).one() == 1
+
+
+@pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
 def test_a_library_is_compiled_once(other_machine, tmp_path):
     other_machine.setenv("HOME", str(tmp_path))
     source = tmp_path / "small.cc"

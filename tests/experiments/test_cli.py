@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from covr_jax.config import ConfigError, to_dict
@@ -112,3 +113,50 @@ def test_endpoint_is_short_for_the_carla_option():
     other = resolve(cli.parse_config(["--task", "car_racing", "--covr.cold-start-rounds", "3"], "train.py", ""))
     assert other.carla.endpoint == "loopback"
     assert (other.covr.guidance_weight, other.covr.cold_start_rounds) == (1.0, 3)
+
+
+def test_a_device_that_is_not_there_is_one_line(monkeypatch, capsys):
+    def missing():
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "devices", missing)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(SystemExit) as stopped:
+        cli.check_device()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: JAX finds no device for JAX_PLATFORMS=cuda: AssertionError; unset JAX_PLATFORMS")
+
+
+CHANNELS = """
+import sys
+sys.path.insert(0, {root!r})
+from experiments import cli
+from experiments.console import ConsoleReporter
+
+def main():
+    with ConsoleReporter(10) as reporter:
+        for _ in range(3):
+            reporter.message("3.0 ± 1.0 " + "x" * 100_000)
+    print("end")
+    print("went on", file=sys.stderr)
+    return 7
+
+cli.guarded(main)
+"""
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_what_cannot_be_shown_does_not_end_a_run(reads):
+    """A terminal of ASCII, and a reader that has gone, as in ``train.py | head -1``."""
+    command = [sys.executable, "-c", CHANNELS.format(root=str(ROOT))]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    read, write = os.pipe()
+    output_to = subprocess.PIPE if reads else write
+    process = subprocess.Popen(command, stdout=output_to, stderr=subprocess.PIPE, env=environment)
+    os.close(write)
+    os.close(read)
+    output, said = process.communicate(timeout=60)
+    assert process.returncode == 7, said
+    assert said == b"went on\n"
+    assert not reads or (rb"\xb1" in output and output.endswith(b"end\n"))

@@ -1,0 +1,25 @@
+"""Where compiled programs are kept between processes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def cache_folder(name: str) -> Path:
+    """Returns ``~/.cache/covr_jax/<name>``; where there is no home or none that can be written to, a temporary folder.
+
+    Args:
+      name: what is kept.
+    """
+    try:
+        folder = Path.home() / ".cache" / "covr_jax" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home and without an entry in passwd
+        pass
+    folder = Path(tempfile.gettempdir()) / f"covr_jax-{os.getuid()}" / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder

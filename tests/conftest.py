@@ -26,7 +26,7 @@ def keep_to_a_share(worker: int, workers: int) -> None:
     than half of their speed. Before JAX counts them."""
     processors = sorted(os.sched_getaffinity(0))
     if len(processors) >= workers:
-        os.sched_setaffinity(0, processors[worker::workers])
+        os.sched_setaffinity(0, processors[worker % workers :: workers])  # a worker in a dead one's place: a new number
 
 
 if name := os.environ.get("PYTEST_XDIST_WORKER"):

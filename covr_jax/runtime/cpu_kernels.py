@@ -24,6 +24,7 @@ from covr_jax.runtime.cache import cache_folder
 
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC")
+_SUM = ".sha256"
 OFF = "COVR_JAX_NATIVE"  # "0" in the environment: do without
 _LOCK = threading.Lock()
 
@@ -48,23 +49,13 @@ def _targets(source: Path, *symbols: str) -> bool:
     if not runtime.on_cpu() or os.environ.get(OFF) == "0":
         return False
     try:
-        library = _loaded(source)
-    except (_NotBuilt, OSError, AttributeError) as error:
+        library = ctypes.CDLL(str(_built(source)))
+    except (_NotBuilt, OSError) as error:
         warnings.warn(f"{source.name} cannot be used, and updates on CPU take longer: {error}", stacklevel=3)
         return False
     for symbol in symbols:
         jax.ffi.register_ffi_target(symbol, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
     return True
-
-
-def _loaded(source: Path) -> ctypes.CDLL:
-    """The library of a source; one that a full disk or a power loss has damaged is compiled again."""
-    path = _built(source)
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError:
-        path.unlink(missing_ok=True)
-        return ctypes.CDLL(str(_built(source)))
 
 
 def _built(source: Path) -> Path:
@@ -77,12 +68,23 @@ def _built(source: Path) -> Path:
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = cache_folder("native")
     library = folder / f"{source.stem}_{name}.so"
-    if not library.exists():
+    if not _whole(library):
         with tempfile.TemporaryDirectory(dir=folder) as place:  # several processes may be at it
             fresh = Path(place) / library.name
             _output(compiler, *_FLAGS, *_tuning(), "-isystem", jax.ffi.include_dir(), str(source), "-o", str(fresh))
+            written = fresh.with_suffix(_SUM)
+            written.write_text(hashlib.sha256(fresh.read_bytes()).hexdigest())
             os.replace(fresh, library)
+            os.replace(written, library.with_suffix(_SUM))
     return library
+
+
+def _whole(library: Path) -> bool:
+    """Whether a library is there as it was compiled; to load one that a full disk has cut would end the process."""
+    try:
+        return hashlib.sha256(library.read_bytes()).hexdigest() == library.with_suffix(_SUM).read_text()
+    except (OSError, ValueError):
+        return False
 
 
 def _tuning() -> tuple[str, ...]:

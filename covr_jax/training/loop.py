@@ -17,13 +17,14 @@ from covr_jax.covr import guidance, schedule
 from covr_jax.io.reporter import Reporter
 from covr_jax.runtime.profiling import CompileLog, chunk_annotation
 from covr_jax.training import cost_analysis
+from covr_jax.training.divergence import check_losses, check_parameters
 from covr_jax.training.evaluation import Policy
 from covr_jax.training.programs import Programs
 from covr_jax.training.queries import QueryManager
 from covr_jax.training.rounds import FinetuneScheduler, warn_about_schedule
 from covr_jax.training.selection import DataSelector, RoundData
 from covr_jax.training.trainer import LoopState, Trainer
-from covr_jax.types import Diverged, EnvironmentLost
+from covr_jax.types import EnvironmentLost
 from covr_jax.vlm.serving.factory import make_vlm
 
 _ROUND_METRICS = (
@@ -98,8 +99,6 @@ class AgentTrainer(Trainer):
             frames_skipped=self.loop.frames_skipped,
         )
 
-    # ------------------------------------------------------------------ counts
-
     def _read_counts(self) -> None:
         """Reads the device's counters, once per chunk."""
         progress, learner = self.state.progress, self.state.learner
@@ -140,8 +139,6 @@ class AgentTrainer(Trainer):
             share = min(self.agent_steps / sac.noise_steps, 1.0)
             values["exploration_noise"] = sac.noise_start + share * (sac.noise_end - sac.noise_start)
         return values
-
-    # ------------------------------------------------------------------- hooks
 
     def policy(self) -> Policy:
         """The mean action of the actor."""
@@ -185,9 +182,7 @@ class AgentTrainer(Trainer):
         if self.queries:
             self.loop.frames_queried = self.queries.frames_queried
             self.loop.frames_skipped = self.queries.frames_skipped
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.state.learner.params):
-            if not np.isfinite(np.asarray(leaf)).all():  # on the host: nothing is compiled for it
-                raise Diverged(f"the parameters {jax.tree_util.keystr(path)} are not finite")
+        check_parameters(self.state.learner.params)
         super().save()
 
     def after_training(self) -> None:
@@ -217,7 +212,7 @@ class AgentTrainer(Trainer):
         with chunk_annotation(self._vec_steps // self.programs.parts.chunk_steps):
             self.state, metrics, lost = self.programs.chunk(self.state, learn=learn)
         self._read_counts()
-        self._check_finite(metrics)
+        check_losses(metrics, self.updates)
         if lost is not None:
             raise lost
         if self.queries:
@@ -227,17 +222,6 @@ class AgentTrainer(Trainer):
             self.reporter.message(str(self.compile_log))
         if self.env_steps >= self.loop.next_log:
             self._log_training(metrics)
-
-    def _check_finite(self, metrics: dict[str, Any]) -> None:
-        """Looks at the losses of a chunk's last updates: what is not finite stays so, through the parameters.
-
-        Raises:
-          Diverged: a loss is not finite.
-        """
-        losses = jax.device_get({name: value for name, value in metrics.items() if name.startswith("losses/")})
-        for name, value in losses.items():
-            if not np.isfinite(value):
-                raise Diverged(f"{name} is {value} after {self.updates:,} updates")
 
     def _mark_speed(self) -> None:
         """Speeds in the next row count from here."""

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -103,6 +103,15 @@ def answer_logits(backbone: Backbone, prompt: PromptTokens, frames: torch.Tensor
     return out.logits[:, :-1]
 
 
+def _checked_weights(frames: torch.Tensor, answers: list[str], weights: Any) -> np.ndarray:
+    weights = np.asarray(weights, np.float32)
+    if not len(frames) == len(answers) == len(weights):
+        raise ValueError(f"{len(frames)} frames, {len(answers)} answers and {len(weights)} weights do not match")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError("weights must be finite and not negative")
+    return weights
+
+
 def finetune(
     backbone: Backbone,
     prompt: PromptTokens,
@@ -132,19 +141,15 @@ def finetune(
       finetune_loss (mean of the last tenth of the steps), finetune_loss_first, finetune_loss_last, finetune_losses
       (list), steps, seconds, skipped (batches whose weights are all zero), rolled_back, micro_batch (samples of the
       last pass, which shrinks where memory runs out) and loss_floor (what label smoothing leaves at least, times the
-      mean weight). A loss or gradient that is not finite, or a loss that
-      diverges, ends the round and restores the adapter from before it; the losses up to there are returned. An
-      exception, also one from ``progress``, restores the adapter too.
+      mean weight). A loss or gradient that is not finite, or a loss that diverges, ends the round and restores the
+      adapter from before it; the losses up to there are returned. An exception, also one from ``progress``, restores it
+      too.
 
     Raises:
       ValueError: for differing lengths, or weights that are negative or not finite.
       VLMMemoryError: memory runs out even for one sample with recomputed activations.
     """
-    weights = np.asarray(weights, np.float32)
-    if not len(frames) == len(answers) == len(weights):
-        raise ValueError(f"{len(frames)} frames, {len(answers)} answers and {len(weights)} weights do not match")
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError("weights must be finite and not negative")
+    weights = _checked_weights(frames, answers, weights)
     started = time.perf_counter()
     device = prompt.ids.device
     batches, skipped = _make_batches(weights, options, seed)

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from covr_jax.agents import Method, losses, make_learner
 from covr_jax.agents.method import build_networks
@@ -23,6 +24,7 @@ def learners():
     return [make_learner(A, 1e-3, METHOD, config) for config in (CONFIG, gated)]
 
 
+@pytest.mark.slow
 def test_only_priors_that_the_critics_prefer_guide():
     plain, gated = learners()
     batch = make_batch(3, batch=24)

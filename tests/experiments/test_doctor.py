@@ -17,6 +17,7 @@ def test_a_directory_is_estimated_from_its_config_alone(tmp_path):
     assert {card.text for card in cards} == {"fine-tunes 16 of 16 samples per pass"}
 
 
+@pytest.mark.slow
 def test_the_default_model_has_its_published_size():
     needs, small, *_ = check_budget(None)
     # 3.75e9 parameters in bfloat16 and 3.3e8 of the adapter in float32

@@ -33,7 +33,7 @@ def world(camera=""):
 @pytest.mark.parametrize(
     ("camera", "xml", "shape"),
     [
-        (-1, "", (84, 84)),  # a model without cameras
+        pytest.param(-1, "", (84, 84), marks=pytest.mark.slow),  # a model without cameras
         pytest.param(
             FreeCamera(lookat=(0.2, 0.1, 0.3), distance=2.5, azimuth=37.0, elevation=-20.0),
             "",

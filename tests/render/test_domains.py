@@ -19,10 +19,8 @@ CASES = [  # domain, task, camera, height, width
 ]
 
 
-@pytest.mark.parametrize(
-    "domain, task, camera, height, width",
-    [pytest.param(*case, marks=[] if case[0] == "acrobot" else pytest.mark.slow) for case in CASES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("domain, task, camera, height, width", CASES)
 def test_domain(domain, task, camera, height, width, opengl, decibel):
     environment = suite.load(domain, task, task_kwargs={"random": 3})
     random, spec = np.random.default_rng(0), environment.action_spec()

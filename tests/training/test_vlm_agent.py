@@ -38,7 +38,8 @@ def shared(monkeypatch, make_programs):
     return make_programs
 
 
-@pytest.mark.parametrize("frames", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("frames", [1, 2])
 def test_vbe_is_the_untuned_vlm_alone(tiny_config, shared, tmp_path, monkeypatch, frames):
     """Its return is that of the answers, asked every fifth step and held, computed here from the environment."""
     run = dataclasses.replace(tiny_config, method="vbe", vlm=dataclasses.replace(tiny_config.vlm, frames=frames))

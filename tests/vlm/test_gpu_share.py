@@ -44,6 +44,7 @@ def test_the_share_of_each_kind_of_model(card):
     assert share(name="fake") is share(device="cpu") is share("rad") is share(replay="answers.jsonl") is None
 
 
+@pytest.mark.slow
 def test_the_default_model_on_80_gb(card):
     assert 0.25 < share() < 0.45
 

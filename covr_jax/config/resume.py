@@ -52,9 +52,10 @@ def going_on(
     Raises:
       ConfigError: fixed options differ; all of them are named.
     """
-    began, asked = flatten(resolve(recorded)), flatten(given)
+    began, before, asked = flatten(resolve(recorded)), flatten(recorded), flatten(given)
     given = _replace(given, {name: began[name] for name, empty in _KEPT.items() if asked[name] == empty})
-    before, after = flatten(recorded), flatten(given)
+    given = _replace(given, {name: before[name] for name in FREE if asked[name] is None})
+    after = flatten(given)
     fixed = _replace(given, {name: before[name] for name in FREE})
     if changed := differences(resolve(recorded), resolve(fixed)):
         raise ConfigError("; ".join(changed))

@@ -8,7 +8,7 @@ import typing
 
 import pytest
 
-from covr_jax.config import Config, ConfigError, to_dict
+from covr_jax.config import Config, ConfigError, VLMConfig, to_dict
 from covr_jax.config.convert import flatten
 from covr_jax.config.resume import FREE, _replace, going_on
 from covr_jax.io.run_dir import check_config
@@ -69,6 +69,14 @@ def test_a_longer_run_keeps_the_schedules_that_it_began_with():
     config, changes = going_on(resolve(VPF), dataclasses.replace(VPF, total_steps=200_000), comparable)
     assert resolve(VPF).vpf.anneal_iterations == config.vpf.anneal_iterations == 25
     assert changes == {"total_steps": [100_000, 200_000]}
+
+
+def test_free_options_that_are_left_open_stay():
+    """A run records what it used: 32 samples per pass of the embedded model."""
+    given = Config(vlm=VLMConfig(name="tiny"))
+    recorded = resolve(dataclasses.replace(given, vlm=dataclasses.replace(given.vlm, gpu_share=0.3)))
+    config, changes = going_on(recorded, given, comparable)
+    assert (config.vlm.micro_batch, config.vlm.gpu_share) == (32, 0.3) and not changes
 
 
 def test_fewer_steps_than_were_made_are_refused(tmp_path):

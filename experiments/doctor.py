@@ -20,8 +20,6 @@ sys.path.insert(0, str(ROOT))
 
 
 _CARDS = (24, 40, 80)  # GB of common GPUs
-_LARGEST_SHARE = 0.9  # of a GPU, where the learner is small or elsewhere
-_ANSWER_TOKENS = 24  # labels of six action components
 
 
 class Finding(NamedTuple):
@@ -202,7 +200,7 @@ def check_budget(name: str | None) -> list[Finding]:
     """
     from covr_jax.vlm import budget
     from covr_jax.vlm.defaults import RELEASED, is_tiny
-    from covr_jax.vlm.gpu_share import model_config
+    from covr_jax.vlm.gpu_share import LARGEST, model_config
     from covr_jax.vlm.models.backbones import BACKBONES, DEFAULT_MODEL
 
     name = name or DEFAULT_MODEL
@@ -214,15 +212,15 @@ def check_budget(name: str | None) -> list[Finding]:
         return [Finding("bad", "VLM", f"{name} is neither a directory nor one of {known}")]
     if config.model_type not in BACKBONES:
         return [Finding("bad", "VLM", f"{name} is a {config.model_type}; supported: {', '.join(BACKBONES)}")]
-    needs = budget.needs(*budget.without_weights(config, None, **RELEASED.lora), _ANSWER_TOKENS)
+    needs = budget.needs(*budget.without_weights(config, None, **RELEASED.lora), budget.ANSWER_TOKENS)
     shown = name.rstrip("/").split("/")[-1]
     answering, tuning = needs.to_answer() / 1e9, (needs.to_answer() + needs.training) / 1e9
     plain, recomputed = (size / 1e9 for size in needs.saved)
     text = f"{answering:.1f} GB to answer; {tuning:.1f} GB to fine-tune, and {plain:.2f} GB per sample of a pass"
     findings = [Finding("ok", shown, f"{text} ({recomputed:.2f} GB with --vlm.checkpointing)")]
     for size in _CARDS:
-        left = int(size * 1e9 * _LARGEST_SHARE) - needs.to_answer() - needs.training
-        findings.append(Finding("ok", f"  {_LARGEST_SHARE:.0%} of {size} GB", _fits(needs, left, RELEASED.batch_size)))
+        left = int(size * 1e9 * LARGEST) - needs.to_answer() - needs.training
+        findings.append(Finding("ok", f"  {LARGEST:.0%} of {size} GB", _fits(needs, left, RELEASED.batch_size)))
     return findings
 
 

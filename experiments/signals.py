@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -26,7 +29,18 @@ class StopRequest:
         self._name = signal.Signals(number).name
         for other in STOPPING:
             signal.signal(other, signal.default_int_handler if other == signal.SIGINT else signal.SIG_DFL)
-        print(f"\n{self._name}: stopping after this chunk; once more ends the process at once", flush=True)
+        silence_lost_terminals(1, 2)
+        text = f"\n{self._name}: stopping after this chunk; once more ends the process at once\n"
+        with contextlib.suppress(OSError):  # not print: the signal may have come in the middle of one
+            os.write(1, text.encode())
+
+
+def silence_lost_terminals(*descriptors: int) -> None:
+    """Sends what is written to terminals that have gone, which is why SIGHUP comes, to nowhere."""
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 @contextmanager

@@ -66,6 +66,7 @@ class Trainer:
         self.config, self.run_dir, self.reporter = config, run_dir, reporter
         self.programs, self.vlm = programs, vlm
         self.checkpointer = Checkpointer(run_dir)
+        self.checkpointer.clean()  # before anything is restored: a checkpoint may lack only its name
         self.damaged_checkpoints = 0  # passed over when this process started
         self._started = time.monotonic()
 

@@ -21,6 +21,7 @@ from covr_jax.vlm.models.loading import Backbone, PromptTokens, add_lora, backbo
 
 GB = 10**9
 SAFETY = 0.8  # share of the free memory that is planned for; the rest is for fragments and temporaries
+ANSWER_TOKENS = 24  # labels of six action components
 _PROMPT_TOKENS = 128  # of text, about what the prompts of the tasks have
 FEW = 4  # samples per pass below which recomputing activations, a third more time, pays
 

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from covr_jax.vlm.budget import Needs
 
 _SMALL = 0.1  # share of a model of megabytes, and the least
-_LARGEST = 0.9
+LARGEST = 0.9  # where the learner is small or elsewhere
 _LEARNER = 0.4  # share that a pass of a few samples must leave to JAX, or activations are recomputed
 _UNKNOWN = 0.5  # of a model that only its download describes
-_ANSWER_TOKENS = 12
 
 
 def model_config(name: str) -> Any:
@@ -71,7 +70,7 @@ def _share_of(name: str, image_size: int | None, rank: int, batch_size: int | No
         config = None
     if config is None or config.model_type not in BACKBONES:
         return _UNKNOWN
-    needs = budget.needs(*budget.without_weights(config, image_size, rank=rank), _ANSWER_TOKENS)
+    needs = budget.needs(*budget.without_weights(config, image_size, rank=rank), budget.ANSWER_TOKENS)
     return share_needed(needs, total, batch_size or RELEASED.batch_size)
 
 
@@ -89,4 +88,4 @@ def share_needed(needs: Needs, total: int, batch_size: int) -> float:
     plain = always + min(FEW, batch_size) * needs.saved.plain / SAFETY
     recomputed = always + needs.saved.recomputed / SAFETY
     wanted = plain if plain <= (1.0 - _LEARNER) * total else recomputed
-    return min(max(wanted / total, _SMALL), _LARGEST)
+    return min(max(wanted / total, _SMALL), LARGEST)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from covr_jax.io.checkpoint import Checkpointer
-from experiments.signals import STOPPING, stop_on_signals
+from experiments.signals import STOPPING, silence_lost_terminals, stop_on_signals
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = (
@@ -58,6 +58,16 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on(tmp_path, numbe
         again = start(tmp_path / "run", step + 2000)
         assert again.wait(PATIENCE_S) == 0
         assert json.loads((tmp_path / "run" / "result.json").read_text())["env_steps"] >= step + 2000
+
+
+def test_a_terminal_that_has_gone_is_written_to_without_an_error():
+    terminal, process_end = os.openpty()
+    os.close(terminal)
+    with pytest.raises(OSError):
+        os.write(process_end, b"x")
+    silence_lost_terminals(process_end)
+    assert os.write(process_end, b"x") == 1
+    os.close(process_end)
 
 
 def test_the_second_signal_does_what_it_does_by_default():

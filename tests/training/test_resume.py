@@ -59,6 +59,18 @@ def test_a_finished_run_that_is_extended_equals_one_of_that_length(run, tiny_con
     assert json.loads((directory / "config.json").read_text())["total_steps"] == 12_000
 
 
+def test_a_checkpoint_that_lacks_only_its_name_is_used(run, tiny_config, folder, covr):
+    """Killed between the two moves by which a checkpoint takes the place of another one of the same step."""
+    directory = folder / "without a name"
+    shutil.copytree(folder / "covr", directory)
+    (directory / "result.json").unlink()
+    *older, newest = (directory / "checkpoints" / str(step) for step in Checkpointer(directory).steps())
+    for path in older:
+        shutil.rmtree(path)
+    newest.rename(newest.with_suffix(".old"))
+    assert_trees_equal(run(tiny_config, directory).began, host_copy(covr.ended))
+
+
 STAGES = {
     "while samples are chosen": (DataSelector, "select"),
     "in the fine-tuning": (FakeVLM, "finetune"),

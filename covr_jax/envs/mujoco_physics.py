@@ -22,6 +22,7 @@ from mujoco.batch import Batch
 
 from covr_jax.envs.physics import Physics, Stepped
 from covr_jax.envs.task import Task
+from covr_jax.render.tendon import wraps_around_geoms
 
 # What tasks and renderers read of mjx.Data.
 _FIELDS = ("xpos", "xmat", "xipos", "cvel", "subtree_com", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat")
@@ -59,6 +60,8 @@ class MuJoCoPhysics(Physics):
 
     def __init__(self, task: Task):
         super().__init__(task)
+        if wraps_around_geoms(self.mj_model):
+            raise ValueError(f"a tendon of {task.name} passes a geom or a pulley: its path needs --env.physics mjx")
         # A state that is not finite stays so, as in MJX; by default C MuJoCo would silently start from qpos0.
         self._simulated = copy.copy(self.mj_model)
         self._simulated.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)

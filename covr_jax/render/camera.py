@@ -81,26 +81,24 @@ def read_camera(model: mujoco.MjModel, camera: Camera, height: int, width: int) 
       width: of the image, pixels.
 
     Raises:
-      ValueError: no such camera, or an orthographic one.
+      ValueError: no such camera.
     """
     record = as_mujoco(model, camera)
     free = record.type == mujoco.mjtCamera.mjCAMERA_FREE
     index = FREE if free else int(record.fixedcamid)
-    perspective = int(mujoco.mjtProjection.mjPROJ_PERSPECTIVE)
-    if record.orthographic if free else model.cam_projection[index] != perspective:
-        name = "the free camera" if free else f"camera {index} ('{model.camera(index).name}')"
-        raise ValueError(f"{name} is orthographic; only perspective cameras are drawn")
     return CameraSetup(index, _read_lens(model, record, height, width), _stand(record) if free else None)
 
 
 def _read_lens(model: mujoco.MjModel, camera: mujoco.MjvCamera, height: int, width: int) -> Lens:
-    """The part of the image plane at distance 1 that is seen: given by fovy, or by focal lengths and a sensor."""
+    """The part of the image plane that is seen: given by fovy, or by focal lengths and a sensor."""
     index = int(camera.fixedcamid)
     given = camera.type == mujoco.mjtCamera.mjCAMERA_FIXED
-    if not (given and model.cam_sensorsize[index].any()):
+    perspective = int(mujoco.mjtProjection.mjPROJ_PERSPECTIVE)
+    orthographic = bool(model.cam_projection[index] != perspective if given else model.vis.global_.orthographic)
+    if orthographic or not (given and model.cam_sensorsize[index].any()):
         fovy = float(model.cam_fovy[index]) if given else float(model.vis.global_.fovy)
-        pixel = 2 * float(np.tan(np.deg2rad(fovy) / 2)) / height
-        return Lens(pixel, pixel, 0.0, 0.0)
+        pixel = (fovy if orthographic else 2 * float(np.tan(np.deg2rad(fovy) / 2))) / height
+        return Lens(pixel, pixel, 0.0, 0.0, orthographic)
     across, upward, clip = (np.zeros((2, 1), np.float32) for _ in range(3))
     mujoco.mjv_cameraFrustum(upward, across, clip, model, camera)
     (left, right), (top, bottom) = ((side.ravel() / clip[0]).tolist() for side in (across, upward))

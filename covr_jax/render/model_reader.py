@@ -40,7 +40,7 @@ def compile_scene(
       model: the model.
       height: image height in pixels.
       width: image width in pixels.
-      camera: index or name of a perspective camera, -1 for the model's free camera, or a free camera.
+      camera: index or name of a camera, -1 for the model's free camera, or a free camera.
       samples: visibility samples per pixel, a key of SAMPLES.
       shadows: whether lights with `castshadow` cast shadows.
       reflections: whether the first reflective plane mirrors the scene.
@@ -85,7 +85,7 @@ def compile_scene(
 def _read_sky(model: mujoco.MjModel, camera: CameraSetup, height: int, width: int, turning: bool) -> bytes:
     """The skybox as `Scene.sky` holds it: an image, or a cube if the camera can turn."""
     if turning:
-        return sky.sky_cube(model, camera.lens.height).tobytes()
+        return sky.sky_cube(model, camera.lens).tobytes()
     return sky.sky_image(model, initial_rotation(model, camera), height, width, camera.lens).tobytes()
 
 

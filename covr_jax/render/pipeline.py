@@ -23,13 +23,13 @@ from covr_jax.render.distract import DISTRACTORS, Appearance, background
 from covr_jax.render.groups import GROUP, by_group, masked_apply, pixel_order, to_image
 from covr_jax.render.plane import may_be_shadowed, shade_floors, trace_shadows
 from covr_jax.render.poses import Poses
-from covr_jax.render.raycast import Code, PinholeRays, may_intersect
+from covr_jax.render.raycast import CameraRays, Code, ParallelRays, may_intersect
 from covr_jax.render.reflection import mirrored, shade_reflection, trace_reflection
 from covr_jax.render.scene import Scene
 from covr_jax.render.shade import shade_solids, unpack_colour, visible
-from covr_jax.render.sky import look_up
+from covr_jax.render.sky import REACH, look_up, on_cylinder
 from covr_jax.render.transparency import blend
-from covr_jax.render.vector import vec
+from covr_jax.render.vector import Vec, vec
 from covr_jax.render.view import View, any_pixel, view_of
 
 COUNT_BIT = 16  # a layer holds the item index below this bit, and the number of samples from it on
@@ -117,7 +117,7 @@ def pixel_grid(
 
 
 def may_be_visible(
-    view: View, rays: PinholeRays, x: Float[np.ndarray, "*batch"], y: Float[np.ndarray, "*batch"]
+    view: View, rays: CameraRays, x: Float[np.ndarray, "*batch"], y: Float[np.ndarray, "*batch"]
 ) -> Bool[Array, "K G"]:
     """Whether a ray of a group of pixels may meet an item's bounding ball. Conservative: True for some that do not.
 
@@ -150,7 +150,7 @@ def sky_behind(
     levels = np.frombuffer(view.scene.sky, np.uint8)
     if view.scene.turning:
         size = math.isqrt(len(levels) // 18)
-        levels = look_up(levels.reshape(6, size, size, 3), view.rays(x, y).at(1.0))
+        levels = look_up(levels.reshape(6, size, size, 3), _sky_directions(view, view.rays(x, y)))
         levels = jnp.round(levels).astype(jnp.int32)
     else:
         levels = levels.reshape(-1, 3).astype(np.int32)[number]
@@ -158,6 +158,13 @@ def sky_behind(
     return (
         sky if view.appearance is None else background(view.appearance, DISTRACTORS[view.scene.distractors], sky, x, y)
     )
+
+
+def _sky_directions(view: View, rays: CameraRays) -> Vec:
+    """Where rays point to on the skybox."""
+    if isinstance(rays, ParallelRays):
+        return on_cylinder(rays.origin, rays.forward, REACH * view.scene.far, jnp)
+    return rays.at(1.0)
 
 
 def find_layers(

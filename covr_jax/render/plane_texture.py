@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from covr_jax.render.distract import DISTRACTORS
-from covr_jax.render.raycast import PinholeRays, Pose
+from covr_jax.render.raycast import CameraRays, Pose
 from covr_jax.render.scene import Item
 from covr_jax.render.texture import look_up
-from covr_jax.render.vector import Block, Floats, Index, Vec, add, dot, pick, pick_vec, scale, vec
+from covr_jax.render.vector import Block, Floats, Index, Vec, add, dot, pick, pick_vec, scale, sub, vec
 from covr_jax.render.view import View, any_pixel
 
 MAX_T = 1e4  # ray parameter at which a plane is cut off near the horizon
@@ -43,7 +43,7 @@ class PlaneHit(NamedTuple):
         return self.to_world(self.local)
 
 
-def plane_hit(view: View, rays: PinholeRays, planes: tuple[int, ...], index: Index) -> PlaneHit:
+def plane_hit(view: View, rays: CameraRays, planes: tuple[int, ...], index: Index) -> PlaneHit:
     """Intersects rays with the visible plane of each pixel.
 
     The centre of an edge pixel may miss the plane; the hit is then moved to the border of its rectangle.
@@ -58,7 +58,7 @@ def plane_hit(view: View, rays: PinholeRays, planes: tuple[int, ...], index: Ind
         pick_vec(index, {k: view.pose(k).position for k in planes}),
         tuple(pick_vec(index, {k: view.pose(k).axes[a] for k in planes}) for a in range(3)),
     )
-    offset = scale(-1.0, pose.position)
+    offset = sub(rays.origin, pose.position)
     tilt = jnp.minimum(rays.along(pose.axes[2]), -1e-9)
     t = jnp.clip(-dot(offset, pose.axes[2]) / tilt, 0.0, MAX_T)
     local = []
@@ -68,7 +68,7 @@ def plane_hit(view: View, rays: PinholeRays, planes: tuple[int, ...], index: Ind
     return PlaneHit(pose, index, t, tuple(local), tilt)
 
 
-def backface_hit(view: View, rays: PinholeRays, index: int) -> tuple[PlaneHit, Bool[Array, " ..."]]:
+def backface_hit(view: View, rays: CameraRays, index: int) -> tuple[PlaneHit, Bool[Array, " ..."]]:
     """Intersects rays with the back of a plane.
 
     Args:
@@ -80,7 +80,7 @@ def backface_hit(view: View, rays: PinholeRays, index: int) -> tuple[PlaneHit, B
       The hits, and whether they lie inside the rectangle.
     """
     pose, item = view.pose(index), view.scene.items[index]
-    offset = scale(-1.0, pose.position)
+    offset = sub(rays.origin, pose.position)
     tilt = jnp.maximum(rays.along(pose.axes[2]), 1e-9)
     t = jnp.clip(-dot(offset, pose.axes[2]) / tilt, 0.0, MAX_T)
     local = tuple(dot(offset, pose.axes[axis]) + t * rays.along(pose.axes[axis]) for axis in range(2))
@@ -154,7 +154,7 @@ def _lookup(item: Item) -> _Lookup:
     )
 
 
-def texture_of(view: View, rays: PinholeRays, hit: PlaneHit, planes: tuple[int, ...]) -> Vec:
+def texture_of(view: View, rays: CameraRays, hit: PlaneHit, planes: tuple[int, ...]) -> Vec:
     """Looks up the texture of planes.
 
     GL's level of detail, the largest texel step to the next pixel, sets the width of the filter.
@@ -184,14 +184,14 @@ def texture_of(view: View, rays: PinholeRays, hit: PlaneHit, planes: tuple[int, 
             pick(hit.index, {k: getattr(lookup, name)[axis] for k, lookup in lookups.items()})
             for name in ("gain", "shift", "texels", "edge")
         )
-        # a ray direction that changes by v moves the hit by t (v - d (v.n) / (d.n))
+        # a ray that moves by v at the hit's distance moves the hit by v - d (v.n) / (d.n)
         slide = rays.along(hit.pose.axes[axis]) / hit.tilt
         lens = view.scene.lens
         moves = (
             (dot(v, hit.pose.axes[axis]) - slide * dot(v, hit.pose.axes[2])) * (size / lens.height)
             for v, size in ((rays.right, lens.width), (rays.up, lens.height))
         )
-        step.append(hit.t * lens.height * jnp.maximum(*map(jnp.abs, moves)) * abs(gain) * count)
+        step.append(rays.width_at(hit.t) * lens.height * jnp.maximum(*map(jnp.abs, moves)) * abs(gain) * count)
         position.append(hit.local[axis] * gain + shift)
         texels.append(count)
         edge.append(mark)

@@ -23,8 +23,8 @@ class Poses(NamedTuple):
     item_rotation: Float[Array | np.ndarray, "K 3 3"]  # columns are the item's axes
     camera_position: Float[Array | np.ndarray, " 3"]
     camera_rotation: Float[Array | np.ndarray, "3 3"]  # columns right, up, back
-    tendon_half: Float[Array | np.ndarray, " N"]  # half lengths of the capsules of tendons
-    tendon_red: Float[Array | np.ndarray, " tendons"]  # weight of the limit's colour in 0..1
+    tendon_size: Float[Array | np.ndarray, "N 2"]  # radii and half lengths of the capsules of tendons
+    tendon_limit: Float[Array | np.ndarray, " tendons"]  # weight of the limit's colour in 0..1
     light_position: Float[Array | np.ndarray, "L 3"]
     light_direction: Float[Array | np.ndarray, "L 3"]  # unit
 
@@ -46,12 +46,12 @@ def poses_of(scene: Scene, data: Any) -> Poses:
     position = [data.geom_xpos[indices["geom"]], data.site_xpos[indices["site"]]]
     rotation = [data.geom_xmat[indices["geom"]].reshape(-1, 3, 3), data.site_xmat[indices["site"]].reshape(-1, 3, 3)]
     tendons = [tendon_pose(tendon, data, xp) for tendon in scene.tendons]
-    for centre, axis, _, _ in tendons:
-        position.append(centre)
-        zero = xp.zeros_like(axis)
-        rotation.append(xp.stack([zero, zero, axis], -1))  # a capsule shows only its axis
-    half = [half for _, _, half, _ in tendons] or [xp.zeros(0)]
-    red = [weight.reshape(1) for _, _, _, weight in tendons] or [xp.zeros(0)]
+    for tendon in tendons:
+        position.append(tendon.centre)
+        zero = xp.zeros_like(tendon.axis)
+        rotation.append(xp.stack([zero, zero, tendon.axis], -1))  # a capsule shows only its axis
+    size = [tendon.size for tendon in tendons] or [xp.zeros((0, 2))]
+    limit = [tendon.limit.reshape(1) for tendon in tendons] or [xp.zeros(0)]
     lights = [light_pose(light, data, xp) for light in scene.lights if light.index >= 0]
     stack = (lambda rows: xp.stack(rows)) if lights else (lambda rows: xp.zeros((0, 3)))
     poses = Poses(
@@ -59,8 +59,8 @@ def poses_of(scene: Scene, data: Any) -> Poses:
         item_rotation=xp.concatenate(rotation),
         camera_position=xp.asarray(scene.free[0]) if scene.free else data.cam_xpos[scene.camera],
         camera_rotation=xp.asarray(scene.free[1] if scene.free else data.cam_xmat[scene.camera]).reshape(3, 3),
-        tendon_half=xp.concatenate(half),
-        tendon_red=xp.concatenate(red),
+        tendon_size=xp.concatenate(size),
+        tendon_limit=xp.concatenate(limit),
         light_position=stack([position for position, _ in lights]),
         light_direction=stack([direction for _, direction in lights]),
     )

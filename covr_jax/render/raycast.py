@@ -19,17 +19,22 @@ TINY = 1e-9  # keeps divisions finite where a ray runs parallel to a surface; th
 
 
 class PinholeRays(NamedTuple):
-    """Rays origin + t (forward + x right + y up).
+    """Rays of a perspective camera: eye + t (forward + x right + y up).
 
     The vectors are scalars and `x`, `y` are blocks, so a projection on a scalar vector costs two multiply-adds per ray.
     """
 
-    origin: Vec
+    eye: Vec
     forward: Vec
     right: Vec
     up: Vec
     x: Block  # image plane coordinate to the right, at distance 1
     y: Block  # image plane coordinate upwards, at distance 1
+
+    @property
+    def origin(self) -> Vec:
+        """Where the rays start."""
+        return self.eye
 
     def along(self, v: Vec) -> Block:
         """Inner product of the directions with `v`."""
@@ -42,8 +47,44 @@ class PinholeRays(NamedTuple):
     def at(self, t: Block) -> Vec:
         """Points at ray parameter `t`."""
         return tuple(
-            self.origin[k] + t * (self.forward[k] + self.x * self.right[k] + self.y * self.up[k]) for k in range(3)
+            self.eye[k] + t * (self.forward[k] + self.x * self.right[k] + self.y * self.up[k]) for k in range(3)
         )
+
+    def width_at(self, t: Block) -> Block:
+        """How far the points at ray parameter `t` move along the image plane when `x` or `y` grows by 1."""
+        return t
+
+
+class ParallelRays(NamedTuple):
+    """Rays of an orthographic camera: eye + x right + y up + t forward. Fields as in `PinholeRays`; x, y in metres."""
+
+    eye: Vec
+    forward: Vec
+    right: Vec
+    up: Vec
+    x: Block
+    y: Block
+
+    @property
+    def origin(self) -> Vec:
+        """Where the rays start."""
+        return tuple(self.eye[k] + self.x * self.right[k] + self.y * self.up[k] for k in range(3))
+
+    def along(self, v: Vec) -> Block:
+        """Inner product of the direction, the same for all rays, with `v`."""
+        return dot(self.forward, v)
+
+    def squared(self) -> Block:
+        """Squared length of the direction."""
+        return 1.0
+
+    def at(self, t: Block) -> Vec:
+        """Points at ray parameter `t`."""
+        return add(self.origin, scale(t, self.forward))
+
+    def width_at(self, t: Block) -> Block:
+        """See `PinholeRays.width_at`."""
+        return 1.0
 
 
 class FreeRays(NamedTuple):
@@ -65,7 +106,8 @@ class FreeRays(NamedTuple):
         return add(self.origin, scale(t, self.direction))
 
 
-Rays = PinholeRays | FreeRays
+CameraRays = PinholeRays | ParallelRays
+Rays = CameraRays | FreeRays
 
 
 class Pose(NamedTuple):
@@ -216,24 +258,28 @@ def intersect(rays: Rays, kind: int, size: Floats | Vec, pose: Pose) -> Hit:
 
 
 def may_intersect(
-    rays: PinholeRays, x: tuple[Block, Block], y: tuple[Block, Block], centre: Vec, radius: Block
+    rays: CameraRays, x: tuple[Block, Block], y: tuple[Block, Block], centre: Vec, radius: Block
 ) -> Bool[Array | np.ndarray, " ..."]:
-    """Whether balls may touch a pyramid of rays. Conservative: True for some that do not.
+    """Whether balls may touch a pyramid or a prism of rays. Conservative: True for some that do not.
 
     Args:
-      rays: give the origin and the axes of the pyramid; their `x` and `y` are not read.
-      x: lower and upper edge of the pyramid on the image plane.
+      rays: give the eye and the axes; their `x` and `y` are not read.
+      x: lower and upper edge of the pyramid or prism on the image plane.
       y: the same, upwards.
       centre: centres of the balls; they and the radii broadcast against the edges.
       radius: radii of the balls in metres.
     """
-    offset = sub(centre, rays.origin)
+    offset = sub(centre, rays.eye)
     depth = dot(offset, rays.forward)
     near = depth > -radius
+    parallel = isinstance(rays, ParallelRays)
     for edges, axis in ((x, rays.right), (y, rays.up)):
         across = dot(offset, axis)
         for edge, sign in zip(edges, (-1.0, 1.0), strict=True):
-            near = near & (sign * (across - edge * depth) <= radius * jnp.sqrt(1.0 + edge * edge))
+            if parallel:
+                near = near & (sign * (across - edge) <= radius)
+            else:
+                near = near & (sign * (across - edge * depth) <= radius * jnp.sqrt(1.0 + edge * edge))
     return near
 
 

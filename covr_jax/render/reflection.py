@@ -11,27 +11,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from covr_jax.render.raycast import Code, PinholeRays, may_intersect
+from covr_jax.render.raycast import CameraRays, Code, may_intersect
 from covr_jax.render.shade import light_passes, material_of, pack_colour, surface, visible
-from covr_jax.render.vector import Block, Vec, add, dot, pick, scale, vec
+from covr_jax.render.vector import Block, Vec, add, dot, pick, scale, sub, vec
 from covr_jax.render.view import View
 
 
 class Mirror(NamedTuple):
     """The first reflective plane and the mirror image of the camera."""
 
-    rays: PinholeRays  # of the camera's mirror image
-    height: Block  # of the camera over the plane, metres
+    rays: CameraRays  # of the camera's mirror image
+    height: Block  # of the origins of the camera's rays over the plane, metres
     normal: Vec
 
 
-def mirrored(view: View, rays: PinholeRays) -> Mirror:
+def mirrored(view: View, rays: CameraRays) -> Mirror:
     """Reflects rays of the camera in the mirror."""
     pose = view.pose(view.scene.mirror)
     normal = pose.axes[2]
-    height = -dot(pose.position, normal)
-    axes = (add(v, scale(-2 * dot(v, normal), normal)) for v in (rays.forward, rays.right, rays.up))
-    return Mirror(PinholeRays(scale(-2 * height, normal), *axes, rays.x, rays.y), height, normal)
+    eye = scale(2 * dot(pose.position, normal), normal)  # the camera itself is at the origin
+    forward, right, up = (add(v, scale(-2 * dot(v, normal), normal)) for v in (rays.forward, rays.right, rays.up))
+    height = dot(sub(rays.origin, pose.position), normal)
+    return Mirror(rays._replace(eye=eye, forward=forward, right=right, up=up), height, normal)
 
 
 def trace_reflection(
@@ -91,7 +92,7 @@ def shade_reflection(
     point, normal = surface(view, rays, items, nearest)
     plain = material_of(view, items, nearest)
     dimmed = plain._replace(colour=scale(mirror.reflectance, plain.colour))
-    (colour,) = light_passes(view.lights, point, normal, rays.origin, dimmed, shadows=False)
+    (colour,) = light_passes(view.lights, point, normal, rays.eye, dimmed, shadows=False)
     share = (code.index(seen) != code.mask).astype(jnp.float32).mean(0)
     share = share * pick(nearest, {k: 1.0 - (1.0 - view.scene.items[k].alpha) ** 2 for k in items})
     return pack_colour(tuple(c * share for c in colour))

@@ -50,8 +50,8 @@ class Renderer:
       mj_model: the model; read once, not kept.
       height: image height in pixels.
       width: image width in pixels.
-      camera: index or name of a perspective camera of the model, given by fovy or by focal lengths and a sensor; -1:
-        MuJoCo's default free camera, as in `mujoco.Renderer`; or a `FreeCamera`.
+      camera: index or name of a camera of the model, perspective or orthographic, given by fovy or by focal lengths and
+        a sensor; -1: MuJoCo's default free camera, as in `mujoco.Renderer`; or a `FreeCamera`.
       samples: visibility samples per pixel, 1, 2 or 4. Each pixel is shaded once at its centre in any case.
       shadows: whether lights with `castshadow` cast shadows.
       reflections: whether the first reflective plane mirrors the scene.

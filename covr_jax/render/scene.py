@@ -71,12 +71,16 @@ class Light:
 
 @dataclass(frozen=True)
 class Lens:
-    """The pixels on the image plane at distance 1; x to the right and y upwards from the camera's axis."""
+    """The pixels on the image plane, x to the right and y upwards from the camera's axis.
+
+    The plane of a perspective camera is at distance 1; that of an orthographic one is through its position, in metres.
+    """
 
     width: float  # of a pixel
     height: float  # of a pixel
     x: float  # of the image's centre
     y: float  # of the image's centre
+    orthographic: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """The skybox.
 
 The cube is infinitely far and has no parallax. A camera that does not turn always sees the same image of it, which is
-made once in NumPy. Letters: H W image, n texels along an edge of the cube.
+made once in NumPy. An orthographic camera sees what MuJoCo draws: a small part of a cylinder around the camera, which
+bears the cube. Letters: H W image, n texels along an edge of the cube.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax.numpy as jnp
 import mujoco
@@ -12,7 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from covr_jax.render.scene import Lens
-from covr_jax.render.vector import Vec
+from covr_jax.render.vector import Block, Vec
+
+REACH = 0.7  # radius and half height of the cylinder over the distance of the far clipping plane
 
 
 def sky_image(
@@ -36,12 +41,13 @@ def sky_image(
     levels = _mip_levels(model)
     if levels is None:
         return np.zeros((height, width, 3), np.uint8)
-    centre = _directions(rotation, height, width, lens, 0.5, 0.5)
+    reach = REACH * float(model.stat.extent * model.vis.map.zfar)
+    centre = _directions(rotation, height, width, lens, 0.5, 0.5, reach)
     face = _face(centre, np)
     u, v = _project(centre, face, np)
     step = [0.0]
     for row, column in ((0.5, 1.5), (1.5, 0.5)):
-        next_u, next_v = _project(_directions(rotation, height, width, lens, row, column), face, np)
+        next_u, next_v = _project(_directions(rotation, height, width, lens, row, column, reach), face, np)
         step += [np.abs(next_u - u), np.abs(next_v - v)]
     size = levels[0].shape[1]
     lod = np.clip(np.log2(np.maximum(np.maximum.reduce(np.broadcast_arrays(*step)) * size, 1e-9)), 0, len(levels) - 1)
@@ -52,12 +58,12 @@ def sky_image(
     return np.round(image).astype(np.uint8)
 
 
-def sky_cube(model: mujoco.MjModel, pixel: float) -> UInt8[np.ndarray, "6 n n 3"]:
+def sky_cube(model: mujoco.MjModel, lens: Lens) -> UInt8[np.ndarray, "6 n n 3"]:
     """Chooses the mip level whose texels in the middle of a face are nearest to the size of a pixel.
 
     Args:
       model: the model.
-      pixel: width of a pixel on the image plane at distance 1.
+      lens: the pixels on the image plane.
 
     Returns:
       The six faces of the level; black without a skybox.
@@ -65,7 +71,8 @@ def sky_cube(model: mujoco.MjModel, pixel: float) -> UInt8[np.ndarray, "6 n n 3"
     levels = _mip_levels(model)
     if levels is None:
         return np.zeros((6, 1, 1, 3), np.uint8)
-    level = round(np.log2(max(pixel * levels[0].shape[1] / 2, 1.0)))
+    distance = REACH * float(model.stat.extent * model.vis.map.zfar) if lens.orthographic else 1.0
+    level = round(np.log2(max(lens.height / distance * levels[0].shape[1] / 2, 1.0)))
     return levels[min(level, len(levels) - 1)].astype(np.uint8)
 
 
@@ -100,11 +107,33 @@ def _mip_levels(model: mujoco.MjModel) -> list[np.ndarray] | None:
     return levels
 
 
-def _directions(rotation, height, width, lens, row, column) -> np.ndarray:
+def on_cylinder(start: Vec, forward: Vec, reach: Block, xp: Any) -> Vec:
+    """Where parallel rays meet the upright cylinder, seen from inside, on which MuJoCo draws the sky.
+
+    Args:
+      start: of the rays, from the camera.
+      forward: unit direction of the rays.
+      reach: radius and half height of the cylinder, metres.
+      xp: numpy or jax.numpy.
+    """
+    slope = xp.maximum(forward[0] ** 2 + forward[1] ** 2, 1e-12)
+    drift = forward[0] * start[0] + forward[1] * start[1]
+    inside = xp.maximum(reach**2 - start[0] ** 2 - start[1] ** 2, 0.0)
+    side = (xp.sqrt(drift**2 + slope * inside) - drift) / slope
+    rise = xp.where(xp.abs(forward[2]) < 1e-9, 1e-9, forward[2])
+    cap = (xp.sign(rise) * reach - start[2]) / rise
+    t = xp.minimum(side, cap)
+    return tuple(start[k] + t * forward[k] for k in range(3))
+
+
+def _directions(rotation, height, width, lens, row, column, reach) -> np.ndarray:
     """Directions float64[H,W,3] through the points (row, column) inside the pixels, each in 0..1."""
     x = (np.arange(width) + column - 0.5 * width) * lens.width + lens.x
     y = (0.5 * height - np.arange(height) - row) * lens.height + lens.y
-    return x[None, :, None] * rotation[:, 0] + y[:, None, None] * rotation[:, 1] - rotation[:, 2]
+    across, forward = x[None, :, None] * rotation[:, 0] + y[:, None, None] * rotation[:, 1], -rotation[:, 2]
+    if lens.orthographic:
+        return np.stack(on_cylinder(tuple(across[..., k] for k in range(3)), tuple(forward), reach, np), -1)
+    return across + forward
 
 
 def _cube_axes(direction):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from covr_jax.render.plane_texture import backface_hit, texture_of
-from covr_jax.render.raycast import Code, PinholeRays, intersect
+from covr_jax.render.raycast import CameraRays, Code, intersect
 from covr_jax.render.scene import PLANE
 from covr_jax.render.shade import light_passes, material_of, pack_colour, unpack_colour
 from covr_jax.render.vector import Vec, dot, unit, vec
@@ -33,7 +33,7 @@ class Layer(NamedTuple):
     order: Float[Array, ""]  # metres to the nearest point of the bounding ball, by which MuJoCo sorts
 
 
-def blend(view: View, rays: PinholeRays, opaque: Vec, seen: Int32[Array, "S P"], code: Code) -> Vec:
+def blend(view: View, rays: CameraRays, opaque: Vec, seen: Int32[Array, "S P"], code: Code) -> Vec:
     """Draws the transparent items over the opaque ones.
 
     MuJoCo draws them all twice, first from front to back, then from back to front, each time over what is there: alpha
@@ -67,7 +67,7 @@ def blend(view: View, rays: PinholeRays, opaque: Vec, seen: Int32[Array, "S P"],
     return tuple(mixed)
 
 
-def _layer(view: View, rays: PinholeRays, index: int, depth: Array) -> Layer:
+def _layer(view: View, rays: CameraRays, index: int, depth: Array) -> Layer:
     """A transparent item, or a transparent plane seen from the front."""
     item, pose = view.scene.items[index], view.pose(index)
     size = vec(view.size[index])
@@ -85,7 +85,7 @@ def _layer(view: View, rays: PinholeRays, index: int, depth: Array) -> Layer:
     return Layer(item.alpha * share, colour, distance + LAST if item.type == PLANE else distance)
 
 
-def _backface(view: View, rays: PinholeRays, index: int, depth: Array) -> Layer:
+def _backface(view: View, rays: CameraRays, index: int, depth: Array) -> Layer:
     """The back of a plane."""
     item = view.scene.items[index]
     behind = dot(view.pose(index).position, view.pose(index).axes[2]) > 0

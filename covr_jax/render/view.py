@@ -20,8 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from covr_jax.render import scene as static
 from covr_jax.render.distract import Appearance, move_camera
 from covr_jax.render.poses import Poses
-from covr_jax.render.raycast import Hit, PinholeRays, Pose, Rays, intersect
-from covr_jax.render.tendon import LIMIT_COLOUR
+from covr_jax.render.raycast import CameraRays, Hit, ParallelRays, PinholeRays, Pose, Rays, intersect
 from covr_jax.render.vector import Block, Vec, vec
 
 HitFn = Callable[[], Hit]
@@ -67,16 +66,17 @@ class View(NamedTuple):
         }
         return ball.at[np.array(list(planes), int)].set(np.sqrt(np.array(list(planes.values()), np.float32)))
 
-    def rays(self, x: Block, y: Block) -> PinholeRays:
+    def rays(self, x: Block, y: Block) -> CameraRays:
         """Rays of the camera.
 
         Args:
-          x: coordinate to the right on the image plane at distance 1.
+          x: coordinate to the right on the image plane, see `scene.Lens`.
           y: the same, upwards.
         """
-        return PinholeRays((0.0, 0.0, 0.0), self.forward, self.right, self.up, x, y)
+        kind = ParallelRays if self.scene.lens.orthographic else PinholeRays
+        return kind((0.0, 0.0, 0.0), self.forward, self.right, self.up, x, y)
 
-    def spread(self, rays: PinholeRays) -> PinholeRays:
+    def spread(self, rays: CameraRays) -> CameraRays:
         """Rays through the visibility samples of pixels.
 
         Args:
@@ -193,11 +193,12 @@ def view_of(scene: static.Scene, poses: Poses, appearance: Appearance | None) ->
     size = jnp.asarray([item.size for item in scene.items], jnp.float32).reshape(-1, 3)
     colours = [item.colour if appearance is None else vec(appearance.colours[k]) for k, item in enumerate(scene.items)]
     first = len(scene.items) - sum(tendon.parts for tendon in scene.tendons)
-    for tendon, red in zip(scene.tendons, poses.tendon_red, strict=True):
-        colour = tuple(c + red * (limit - c) for c, limit in zip(colours[first], LIMIT_COLOUR, strict=True))
-        colours[first : first + tendon.parts] = [colour] * tendon.parts
+    for tendon, weight in zip(scene.tendons, poses.tendon_limit, strict=True):
+        if (limit := tendon.limit_colour) is not None:
+            colour = tuple(c + weight * (end - c) for c, end in zip(colours[first], limit, strict=True))
+            colours[first : first + tendon.parts] = [colour] * tendon.parts
         first += tendon.parts
-    size = size.at[len(scene.items) - len(poses.tendon_half) :, 1].set(poses.tendon_half)
+    size = size.at[len(scene.items) - len(poses.tendon_size) :, :2].set(poses.tendon_size)
     return View(
         scene,
         poses.item_position - eye,

@@ -69,9 +69,10 @@ class WarpRenderer:
         check_versions()
         if samples not in RAYS_PER_EDGE:
             raise RendererError(f"renderer warp: samples must be one of {sorted(RAYS_PER_EDGE)}, got {samples}")
-        index, device = read_camera(mj_model, camera, height, width).index, _device_name()
-        if index == FREE:
-            raise ValueError("renderer warp: draws the model's own cameras, not the free one")
+        setup, device = read_camera(mj_model, camera, height, width), _device_name()
+        if setup.index == FREE or setup.lens.orthographic:
+            raise ValueError("renderer warp: draws the model's own perspective cameras, no free or orthographic one")
+        index = setup.index
         warp = importlib.import_module("warp")  # pyright resolves `import warp` to this file
         warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # no log line per kernel
         self.num_envs = num_envs

@@ -80,8 +80,8 @@ PROBES: dict[str, tuple[Callable[..., Steps], int]] = {  # probe and number of u
     "seen": (lamp_dependent, 250),
     "delayed": (delayed, 300),
     # The actor first saturates, following a critic that has not learned the maximum yet, and needs hundreds of updates
-    # to come back: 600 suffice from most seeds, TACO needs up to 1000.
-    "action-dependent": (action_dependent, 1000),
+    # to come back: 600 suffice, but TACO needs up to 1000.
+    "action-dependent": (action_dependent, 600),
     "image-position-dependent": (image_position_dependent, 250),
 }
 
@@ -120,6 +120,8 @@ def batch_of(steps: Steps, g: np.random.Generator, method) -> Batch:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_solves_the_probe(name, probe):
     now, (make, updates), g = composition(name), PROBES[probe], np.random.default_rng(0)
+    if name == "taco":
+        updates = max(updates, 1000)
 
     def sample() -> tuple[Steps, Batch]:
         steps = make(g, g.uniform(-1, 1, (B, A)).astype(np.float32))

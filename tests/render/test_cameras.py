@@ -72,10 +72,37 @@ def test_a_lens_with_a_sensor():
     assert lens.x == pytest.approx(0.001 / 0.011, rel=1e-5) and lens.y == pytest.approx(0.0007 / 0.009, rel=1e-5)
 
 
-def test_orthographic_cameras_are_refused():
-    model, _ = world('<camera name="flat" projection="orthographic" pos="0 0 3"/>')
-    with pytest.raises(ValueError, match=r"camera 0 \('flat'\) is orthographic"):
-        Renderer(model)
-    model.vis.global_.orthographic = 1
-    with pytest.raises(ValueError, match="the free camera is orthographic"):
-        Renderer(model, camera=-1)
+FLAT = '<camera name="flat" projection="orthographic" fovy="2.6" pos="-.4 -2 1.7" xyaxes="1 .2 0 -.1 .5 .8"/>'
+RIDING = """<body pos="0 -2 2"><freejoint/><geom size=".01" rgba="0 0 0 0"/>
+  <camera name="flat" projection="orthographic" fovy="2" euler="50 0 0"/></body>"""
+
+
+@pytest.mark.parametrize(
+    ("camera", "xml", "shape"),
+    [
+        ("flat", FLAT, (60, 90)),
+        pytest.param("flat", RIDING, (84, 84), marks=pytest.mark.slow),  # a camera that turns
+        pytest.param(-1, "", (84, 84), marks=pytest.mark.slow),
+    ],
+    ids=["fixed", "turning", "free"],
+)
+def test_orthographic_cameras_are_like_opengl(opengl, decibel, camera, xml, shape):
+    """The free camera's extent is the model's fovy in metres."""
+    model, data = world(xml)
+    if camera == -1:
+        model.vis.global_.orthographic, model.vis.global_.fovy = 1, 3.0
+    image = np.asarray(Renderer(model, *shape, camera)(data))
+    assert decibel(image, opengl(model, *shape, camera)(data)) >= 36.0
+
+
+def test_orthographic_depth_is_along_the_axis():
+    """A floor 3 m below a camera that looks down is 3 m away in every pixel; a box on it 2.5 m."""
+    model = mujoco.MjModel.from_xml_string("""<mujoco><worldbody><geom type="plane" size="9 9 1"/>
+      <geom type="box" size=".5 .5 .25" pos=".5 0 .25"/>
+      <camera projection="orthographic" fovy="2" pos="0 0 3"/></worldbody></mujoco>""")
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    depth = np.asarray(Renderer(model, 8, 8, output="depth")(data))
+    expected = np.full((8, 8), 3.0)
+    expected[2:6, 4:] = 2.5  # x in 0..1, y in -0.5..0.5
+    np.testing.assert_allclose(depth, expected, rtol=1e-5)

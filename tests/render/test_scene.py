@@ -64,14 +64,6 @@ def test_bad_options(options, message):
         Renderer(read(), **options)
 
 
-def test_tendons_around_geoms_are_refused():
-    geom = """<geom name="drum" type="cylinder" size=".1 .1"/><site name="a" pos="1 0 0"/>
-      <body><joint type="hinge"/><geom size=".1"/><site name="b" pos="-1 0 0"/></body>"""
-    tail = '<tendon><spatial name="rope"><site site="a"/><geom geom="drum"/><site site="b"/></spatial></tendon>'
-    with pytest.raises(ValueError, match=r"tendon 0 \('rope'\) cannot be drawn"):
-        Renderer(read(geom, tail=tail))
-
-
 def test_materials_follow_mujoco(make_zoo):
     model, _ = make_zoo()
     scene = Renderer(model).scene

@@ -22,8 +22,8 @@ import jax, jax.numpy as jnp
 if sys.argv[1] == "configured":
     from covr_jax import runtime
     runtime.configure()
-work = jax.jit(lambda x: jnp.sort(x * 2.0).sum())  # two buffers as large as the input, freed after every call
-x = jnp.ones(16 * 2**20)
+work = jax.jit(lambda x: (x * 2.0) @ jnp.ones((4096, 8)))  # a buffer as large as the input, freed after every call
+x = jnp.ones((4096, 4096))
 counts = []
 for _ in range(5):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

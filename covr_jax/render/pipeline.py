@@ -23,7 +23,8 @@ from covr_jax.render.distract import DISTRACTORS, Appearance, background
 from covr_jax.render.groups import GROUP, by_group, masked_apply, pixel_order, to_image
 from covr_jax.render.plane import may_be_shadowed, shade_floors, trace_shadows
 from covr_jax.render.poses import Poses
-from covr_jax.render.raycast import CameraRays, Code, ParallelRays, may_intersect
+from covr_jax.render.raycast import Code, may_intersect
+from covr_jax.render.rays import CameraRays, ParallelRays
 from covr_jax.render.reflection import mirrored, shade_reflection, trace_reflection
 from covr_jax.render.scene import Scene
 from covr_jax.render.shade import shade_solids, unpack_colour, visible

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from covr_jax.render.distract import DISTRACTORS
-from covr_jax.render.raycast import CameraRays, Pose
+from covr_jax.render.raycast import Pose
+from covr_jax.render.rays import CameraRays
 from covr_jax.render.scene import Item
 from covr_jax.render.texture import look_up
 from covr_jax.render.vector import Block, Floats, Index, Vec, add, dot, pick, pick_vec, scale, sub, vec

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from covr_jax.render.raycast import CameraRays, Code, may_intersect
+from covr_jax.render.raycast import Code, may_intersect
+from covr_jax.render.rays import CameraRays
 from covr_jax.render.shade import light_passes, material_of, pack_colour, surface, visible
 from covr_jax.render.vector import Block, Vec, add, dot, pick, scale, sub, vec
 from covr_jax.render.view import View

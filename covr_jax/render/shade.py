@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
-from covr_jax.render.raycast import Code, FreeRays, Rays
+from covr_jax.render.raycast import Code
+from covr_jax.render.rays import FreeRays, Rays
 from covr_jax.render.vector import Block, Index, Vec, add, cross, dot, pick, pick_vec, scale, sub, unit, vec
 from covr_jax.render.view import Light, View
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from covr_jax.render.plane_texture import backface_hit, texture_of
-from covr_jax.render.raycast import CameraRays, Code, intersect
+from covr_jax.render.raycast import Code, intersect
+from covr_jax.render.rays import CameraRays
 from covr_jax.render.scene import PLANE
 from covr_jax.render.shade import light_passes, material_of, pack_colour, unpack_colour
 from covr_jax.render.vector import Vec, dot, unit, vec

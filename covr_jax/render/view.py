@@ -20,7 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 from covr_jax.render import scene as static
 from covr_jax.render.distract import Appearance, move_camera
 from covr_jax.render.poses import Poses
-from covr_jax.render.raycast import CameraRays, Hit, ParallelRays, PinholeRays, Pose, Rays, intersect
+from covr_jax.render.raycast import Hit, Pose, intersect
+from covr_jax.render.rays import CameraRays, ParallelRays, PinholeRays, Rays
 from covr_jax.render.vector import Block, Vec, vec
 
 HitFn = Callable[[], Hit]

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax.render.raycast import Code, FreeRays, PinholeRays, Pose, intersect, may_intersect
+from covr_jax.render.raycast import Code, Pose, intersect, may_intersect
+from covr_jax.render.rays import FreeRays, PinholeRays
 from covr_jax.render.scene import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, SPHERE
 from covr_jax.render.vector import pick
 

@@ -16,7 +16,7 @@ from covr_jax.config import Config, ConfigError, required
 from covr_jax.envs import EnvState, HostState, HostTask, HostVecEnv, VecEnv
 from covr_jax.envs.task import Task
 from covr_jax.render import RendererError
-from covr_jax.types import StepType, TimeStep
+from covr_jax.types import TimeStep
 
 
 class JitStepper:
@@ -27,7 +27,6 @@ class JitStepper:
         self._advance = runtime.jit(env.advance, donate_argnums=0)
         self._observe = runtime.jit(env.observe, donate_argnums=0)
         self._no_reward = device_put(jnp.zeros((env.num_envs,), jnp.float32))
-        self._not_broken = np.zeros(env.num_envs, bool)
 
     def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
         """As ``VecEnv.reset``."""
@@ -37,14 +36,9 @@ class JitStepper:
         """A state and a time step to restore a checkpoint into."""
         return self.reset(key)
 
-    def step(self, state: EnvState, timestep: TimeStep, action: Array) -> tuple[EnvState, TimeStep, np.ndarray]:
-        """As ``VecEnv.step``; the state is donated.
-
-        Returns:
-          state, time step, and bool[E] on the host: all False, since compiled episodes always end with LAST.
-        """
-        del timestep
-        return *self._observe(*self._advance(state, action)), self._not_broken
+    def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
+        """As ``VecEnv.step``; the state is donated."""
+        return self._observe(*self._advance(state, action))
 
     def finished(self) -> list[list[dict[str, float]]]:
         """Empty: the suite measures the return alone."""
@@ -73,21 +67,9 @@ class HostStepper:
         """A state and a time step to restore a checkpoint into; no environment is opened for them."""
         return self._to_device(self._env.abstract_state(np.asarray(jax.random.key_data(key))))
 
-    def step(self, state: HostState, timestep: TimeStep, action: Array) -> tuple[HostState, TimeStep, np.ndarray]:
-        """As ``HostVecEnv.step``.
-
-        Args:
-          state: as the step before returned it.
-          timestep: as the step before returned it.
-          action: f32[E,A] in [-1, 1].
-
-        Returns:
-          state, time step, and bool[E] on the host: whether the episode of ``timestep`` was broken off, so that its end
-          is not known. Then a FIRST follows a time step that is not LAST.
-        """
-        state, following = self._to_device(self._env.step(state, action))
-        broken = np.asarray(following.step_type) == StepType.FIRST
-        return state, following, broken & (np.asarray(timestep.step_type) != StepType.LAST)
+    def step(self, state: HostState, action: Array) -> tuple[HostState, TimeStep]:
+        """As ``HostVecEnv.step``, from actions f32[E,A] in [-1, 1]."""
+        return self._to_device(self._env.step(state, action))
 
 
 def make_stepper(env: VecEnv | HostVecEnv, device_put: Callable[[Any], Any] = lambda x: x) -> JitStepper | HostStepper:

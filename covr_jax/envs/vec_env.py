@@ -8,6 +8,7 @@ from typing import Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt8
 from mujoco import mjx
@@ -34,6 +35,11 @@ def make_physics(task: Task, name: str = "auto") -> MJXPhysics | MuJoCoPhysics:
     return {"mjx": MJXPhysics, "mujoco": MuJoCoPhysics}[default_physics() if name == "auto" else name](task)
 
 
+def is_bad(values: Float[Array, "E n"]) -> Bool[Array, " E"]:
+    """Whether an env has a number that MuJoCo takes for a failed simulation: not finite, or above mjMAXVAL."""
+    return ~(jnp.abs(values) <= mujoco.mjMAXVAL).all(1)
+
+
 class EnvState(flax.struct.PyTreeNode):
     """Everything that the next step depends on; small, so that checkpoints and scans carry no derived data."""
 
@@ -54,7 +60,9 @@ class VecEnv:
     """A task vectorised over ``num_envs`` envs; ``reset`` and ``step`` are pure and jit-able.
 
     An env that returned LAST starts a new episode on the next ``step``, whose action for it is ignored (``dm_env``
-    semantics): the true last observation reaches the replay, and every frame is rendered once.
+    semantics): the true last observation reaches the replay, and every frame is rendered once. An env whose state or
+    reward leaves the numbers of MuJoCo starts a new episode at once: a FIRST that follows no LAST, and the other envs
+    do not notice.
 
     Args:
       task: the task.
@@ -183,8 +191,9 @@ class VecEnv:
 
     def advance(self, state: EnvState, action: Float[Array | np.ndarray, "E A"]) -> tuple[EnvState, Float[Array, " E"]]:
         """The physical half of ``step``: returns new states that are not rendered yet, and rewards."""
-        restart = state.step_type == StepType.LAST
+        over = state.step_type == StepType.LAST
         state, reward = self.simulate(state, action)
+        restart = over | is_bad(state.qpos) | is_bad(state.qvel) | is_bad(reward[:, None])
         # Some tasks simulate for a while, or draw until nothing touches, before an episode: not at every step.
         state = jax.lax.cond(restart.any(), self._restart, lambda state, _: state, state, restart)
         return state, jnp.where(restart, 0.0, reward)

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
-from covr_jax.render.view import ENV_AXIS, any_pixel, one_by_one
+from covr_jax.render.view import ENV_AXIS, SIDE, any_pixel, one_by_one
 
-SIDE = 4  # pixels along an edge of a group
 GROUP = SIDE * SIDE
 TILE = 64  # groups that a CPU processes together to find what is visible
 CHUNK = 64  # groups that a CPU shades together

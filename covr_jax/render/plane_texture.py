@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
+from covr_jax.render.checker import Axis, checker, count_levels, wave_words
 from covr_jax.render.distract import DISTRACTORS
 from covr_jax.render.raycast import Pose
 from covr_jax.render.rays import CameraRays
@@ -22,7 +23,6 @@ from covr_jax.render.vector import Block, Floats, Index, Vec, add, dot, pick, pi
 from covr_jax.render.view import View, any_pixel
 
 MAX_T = 1e4  # ray parameter at which a plane is cut off near the horizon
-WINDOW = float(np.sqrt(3.0))  # texels: width of the box whose variance is that of bilinear filtering in one level
 
 
 class PlaneHit(NamedTuple):
@@ -89,39 +89,6 @@ def backface_hit(view: View, rays: CameraRays, index: int) -> tuple[PlaneHit, Bo
     return PlaneHit(pose, index, t, local, tilt), inside & (tilt > 1e-9) & (t < MAX_T)
 
 
-def pulse(x: Block, start: Block, stop: Block, width: Block) -> Float[Array, " ..."]:
-    """Mean of a square wave of period 1 over a window.
-
-    Args:
-      x: centre of the window.
-      start: the wave is 1 from here, in 0..1.
-      stop: the wave is 0 from here, in 0..1.
-      width: of the window.
-    """
-
-    def integral(v):
-        whole = jnp.floor(v)
-        return whole * (stop - start) + jnp.clip(v - whole - start, 0.0, stop - start)
-
-    return (integral(x + 0.5 * width) - integral(x - 0.5 * width)) / width
-
-
-def checker(u: Block, v: Block, width_u: Block, width_v: Block, edge_u: Block, edge_v: Block) -> Float[Array, " ..."]:
-    """Share of the first colour in a window of a 2 x 2 checker. Replaces GL's trilinear filter without any texel.
-
-    Args:
-      u: centre of the window along the first axis, in repeats.
-      v: the same, along the second axis.
-      width_u: width of the window along the first axis, in repeats.
-      width_v: the same, along the second axis.
-      edge_u: width of the edge mark along the first axis, in repeats.
-      edge_v: the same, along the second axis.
-    """
-    return pulse(u, edge_u, 0.5, width_u) * pulse(v, edge_v, 0.5, width_v) + pulse(u, 0.5, 1 - edge_u, width_u) * pulse(
-        v, 0.5, 1 - edge_v, width_v
-    )
-
-
 class _Lookup(NamedTuple):
     """Constants of a texture lookup, per axis where there are two."""
 
@@ -129,40 +96,81 @@ class _Lookup(NamedTuple):
     second: Floats
     gain: Floats  # repeats per metre
     shift: Floats  # repeats at the plane's centre
-    texels: Floats
-    edge: Floats  # width of the edge mark, in repeats
+    texels: tuple[int, int]
+    edge: int  # texels of the edge mark
 
 
 def _lookup(item: Item) -> _Lookup:
     """MuJoCo's texture coordinates of a plane. A plane without texture is a checker of two whites."""
     texture = item.texture
     if texture is None:
-        return _Lookup((1.0,) * 3, (1.0,) * 3, (1.0, 1.0), (0.0, 0.0), (1.0, 1.0), (0.0, 0.0))
+        return _Lookup((1.0,) * 3, (1.0,) * 3, (1.0, 1.0), (0.0, 0.0), (1, 1), 0)
     gain, shift = [], []
     for axis, sign in ((0, 1.0), (1, -1.0)):  # texel rows run against the plane's y axis
         half, repeat = item.size[axis], texture.repeat[axis]
         total = repeat * half if texture.uniform else repeat
         gain.append(sign * (total / (2 * half) if half > 0 else 0.5 * repeat))
         shift.append(total / 2 if half > 0 else -0.5)
-    texels = (float(texture.width), float(texture.height))
-    return _Lookup(
-        texture.first,
-        texture.second,
-        tuple(gain),
-        tuple(shift),
-        texels,
-        tuple(texture.edge / count for count in texels),
-    )
+    texels = texture.width, texture.height
+    return _Lookup(texture.first, texture.second, tuple(gain), tuple(shift), texels, texture.edge)
 
 
-def texture_of(view: View, rays: CameraRays, hit: PlaneHit, planes: tuple[int, ...]) -> Vec:
-    """Looks up the texture of planes.
+def _choose(hit: PlaneHit, lookups: dict[int, _Lookup], name: str) -> list[Any]:
+    """Both entries of a field of the visible plane's lookup."""
+    return [pick(hit.index, {k: float(getattr(one, name)[axis]) for k, one in lookups.items()}) for axis in range(2)]
 
-    GL's level of detail, the largest texel step to the next pixel, sets the width of the filter.
+
+def _squared_step(view: View, rays: CameraRays, hit: PlaneHit, scale_of: list[Any]) -> Block:
+    """Square of how far the texture moves from one pixel to the next, to the right or upwards, whichever is more.
+
+    GL measures it once for every quad of 2 x 2 pixels, by differences.
 
     Args:
       view: the env.
       rays: through the pixel centres.
+      hit: where they meet the planes.
+      scale_of: texels per metre along the plane's two axes.
+    """
+    lens, middle = view.scene.lens, view.quad_middle(rays)
+    tilt = middle.along(hit.pose.axes[2])
+    tilt = jnp.where(tilt * hit.tilt > 0, tilt, hit.tilt)  # of another sign where the horizon cuts the quad
+    width = middle.width_at(hit.t * hit.tilt / tilt)
+    # a ray that moves by v at the hit's distance moves the hit by v - d (v.n) / (d.n)
+    slides = [middle.along(hit.pose.axes[axis]) / tilt for axis in range(2)]
+    squares = []
+    for v, size in ((rays.right, lens.width), (rays.up, lens.height)):
+        across = dot(v, hit.pose.axes[2])
+        moves = ((dot(v, hit.pose.axes[k]) - slides[k] * across) * (size * scale_of[k]) for k in range(2))
+        squares.append(sum(move * move for move in moves))
+    return jnp.maximum(*squares) * (width * width)
+
+
+def _checker_of(hit: PlaneHit, lookups: dict[int, _Lookup], position: tuple[Block, Block], squared: Block) -> Block:
+    """Share of the first colour in the visible plane's checker."""
+    tables, axes, levels = [], {}, {}
+    for k, one in lookups.items():
+        levels[k] = count_levels(*one.texels)
+        axes[k] = []
+        for count in one.texels:
+            words = wave_words(count, one.edge, levels[k])
+            known = [start for start, table in tables if table is words]
+            axes[k].append((count, known[0] if known else sum(len(table) for _, table in tables)))
+            if not known:
+                tables.append((axes[k][-1][1], words))
+    chosen = tuple(
+        Axis(*(pick(hit.index, {k: int(axes[k][axis][part]) for k in lookups}) for part in range(2)))
+        for axis in range(2)
+    )
+    levels = pick(hit.index, {k: float(level) for k, level in levels.items()})
+    return checker(np.concatenate([table for _, table in tables]), chosen, levels, position, squared)
+
+
+def texture_of(view: View, rays: CameraRays, hit: PlaneHit, planes: tuple[int, ...]) -> Vec:
+    """Looks up the texture of planes with GL's trilinear filter.
+
+    Args:
+      view: the env.
+      rays: through the pixel centres, whole groups of pixels.
       hit: where they meet the planes.
       planes: item indices that may occur in `hit.index`.
 
@@ -179,32 +187,20 @@ def texture_of(view: View, rays: CameraRays, hit: PlaneHit, planes: tuple[int, .
             tuple(c + strength * (new - c) for c, new in zip(colour, vec(target), strict=True))
             for colour, target in zip((first, second), view.appearance.checker, strict=True)
         )
-    position, step, texels, edge = [], [], [], []
-    for axis in range(2):
-        gain, shift, count, mark = (
-            pick(hit.index, {k: getattr(lookup, name)[axis] for k, lookup in lookups.items()})
-            for name in ("gain", "shift", "texels", "edge")
-        )
-        # a ray that moves by v at the hit's distance moves the hit by v - d (v.n) / (d.n)
-        slide = rays.along(hit.pose.axes[axis]) / hit.tilt
-        lens = view.scene.lens
-        moves = (
-            (dot(v, hit.pose.axes[axis]) - slide * dot(v, hit.pose.axes[2])) * (size / lens.height)
-            for v, size in ((rays.right, lens.width), (rays.up, lens.height))
-        )
-        step.append(rays.width_at(hit.t) * lens.height * jnp.maximum(*map(jnp.abs, moves)) * abs(gain) * count)
-        position.append(hit.local[axis] * gain + shift)
-        texels.append(count)
-        edge.append(mark)
-    step = jnp.maximum(jnp.maximum(*step), 1.0)
-    share = checker(*position, *(jnp.minimum(WINDOW * step / count, 1.0) for count in texels), *edge)
-    colour = tuple(b + (a - b) * share for a, b in zip(first, second, strict=True))
+    gain, shift, texels = (_choose(hit, lookups, name) for name in ("gain", "shift", "texels"))
+    position = tuple(hit.local[axis] * gain[axis] + shift[axis] for axis in range(2))
+    squared = _squared_step(view, rays, hit, [gain[axis] * texels[axis] for axis in range(2)])
+    colour = first
+    if view.appearance is not None or any(one.first != one.second for one in lookups.values()):
+        share = _checker_of(hit, lookups, position, squared)
+        colour = tuple(b + (a - b) * share for a, b in zip(first, second, strict=True))
     for k in lookups:
         texture = view.scene.items[k].texture
         if texture and texture.image:
+            colour = tuple(jnp.broadcast_to(c, jnp.shape(squared)) for c in colour)
             visible = jnp.asarray(hit.index == k)
             found = jax.lax.cond(
-                any_pixel(visible), partial(look_up, texture), lambda *_, colour=colour: colour, *position, step
+                any_pixel(visible), partial(look_up, texture), lambda *_, colour=colour: colour, *position, squared
             )
             colour = tuple(jnp.where(visible, new, old) for new, old in zip(found, colour, strict=True))
     return colour

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from covr_jax.render.scene import Lens
+from covr_jax.render.texture import halve
 from covr_jax.render.vector import Block, Vec
 
 REACH = 0.7  # radius and half height of the cylinder over the distance of the far clipping plane
@@ -101,9 +102,7 @@ def _mip_levels(model: mujoco.MjModel) -> list[np.ndarray] | None:
     texels = model.tex_data[start : start + 6 * size * size * channels].reshape(6, size, size, channels)[..., :3]
     levels = [texels.astype(np.float64)]
     while levels[-1].shape[1] > 1:
-        half = levels[-1].shape[1] // 2
-        quads = levels[-1][:, : 2 * half, : 2 * half].reshape(6, half, 2, half, 2, 3)
-        levels.append(np.round(quads.mean((2, 4))))
+        levels.append(np.round(halve(halve(levels[-1], 1), 2)))
     return levels
 
 

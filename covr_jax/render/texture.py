@@ -69,9 +69,23 @@ def _colour(texel: np.ndarray) -> Floats:
     return tuple(float(level) / 255.0 for level in texel)
 
 
+def halve(level: Float[np.ndarray, "*shape"], axis: int) -> Float[np.ndarray, "*half"]:
+    """Makes the next mip level along an axis, of half as many texels, as Mesa does: by linear interpolation.
+
+    The mean of two texels, unless their number is odd. One texel stays.
+    """
+    count = level.shape[axis]
+    half = max(count // 2, 1)
+    place = np.clip((np.arange(half) + 0.5) * (count / half) - 0.5, 0, count - 1)
+    left = np.minimum(place.astype(int), max(count - 2, 0))
+    share = (place - left).reshape([-1 if k == axis % level.ndim else 1 for k in range(level.ndim)])
+    near, far = (level.take(np.minimum(left + k, count - 1), axis) for k in (0, 1))
+    return near + (far - near) * share
+
+
 @lru_cache(maxsize=8)
 def mip_levels(texture: Texture) -> tuple[Int32[np.ndarray, " N"], Int32[np.ndarray, "L 3"]]:
-    """Computes the mip levels. Each is the box mean of the one before, rounded to 8 bits as GL stores them.
+    """Computes the mip levels. Each is made by `halve` from the one before and rounded to 8 bits as GL stores them.
 
     Returns:
       Texels of all levels, one level after the other, red in the lowest byte; start, height and width of each level.
@@ -86,30 +100,27 @@ def mip_levels(texture: Texture) -> tuple[Int32[np.ndarray, " N"], Int32[np.ndar
         start += height * width
         if height == width == 1:
             return np.concatenate(texels), np.array(table, np.int32)
-        rows, columns = max(height // 2, 1), max(width // 2, 1)
-        blocks = level[: rows * (height // rows), : columns * (width // columns)]
-        blocks = blocks.reshape(rows, height // rows, columns, width // columns, 3)
-        level = np.round(blocks.mean((1, 3)))
+        level = np.round(halve(halve(level, 0), 1))
 
 
 def look_up(
-    texture: Texture, u: Float[Array, "*shape"], v: Float[Array, "*shape"], step: Float[Array, "*shape"]
+    texture: Texture, u: Float[Array, "*shape"], v: Float[Array, "*shape"], squared_step: Float[Array, "*shape"]
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"], Float[Array, "*shape"]]:
     """Looks up a repeated image with GL's trilinear filter.
 
-    The filter is bilinear in the two levels around log2(step) and linear between them.
+    The filter is bilinear in the two levels around log2 of the step and linear between them.
 
     Args:
       texture: the texture.
       u: coordinate along the rows, in repeats.
       v: coordinate along the columns, in repeats.
-      step: distance of neighbouring pixels in texels.
+      squared_step: square of the distance of neighbouring pixels in texels.
 
     Returns:
       Red, green and blue in 0..1.
     """
     texels, table = (jnp.asarray(part) for part in mip_levels(texture))
-    lod = jnp.clip(jnp.log2(jnp.maximum(step, 1.0)), 0.0, len(table) - 1.0)
+    lod = jnp.clip(0.5 * jnp.log2(jnp.maximum(squared_step, 1.0)), 0.0, len(table) - 1.0)
     below = jnp.floor(lod).astype(jnp.int32)
     share = lod - below
     near, far = (_bilinear(texels, table[level], u, v) for level in (below, jnp.minimum(below + 1, len(table) - 1)))

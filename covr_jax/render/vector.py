@@ -65,12 +65,12 @@ def pick(index: Index, choices: Mapping[int, Any]) -> Any:
       choices: value of each item: floats, or blocks that broadcast against `index`.
 
     Returns:
-      The values, shaped like `index`; the value itself where all choices are the same float or object. Undefined where
+      The values, shaped like `index`; the value itself where all choices are the same number or object. Undefined where
       `index` is not in `choices`.
     """
     groups: dict[Any, tuple[Any, list[int]]] = {}
     for item, value in choices.items():
-        groups.setdefault(value if isinstance(value, float) else id(value), (value, []))[1].append(item)
+        groups.setdefault(value if isinstance(value, (int, float)) else id(value), (value, []))[1].append(item)
     (picked, _), *others = groups.values()
     for value, items in others:
         chosen = index == items[0]

@@ -25,6 +25,7 @@ from covr_jax.render.rays import CameraRays, ParallelRays, PinholeRays, Rays
 from covr_jax.render.vector import Block, Vec, vec
 
 HitFn = Callable[[], Hit]
+SIDE = 4  # pixels along an edge of a group
 ENV_AXIS = "envs"  # name of the vmapped axis
 MIN_LOOP_ITEMS = 3  # from this many items of one type on, a CPU visits them in a loop, which keeps the program small
 MAX_LOOP_ITEMS = 31  # bits of a word
@@ -89,6 +90,17 @@ class View(NamedTuple):
         lens = self.scene.lens
         offsets = (np.asarray(self.scene.samples, np.float32) - 0.5) * np.float32([lens.width, lens.height])
         return rays._replace(x=rays.x + offsets[:, :1], y=rays.y - offsets[:, 1:])
+
+    def quad_middle(self, rays: CameraRays) -> CameraRays:
+        """Rays through the middle of the 2 x 2 pixels that GL shades together, counted from the image's lower left.
+
+        Args:
+          rays: through the pixel centres of whole groups of pixels, [P].
+        """
+        pixel = np.arange(np.size(rays.x)) % (SIDE * SIDE)
+        right = np.float32(0.5 - pixel % 2) * np.float32(self.scene.lens.width)
+        up = np.float32((pixel // SIDE + self.scene.height) % 2 - 0.5) * np.float32(self.scene.lens.height)
+        return rays._replace(x=rays.x + right, y=rays.y + up)
 
     def pose(self, index: int | Int[Array, ""]) -> Pose:
         """Pose of item `index`."""

@@ -86,7 +86,13 @@ def frames(
 
 
 def add(state: ReplayState, timestep: TimeStep, action: Float[Array | np.ndarray, "E A"]) -> ReplayState:
-    """Writes one slot: a time step with its newest frame, u8[E,H,W,3], and the action taken from it."""
+    """Writes one slot: a time step with its newest frame, u8[E,H,W,3], and the action taken from it.
+
+    Where an episode begins although the one before has not ended, that one was broken off, see ``cut``.
+    """
+    before = state.step_type[(state.count - 1) % state.reward.shape[0]]
+    ended = (before == StepType.LAST) | (state.count == 0)
+    state = cut(state, (timestep.step_type == StepType.FIRST) & ~ended)
     slot = state.count % state.reward.shape[0]
     return state.replace(
         frame=write_frames(state.frame, slot, timestep.observation[..., -3:]),
@@ -109,6 +115,15 @@ def cut(state: ReplayState, broken: Bool[Array | np.ndarray, " E"]) -> ReplaySta
     slot = (state.count - 1) % state.reward.shape[0]
     newest = state.step_type[slot]
     return state.replace(step_type=state.step_type.at[slot].set(jnp.where(broken, jnp.int8(StepType.CUT), newest)))
+
+
+def count_cut(state: ReplayState, start: Int[Array, ""] | int) -> Int[Array, ""]:
+    """How many episodes were broken off at the times from ``start`` on, but for the newest slot, as far as stored."""
+    slots = state.reward.shape[0]
+    age = (state.count - 1 - jnp.arange(slots)) % slots
+    time = state.count - 1 - age
+    window = (time >= start) & (age > 0)
+    return jnp.sum(window[:, None] & (state.step_type == StepType.CUT), dtype=jnp.int32)
 
 
 def set_prior(state: ReplayState, prior: Prior, end: Array | None = None, *, every: int, hold: bool) -> ReplayState:

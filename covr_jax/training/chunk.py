@@ -112,19 +112,13 @@ def agent_step(
         pieces, state.learner, store, actor_pattern, prioritised=prioritised, scan=scan
     )
     try:
-        env, timestep, broken = stepper.step(state.env, state.timestep, action)
+        env, timestep = stepper.step(state.env, action)
     except EnvironmentLost as lost:
         # A resumed run adds this time step once more, before its environments begin new episodes.
-        store = _cut(pieces, store, np.asarray(state.timestep.step_type) != StepType.LAST)
+        store = pieces.cut(store, np.asarray(state.timestep.step_type) != StepType.LAST)
         return ChunkResult(state.replace(learner=learner, replay=store), metrics, lost)
-    store = _cut(pieces, store, broken)
     progress = pieces.count(state.progress, timestep)
     return ChunkResult(TrainState(learner, store, env, timestep, progress), metrics)
-
-
-def _cut(pieces: Pieces, store: ReplayState, broken: np.ndarray) -> ReplayState:
-    """Ends the stored episodes of the environments bool[E] that were broken off."""
-    return pieces.cut(store, broken) if broken.any() else store
 
 
 def cycle(

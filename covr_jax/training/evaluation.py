@@ -17,11 +17,14 @@ from covr_jax.agents.method import Method
 from covr_jax.envs import EnvState, HostState, HostVecEnv, VecEnv
 from covr_jax.envs.stepper import HostStepper, JitStepper
 from covr_jax.runtime.rng import EVAL, stream
-from covr_jax.types import StepType, TimeStep
+from covr_jax.types import Diverged, StepType, TimeStep
 
 FINAL_EVALUATION = 1_000_000  # number of the last evaluation, which decides its start states; earlier ones count from 1
 
 Policy = Callable[[TimeStep, int], Any]  # (time step, agent step) -> action f32[E,A]
+
+
+_MAX_BROKEN = 10  # of the episodes that begin, one in so many must come to its end
 
 
 def collect_episode_returns(
@@ -36,11 +39,17 @@ def collect_episode_returns(
 
     Returns:
       f64[episodes], the first episodes of all environments before their second ones, and their records.
+
+    Raises:
+      Diverged: episode after episode is broken off.
     """
     returns: list[list[float]] = []
-    total = np.zeros(())
+    total, begun = np.zeros(()), 0
     for _, timestep in rollout:
         step_type = np.asarray(timestep.step_type)
+        begun += int((step_type == StepType.FIRST).sum())
+        if begun > _MAX_BROKEN * (len(step_type) + sum(map(len, returns))):
+            raise Diverged(f"of {begun} episodes of an evaluation {sum(map(len, returns))} came to their end")
         returns = returns or [[] for _ in step_type]
         total = np.where(step_type == StepType.FIRST, 0.0, total + np.asarray(timestep.reward, np.float64))
         for env_id in np.nonzero(step_type == StepType.LAST)[0]:
@@ -112,7 +121,7 @@ class Evaluator:
         yield state, timestep
         for step in itertools.count():
             action = self._device_put(jnp.asarray(policy(timestep, step)))
-            state, timestep, _ = self._stepper.step(state, timestep, action)  # pyright: ignore[reportArgumentType]
+            state, timestep = self._stepper.step(state, action)  # pyright: ignore[reportArgumentType]
             yield state, timestep
 
     def eval_policy(self, learner: LearnerState) -> Policy:

@@ -42,6 +42,7 @@ class AgentLoopState(LoopState):
     next_log: int = 0  # env steps
     frames_queried: int = 0
     frames_skipped: int = 0
+    broken_episodes: int = 0
     policy_start: int | None = None  # time slot of the policy's first action; None: all actions so far are random
 
 
@@ -101,9 +102,17 @@ class AgentTrainer(Trainer):
 
     def _read_counts(self) -> None:
         """Reads the device's counters, once per chunk."""
-        progress, learner = self.state.progress, self.state.learner
-        counts = jax.device_get((progress.transitions, progress.vec_steps, learner.updates))
-        self._agent_steps, self._vec_steps, self._updates = map(int, counts)
+        progress, learner, store = self.state.progress, self.state.learner, self.state.replay
+        since = getattr(self, "_slots", int(store.count)) - 1
+        cut = self.programs.pieces.count_cut(store, since)
+        counts = jax.device_get((progress.transitions, progress.vec_steps, learner.updates, store.count, cut))
+        self._agent_steps, self._vec_steps, self._updates, self._slots, broken = map(int, counts)
+        if broken and not self.loop.broken_episodes and not self.programs.parts.hosted:
+            self.reporter.message(
+                f"at {self.env_steps:,} env steps {broken} simulations failed and began new episodes; further ones are"
+                " counted in env/broken_episodes"
+            )
+        self.loop.broken_episodes += broken
 
     @property
     def agent_steps(self) -> int:
@@ -238,6 +247,7 @@ class AgentTrainer(Trainer):
             "train/updates_per_second": (self.updates - updates) / elapsed,
             "replay/size": float(replay.size(self.state.replay)) * self.config.env.num_envs,
             "mem/device_peak_bytes": runtime.peak_memory_bytes(),
+            "env/broken_episodes": self.loop.broken_episodes,
         }
         row |= self.compile_log.metrics()
         if self.vlm and self.queries:

@@ -31,6 +31,7 @@ class Pieces(NamedTuple):
     last_action: Callable[..., Array]  # (replay, time step) -> f32[E,A]
     add: Callable[..., ReplayState]  # (replay, time step, action)
     cut: Callable[..., ReplayState]  # (replay, bool[E]): episodes broken off
+    count_cut: Callable[..., Array]  # (replay, time) -> i32[]: episodes broken off since then
     set_priorities: Callable[..., ReplayState]  # (replay, index, td error f32[B])
     mark_elite: Callable[..., ReplayState]  # (replay, time i32[N], env_id i32[N])
     set_prior: Callable[..., ReplayState]  # (replay, prior, end)
@@ -57,6 +58,7 @@ def compile_pieces(parts: Parts) -> Pieces:
         last_action=runtime.jit(replay.last_action),
         add=runtime.jit(replay.add, donate_argnums=0),
         cut=runtime.jit(replay.cut, donate_argnums=0),
+        count_cut=runtime.jit(replay.count_cut),
         set_priorities=runtime.jit(sampling.set_priorities, donate_argnums=0),
         mark_elite=runtime.jit(sampling.mark_elite, donate_argnums=0),
         set_prior=runtime.jit(partial(replay.set_prior, every=vlm.every, hold=vlm.hold), donate_argnums=0),

@@ -209,7 +209,8 @@ def collect(
         rows["sampled"].append(sampled)
         rows["value"].append(sampled.value)
         acts = np.asarray(timestep.step_type) != StepType.LAST
-        state, timestep, broken = stepper.step(state, timestep, jnp.asarray(sampled.action))
+        state, timestep = stepper.step(state, jnp.asarray(sampled.action))
+        broken = acts & (np.asarray(timestep.step_type) == StepType.FIRST)
         # Where an episode was broken off, this action was ignored and the one before was the episode's last.
         running[broken] = 0.0
         if rows["ends"]:

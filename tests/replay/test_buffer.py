@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from covr_jax import replay
-from covr_jax.types import Prior
+from covr_jax.types import Prior, StepType
 from tests.support.histories import (
     FIRST,
     LAST,
@@ -81,6 +81,19 @@ def test_three_steps_by_hand():
         )
     }
     assert found == {0.0: [3.0, 0.25], 1.0: [4.0, 0.5], 2.0: [4.0, 1.0]}
+
+
+def test_a_start_without_an_end_before_it_cuts_the_episode():
+    """Env 1 begins anew at time 2: nothing starts from time 1 there, and the cut is counted once, when it is seen."""
+    types = np.array([[FIRST, FIRST], [MID, MID], [MID, FIRST], [LAST, MID], [FIRST, MID]], np.int32)
+    zeros, frame = np.zeros((5, 2)), np.zeros((5, 2, 2, 2, 3), np.uint8)
+    history = History(types, zeros, zeros + 1.0, np.arange(10.0).reshape(5, 2, 1), frame)
+    two, state = (filled(History(*(part[:n] for part in history)), 8) for n in (2, 5))
+    assert state.step_type[:5].T.tolist() == [[FIRST, MID, MID, LAST, FIRST], [FIRST, StepType.CUT, FIRST, MID, MID]]
+    assert two.step_type[:2].T.tolist() == [[FIRST, MID]] * 2
+    assert [int(replay.count_cut(state, start)) for start in (0, 1, 2)] == [1, 1, 0]
+    batch = sample(state, jax.random.key(0), 200, 1)
+    assert set(batch.action.ravel().tolist()) == {0.0, 2.0, 4.0, 1.0, 5.0, 7.0}
 
 
 def test_a_ring_of_mostly_ends_never_starts_a_transition_at_one():

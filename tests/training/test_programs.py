@@ -6,6 +6,7 @@ import copy
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -103,6 +104,23 @@ def test_returns_are_the_sums_of_the_episodes_rewards(history):
     np.testing.assert_allclose(state.progress.running_return, running, rtol=1e-5)
     assert np.isnan(rows[0][1].last_return).all() and np.isnan(rows[1][1].last_return).all()
     assert np.isfinite(rows[2][1].last_return).all()
+
+
+def test_a_simulation_that_fails_begins_anew_and_leaves_nothing_behind(programs):
+    """Env 1 leaves the finite numbers: its episode is cut, all that is stored is finite, env 0 does not notice."""
+    states = [programs.chunk(programs.init(), learn=False).state for _ in range(2)]
+    sound, failed = (jax.tree.map(jnp.copy, state) for state in states)
+    failed = failed.replace(env=failed.env.replace(qvel=failed.env.qvel.at[1].set(jnp.nan)))
+    for _ in range(2):
+        sound, failed = (programs.chunk(state, learn=False).state for state in (sound, failed))
+    cut = np.asarray(failed.replay.step_type) == StepType.CUT
+    assert np.argwhere(cut).tolist() == [[STEPS, 1]] and int(programs.pieces.count_cut(failed.replay, 0)) == 1
+    assert int(programs.pieces.count_cut(sound.replay, 0)) == 0
+    assert failed.replay.step_type[STEPS + 1, 1] == StepType.FIRST and failed.replay.reward[STEPS + 1, 1] == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((failed.replay.reward, failed.env.qvel)))
+    stored = ((np.asarray(leaf) for leaf in (s.replay.frame, s.replay.reward, s.env.qpos.T)) for s in (sound, failed))
+    for one, other in zip(*stored, strict=True):
+        np.testing.assert_array_equal(one[:, 0], other[:, 0])
 
 
 def test_metrics_have_their_names_and_are_finite(history):

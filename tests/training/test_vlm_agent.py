@@ -97,7 +97,7 @@ def test_a_rollout_is_what_the_environments_did(tiny_config, shared):
     for t in range(30):
         np.testing.assert_array_equal(rollout.frames[t], timestep.observation[..., -3:])
         assert (rollout.acts[t] == (np.asarray(timestep.step_type) != StepType.LAST)).all()
-        state, timestep, _ = env.step(state, timestep, np.full((2, 1), np.sin(t + 1), np.float32))
+        state, timestep = env.step(state, np.full((2, 1), np.sin(t + 1), np.float32))
         np.testing.assert_array_equal(rollout.reward[t], timestep.reward)
         np.testing.assert_array_equal(rollout.ends[t], np.asarray(timestep.step_type) == StepType.LAST)
         total += np.asarray(timestep.reward) * (t < 25)
@@ -232,11 +232,9 @@ class Breaking:
         reward = np.where(step_type == StepType.FIRST, 0.0, self.count)
         return TimeStep(step_type, reward, np.ones(2), np.zeros((2, 4, 4, 3), np.uint8))
 
-    def step(self, state, timestep, action):
+    def step(self, state, action):
         self.count += 1
-        following = self.timestep(self.TYPES[self.count - 1])
-        broken = (following.step_type == StepType.FIRST) & (timestep.step_type != StepType.LAST)
-        return state, following, broken
+        return state, self.timestep(self.TYPES[self.count - 1])
 
 
 def test_an_episode_that_is_broken_off_ends_where_it_was_last_seen():

@@ -85,7 +85,7 @@ def checker(
     inside = [x - jnp.floor(x) for x in position]
 
     def share(level: Array) -> Array:
-        first, second = 1.0, 1.0
+        first = second = jnp.float32(1.0)
         for axis, x in zip(axes, inside, strict=True):
             count = jnp.asarray(axis.count, jnp.int32)
             x = x * jnp.maximum(count >> level, 1).astype(jnp.float32) + 0.5  # texel centres are whole

@@ -1,4 +1,4 @@
-"""Light, clamps, checker and chain against numbers worked out by hand."""
+"""Light, clamps and chain against numbers worked out by hand."""
 
 import dataclasses
 import math
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from covr_jax.render import scene
-from covr_jax.render.plane_texture import checker, pulse
 from covr_jax.render.shade import LEVELS, Material, light_eval, light_passes, pack_colour, unpack_colour
 from covr_jax.render.tendon import hanging_chain
 from covr_jax.render.view import Light
@@ -98,22 +97,6 @@ def test_colours_survive_packing():
     np.testing.assert_allclose(packed[0], levels, atol=1e-6)
     np.testing.assert_allclose(packed[1], levels[::-1], atol=1e-6)
     np.testing.assert_allclose(packed[2], 0.5 * levels, atol=0.51 / LEVELS)
-
-
-def test_pulse_is_a_window_mean():
-    assert float(pulse(jnp.float32(0.25), 0.0, 0.5, 1e-3)) == pytest.approx(1.0, abs=1e-3)
-    assert float(pulse(jnp.float32(-0.25), 0.0, 0.5, 1e-3)) == pytest.approx(0.0, abs=1e-3)
-    assert float(pulse(jnp.float32(0.5), 0.0, 0.5, 0.2)) == pytest.approx(0.5, abs=1e-6)  # half over the edge
-    assert float(pulse(jnp.float32(7.77), 0.1, 0.4, 1.0)) == pytest.approx(0.3, abs=1e-6)  # a whole period
-
-
-def test_checker_is_sharp_near_and_grey_far():
-    cells = [(0.25, 0.25, 1.0), (0.75, 0.25, 0.0), (0.25, 0.75, 0.0), (0.75, 0.75, 1.0), (-3.25, 5.75, 1.0)]
-    for u, v, share in cells:
-        assert float(checker(jnp.float32(u), jnp.float32(v), 1e-3, 1e-3, 0.0, 0.0)) == pytest.approx(share, abs=1e-3)
-        assert float(checker(jnp.float32(u), jnp.float32(v), 1.0, 1.0, 0.0, 0.0)) == pytest.approx(0.5, abs=1e-5)
-    for u, v in [(0.05, 0.25), (0.25, 0.05), (0.95, 0.75), (0.75, 0.95)]:  # the edge mark has the second colour
-        assert float(checker(jnp.float32(u), jnp.float32(v), 1e-3, 1e-3, 0.1, 0.1)) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_chain_of_a_known_catenary():

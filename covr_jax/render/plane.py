@@ -16,17 +16,8 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from covr_jax.render.plane_texture import PlaneHit, plane_hit, texture_of
 from covr_jax.render.scene import Item
-from covr_jax.render.shade import (
-    SHADOW_BIAS,
-    Material,
-    clamp,
-    is_lit,
-    light_passes,
-    material_of,
-    may_occlude,
-    pack_colour,
-    unpack_colour,
-)
+from covr_jax.render.shade import Material, clamp, light_passes, material_of, pack_colour, unpack_colour
+from covr_jax.render.shadow import SHADOW_BIAS, is_lit, may_occlude
 from covr_jax.render.vector import Vec, add, pick
 from covr_jax.render.view import View
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int32
 from covr_jax.render.raycast import Code, may_intersect
 from covr_jax.render.rays import CameraRays
 from covr_jax.render.shade import light_passes, material_of, pack_colour, surface, visible
+from covr_jax.render.solid_texture import with_cubes
 from covr_jax.render.vector import Block, Vec, add, dot, pick, scale, sub, vec
 from covr_jax.render.view import View
 
@@ -93,7 +94,8 @@ def shade_reflection(
     point, normal = surface(view, rays, items, nearest)
     plain = material_of(view, items, nearest)
     dimmed = plain._replace(colour=scale(mirror.reflectance, plain.colour))
-    (colour,) = light_passes(view.lights, point, normal, rays.eye, dimmed, shadows=False)
+    passes = light_passes(view.lights, point, normal, rays.eye, dimmed, shadows=False)
+    (colour,) = with_cubes(view, rays, items, nearest, point, normal, passes)
     share = (code.index(seen) != code.mask).astype(jnp.float32).mean(0)
     share = share * pick(nearest, {k: 1.0 - (1.0 - view.scene.items[k].alpha) ** 2 for k in items})
     return pack_colour(tuple(c * share for c in colour))

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int32
 from covr_jax.render.raycast import Code
 from covr_jax.render.rays import Rays
 from covr_jax.render.shadow import SHADOW_BIAS, is_lit
+from covr_jax.render.solid_texture import cube_items, with_cubes
 from covr_jax.render.vector import Block, Index, Vec, add, dot, pick, pick_vec, scale, sub, unit
 from covr_jax.render.view import Light, View
 
@@ -160,12 +161,13 @@ def material_of(view: View, items: tuple[int, ...], index: Index, textured: bool
       view: the env.
       items: item indices that may occur in `index`.
       index: item index.
-      textured: whether to multiply the colour by the mean colour of the texture.
+      textured: whether to multiply the colour by the mean colour of the texture, unless `with_cubes` looks it up.
     """
     records = {k: view.scene.items[k] for k in items}
+    cubes = cube_items(view.scene, items)
     colours = dict(zip(items, (view.colours[k] for k in items), strict=True))
     for k, item in records.items():
-        if item.texture and textured:
+        if item.texture and textured and k not in cubes:
             mean = (0.5 * (a + b) for a, b in zip(item.texture.first, item.texture.second, strict=True))
             colours[k] = tuple(c * m for c, m in zip(colours[k], mean, strict=True))
     return Material(
@@ -219,7 +221,8 @@ def shade_solids(
     scene, rays = view.scene, view.rays(x, y)
     point, normal = surface(view, rays, scene.solids, index)
     material = material_of(view, scene.solids, index)
-    colour, *others = light_passes(view.lights, point, normal, (0.0, 0.0, 0.0), material)
+    passes = light_passes(view.lights, point, normal, (0.0, 0.0, 0.0), material)
+    colour, *others = with_cubes(view, rays, scene.solids, index, point, normal, passes)
     casting = [light for light in view.lights if light.constants.shadow]
     valid = index < len(scene.items)
     for light, extra in zip(casting, others, strict=True):

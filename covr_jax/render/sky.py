@@ -14,9 +14,9 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from covr_jax.render.cube import cube_levels, face_of, project
 from covr_jax.render.scene import Lens
-from covr_jax.render.texture import halve
-from covr_jax.render.vector import Block, Vec
+from covr_jax.render.vector import Block, Vec, vec
 
 REACH = 0.7  # radius and half height of the cylinder over the distance of the far clipping plane
 
@@ -26,8 +26,8 @@ def sky_image(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draws the skybox as a camera that does not turn sees it.
 
-    Follows GL's cube-map rules: box-filtered mip levels, bilinear inside a level, linear between the two levels around
-    log2 of the largest texel step per pixel.
+    Follows GL's cube-map rules: bilinear inside a mip level, linear between the two levels around log2 of the largest
+    texel step per pixel.
 
     Args:
       model: the model.
@@ -43,15 +43,16 @@ def sky_image(
     if levels is None:
         return np.zeros((height, width, 3), np.uint8)
     reach = REACH * float(model.stat.extent * model.vis.map.zfar)
-    centre = _directions(rotation, height, width, lens, 0.5, 0.5, reach)
-    face = _face(centre, np)
-    u, v = _project(centre, face, np)
-    step = [0.0]
+    centre = _cube_axes(_directions(rotation, height, width, lens, 0.5, 0.5, reach))
+    face = face_of(centre, np)
+    u, v = project(centre, face, np)
+    size, squares = levels[0].shape[1], []
     for row, column in ((0.5, 1.5), (1.5, 0.5)):
-        next_u, next_v = _project(_directions(rotation, height, width, lens, row, column, reach), face, np)
-        step += [np.abs(next_u - u), np.abs(next_v - v)]
-    size = levels[0].shape[1]
-    lod = np.clip(np.log2(np.maximum(np.maximum.reduce(np.broadcast_arrays(*step)) * size, 1e-9)), 0, len(levels) - 1)
+        neighbour = _cube_axes(_directions(rotation, height, width, lens, row, column, reach))
+        next_u, next_v = project(neighbour, face, np)
+        squares.append((next_u - u) ** 2 + (next_v - v) ** 2)
+    squared_step = np.maximum(*squares) * size**2
+    lod = np.clip(0.5 * np.log2(np.maximum(squared_step, 1e-9)), 0, len(levels) - 1)
     image = sum(
         np.maximum(0.0, 1.0 - np.abs(lod - k))[..., None] * _bilinear(level, face, u, v, np)
         for k, level in enumerate(levels)
@@ -87,9 +88,9 @@ def look_up(cube: UInt8[np.ndarray, "6 n n 3"], direction: Vec) -> Float[Array, 
     Returns:
       Rgb in 0..255.
     """
-    stacked = jnp.stack(direction, -1)
-    face = _face(stacked, jnp)
-    return _bilinear(jnp.asarray(cube), face, *_project(stacked, face, jnp), jnp)
+    direction = _cube_axes(direction)
+    face = face_of(direction, jnp)
+    return _bilinear(jnp.asarray(cube), face, *project(direction, face, jnp), jnp)
 
 
 def _mip_levels(model: mujoco.MjModel) -> list[np.ndarray] | None:
@@ -100,10 +101,7 @@ def _mip_levels(model: mujoco.MjModel) -> list[np.ndarray] | None:
     texture = boxes[0]
     size, channels, start = int(model.tex_width[texture]), int(model.tex_nchannel[texture]), int(model.tex_adr[texture])
     texels = model.tex_data[start : start + 6 * size * size * channels].reshape(6, size, size, channels)[..., :3]
-    levels = [texels.astype(np.float64)]
-    while levels[-1].shape[1] > 1:
-        levels.append(np.round(halve(halve(levels[-1], 1), 2)))
-    return levels
+    return cube_levels(texels)
 
 
 def on_cylinder(start: Vec, forward: Vec, reach: Block, xp: Any) -> Vec:
@@ -125,35 +123,19 @@ def on_cylinder(start: Vec, forward: Vec, reach: Block, xp: Any) -> Vec:
     return tuple(start[k] + t * forward[k] for k in range(3))
 
 
-def _directions(rotation, height, width, lens, row, column, reach) -> np.ndarray:
-    """Directions float64[H,W,3] through the points (row, column) inside the pixels, each in 0..1."""
+def _directions(rotation, height, width, lens, row, column, reach) -> Vec:
+    """Directions, float64[H,W] each, through the points (row, column) inside the pixels, each in 0..1."""
     x = (np.arange(width) + column - 0.5 * width) * lens.width + lens.x
     y = (0.5 * height - np.arange(height) - row) * lens.height + lens.y
     across, forward = x[None, :, None] * rotation[:, 0] + y[:, None, None] * rotation[:, 1], -rotation[:, 2]
     if lens.orthographic:
-        return np.stack(on_cylinder(tuple(across[..., k] for k in range(3)), tuple(forward), reach, np), -1)
-    return across + forward
+        return on_cylinder(vec(np.moveaxis(across, -1, 0)), vec(forward), reach, np)
+    return vec(np.moveaxis(across + forward, -1, 0))
 
 
-def _cube_axes(direction):
+def _cube_axes(direction: Vec) -> Vec:
     """Converts to the axes of the cube, which MuJoCo stores with y up: (x, y, z) is (x, z, -y) of the world frame."""
-    return direction[..., 0], direction[..., 2], -direction[..., 1]
-
-
-def _face(direction, xp):
-    """Face of the largest component: 0..5 is +x, -x, +y, -y, +z, -z."""
-    axes = xp.stack(_cube_axes(direction), -1)
-    axis = xp.abs(axes).argmax(-1)
-    return 2 * axis + (xp.take_along_axis(axes, axis[..., None], -1)[..., 0] <= 0)
-
-
-def _project(direction, face, xp):
-    """Face coordinates u, v in 0..1 by the table in the GL specification's cube-map section."""
-    x, y, z = _cube_axes(direction)
-    s = xp.choose(face, [-z, z, x, x, x, -x], mode="clip")
-    t = xp.choose(face, [-y, -y, z, -z, -y, -y], mode="clip")
-    major = xp.choose(face // 2, [xp.abs(x), xp.abs(y), xp.abs(z)], mode="clip")
-    return (s / major + 1) / 2, (t / major + 1) / 2
+    return direction[0], direction[2], -direction[1]
 
 
 def _bilinear(level, face, u, v, xp):

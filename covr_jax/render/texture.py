@@ -1,10 +1,11 @@
-"""Textures of planes. A checker is computed without texels, any other image is looked up in its mip levels.
+"""Textures. A checker is computed without texels, any other image is looked up in its mip levels.
 
 Letters: N texels, L mip levels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,12 +15,12 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
-from covr_jax.render.vector import Floats
+from covr_jax.render.vector import Floats, Index
 
 
 @dataclass(frozen=True)
 class Texture:
-    """A two-colour checker of 2 x 2 cells per repeat, or an image, whose mean colour then stands in both colours."""
+    """A two-colour checker of 2 x 2 cells per repeat, or an image or a cube, whose mean is then in both colours."""
 
     first: Floats  # rgb in 0..1 of the cells with u and v in the same half
     second: Floats  # rgb in 0..1 of the other cells and of the edge mark
@@ -28,7 +29,8 @@ class Texture:
     edge: int  # texels of the edge mark around the image
     repeat: Floats  # repeats per plane, or per metre where `uniform`
     uniform: bool
-    image: bytes  # u8[height,width,3]; empty for a checker
+    image: bytes  # u8[height,width,3]; empty for a checker or a cube
+    cube: bytes = b""  # u8[6,n,n,3] of a cube of more than one colour, else empty
 
 
 def read_texture(model: mujoco.MjModel, material: int, index: int) -> Texture:
@@ -53,6 +55,9 @@ def read_texture(model: mujoco.MjModel, material: int, index: int) -> Texture:
     if not flat or (wrong.any() and not edge):
         first = second = texels.mean((0, 1))
         image = texels.tobytes() if flat else b""
+    cube = b""
+    if not flat and (texels != texels[0, 0]).any():
+        cube = texels.tobytes() * (6 if height == width else 1)
     return Texture(
         first=_colour(first),
         second=_colour(second),
@@ -62,6 +67,7 @@ def read_texture(model: mujoco.MjModel, material: int, index: int) -> Texture:
         repeat=tuple(float(x) for x in model.mat_texrepeat[material]),
         uniform=bool(model.mat_texuniform[material]),
         image=image,
+        cube=cube,
     )
 
 
@@ -90,17 +96,28 @@ def mip_levels(texture: Texture) -> tuple[Int32[np.ndarray, " N"], Int32[np.ndar
     Returns:
       Texels of all levels, one level after the other, red in the lowest byte; start, height and width of each level.
     """
-    level = np.frombuffer(texture.image, np.uint8).reshape(texture.height, texture.width, 3).astype(np.float64)
+    texels = np.frombuffer(texture.image, np.uint8).reshape(texture.height, texture.width, 3)
+    levels: list[Any] = [texels.astype(np.float64)]
+    while levels[-1].shape[:2] != (1, 1):
+        levels.append(np.round(halve(halve(levels[-1], 0), 1)))
+    return pack_levels(levels)
+
+
+def pack_levels(
+    levels: list[Float[np.ndarray, "*faces height width 3"]],
+) -> tuple[Int32[np.ndarray, " N"], Int32[np.ndarray, "L 3"]]:
+    """Packs mip levels in 0..255.
+
+    Returns:
+      Texels of all levels, one level after the other, red in the lowest byte; start, height and width of each level.
+    """
     texels, table, start = [], [], 0
-    while True:
-        height, width, _ = level.shape
+    for level in levels:
         red, green, blue = (level[..., k].astype(np.int32).ravel() for k in range(3))
         texels.append(red | (green << 8) | (blue << 16))
-        table.append((start, height, width))
-        start += height * width
-        if height == width == 1:
-            return np.concatenate(texels), np.array(table, np.int32)
-        level = np.round(halve(halve(level, 0), 1))
+        table.append((start, *level.shape[-3:-1]))
+        start += red.size
+    return np.concatenate(texels), np.array(table, np.int32)
 
 
 def look_up(
@@ -120,24 +137,60 @@ def look_up(
       Red, green and blue in 0..1.
     """
     texels, table = (jnp.asarray(part) for part in mip_levels(texture))
-    lod = jnp.clip(0.5 * jnp.log2(jnp.maximum(squared_step, 1.0)), 0.0, len(table) - 1.0)
+
+    def sample(level: Array) -> list[Any]:
+        start, height, width = (table[level, k] for k in range(3))
+        return bilinear(texels, start, height, width, u, v, wrap=True)
+
+    return trilinear(sample, len(table), squared_step)
+
+
+def trilinear(sample: Callable[[Array], list[Any]], levels: int, squared_step: Array) -> tuple[Any, Any, Any]:
+    """GL's filter across mip levels: linear between the two levels around log2 of the step.
+
+    Args:
+      sample: from the level of each pixel to three channels in 0..255.
+      levels: number of mip levels.
+      squared_step: square of the distance of neighbouring pixels in texels.
+
+    Returns:
+      Red, green and blue in 0..1.
+    """
+    lod = jnp.clip(0.5 * jnp.log2(jnp.maximum(squared_step, 1.0)), 0.0, levels - 1.0)
     below = jnp.floor(lod).astype(jnp.int32)
     share = lod - below
-    near, far = (_bilinear(texels, table[level], u, v) for level in (below, jnp.minimum(below + 1, len(table) - 1)))
-    return tuple((a + (b - a) * share) / 255.0 for a, b in zip(near, far, strict=True))  # pyright: ignore
+    near, far = sample(below), sample(jnp.minimum(below + 1, levels - 1))
+    red, green, blue = ((a + (b - a) * share) / 255.0 for a, b in zip(near, far, strict=True))
+    return red, green, blue
 
 
-def _bilinear(
-    texels: Int[Array, " N"], level: Int[Array, "*shape 3"], u: Float[Array, "*shape"], v: Float[Array, "*shape"]
+def bilinear(
+    texels: Int[Array, " N"], start: Index, height: Index, width: Index, u: Array, v: Array, wrap: bool
 ) -> list[Any]:
-    """Three channels in 0..255; `level` is each pixel's row of the table of levels."""
-    start, height, width = (level[..., k] for k in range(3))
+    """Bilinear lookup in an image.
+
+    Args:
+      texels: packed texels of all images.
+      start: where the image of each pixel starts in `texels`.
+      height: rows of the image.
+      width: columns of the image.
+      u: coordinate along the rows, in images.
+      v: coordinate along the columns, in images.
+      wrap: whether the image repeats; else its border goes on.
+
+    Returns:
+      Three channels in 0..255.
+    """
     x, y = u * width - 0.5, v * height - 0.5
     column, row = jnp.floor(x), jnp.floor(y)
     fx, fy = x - column, y - row
     column, row = column.astype(jnp.int32), row.astype(jnp.int32)
+
+    def inside(place: Array, count: Index) -> Array:
+        return jnp.mod(place, count) if wrap else jnp.clip(place, 0, count - 1)
+
     corners = [
-        texels[start + jnp.mod(row + down, height) * width + jnp.mod(column + right, width)]
+        texels[start + inside(row + down, height) * width + inside(column + right, width)]
         for down in (0, 1)
         for right in (0, 1)
     ]

@@ -19,6 +19,7 @@ from covr_jax.render.raycast import Code, intersect
 from covr_jax.render.rays import CameraRays
 from covr_jax.render.scene import PLANE
 from covr_jax.render.shade import light_passes, material_of, pack_colour, unpack_colour
+from covr_jax.render.solid_texture import with_cubes
 from covr_jax.render.vector import Vec, dot, unit, vec
 from covr_jax.render.view import View, any_pixel
 
@@ -78,7 +79,9 @@ def _layer(view: View, rays: CameraRays, index: int, depth: Array) -> Layer:
     def shade() -> Array:
         centre = intersect(rays, item.type, size, pose)
         material = material_of(view, (index,), index)
-        (colour,) = light_passes(view.lights, rays.at(centre.t), unit(centre.normal), (0.0, 0.0, 0.0), material, False)
+        point, normal = rays.at(centre.t), unit(centre.normal)
+        passes = light_passes(view.lights, point, normal, (0.0, 0.0, 0.0), material, False)
+        (colour,) = with_cubes(view, rays, (index,), index, point, normal, passes)
         return pack_colour(colour)
 
     colour = jax.lax.cond(any_pixel(share > 0), shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))

@@ -110,10 +110,10 @@ def exploration_degree(
     raise ValueError(f"unknown exploration kind {kind!r}, expected one of {', '.join(KINDS)}")
 
 
-def _top(returns: jax.Array, count: int) -> jax.Array:
+def _top(returns: jax.Array, count: ArrayLike) -> jax.Array:
     """bool[N]: the ``count`` highest returns, the earlier one first among equals."""
     order = jnp.argsort(-returns, stable=True)
-    return jnp.zeros(returns.shape, bool).at[order[:count]].set(True)
+    return jnp.zeros(returns.shape, bool).at[order].set(jnp.arange(len(returns)) < count)
 
 
 def dynamic_filter(
@@ -148,6 +148,9 @@ def dynamic_filter(
     keep = z > adaptive_threshold(z, exploration)
     if min_keep == 0:
         return keep
-    top = _top(returns, min(size, max(min_keep, math.ceil(TOP_FRACTION * size))))
+    # What is above a threshold are the highest returns, so their number says all. With number and mask, a compiler that
+    # computes the scores twice, and rounds them differently, would keep nothing where the threshold is a return.
+    number = keep.sum()
+    least = min(size, max(min_keep, math.ceil(TOP_FRACTION * size)))
     varied = returns.max() > returns.min()
-    return jnp.where(keep.sum() >= min_keep, keep, top) & varied
+    return _top(returns, jnp.where(number >= min_keep, number, least)) & varied

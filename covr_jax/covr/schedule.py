@@ -64,12 +64,12 @@ def round_steps(psi_0: int, total_steps: int, kind: str = "linear") -> list[int]
     return steps
 
 
-def gate_open(rounds_done: int, cold_start_rounds: int) -> bool:
-    """Rounds done >= cold-start rounds: whether a_v may guide the policy (2 in CARLA, 4 in DMControl, 0 at once).
+def gate_open(tuned_rounds: int, cold_start_rounds: int) -> bool:
+    """Rounds that tuned the VLM >= cold-start rounds: whether a_v may guide (2 in CARLA, 4 in DMControl, 0 at once).
 
     Raises:
       ValueError: a negative count.
     """
-    _check_count("rounds_done", rounds_done, 0)
+    _check_count("tuned_rounds", tuned_rounds, 0)
     _check_count("cold_start_rounds", cold_start_rounds, 0)
-    return rounds_done >= cold_start_rounds
+    return tuned_rounds >= cold_start_rounds

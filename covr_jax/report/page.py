@@ -72,8 +72,14 @@ def _round_row(run: Run, r: Round) -> dict[str, str]:
         "Action error": show(r.value("action_error")),
         "Policy, return": show(run.policy_return_at(r.value("env_steps"))),
         "Tuning time": duration(r.value("finetune_seconds")),
+        "Tuned": "–" if (tuned := r.record.get("tuned")) is None else "yes" if tuned else _why_not(r),
         "Guidance after": "–" if guidance is None else "on" if guidance else "off",
     }
+
+
+def _why_not(r: Round) -> str:
+    """Why a round did not tune the VLM."""
+    return "no: rolled back" if r.record.get("rolled_back") else "no: nothing to learn"
 
 
 def _cost_rows(run: Run) -> list[dict[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +18,14 @@ from covr_jax.runtime.profiling import CompileLog, chunk_annotation
 from covr_jax.training import cost_analysis
 from covr_jax.training.divergence import check_losses, check_parameters
 from covr_jax.training.evaluation import Policy
+from covr_jax.training.loop_state import AgentLoopState
 from covr_jax.training.programs import Programs
 from covr_jax.training.queries import QueryManager
-from covr_jax.training.rounds import FinetuneScheduler, warn_about_schedule
+from covr_jax.training.rounds import FinetuneScheduler, round_metrics, tell_round, warn_about_schedule
 from covr_jax.training.selection import DataSelector, RoundData
-from covr_jax.training.trainer import LoopState, Trainer
+from covr_jax.training.trainer import Trainer
 from covr_jax.types import EnvironmentLost
 from covr_jax.vlm.serving.factory import make_vlm
-
-_ROUND_METRICS = (
-    "tau", "exploration", "kept_fraction", "weight_mean", "effective_samples", "interval", "action_error",
-    "vlm_return",
-)  # fmt: skip
-
-
-@dataclass
-class AgentLoopState(LoopState):
-    """What the loop remembers between chunks."""
-
-    rounds: int = 0  # complete COVR rounds
-    data_start: list[int] = field(default_factory=list)  # first time slot of D_f, per env
-    next_log: int = 0  # env steps
-    frames_queried: int = 0
-    frames_skipped: int = 0
-    broken_episodes: int = 0
-    policy_start: int | None = None  # time slot of the policy's first action; None: all actions so far are random
 
 
 class AgentTrainer(Trainer):
@@ -134,7 +116,7 @@ class AgentTrainer(Trainer):
             return self.env_steps < self.config.covr.anneal_steps
         if self.vlm is None or self.config.method != "covr":
             return self.vlm is not None
-        return schedule.gate_open(self.loop.rounds, required(self.config.covr.cold_start_rounds))
+        return schedule.gate_open(self.loop.tuned_rounds or 0, required(self.config.covr.cold_start_rounds))
 
     def _scheduled(self) -> dict[str, float]:
         """The learner's scalars that change over a run: lambda of Eq. 4, the noise of deterministic policies."""
@@ -256,6 +238,7 @@ class AgentTrainer(Trainer):
                 row |= {"vlm/asked": self.queries.frames_queried, "vlm/skipped": self.queries.frames_skipped}
         if self.finetune_scheduler:
             row["covr/guidance_weight"] = float(self.state.learner.guidance_weight)
+            row["covr/failed_rounds"] = self.finetune_scheduler.failures
         self.log(row)
         self._mark_speed()
         self.loop.next_log = self.env_steps + self.config.run.log_every
@@ -272,19 +255,17 @@ class AgentTrainer(Trainer):
             return self._elite_round()
         number = self.loop.rounds + 1
         wait = self.env_steps >= self.config.total_steps  # no learner waits for this one any more
-        completed = self.finetune_scheduler.step(self.state, number, self._data(), self.reporter, wait=wait)
+        tuned = self.loop.tuned_rounds or 0
+        completed = self.finetune_scheduler.step(
+            self.state, number, self._data(), self.reporter, tuned=tuned, wait=wait
+        )
         if completed is None:
             return False
         record, self.loop.data_start = completed
-        self.loop.rounds = number
-        row = {f"covr/{name}": record[name] for name in _ROUND_METRICS if record.get(name) is not None}
-        if "vlm_return" in record:
-            row["vlm/prior_return"] = row.pop("covr/vlm_return")
-        if record.get("finetune_loss"):
-            row["covr/finetune_loss"] = float(np.mean(record["finetune_loss"][-20:]))
-        self.log(row | {"covr/round": number})
-        shown = ", ".join(f"{name} {record[name]:.3g}" for name in _ROUND_METRICS if record.get(name) is not None)
-        self.reporter.message(f"round {number} at {self.env_steps:,} env steps: {shown}")
+        self.loop.rounds, self.loop.tuned_rounds = number, tuned + record["tuned"]
+        counts = {"covr/round": number, "covr/tuned_rounds": self.loop.tuned_rounds}
+        self.log(round_metrics(record) | counts)
+        tell_round(record, self.env_steps, self.reporter)
         return True
 
     def _data(self) -> RoundData:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from covr_jax.config import Config, required
-from covr_jax.covr import ablations, ralw
+from covr_jax.covr import ablations, ralw, schedule
 from covr_jax.io.files import write_json
 from covr_jax.io.reporter import Reporter
 from covr_jax.training.estimate import Estimate
@@ -25,6 +25,7 @@ from covr_jax.vlm.serving.protocol import FinetuneBatch, PriorError, PriorServic
 
 _GALLERY = 6  # samples per round that the report shows
 _HISTOGRAM_BINS = 20
+_METRICS = ("tau", "exploration", "kept_fraction", "weight_mean", "effective_samples", "interval", "action_error")
 
 
 def tile_frames(frames: np.ndarray) -> np.ndarray:
@@ -44,7 +45,10 @@ class Round(NamedTuple):
 
 
 class FinetuneScheduler:
-    """Starts and completes the rounds of one training run and keeps their records under ``run_dir/vlm``."""
+    """Starts and completes the rounds of one training run and keeps their records under ``run_dir/vlm``.
+
+    A round counts toward the cold start if it tuned the VLM: it kept samples, and its fine-tuning was not rolled back.
+    """
 
     def __init__(self, config: Config, programs: Programs, vlm: PriorService, run_dir: Path):
         self._config = config
@@ -53,6 +57,7 @@ class FinetuneScheduler:
         self._selector = DataSelector(config, programs)
         self._directory = run_dir / "vlm"
         self._current: Round | None = None
+        self.failures = 0  # rounds of this process that failed and were started again
 
     def baseline(self, reporter: Reporter) -> dict[str, Any]:
         """Writes and returns the record of round 0: the VLM before any fine-tuning."""
@@ -63,7 +68,7 @@ class FinetuneScheduler:
         return record
 
     def step(
-        self, state: TrainState, number: int, data: RoundData, reporter: Reporter, *, wait: bool
+        self, state: TrainState, number: int, data: RoundData, reporter: Reporter, *, tuned: int, wait: bool
     ) -> tuple[dict[str, Any], list[int]] | None:
         """Starts round ``number``, or goes on with it.
 
@@ -75,6 +80,7 @@ class FinetuneScheduler:
           number: of the round, from 1.
           data: where D_f begins.
           reporter: shows the fine-tuning's progress.
+          tuned: earlier rounds that tuned the VLM.
           wait: whether to wait for the fine-tuning however long it takes.
 
         Returns:
@@ -95,12 +101,13 @@ class FinetuneScheduler:
             if result is None:
                 return None
             if result.error:
-                reporter.message(f"round {number} failed: {result.error}")
+                self.failures += 1
+                reporter.message(f"round {number} failed and will be started again: {result.error}")
                 self._current = None
                 return None
             finetuned = result.record
         current, self._current = self._current, None
-        return self.complete(current, finetuned)
+        return self.complete(current, finetuned, tuned)
 
     def start(self, state: TrainState, number: int, data: RoundData) -> Round:
         """Selects and weights the samples of round ``number`` (from 1); changes nothing.
@@ -111,13 +118,16 @@ class FinetuneScheduler:
         current = Round(number, record, data.start, following)
         return self._with_batch(current, state, kept) if len(kept.time) else current
 
-    def complete(self, current: Round, finetuned: dict[str, Any] | None) -> tuple[dict[str, Any], list[int]]:
+    def complete(
+        self, current: Round, finetuned: dict[str, Any] | None, tuned: int
+    ) -> tuple[dict[str, Any], list[int]]:
         """Measures the fine-tuned VLM and writes the round's record.
 
         Args:
           current: the round.
           finetuned: the record of ``run_finetune_round``; None where the round had no batch. After a fine-tuning that
             was rolled back the adapter is the one of before, and D_f stays: the next round learns from it too.
+          tuned: earlier rounds that tuned the VLM.
 
         Returns:
           The record, and the first time slot of the next D_f, per env.
@@ -127,6 +137,8 @@ class FinetuneScheduler:
             record |= {name: value for name, value in finetuned.items() if name != "answers"}
             self._write_gallery(current, finetuned["answers"])
             self._complete_baseline(record["action_error_untuned"])
+        record["tuned"] = bool(record.get("finetune_loss")) and not record["rolled_back"]
+        record["guidance"] = schedule.gate_open(tuned + record["tuned"], required(self._config.covr.cold_start_rounds))
         record |= self._vlm_return()
         self._write(current.number, record)
         return record, current.data_start if record.get("rolled_back") else current.next_data_start
@@ -216,6 +228,26 @@ class FinetuneScheduler:
         directory = self._directory / f"round_{number}"
         directory.mkdir(parents=True, exist_ok=True)
         write_json(directory / "record.json", record)
+
+
+def round_metrics(record: dict[str, Any]) -> dict[str, Any]:
+    """What of a round's record is logged, by the names of the metrics."""
+    row = {f"covr/{name}": record[name] for name in _METRICS if record.get(name) is not None}
+    if "vlm_return" in record:
+        row["vlm/prior_return"] = record["vlm_return"]
+    if record.get("finetune_loss"):
+        row["covr/finetune_loss"] = float(np.mean(record["finetune_loss"][-20:]))
+    return row
+
+
+def tell_round(record: dict[str, Any], env_steps: int, reporter: Reporter) -> None:
+    """Says that a round is complete, and why it did not tune the VLM, if so."""
+    number, names = record["round"], (*_METRICS, "vlm_return")
+    shown = ", ".join(f"{name} {record[name]:.3g}" for name in names if record.get(name) is not None)
+    reporter.message(f"round {number} at {env_steps:,} env steps: {shown}")
+    if not record["tuned"]:
+        why = "its fine-tuning diverged and was rolled back" if record.get("rolled_back") else "it had nothing to learn"
+        reporter.message(f"round {number} did not tune the VLM and does not count toward the cold start: {why}")
 
 
 def warn_about_schedule(config: Config, programs: Programs, rounds: Sequence[int], reporter: Reporter) -> None:

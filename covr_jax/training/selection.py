@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from covr_jax import replay
-from covr_jax.config import Config, required
+from covr_jax.config import Config
 from covr_jax.covr import ablations, eddf, returns, schedule
 from covr_jax.training.chunk import to_device_index
 from covr_jax.training.programs import Programs
@@ -146,7 +146,6 @@ class DataSelector:
             "env_steps": data.env_steps,
             "samples": len(samples.time),
             "interval": schedule.interval(number - 1, covr.psi_0, covr.schedule),
-            "guidance": schedule.gate_open(number, required(self._config.covr.cold_start_rounds)),
         }
         if not len(samples.time):
             return Selection(samples, record, following)

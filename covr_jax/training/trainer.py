@@ -7,10 +7,9 @@ command on it resumes from its newest checkpoint. What lives on the device is ``
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +21,9 @@ from covr_jax.io.metrics import MetricsLogger
 from covr_jax.io.reporter import Reporter
 from covr_jax.io.run_dir import Result
 from covr_jax.training.evaluation import FINAL_EVALUATION, Policy
+from covr_jax.training.loop_state import LoopState
 from covr_jax.training.programs import Programs
 from covr_jax.types import Diverged, EnvironmentLost, Preempted
-
-# Fields of a loop state in checkpoints of format 1, and what they are called now.
-_RENAMED = {"asked": "frames_queried", "skipped": "frames_skipped"}
-
-
-@dataclass
-class LoopState:
-    """What every loop remembers between its iterations."""
-
-    evaluations: int = 0
-    next_eval: int = 0  # env steps
-    next_checkpoint: int = 0  # env steps
-    seconds: float = 0.0  # wall-clock seconds of earlier processes of this run
-    random_return: float = math.nan
-    metrics_bytes: int | None = None  # size of metrics.jsonl at the checkpoint; None in those of earlier versions
-    vlm_counters: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Any:
-        """The loop state that a checkpoint of this or an earlier format holds."""
-        return cls(**{_RENAMED.get(name, name): value for name, value in values.items()})
 
 
 class Trainer:

@@ -23,9 +23,10 @@ from covr_jax.runtime.rng import ENV, stream
 from covr_jax.training import cost_analysis
 from covr_jax.training.estimate import Estimate
 from covr_jax.training.evaluation import Policy
+from covr_jax.training.loop_state import LoopState
 from covr_jax.training.programs import Programs
 from covr_jax.training.queries import vlm_frames
-from covr_jax.training.trainer import LoopState, Trainer
+from covr_jax.training.trainer import Trainer
 from covr_jax.types import StepType, TimeStep
 from covr_jax.vlm.ppo.rollout import Rollout, ppo_batch
 from covr_jax.vlm.serving.factory import SyncService, make_vlm

@@ -238,6 +238,17 @@ def test_compiled_as_eager_and_traced_once():
     assert len(traces) == 1
 
 
+@pytest.mark.parametrize("returns", [[0.0, 0.0, -223735984.0], [0.0] * 19 + [-1.6547548e20]])
+@pytest.mark.parametrize("exploration", [-18.0, 0.0])
+def test_returns_at_the_threshold_are_counted_as_they_are_kept(returns, exploration):
+    """The median is the highest return: rounding decides whether it is above itself, once for count and mask."""
+    returns = np.array(returns, np.float32)
+    kept = [np.asarray(compiled_filter(returns, exploration, min_keep=least)) for least in (0, 1, 2)]
+    assert kept[0].sum() in (0, len(returns) - 1)
+    for least in (1, 2):
+        assert least <= kept[least].sum() < len(returns) and not kept[least][-1]
+
+
 @fuzz
 @given(returns=returns_vectors, exploration=finite, min_keep=st.sampled_from([1, 5]))
 def test_any_returns_give_a_sensible_filter(returns, exploration, min_keep):

@@ -69,7 +69,7 @@ def test_refuses_other_nonsense():
         interval(-1, 5)
     with pytest.raises(ValueError, match="total_steps"):
         round_steps(5, -1)
-    with pytest.raises(ValueError, match="rounds_done"):
+    with pytest.raises(ValueError, match="tuned_rounds"):
         gate_open(-1, 2)
     with pytest.raises(ValueError, match="cold_start_rounds"):
         gate_open(1, -2)

@@ -67,13 +67,13 @@ def test_command(page):
 def test_iteration_table(page):
     rows = re.findall(r"(?s)<tr>(.*?)</tr>", page)
     cells = [[html.unescape(re.sub(r"<[^>]+>", "", c)) for c in re.findall(r"<td>(.*?)</td>", row)] for row in rows]
-    before, *rounds = [row for row in cells if len(row) == 12]
+    before, *rounds = [row for row in cells if len(row) == 13]
     assert before[:2] == ["0", "0"] and before[7:9] == ["21.5 ± 9", "–"]
     assert [row[1] for row in rounds] == ["5,000", "15,000", "30,000", "50,000", "75,000"]
     # round 4: 50000 // (8 * 5) samples, a quarter of them, 0.25 - 0.08, 0.3 + 0.48, 0.71 * 0.75^4, 41 + 36 s
     assert rounds[3][2:6] == ["20,000", "1,250", "312 17 %", "0.780"]
     assert rounds[3][7:9] == ["452 ± 22", "0.225"]
-    assert rounds[3][10:] == ["77 s", "on"] and rounds[2][11] == "off"
+    assert rounds[3][10:] == ["77 s", "yes", "on"] and rounds[2][12] == "off"
 
 
 def test_policy_return_in_the_table_is_the_last_evaluation_before_the_round(tmp_path):

@@ -96,6 +96,7 @@ def make_round(rng, folder, c, env_steps):
             "vlm_return": 30 + 105.5 * c,
             "vlm_return_std": 22.0,
             "interval": 5_000 * c,
+            "tuned": True,
             "guidance": c >= 4,
         },
     )

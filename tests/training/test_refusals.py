@@ -13,7 +13,7 @@ from covr_jax.io import manifest
 from covr_jax.io.checkpoint import Checkpointer, CheckpointError
 from covr_jax.io.files import write_json
 from covr_jax.io.run_dir import claim
-from covr_jax.training.loop import AgentLoopState
+from covr_jax.training.loop_state import AgentLoopState
 
 pytestmark = pytest.mark.xdist_group("training")
 

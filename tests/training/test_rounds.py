@@ -11,7 +11,7 @@ import pytest
 from covr_jax import replay
 from covr_jax.config import Config
 from covr_jax.training import selection
-from covr_jax.training.rounds import FinetuneScheduler, Round, tile_frames
+from covr_jax.training.rounds import FinetuneScheduler, Round, tell_round, tile_frames
 from covr_jax.types import EnvironmentLost, StepType, TimeStep
 from covr_jax.vlm.serving.protocol import PriorError
 
@@ -133,8 +133,34 @@ def test_a_return_of_the_vlm_that_cannot_be_measured_costs_no_round(tiny_config,
     config = dataclasses.replace(tiny_config, vlm=dataclasses.replace(tiny_config.vlm, return_episodes=2))
     programs = SimpleNamespace(evaluator=SimpleNamespace(env=None, evaluate=evaluate))
     finetune_scheduler = FinetuneScheduler(config, programs, None, tmp_path)
-    record, start = finetune_scheduler.complete(Round(1, {"round": 1}, [0, 0], [26, 26]), None)
-    assert (record, start) == ({"round": 1}, [26, 26])
+    record, start = finetune_scheduler.complete(Round(1, {"round": 1}, [0, 0], [26, 26]), None, 0)
+    assert (record, start) == ({"round": 1, "tuned": False, "guidance": False}, [26, 26])
+
+
+@pytest.mark.parametrize(
+    ("finetuned", "tuned", "guides", "start"),
+    [
+        ({"finetune_loss": [0.5], "rolled_back": False}, True, True, [26, 26]),
+        ({"finetune_loss": [0.5], "rolled_back": True}, False, False, [0, 0]),  # the next round learns from it too
+        ({"finetune_loss": [], "rolled_back": False}, False, False, [26, 26]),  # all weights are zero
+        (None, False, False, [26, 26]),
+    ],
+)
+def test_only_rounds_that_tuned_the_vlm_count_toward_the_cold_start(
+    tiny_config, tmp_path, finetuned, tuned, guides, start
+):
+    """The second of two rounds that the cold start waits for."""
+    config = dataclasses.replace(
+        tiny_config, method="covr", covr=dataclasses.replace(tiny_config.covr, cold_start_rounds=2)
+    )
+    scheduler = FinetuneScheduler(config, SimpleNamespace(), None, tmp_path)
+    if finetuned is not None:
+        finetuned |= {"answers": [], "action_error_untuned": 0.3}
+    record, following = scheduler.complete(Round(2, {"round": 2, "env_steps": 9}, [0, 0], [26, 26]), finetuned, 1)
+    assert (record["tuned"], record["guidance"], following) == (tuned, guides, start)
+    told = []
+    tell_round(record, 9, SimpleNamespace(message=told.append))
+    assert ("does not count" in "".join(told)) != tuned
 
 
 def test_take_selects_rows_of_every_field():

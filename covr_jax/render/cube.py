@@ -13,7 +13,7 @@ from covr_jax.render.vector import Block, Vec
 
 def cube_levels(texels: Shaped[np.ndarray, "6 n n 3"]) -> list[Float[np.ndarray, "6 m m 3"]]:
     """Computes the mip levels in 0..255, each rounded to 8 bits as GL stores them."""
-    levels = [texels.astype(np.float64)]
+    levels: list[Any] = [texels.astype(np.float64)]
     while levels[-1].shape[1] > 1:
         levels.append(np.round(halve(halve(levels[-1], 1), 2)))
     return levels

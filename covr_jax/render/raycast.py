@@ -196,7 +196,8 @@ class Code(NamedTuple):
     """Packs a ray parameter and an item index into one int32.
 
     Positive floats order like their bits, so the low bits can carry the index, and one integer minimum finds the
-    nearest item. Costs 2^(bits-23) of relative distance.
+    nearest item. Costs 2^(bits-23) of relative distance. They carry its complement: of items at the same distance the
+    last one shows, as MuJoCo draws them in this order and OpenGL keeps the last.
     """
 
     bits: int
@@ -208,13 +209,13 @@ class Code(NamedTuple):
 
     @property
     def mask(self) -> int:
-        """The low bits, which hold the item index; all ones is no item."""
+        """The low bits, which hold the complement of the item index; also the index of no item."""
         return (1 << self.bits) - 1
 
     @property
     def none(self) -> np.int32:
         """The code of no item, greater than all others."""
-        return np.int32(0x7F000000 | self.mask)
+        return np.int32(0x7F000000)
 
     def pack(self, t: Float[Array, " ..."], ok: Bool[Array, " ..."], index: Index) -> Int[Array, " ..."]:
         """Packs hits; the nearest has the smallest code.
@@ -228,11 +229,11 @@ class Code(NamedTuple):
           The codes; `none` where there is no hit or it lies behind the origin.
         """
         bits = jax.lax.bitcast_convert_type(t, jnp.int32)
-        return jnp.where(ok & (t > 0), (bits & ~self.mask) | index, self.none)
+        return jnp.where(ok & (t > 0), (bits & ~self.mask) | (self.mask - index), self.none)
 
     def index(self, code: Index) -> Index:
         """Item index of a code, `mask` for none."""
-        return code & self.mask
+        return ~code & self.mask
 
     def distance(self, code: Int[Array, " ..."]) -> Float[Array, " ..."]:
         """Ray parameter of a code, rounded down."""

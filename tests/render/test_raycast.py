@@ -101,3 +101,12 @@ def test_culling_keeps_all_visible_items():
     centres = (np.array([0.0, 0.65, 0.75, 0.0]), np.zeros(4), np.array([5.0, 5.0, 5.0, -5.0]))
     near = may_intersect(rays, window, window, centres, np.full(4, 0.2))
     assert near.tolist() == [[True, True, False, False]]  # the edge of the view is at x = 0.5, 0.201 deep
+
+
+def test_last_of_items_at_the_same_distance_shows():
+    """As in OpenGL, which draws items in the order of the model."""
+    code = Code.of(3)
+    packed = [code.pack(jnp.float32(2.0), jnp.bool_(True), index) for index in (0, 1, 2)]
+    assert int(code.index(min(packed))) == 2
+    nearer = code.pack(jnp.float32(1.9), jnp.bool_(True), 0)
+    assert int(code.index(min([nearer, *packed]))) == 0

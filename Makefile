@@ -9,7 +9,7 @@ RUN_DIR ?= runs/demo/seed$(SEED)
 export MUJOCO_GL ?= disable
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow test-all lint docs install clean
+.PHONY: demo test test-slow test-all lint reliability docs install clean
 
 demo: install
 	$(BIN)/python experiments/train.py --preset demo --seed $(SEED) --run-dir $(RUN_DIR)
@@ -30,6 +30,11 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Breaks small runs on purpose; RUNS=200 for as many kills.
+RUNS ?= 20
+reliability: install
+	$(BIN)/python experiments/benchmark/reliability.py --kills $(RUNS) --page docs/reliability.md
 
 # Pages of docs/ and an API page per module, out of the sources: nothing is imported. A warning fails.
 docs: install

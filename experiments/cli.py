@@ -133,7 +133,8 @@ def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> N
     Args:
       main: returns an exit code; None is 0.
       *expected: errors that a user can act on; one line and ``USAGE_ERROR``. ``EnvironmentLost`` gives one line and
-        ``UNAVAILABLE``, ``Diverged`` gives one and ``DIVERGED``, ``Preempted`` one and ``PREEMPTED``.
+        ``UNAVAILABLE``, ``Diverged`` gives one and ``DIVERGED``, ``Preempted`` one and ``PREEMPTED``. What the
+        operating system refuses, such as space on a disk, is one line too.
     """
     safe_output()
     try:
@@ -147,6 +148,11 @@ def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> N
         raise SystemExit(PREEMPTED) from None
     except Diverged as error:
         fail(f"{error}; a lower --sac.learning-rate may help, in another --run-dir", DIVERGED)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        fail(f"cannot read or write{where}: {os.strerror(error.errno)}; mend that and run the same command again")
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None

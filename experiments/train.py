@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -46,9 +47,14 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Runs ``main``; what a user can act on is one line and an exit code."""
     from covr_jax.config import ConfigError
     from covr_jax.io.checkpoint import CheckpointError
     from covr_jax.vlm.serving.protocol import PriorError
 
     cli.guarded(main, ConfigError, CheckpointError, PriorError)
+
+
+if __name__ == "__main__":
+    run()

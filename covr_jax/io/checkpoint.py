@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import tempfile
 import warnings
@@ -219,11 +220,23 @@ def _plain_path(path: Path) -> Iterator[str]:
         yield str(link / absolute.name)
 
 
+@contextlib.contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """Keeps orbax's threads from logging tracebacks of errors that are raised as well."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _save_arrays(path: Path, state: Any) -> None:
     from orbax.checkpoint import v1 as ocp
 
     try:
-        with _plain_path(path) as plain:
+        with _plain_path(path) as plain, _without_tracebacks():
             ocp.save(plain, state)
     except (ValueError, RuntimeError) as error:  # what TensorStore makes of a full disk
         raise OSError(one_line(error)) from error

@@ -26,7 +26,7 @@ def configure(cache_dir: str | Path | None = None) -> None:
     """
     directory = cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_folder("xla")
     jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run starts with a hundred small programs
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

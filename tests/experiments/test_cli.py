@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -104,6 +105,17 @@ def test_a_lost_environment_ends_with_its_own_exit_code(capsys):
     assert left.value.code == 69
     line = "error: the simulator does not come back: crash; the same command goes on from the last checkpoint\n"
     assert capsys.readouterr().err == line
+
+
+def test_what_the_operating_system_refuses_is_one_line(capsys):
+    def main():
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/a/config.json")
+
+    with pytest.raises(SystemExit) as left:
+        cli.guarded(main)
+    assert left.value.code == cli.USAGE_ERROR
+    refusal = "error: cannot read or write runs/a/config.json: No space left on device; mend that and run the same"
+    assert capsys.readouterr().err == f"{refusal} command again\n"
 
 
 def test_endpoint_is_short_for_the_carla_option():

@@ -1,0 +1,253 @@
+"""Breaks small runs on purpose and counts what comes of it.
+
+``make reliability`` (a few minutes; ``RUNS=200`` for that many kills) or
+``python experiments/benchmark/reliability.py --kills 20 --page docs/reliability.md``
+
+Every trial is a process of its own, forked from one that has imported everything and woken no device. A broken run is
+started again with the same command; its rows of metrics and its result must then be those of a run that nothing
+happened to, to the last digit, but for what the clock decides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from experiments import cli
+from experiments.benchmark import damage, measure
+
+OPTIONS = shlex.split(
+    "--method sac --env.image-size 20 --env.samples 1 --env.action-repeat 40 --sac.hidden-dim 16 --sac.feature-dim 8"
+    " --sac.num-filters 4 --sac.conv-kernels 3 3 --sac.conv-strides 2 2 --sac.batch-size 4 --sac.init-steps 40"
+    " --replay.capacity 200 --run.log-every 400 --run.no-video --eval.episodes 1 --eval.every 1600"
+    " --run.checkpoint-every 400 --total-steps 4000"
+)
+CLOCK = ("wall_s", "_per_second", "time/", "compile/", "mem/", "latency_s")  # in the names of what is not compared
+GRACE_S = 10.0  # in which a run that is asked to stop must have stopped
+
+
+class Child:
+    """A forked process that runs a function; what it prints goes to a file."""
+
+    def __init__(self, work: Callable[[], Any], output: Path):
+        self.output = output
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.dup2(descriptor, 1)
+                os.dup2(descriptor, 2)
+                work()
+                code = 0
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 1
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+
+    def wait(self, seconds: float = 120.0) -> int:
+        """The exit code, or minus the signal that ended it.
+
+        Raises:
+          TimeoutError: it is still there after ``seconds``.
+        """
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.005)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        raise TimeoutError(f"a run is still there after {seconds:.0f} s; it said: {self.output.read_text()[-300:]}")
+
+
+def train(directory: Path, largest_file: int | None = None) -> Child:
+    """Starts, or goes on with, the run in a directory, as ``experiments/train.py`` does."""
+    from experiments import train as script
+
+    def work() -> None:
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+        sys.argv = ["train.py", *OPTIONS, "--run-dir", str(directory)]
+        script.run()
+
+    return Child(work, directory.with_suffix(".txt"))
+
+
+def numbers(directory: Path) -> Any:
+    """What a run came to, without what the clock decides."""
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    rows = [{k: v for k, v in row.items() if not any(part in k for part in CLOCK)} for row in rows]
+    result = json.loads((directory / "result.json").read_text())
+    return rows, {name: result[name] for name in ("final_return", "random_return", "env_steps")}
+
+
+class Trials:
+    """Breaks runs in folders under ``root``; ``expected`` is what an undisturbed run comes to."""
+
+    def __init__(self, root: Path, seed: int):
+        import covr_jax.report
+        import covr_jax.training.run  # noqa: F401
+        import experiments.console  # noqa: F401 what a run imports, once for all
+
+        self.root, self.random = root, random.Random(seed)
+        for name in ("compiled", "whole"):  # the first run fills the compile cache
+            started = time.monotonic()
+            code = train(root / name).wait()
+            self.seconds = time.monotonic() - started
+            assert code == 0, (root / f"{name}.txt").read_text()
+        self.expected = numbers(root / "whole")
+
+    def finish(self, directory: Path) -> str:
+        """Goes on with a broken run; says what came of it."""
+        if train(directory).wait() != 0:
+            return "not resumed"
+        same = numbers(directory) == self.expected
+        shutil.rmtree(directory)
+        return "same" if same else "different"
+
+    def kill(self, number: int) -> str:
+        """SIGKILL at a random moment."""
+        directory = self.root / f"kill{number}"
+        child = train(directory)
+        time.sleep(self.random.uniform(0.0, self.seconds))
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        return self.finish(directory)
+
+    def stop(self, number: int) -> str:
+        """SIGTERM, SIGUSR1, SIGINT or SIGHUP at a random moment after the run has begun."""
+        directory, sent = self.root / f"stop{number}", (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+        child = train(directory)
+        while not (directory / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        time.sleep(self.random.uniform(0.0, 0.5 * self.seconds))
+        os.kill(child.pid, sent[number % len(sent)])
+        asked = time.monotonic()
+        code = child.wait()
+        if time.monotonic() - asked > GRACE_S:
+            return "too late"
+        return self.finish(directory) if code in (cli.PREEMPTED, 0) else f"code {code}"
+
+    def full_disk(self, number: int) -> str:
+        """Files cannot grow beyond a random size; then they can."""
+        directory = self.root / f"full{number}"
+        code = train(directory, largest_file=int(10 ** self.random.uniform(2.0, 5.5))).wait()
+        said = directory.with_suffix(".txt").read_text()
+        if code not in (0, cli.USAGE_ERROR) or "Traceback" in said:
+            return f"code {code}: {said[-200:]}"
+        return self.finish(directory)
+
+    def contest(self, number: int) -> str:
+        """Two processes want one directory at once."""
+        directory = self.root / f"contest{number}"
+        one, two = train(directory), train(directory)
+        codes = sorted((one.wait(), two.wait()))
+        same = numbers(directory) == self.expected
+        shutil.rmtree(directory)
+        return "same" if codes == [0, cli.USAGE_ERROR] and same else f"codes {codes}"
+
+
+def repeat(name: str, wanted: str, trial: Callable[[int], str], count: int) -> dict[str, Any]:
+    """A row: how often a trial came to what."""
+    started, found = time.monotonic(), Counter[str]()
+    for number in range(count):
+        try:
+            found[trial(number)] += 1
+        except (TimeoutError, OSError) as error:
+            found[str(error)] += 1
+    return damage.row_of(name, count, wanted, found, time.monotonic() - started)
+
+
+def in_child(work: Callable[[], list[dict[str, Any]]], folder: Path) -> list[dict[str, Any]]:
+    """Rows that a function computes in a process of its own, since it wakes the device."""
+    answer = folder / "answer.json"
+    child = Child(lambda: answer.write_text(json.dumps(work())), folder / "answer.txt")
+    if child.wait(1800.0) != 0:
+        raise RuntimeError(f"a check failed: {child.output.read_text()[-1000:]}")
+    return json.loads(answer.read_text())
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The table as a page of the documentation."""
+    names = [name for name in rows[0] if name not in ("held", "s")]
+    lines = [[str(row[name]) for name in names] for row in rows]
+    facts = measure.identity()
+    hardware = f"{facts['hardware']['cpu']}, {facts['hardware']['cores']} cores"
+    table = "\n".join("| " + " | ".join(line) + " |" for line in [names, ["---"] * len(names), *lines])
+    return PAGE.format(table=table, date=time.strftime("%Y-%m-%d"), commit=facts["commit"], hardware=hardware)
+
+
+PAGE = """# Reliability
+
+Small runs that were broken on purpose, and what came of them: `make reliability` ({date}, commit {commit}, {hardware}).
+
+{table}
+
+*same*: the same command went on from the last checkpoint, and all rows of metrics and the result were those of an
+undisturbed run to the last digit. *fell back*: the damage was noticed, and the checkpoint before was used. *refused*:
+one line said what is damaged. *harmless*: every array and number was as it had been written. A signal must have ended
+the run within 10 s with exit code 75; of two processes that want one directory one is told in a line that it is in
+use. Non-finite numbers are put into environments; the replay must hold none, and every broken episode is counted.
+
+Exit codes: 0 done, 2 unusable options or files, 3 diverged, 69 a simulator is gone, 75 stopped by a signal with a
+checkpoint (run the same command again), 130 a second Ctrl-C.
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="reliability.py", description=__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="kills; signals, full disks and contests are a quarter")
+    parser.add_argument("--flips", type=int, default=300, help="flipped bits; a third as many truncations")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="JSON file for the table")
+    parser.add_argument("--page", type=Path, help="Markdown page for the table")
+    arguments = parser.parse_args()
+    cli.import_quietly()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="covr_jax_") as folder:
+        root, few = Path(folder), max(arguments.kills // 4, 1)
+        trials = Trials(root, arguments.seed)
+        for name, trial, count in (
+            ("SIGKILL at a random moment", trials.kill, arguments.kills),
+            ("SIGTERM, SIGUSR1, SIGINT, SIGHUP", trials.stop, few),
+            ("full disk", trials.full_disk, few),
+            ("two processes at once", trials.contest, few),
+        ):
+            rows.append(repeat(name, "same", trial, count))
+            print(measure.table(rows[-1:]), flush=True)
+        for work in (
+            lambda: damage.checkpoints(root / "whole", arguments.flips, arguments.seed),
+            lambda: damage.environments(1000, arguments.seed),
+        ):
+            rows += in_child(work, root)
+    if arguments.output:
+        measure.write(arguments.output, rows)
+    if arguments.page:
+        arguments.page.write_text(page(rows))
+    print("\n" + measure.table(rows))
+    return 0 if all(row["held"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    cli.guarded(main, RuntimeError)

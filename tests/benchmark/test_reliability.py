@@ -1,0 +1,56 @@
+"""The reliability benchmark's own parts; the trials themselves are whole runs, see docs/reliability.md."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from experiments.benchmark import damage, reliability
+from experiments.benchmark.reliability import numbers
+
+CHILDREN = """
+import signal, time
+from pathlib import Path
+from experiments import cli
+from experiments.benchmark.reliability import Child
+
+def lost():
+    raise KeyError("lost")
+
+kill = lambda: signal.raise_signal(signal.SIGKILL)
+for number, work in enumerate((lambda: print("done"), lambda: cli.fail("no"), lost, kill)):
+    print(Child(work, Path(str(number))).wait(), Path(str(number)).read_text().strip().splitlines()[-1:])
+try:
+    Child(lambda: time.sleep(60), Path("late")).wait(0.05)
+except TimeoutError as error:
+    print(error)
+"""
+
+
+def test_children_end_with_their_own_codes(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", CHILDREN]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert lines[:4] == ["0 ['done']", "2 ['error: no']", "1 [\"KeyError: 'lost'\"]", "-9 []"]
+    assert lines[4].startswith("a run is still there after 0 s")
+
+
+def test_a_row_holds_only_with_what_was_wanted():
+    row = damage.row_of("flips", 3, "fell back or refused", Counter({"fell back": 2, "refused": 1}), 1.4)
+    assert row["held"] and row["found"] == "2 fell back, 1 refused" and row["s"] == 1
+    assert not damage.row_of("flips", 3, "fell back", Counter({"fell back": 2, "SILENT": 1}), 1.0)["held"]
+    assert "| flips | 3 | fell back or refused | 2 fell back, 1 refused |" in reliability.page([row])
+
+
+def test_numbers_leave_out_what_the_clock_decides(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"env_steps": 8, "wall_s": 1.5, "losses/critic": 0.25}\n')
+    (tmp_path / "result.json").write_text('{"final_return": 1.0, "random_return": 2.0, "env_steps": 8, "seconds": 3}')
+    rows, result = numbers(tmp_path)
+    assert rows == [{"env_steps": 8, "losses/critic": 0.25}]
+    assert result == {"final_return": 1.0, "random_return": 2.0, "env_steps": 8}

@@ -32,7 +32,7 @@ lint: install
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Breaks small runs on purpose; RUNS=200 for as many kills.
-RUNS ?= 20
+RUNS ?= 8
 reliability: install
 	$(BIN)/python experiments/benchmark/reliability.py --kills $(RUNS) --page docs/reliability.md
 

@@ -106,17 +106,20 @@ def environments(count: int, seed: int) -> list[dict[str, Any]]:
     )
     programs = Programs(resolve(cli.parse_config(options.split(), "reliability.py", "")))
     state, put = programs.init(), 0
+    env: Any = None
     while put < count:
         state = programs.chunk(state, learn=False).state
-        lanes = np.nonzero(np.asarray(state.env.step_type) != StepType.LAST)[0]
+        env = state.env
+        lanes = np.nonzero(np.asarray(env.step_type) != StepType.LAST)[0]
         lanes = generator.permutation(lanes)[: min(10, count - put)]
         field = "qpos" if generator.random() < 0.5 else "qvel"
         value = generator.choice([np.nan, np.inf, -np.inf, 1e30])
-        poisoned = getattr(state.env, field).at[lanes, 0].set(value)
-        state, put = state.replace(env=state.env.replace(**{field: poisoned})), put + len(lanes)
+        poisoned = getattr(env, field).at[lanes, 0].set(value)
+        state, put = state.replace(env=env.replace(**{field: poisoned})), put + len(lanes)
     for _ in range(2):
         state = programs.chunk(state, learn=False).state
-    stored = (state.replay.reward, state.replay.action, state.replay.discount, state.env.qpos, state.env.qvel)
+    env = state.env
+    stored = (state.replay.reward, state.replay.action, state.replay.discount, env.qpos, env.qvel)
     clean = all(bool(jnp.isfinite(jax.device_get(x)).all()) for x in stored)
     cut = int(programs.pieces.count_cut(state.replay, 0))
     found["kept out and counted"] = cut if clean else 0

@@ -42,8 +42,8 @@ def built(task: str, lanes: int, samples: int) -> tuple[Any, Any, Any, Any]:
     env = envs.make(task, lanes, image_size=SIZE, samples=samples)
     compiled = JitStepper(env)
     action = jnp.zeros((lanes, env.action_dim))
-    state, timestep = compiled.reset(jax.random.key(0))
-    state, _, _ = jax.block_until_ready(compiled.step(state, timestep, action))
+    state, _ = compiled.reset(jax.random.key(0))
+    state, _ = jax.block_until_ready(compiled.step(state, action))
     return env, compiled, state, action
 
 

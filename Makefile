@@ -29,7 +29,7 @@ test-all: test test-slow
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --threads 2 --pythonpath $(BIN)/python
 
 # Breaks small runs on purpose; RUNS=200 for as many kills.
 RUNS ?= 8

@@ -23,6 +23,7 @@ from covr_jax.io.run_dir import Result
 from covr_jax.training.evaluation import FINAL_EVALUATION, Policy
 from covr_jax.training.loop_state import LoopState
 from covr_jax.training.programs import Programs
+from covr_jax.training.surroundings import changes, surroundings
 from covr_jax.types import Diverged, EnvironmentLost, Preempted
 
 
@@ -47,6 +48,7 @@ class Trainer:
         self.checkpointer = Checkpointer(run_dir)
         self.checkpointer.clean()  # before anything is restored: a checkpoint may lack only its name
         self.damaged_checkpoints = 0  # passed over when this process started
+        self._moved: list[str] = []  # what of the surroundings differs from those of the checkpoint
         self._started = time.monotonic()
 
     # ------------------------------------------------------------------ hooks
@@ -117,6 +119,8 @@ class Trainer:
         self.logger = MetricsLogger(self.run_dir, *at)
         if self.damaged_checkpoints:
             self.log({"checkpoint/damaged": self.damaged_checkpoints})
+        if self._moved:
+            self.log({"checkpoint/changed_surroundings": len(self._moved)})
 
     # ---------------------------------------------------------------- the run
 
@@ -202,7 +206,7 @@ class Trainer:
             self.loop.vlm_counters = dict(self.vlm.counters)
         self.logger.flush()
         self.loop.metrics_bytes = self.logger.size
-        host = asdict(self.loop) | {"seconds": self.seconds}
+        host = asdict(self.loop) | {"seconds": self.seconds, "surroundings": surroundings()}
         self.checkpointer.save(self.env_steps, self.state, host, self.adapter_writer())
 
     def restore(self, like: Callable[[], Any], loop_type: type[LoopState]) -> Path:
@@ -216,6 +220,9 @@ class Trainer:
           CheckpointError: it cannot be read.
         """
         self.state, values, directory = self.checkpointer.restore(like, tell=self._tell_damage)
+        if moved := changes(values.pop("surroundings", {}), surroundings()):
+            self._moved = moved
+            self.reporter.message(f"going on elsewhere ({', '.join(moved)}): the last digits may differ from now on")
         self.loop = loop_type.from_dict(values)
         return directory
 

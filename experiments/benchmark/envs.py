@@ -61,7 +61,7 @@ def ours(compiled: Any, state: Any, action: Any, repeat: int) -> dict[str, float
 
     def both() -> None:
         # A compiled environment does not read the time step before.
-        held[0], _, _ = jax.block_until_ready(compiled.step(held[0], None, action))
+        held[0], _ = jax.block_until_ready(compiled.step(held[0], action))
 
     steps = float(lanes * repeat)
     return {

@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from covr_jax.agents import Method, make_learner
 from covr_jax.agents.methods.sac import no_augmentation
@@ -15,6 +16,7 @@ from covr_jax.types import Batch, Prior
 from tests.support.compositions import SIZE, make_batch
 
 
+@pytest.mark.slow
 def test_a_bandit_is_solved():
     """One image, reward 1 - (a - 0.3)^2, every step a termination: the mean action must be 0.3 and Q the reward."""
     config = SACConfig(

@@ -41,7 +41,7 @@ def world(camera=""):
             marks=pytest.mark.slow,
         ),
         pytest.param(FreeCamera(azimuth=-120.0, elevation=35.0), "", (84, 84), marks=pytest.mark.slow),  # from below
-        ("lens", LENS, (84, 100)),
+        pytest.param("lens", LENS, (84, 100), marks=pytest.mark.slow),
     ],
     ids=["default", "free", "below", "lens"],
 )

@@ -139,6 +139,7 @@ def test_inside_a_larger_program(case):
     agree(case.name, program(case.batch), np.stack(rolled))
 
 
+@pytest.mark.slow
 def test_mujoco_data_give_the_same_image(case):
     _, states, _ = contract_case()
     agree(case.name, case.renderer(states[1]), case.images[1])

@@ -50,6 +50,7 @@ def test_an_appearance_depends_on_its_key_only(scene, name):
     assert np.abs(one - other).mean() > 1 and np.abs(one - plain).mean() > 1
 
 
+@pytest.mark.slow
 def test_background_easy_leaves_the_items_unchanged(scene):
     plain, image = drawn(scene, "none")[0], drawn(scene, "background_easy")[0]
     np.testing.assert_array_equal((plain != image).any(-1) & (scene[2] >= 0), False)
@@ -73,6 +74,7 @@ def test_only_waves_move(scene):
             assert moved[expected].mean() > 0.8 and not moved[~expected].any()
 
 
+@pytest.mark.slow
 def test_items_of_equal_colour_keep_equal_colours(scene):
     _, appearance = drawn(scene, "color_hard")
     floor, red, blue, small = np.asarray(appearance.colours)

@@ -141,6 +141,7 @@ def test_an_evaluation_between_chunks_leaves_a_seam_that_nothing_joins(config, s
     assert samples.returns[whole.index((0, 0))] == 28 and samples.returns[whole.index((11, 1))] == 351
 
 
+@pytest.mark.slow
 def test_a_fault_leaves_a_seam_too(config, start):
     programs, opened = start(faults=(3, 4, 12))
     state = programs.chunk(programs.init(), learn=False).state

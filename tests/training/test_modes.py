@@ -32,6 +32,7 @@ def test_an_asynchronous_run_is_repeated_from_its_recording(run, tiny_config, fo
     assert read_metrics(folder / "replayed/metrics.jsonl")[-1]["env_steps"] >= 12_000
 
 
+@pytest.mark.slow
 def test_a_vlm_that_never_answers_leaves_the_base_method(run, tiny_config, folder, rad, monkeypatch):
     monkeypatch.setattr(FakeVLM, "query", broken)
     config = with_vlm(tiny_config, mode="async", deadline_s=300.0, restarts=2)

@@ -13,12 +13,14 @@ import pytest
 from covr_jax.config import ConfigError
 from covr_jax.io.checkpoint import Checkpointer, CheckpointError
 from covr_jax.io.metrics import read_metrics
-from covr_jax.training import loop, restore
+from covr_jax.training import loop, restore, trainer
 from covr_jax.training.resolve import resolve
 from covr_jax.training.restore import load_run
 from covr_jax.training.rounds import FinetuneScheduler
 from covr_jax.training.selection import DataSelector
+from covr_jax.training.surroundings import changes
 from covr_jax.vlm.serving.fake import FakeVLM
+from tests.support.reporters import Quiet
 from tests.support.trees import assert_trees_equal, host_copy
 from tests.support.watched_runs import TIMING, Stop
 
@@ -69,6 +71,21 @@ def test_a_checkpoint_that_lacks_only_its_name_is_used(run, tiny_config, folder,
         shutil.rmtree(path)
     newest.rename(newest.with_suffix(".old"))
     assert_trees_equal(run(tiny_config, directory).began, host_copy(covr.ended))
+
+
+def test_a_run_that_goes_on_elsewhere_says_what_differs(run, tiny_config, folder, covr, monkeypatch):
+    directory, here = folder / "elsewhere", trainer.surroundings()
+    shutil.copytree(folder / "covr", directory)
+    (directory / "result.json").unlink()
+    monkeypatch.setattr(trainer, "surroundings", lambda: here | {"processors": 99, "x64": not here["x64"]})
+    told = Quiet()
+    run(tiny_config, directory, reporter=told)
+    (line,) = (text for text in told.messages if "elsewhere" in text)
+    differs = f"processors {here['processors']} -> 99, x64 {here['x64']} -> {not here['x64']}"
+    assert line == f"going on elsewhere ({differs}): the last digits may differ from now on"
+    rows = read_metrics(directory / "metrics.jsonl")
+    assert [row["checkpoint/changed_surroundings"] for row in rows if "checkpoint/changed_surroundings" in row] == [2]
+    assert changes({"old": 1, "jax": "1"}, {"jax": "1", "new": 2}) == []
 
 
 STAGES = {

@@ -84,6 +84,7 @@ class Scripted:
         return np.full(self.envs, self.count + 1, np.float32)
 
 
+@pytest.mark.slow
 def test_a_rollout_is_what_the_environments_did(tiny_config, shared):
     """Rewards belong to the action before them, ends to the step that followed; ignored actions are not learnt from."""
     programs = shared(tiny_config)

@@ -170,6 +170,7 @@ def test_checkpointing_changes_no_number_and_does_recompute(setup):
     assert max(float((one[n] - two[n]).abs().max()) for n in start) < 1e-3 * moved
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_keep_a_float32_adapter_and_learn(backbone, frames):
     half = backbone._replace(model=backbone.model.to(torch.bfloat16))
     setup = Finetuning(half, frames)

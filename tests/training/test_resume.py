@@ -80,7 +80,7 @@ def test_a_run_that_goes_on_elsewhere_says_what_differs(run, tiny_config, folder
     monkeypatch.setattr(trainer, "surroundings", lambda: here | {"processors": 99, "x64": not here["x64"]})
     told = Quiet()
     run(tiny_config, directory, reporter=told)
-    (line,) = (text for text in told.messages if "elsewhere" in text)
+    (line,) = (text for text in told.messages if text.startswith("going on"))
     differs = f"processors {here['processors']} -> 99, x64 {here['x64']} -> {not here['x64']}"
     assert line == f"going on elsewhere ({differs}): the last digits may differ from now on"
     rows = read_metrics(directory / "metrics.jsonl")

@@ -32,7 +32,7 @@ lint: install
 	$(BIN)/pyright --threads 2 --pythonpath $(BIN)/python
 
 # Breaks small runs on purpose; RUNS=200 for as many kills.
-RUNS ?= 8
+RUNS ?= 4
 reliability: install
 	$(BIN)/python experiments/benchmark/reliability.py --kills $(RUNS) --page docs/reliability.md
 

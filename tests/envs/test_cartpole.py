@@ -171,7 +171,7 @@ def episode():
         # The step after LAST gets an action that must not matter.
         push = 0.3 if step // 10 % 2 else -0.3  # alternating, so that a step shows even in a small image
         action = np.array([[1e6], [-1e6]] if step == 125 else [[push], [-push]], np.float32)
-        state, timestep, _ = compiled.step(state, timestep, action)
+        state, timestep = compiled.step(state, action)
     return rows, env
 
 

@@ -36,9 +36,10 @@ def main() -> int:
 
     directory = Path(run_dir or f"runs/{config.task}/{config.method}/seed{config.seed}")
     command = shlex.join(["python", *sys.argv])
-    with stop_on_signals() as stop, ConsoleReporter(config.total_steps, stop) as reporter:
-        result = train(config, directory, reporter, command, stop)
-    report = write_report(directory)
+    with stop_on_signals() as stop:  # also while the report is written: the run is over then, and ends with code 0
+        with ConsoleReporter(config.total_steps, stop) as reporter:
+            result = train(config, directory, reporter, command, stop)
+        report = write_report(directory)
     print(
         f"final return {result.final_return:.1f} ± {result.final_return_std:.1f}"
         f" (random policy {result.random_return:.1f}) after {result.env_steps:,} env steps, {result.seconds:.0f} s"

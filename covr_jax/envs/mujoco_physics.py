@@ -61,7 +61,7 @@ class MuJoCoPhysics(Physics):
     def __init__(self, task: Task):
         super().__init__(task)
         if wraps_around_geoms(self.mj_model):
-            raise ValueError(f"a tendon of {task.name} passes a geom or a pulley: its path needs --env.physics mjx")
+            raise ValueError(f"a tendon of {task.name} passes a geom or a pulley, which needs physics mjx")
         # A state that is not finite stays so, as in MJX; by default C MuJoCo would silently start from qpos0.
         self._simulated = copy.copy(self.mj_model)
         self._simulated.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)

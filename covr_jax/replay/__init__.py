@@ -3,13 +3,11 @@
 from covr_jax.replay.buffer import (
     Window,
     add,
-    capacity_in_slots,
     count_cut,
     cut,
     frames,
     init,
     last_action,
-    nbytes,
     observations,
     previous_actions,
     sample,
@@ -17,7 +15,7 @@ from covr_jax.replay.buffer import (
     size,
     window,
 )
-from covr_jax.replay.state import ReplayState
+from covr_jax.replay.state import ReplayState, capacity_in_slots, nbytes
 
 __all__ = [
     "ReplayState",

@@ -34,17 +34,6 @@ class Window(NamedTuple):
     action: np.ndarray  # f32[N,E,A]
 
 
-def capacity_in_slots(transitions: int, num_envs: int, frame_stack: int) -> int:
-    """Returns T, slots per environment, for at least ``transitions`` transitions over all environments."""
-    return max(-(-transitions // num_envs), 1) + frame_stack + 1
-
-
-def nbytes(slots: int, num_envs: int, image_size: int, action_dim: int, answer_dim: int | None = None) -> int:
-    """Returns the predicted size of the ring in bytes; ``answer_dim`` as in ``init``."""
-    answer_dim = action_dim if answer_dim is None else answer_dim
-    return slots * num_envs * (3 * image_size**2 + 4 * (action_dim + answer_dim) + 14)
-
-
 def init(
     slots: int,
     num_envs: int,
@@ -121,8 +110,7 @@ def count_cut(state: ReplayState, start: Int[Array, ""] | int) -> Int[Array, ""]
     """How many episodes were broken off at the times from ``start`` on, but for the newest slot, as far as stored."""
     slots = state.reward.shape[0]
     age = (state.count - 1 - jnp.arange(slots)) % slots
-    time = state.count - 1 - age
-    window = (time >= start) & (age > 0)
+    window = (state.count - 1 - age >= start) & (age > 0)
     return jnp.sum(window[:, None] & (state.step_type == StepType.CUT), dtype=jnp.int32)
 
 

@@ -1,4 +1,4 @@
-"""State of the replay. T slots, E envs, H W image, A action, N numbers of a VLM's answer."""
+"""State of the replay and its size. T slots, E envs, H W image, A action, N numbers of a VLM's answer."""
 
 from __future__ import annotations
 
@@ -20,3 +20,14 @@ class ReplayState(flax.struct.PyTreeNode):
     priority: Float[Array, "T E"]  # of the transition that starts here; read by some samplers
     top_priority: Float[Array, ""]  # of a new slot
     count: Int[Array, ""]
+
+
+def capacity_in_slots(transitions: int, num_envs: int, frame_stack: int) -> int:
+    """Returns T, slots per environment, for at least ``transitions`` transitions over all environments."""
+    return max(-(-transitions // num_envs), 1) + frame_stack + 1
+
+
+def nbytes(slots: int, num_envs: int, image_size: int, action_dim: int, answer_dim: int | None = None) -> int:
+    """Returns the predicted size of the ring in bytes; ``answer_dim`` as in ``buffer.init``."""
+    answer_dim = action_dim if answer_dim is None else answer_dim
+    return slots * num_envs * (3 * image_size**2 + 4 * (action_dim + answer_dim) + 14)

@@ -45,6 +45,7 @@ class AgentTrainer(Trainer):
         covr = config.covr
         self.rounds = schedule.round_steps(covr.psi_0, config.total_steps, covr.schedule) if has_rounds else []
         resumed = self._init_state()
+        self._slots = int(self.state.replay.count)
         self._read_counts()
         self.queries = self._make_queries() if self.vlm else None
         self.open_log(resumed=resumed)
@@ -85,8 +86,7 @@ class AgentTrainer(Trainer):
     def _read_counts(self) -> None:
         """Reads the device's counters, once per chunk."""
         progress, learner, store = self.state.progress, self.state.learner, self.state.replay
-        since = getattr(self, "_slots", int(store.count)) - 1
-        cut = self.programs.pieces.count_cut(store, since)
+        cut = self.programs.pieces.count_cut(store, self._slots - 1)  # the newest slot may still be cut
         counts = jax.device_get((progress.transitions, progress.vec_steps, learner.updates, store.count, cut))
         self._agent_steps, self._vec_steps, self._updates, self._slots, broken = map(int, counts)
         if broken and not self.loop.broken_episodes and not self.programs.parts.hosted:

@@ -102,6 +102,7 @@ def compare_model(path: Path, size: int, count: int) -> tuple[dict[str, Any], np
     from covr_jax.render import HostRenderer, Renderer
 
     row: dict[str, Any] = {"model": "/".join(path.parts[-2:]), "size": size}
+    row |= {"mean_db": None, "min_db": None, "not_drawn": ""}
     try:
         model = mujoco.MjModel.from_xml_path(str(path))
         buffer = model.vis.global_

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from operator import itemgetter
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
 from covr_jax import envs
 from covr_jax.envs import get_task
 from covr_jax.envs.mujoco_physics import MuJoCoPhysics
+from covr_jax.envs.task import Task
 from covr_jax.envs.vec_env import make_physics
 from tests.support.trees import assert_trees_equal
 
@@ -142,3 +145,21 @@ def test_both_engines_have_the_same_state():
         assert jax.tree.structure(after) == jax.tree.structure(state)
         shapes.append([(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((state, after, reward))])
     assert shapes[0] == shapes[1]
+
+
+class Roped(Task):
+    """A task whose tendon runs around a drum."""
+
+    def load_model(self):
+        return mujoco.MjModel.from_xml_string("""<mujoco><worldbody><site name="a" pos="-1 0 0"/>
+          <geom name="drum" type="sphere" size=".1"/><body><joint name="slide" type="slide"/><geom size=".1"/>
+          <site name="b" pos="1 0 0"/></body></worldbody><tendon><spatial><site site="a"/><geom geom="drum"/>
+          <site site="b"/></spatial></tendon><actuator><motor joint="slide" ctrlrange="-1 1"/></actuator></mujoco>""")
+
+
+def test_tendons_around_geoms_need_mjx():
+    """C MuJoCo returns no paths of tendons, and the renderer would draw them where they are not."""
+    task = get_task("pendulum_swingup")
+    roped = Roped(**{f.name: getattr(task, f.name) for f in dataclasses.fields(task)})
+    with pytest.raises(ValueError, match="a tendon of pendulum_swingup passes a geom or a pulley, which needs physics"):
+        MuJoCoPhysics(roped)

@@ -154,9 +154,9 @@ class Trials:
         directory = self.root / f"full{number}"
         code = train(directory, largest_file=int(10 ** self.random.uniform(2.0, 5.5))).wait()
         said = directory.with_suffix(".txt").read_text()
-        if code not in (0, cli.USAGE_ERROR) or "Traceback" in said:
-            return f"code {code}: {said[-200:]}"
-        return self.finish(directory)
+        if code not in (0, cli.USAGE_ERROR):
+            return f"code {code}: {' '.join(said[-200:].split())}"
+        return self.finish(directory) + (" but with tracebacks before the line" if "Traceback" in said else "")
 
     def contest(self, number: int) -> str:
         """Two processes want one directory at once."""

@@ -208,7 +208,9 @@ Small runs that were broken on purpose, and what came of them: `make reliability
 undisturbed run to the last digit. *fell back*: the damage was noticed, and the checkpoint before was used. *refused*:
 one line said what is damaged. *harmless*: every array and number was as it had been written. A signal must have ended
 the run within 10 s with exit code 75; of two processes that want one directory one is told in a line that it is in
-use. Non-finite numbers are put into environments; the replay must hold none, and every broken episode is counted.
+use. Where a disk is full while arrays are written, threads of TensorStore print tracebacks before the one line; exit
+code and what is on the disk are not affected. Non-finite numbers are put into environments; the replay must hold none,
+and every broken episode is counted.
 
 Exit codes: 0 done, 2 unusable options or files, 3 diverged, 69 a simulator is gone, 75 stopped by a signal with a
 checkpoint (run the same command again), 130 a second Ctrl-C.

@@ -6,14 +6,16 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import NoReturn
 
 import tyro
 
 from covr_jax import presets
-from covr_jax.config import CarlaConfig, Config, ConfigError
+from covr_jax.config import CarlaConfig, Config, ConfigError, value_or
+from covr_jax.config.validate import validate
 from covr_jax.runtime.errors import one_line
 from covr_jax.types import Diverged, EnvironmentLost, Preempted
 
@@ -51,27 +53,60 @@ def check_device() -> None:
 
 
 def split_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
-    """Returns the value of ``--name value`` or ``--name=value`` (None without it) and the other arguments."""
-    rest, value, expected = [], None, False
-    for argument in arguments:
-        if expected:
-            value, expected = argument, False
-        elif argument == f"--{name}":
-            expected = True
+    """Returns the value of ``--name value`` or ``--name=value`` (None without it) and the other arguments.
+
+    An option without a value, or that is given twice, ends the process with one line and ``USAGE_ERROR``.
+    """
+    rest, values, left = [], [], iter(arguments)
+    for argument in left:
+        if argument == f"--{name}":
+            values.append(next(left, ""))
         elif argument.startswith(f"--{name}="):
-            value = argument.split("=", 1)[1]
+            values.append(argument.split("=", 1)[1])
         else:
             rest.append(argument)
-    if expected:
+    if any(not value.strip() or value.startswith("--") for value in values):
         fail(f"--{name} needs a value")
-    return value, rest
+    if len(values) > 1:
+        fail(f"--{name} is given {len(values)} times: {', '.join(values)}")
+    return (values[0] if values else None), rest
+
+
+def option_name(argument: str) -> str:
+    """Returns the option that an argument names: ``--run.video`` for ``--run.no_video`` and for ``--run.video=1``."""
+    return argument.split("=", 1)[0].replace("_", "-").replace(".no-", ".")
+
+
+def without(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Returns the arguments but for some options and their values.
+
+    Args:
+      arguments: options, each followed by its values.
+      names: as ``option_name`` returns them.
+    """
+    dropped, kept, dropping = set(names), [], False
+    for argument in arguments:
+        if argument.startswith("--"):
+            dropping = option_name(argument) in dropped
+        if not dropping:
+            kept.append(argument)
+    return kept
+
+
+def refuse_repeated(arguments: Sequence[str]) -> None:
+    """Ends the process with one line where an option is given twice; the parser would take the last one."""
+    counts = Counter(option_name(argument) for argument in arguments if argument.startswith("--"))
+    for name, count in counts.items():
+        if count > 1:
+            fail(f"{name} is given {count} times")
 
 
 def parse_config(arguments: Sequence[str], prog: str, description: str) -> Config:
     """Returns the preset of ``--preset P --method M --base B --task T`` with every ``--group.option value`` applied.
 
     The preset reads ``--carla.profile`` too. ``--vlm X`` is short for ``--vlm.name X``, ``--endpoint X`` for
-    ``--carla.endpoint X``. Arguments that cannot be parsed end the process with one line and ``USAGE_ERROR``.
+    ``--carla.endpoint X``. Arguments that cannot be parsed, and values out of range, end the process with one line and
+    ``USAGE_ERROR``.
 
     Args:
       arguments: without the program's name.
@@ -81,14 +116,19 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
     preset, rest = split_option(arguments, "preset")
     for short, full in (("vlm", "vlm.name"), ("endpoint", "carla.endpoint")):
         value, rest = split_option(rest, short)
-        rest += [f"--{full}", value] if value is not None else []
+        rest += [f"--{full}={value}"] if value is not None else []
     method, rest = split_option(rest, "method")
     base, rest = split_option(rest, "base")
     task, rest = split_option(rest, "task")
     profile, _ = split_option(rest, "carla.profile")
+    refuse_repeated(rest)
     try:
         default = presets.make(
-            preset or "paper", method or "covr", base or "rad", task or Config.task, profile or CarlaConfig.profile
+            value_or(preset, "paper"),
+            value_or(method, "covr"),
+            value_or(base, "rad"),
+            value_or(task, Config.task),
+            value_or(profile, CarlaConfig.profile),
         )
     except ConfigError as error:
         fail(error)
@@ -100,9 +140,13 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
-            return tyro.cli(Config, prog=prog, description=description, default=default, args=rest)
+            config = tyro.cli(Config, prog=prog, description=description, default=default, args=rest)
+        validate(config)
     except SystemExit:
         fail(_message(output.getvalue()) + f"; see {prog} --help")
+    except ConfigError as error:
+        fail(error)
+    return config
 
 
 def _message(box: str) -> str:

@@ -1,30 +1,45 @@
-"""Evaluate a trained policy: ``python experiments/evaluate.py runs/a --episodes 10``. No VLM is loaded."""
+"""Evaluates a trained policy, in its own task or in another one.
+
+    python experiments/evaluate.py runs/cartpole_swingup/covr/seed1 --episodes 10
+    python experiments/evaluate.py runs/carla_highway/covr/seed1 --task carla_ghost_pedestrian
+
+No VLM is loaded. In another task the policy has images of the size it was trained with, at its own action repeat.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from covr_jax.config import Distractors
+from covr_jax.config import ConfigError, Distractors
+from covr_jax.io.checkpoint import BEST
+from covr_jax.io.files import to_json
 from covr_jax.report import shown_method
-from covr_jax.training.restore import load_run
+from covr_jax.report.data import read_config
 from experiments import cli
 
 
-def main() -> int:
-    """Evaluates, and prints one line or one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def _checkpoint(text: str) -> int | str:
+    return text if text == BEST else int(text)
+
+
+def parse() -> argparse.Namespace:
+    """Parses the command line; what cannot be parsed ends the process, before JAX is imported."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path, help="directory that train.py wrote")
+    parser.add_argument("--task", default=None, help="evaluate in this task; default: that of the run")
     parser.add_argument("--episodes", type=int, default=10, help="episodes, each from its own start state")
     parser.add_argument("--number", type=int, default=0, help="which set of start states")
-    parser.add_argument("--checkpoint", type=int, default=None, help="env steps of the checkpoint; default: the newest")
+    shown = "env steps of a checkpoint, or best: that of the best evaluation; default: the newest"
+    parser.add_argument("--checkpoint", type=_checkpoint, default=None, help=shown)
     names = get_args(Distractors)
     parser.add_argument("--distractors", default=None, choices=names, help="visual changes; default: those of the run")
     parser.add_argument("--video", type=Path, default=None, help="also record one episode to this mp4")
@@ -33,59 +48,121 @@ def main() -> int:
     others.add_argument("--constant", type=float, nargs="+", default=None, metavar="A", help="always this action")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a line")
     arguments = parser.parse_args()
+    if arguments.number < 0:
+        cli.fail(f"--number must be 0 or more, got {arguments.number}")
+    if not all(map(math.isfinite, arguments.constant or ())):
+        cli.fail(f"--constant must be finite numbers, got {' '.join(map(str, arguments.constant))}")
+    return arguments
 
-    from covr_jax import runtime
 
-    cli.import_quietly()
-    runtime.configure()
+def measure(
+    run_dir: Path,
+    episodes: int,
+    number: int = 0,
+    *,
+    task: str | None = None,
+    checkpoint: int | Literal["best"] | None = None,
+    distractors: Distractors | None = None,
+    random: bool = False,
+    constant: Sequence[float] = (),
+    video: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluates a run's policy, or another one in its place, on fresh environments.
 
-    config, programs, state = load_run(arguments.run_dir, arguments.checkpoint, arguments.distractors)
-    evaluator = programs.evaluator
+    Args:
+      run_dir: that ``train.py`` wrote.
+      episodes: how many, each from its own start state.
+      number: which set of start states.
+      task: to evaluate in; None: that of the run.
+      checkpoint: env steps of one; "best" for the policy of the best evaluation; None: the newest.
+      distractors: visual changes; None: those of the run.
+      random: uniform actions in place of the policy's.
+      constant: always this action in place of the policy's.
+      video: mp4 to record one episode to.
+
+    Returns:
+      What was evaluated, and the mean and standard deviation of its returns.
+
+    Raises:
+      ConfigError, CheckpointError: as ``load_run``; or numbers that do not fit the task or the run's environments.
+    """
+    from covr_jax.training.restore import load_run
+
+    trained_on = read_config(run_dir).get("task")
+    config, programs, state = load_run(run_dir, checkpoint, distractors, task)
+    evaluator, env = programs.evaluator, programs.parts.env
     num_envs = evaluator.env.num_envs
-    if arguments.episodes < 1 or (arguments.episodes > num_envs and not programs.parts.hosted):
-        cli.fail(f"--episodes must be between 1 and {num_envs}, the environments of the run's evaluation")
-    if arguments.constant and len(arguments.constant) != programs.parts.env.action_dim:
-        cli.fail(f"--constant needs {programs.parts.env.action_dim} numbers for {config.task}")
+    if episodes < 1 or (episodes > num_envs and not programs.parts.hosted):
+        raise ConfigError(f"--episodes must be between 1 and {num_envs}, the environments of the run's evaluation")
+    if constant and len(constant) != env.action_dim:
+        raise ConfigError(f"--constant needs {env.action_dim} numbers for {config.task}")
     policy = evaluator.eval_policy(state.learner)
     name = shown_method(config.method)
-    if arguments.random:
-        policy, name = evaluator.random_policy(arguments.number), "random"
-    elif arguments.constant:
-        action = np.tile(np.array(arguments.constant, np.float32), (num_envs, 1))
-        policy, name = (lambda *_: action), f"constant {' '.join(f'{number:g}' for number in arguments.constant)}"
-    values = evaluator.evaluate(policy, arguments.episodes, arguments.number)
-    episode_metrics = evaluator.episode_metrics()
-    if arguments.video:
-        from covr_jax.training.video import record_episode
+    if random:
+        policy, name = evaluator.random_policy(number), "random"
+    elif constant:
+        action = np.tile(np.array(constant, np.float32), (num_envs, 1))
+        policy, name = (lambda *_: action), f"constant {' '.join(f'{number:g}' for number in constant)}"
+    try:
+        values = evaluator.evaluate(policy, episodes, number)
+        episode_metrics = evaluator.episode_metrics()
+        if video:
+            from covr_jax.training.video import record_episode
 
-        record_episode(programs, policy, arguments.video, arguments.number)
-    programs.close()
-    row = {
+            record_episode(programs, policy, video, number)
+    finally:
+        programs.close()
+    return {
         "task": config.task,
+        "trained_on": trained_on,
         "method": name,
         "seed": config.seed,
-        "env_steps": int(state.progress.transitions) * programs.parts.env.action_repeat,
-        "episodes": arguments.episodes,
+        "env_steps": int(state.progress.transitions) * env.action_repeat,
+        "episodes": episodes,
         "return": float(values.mean()),
         "return_std": float(values.std()),
         "renderer": programs.parts.image_source,
         "distractors": config.eval.distractors,
         **episode_metrics,
     }
-    if arguments.json:
-        print(json.dumps(row))
-    else:
-        print(
-            f"{row['task']} {row['method']} seed {row['seed']} at {row['env_steps']:,} env steps:"
-            f" return {row['return']:.1f} ± {row['return_std']:.1f} over {row['episodes']} episodes"
-            f" (renderer {row['renderer']})"
-            + "".join(f", {name} {value:.3g}" for name, value in episode_metrics.items())
-        )
+
+
+def line(row: dict[str, Any]) -> str:
+    """Formats what ``measure`` returns."""
+    where = "" if row["trained_on"] == row["task"] else f" (trained on {row['trained_on']})"
+    measured = list(row)[list(row).index("distractors") + 1 :]  # by the environment itself
+    return (
+        f"{row['task']}{where} {row['method']} seed {row['seed']} at {row['env_steps']:,} env steps:"
+        f" return {row['return']:.1f} ± {row['return_std']:.1f} over {row['episodes']} episodes"
+        f" (renderer {row['renderer']})" + "".join(f", {name} {row[name]:.3g}" for name in measured)
+    )
+
+
+def main() -> int:
+    """Evaluates, and prints one line or one JSON object."""
+    arguments = parse()
+
+    from covr_jax import runtime
+
+    cli.import_quietly()
+    runtime.configure()
+    cli.check_device()
+    row = measure(
+        arguments.run_dir,
+        arguments.episodes,
+        arguments.number,
+        task=arguments.task,
+        checkpoint=arguments.checkpoint,
+        distractors=arguments.distractors,
+        random=arguments.random,
+        constant=arguments.constant or (),
+        video=arguments.video,
+    )
+    print(to_json(row) if arguments.json else line(row))
     return 0
 
 
 if __name__ == "__main__":
-    from covr_jax.config import ConfigError
     from covr_jax.io.checkpoint import CheckpointError
 
     cli.guarded(main, ConfigError, CheckpointError)

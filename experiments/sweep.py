@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from covr_jax.io.run_dir import check_config
+from covr_jax.config import ConfigError
 from experiments import cli
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -80,8 +80,6 @@ def make_slots(jobs: int, gpus: list[str]) -> list[Slot]:
     Raises:
       ConfigError: more jobs than processors.
     """
-    from covr_jax.config import ConfigError
-
     processors, count = sorted(os.sched_getaffinity(0)), len(gpus) or jobs
     if not 1 <= count <= len(processors):
         raise ConfigError(f"--jobs must be between 1 and {len(processors)}, the processors here, got {count}")
@@ -93,8 +91,6 @@ def make_slots(jobs: int, gpus: list[str]) -> list[Slot]:
 
 def refuse_own(options: list[str]) -> None:
     """Raises ConfigError where the options of every train.py hold one that differs between runs."""
-    from covr_jax.config import ConfigError
-
     for name in ("task", "method", "base", "seed", "run-dir"):
         if any(option == f"--{name}" or option.startswith(f"--{name}=") for option in options):
             raise ConfigError(f"--{name} tells the runs apart and cannot be given to all of them; see --help")
@@ -106,17 +102,14 @@ def unfinished(jobs: list[Job]) -> list[Job]:
     Raises:
       ConfigError: options that cannot be used, or the directory of another configuration; nothing has run then.
     """
-    from covr_jax.config.validate import validate
+    configs = [cli.parse_config(cli.split_option(job.arguments, "run-dir")[1], "train.py", "") for job in jobs]
+    cli.import_quietly()  # only now: what cannot be parsed does not wait for JAX
+    cli.check_device()
+    from covr_jax.io.run_dir import check_config
     from covr_jax.training.resolve import comparable
 
-    rest = []
-    for job in jobs:
-        _, arguments = cli.split_option(job.arguments, "run-dir")
-        config = cli.parse_config(arguments, "train.py", "")
-        validate(config)
-        if not check_config(config, job.run_dir, comparable).finished:
-            rest.append(job)
-    return rest
+    done = [check_config(config, job.run_dir, comparable).finished for job, config in zip(jobs, configs, strict=True)]
+    return [job for job, finished in zip(jobs, done, strict=True) if not finished]
 
 
 def run_all(jobs: list[Job], slots: list[Slot]) -> list[Job]:
@@ -190,7 +183,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from covr_jax.config import ConfigError
-
-    cli.import_quietly()
     cli.guarded(main, ConfigError)

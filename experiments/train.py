@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from covr_jax.config import Config, ConfigError
 from experiments import cli
 
 
-def main() -> int:
-    """Trains, writes the report, and prints the final return."""
-    run_dir, arguments = cli.split_option(sys.argv[1:], "run-dir")
-    config = cli.parse_config(arguments, "train.py", __doc__ or "")
+def parse(arguments: list[str]) -> tuple[Config, Path]:
+    """Returns the config and the run directory; what cannot be parsed ends the process, before JAX is imported."""
+    run_dir, rest = cli.split_option(arguments, "run-dir")
+    config = cli.parse_config(rest, "train.py", __doc__ or "")
+    return config, Path(run_dir or f"runs/{config.task}/{config.method}/seed{config.seed}")
 
+
+def main(config: Config, directory: Path) -> int:
+    """Trains, writes the report, and prints the final return."""
     from covr_jax import runtime
     from covr_jax.vlm.gpu_share import torch_share
 
@@ -34,7 +40,6 @@ def main() -> int:
     from experiments.console import ConsoleReporter
     from experiments.signals import stop_on_signals
 
-    directory = Path(run_dir or f"runs/{config.task}/{config.method}/seed{config.seed}")
     command = shlex.join(["python", *sys.argv])
     with stop_on_signals() as stop:  # also while the report is written: the run is over then, and ends with code 0
         with ConsoleReporter(config.total_steps, stop) as reporter:
@@ -50,11 +55,12 @@ def main() -> int:
 
 def run() -> NoReturn:
     """Runs ``main``; what a user can act on is one line and an exit code."""
-    from covr_jax.config import ConfigError
+    cli.safe_output()
+    options = parse(sys.argv[1:])
     from covr_jax.io.checkpoint import CheckpointError
     from covr_jax.vlm.serving.protocol import PriorError
 
-    cli.guarded(main, ConfigError, CheckpointError, PriorError)
+    cli.guarded(partial(main, *options), ConfigError, CheckpointError, PriorError)
 
 
 if __name__ == "__main__":

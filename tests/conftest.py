@@ -79,7 +79,9 @@ def pytest_collection_modifyitems(items):
         if task_of(item) in SECOND_TIER and "mujoco" not in item.callspec.params.values():  # which compiles little
             item.add_marker(pytest.mark.slow)
         item.add_marker(pytest.mark.xdist_group(name=group_of(item)))
-    items.sort(key=group_of)  # a group is not interrupted by another one, which would drop its programs
+    # A group is not interrupted by another one, which would drop its programs. The longest goes first: in the end no
+    # process is at it alone.
+    items.sort(key=lambda item: (group_of(item) != "training", group_of(item)))
 
 
 def pytest_collection_finish(session):

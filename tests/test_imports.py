@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "covr_jax"
 # A module may import rooms of a lower floor, and its own room. Rooms that do not exist yet wait here.
 FLOORS = {
     "types": 0,
+    "checks": 0,
     "covr": 0,
     "config": 0,
     "runtime": 1,
@@ -155,6 +156,14 @@ print(time.perf_counter() - start, *[name for name in {HEAVY} if name in sys.mod
     seconds, *loaded = min((run(code).stdout.split() for _ in range(2)), key=lambda words: float(words[0]))
     assert loaded == []
     assert float(seconds) < SLOWEST_IMPORT_S
+
+
+@pytest.mark.parametrize(
+    "module", ["covr_jax.config.validate", "covr_jax.presets", "covr_jax.runtime", "experiments.cli"]
+)
+def test_options_are_parsed_without_jax(module):
+    done = run(f"import sys, {module}; print([name for name in {HEAVY[:-2]} if name in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr[-2000:]
 
 
 def test_importing_any_module_wakes_no_device():

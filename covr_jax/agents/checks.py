@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
+from covr_jax import runtime
+from covr_jax.checks import check_shape
 from covr_jax.types import Batch
 
 
@@ -13,10 +15,12 @@ def check_images(name: str, images: Any) -> None:
     """Checks frame stacks.
 
     Raises:
+      RuntimeError: in a process that was forked after JAX had started.
       ValueError: not bytes, not square, or in another order than [B,H,W,C].
     """
+    runtime.refuse_forked()
     shape = images.shape
-    if images.dtype != jnp.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] % 3:
+    if images.dtype != np.uint8 or len(shape) != 4 or shape[1] != shape[2] or not shape[3] or shape[3] % 3:
         raise ValueError(
             f"{name} must be uint8 [B,H,W,C] with H = W and C = 3 x frames, got {images.dtype} {list(shape)}"
         )
@@ -24,15 +28,14 @@ def check_images(name: str, images: Any) -> None:
 
 def check_actions(name: str, actions: Any, batch_size: int, action_dim: int) -> None:
     """Checks actions. Raises ValueError for another shape than [B,A]."""
-    if actions.shape != (batch_size, action_dim):
-        raise ValueError(f"{name} must be [{batch_size},{action_dim}], got {list(actions.shape)}")
+    check_shape(name, actions, (batch_size, action_dim))
 
 
 def check_batch(batch: Batch, action_dim: int) -> None:
-    """Checks what every method reads of a batch.
+    """Checks the arrays of a batch, those that only some methods read where they are given.
 
     Raises:
-      ValueError: an array of another shape, or images that ``check_images`` refuses.
+      ValueError: an array of another shape, which would be broadcast, or images that ``check_images`` refuses.
     """
     check_images("observation", batch.observation)
     check_images("next_observation", batch.next_observation)
@@ -40,8 +43,25 @@ def check_batch(batch: Batch, action_dim: int) -> None:
     if batch.next_observation.shape != batch.observation.shape:
         one, two = list(batch.observation.shape), list(batch.next_observation.shape)
         raise ValueError(f"observation and next_observation must have one shape, got {one} and {two}")
-    for name, values in (("action", batch.action), ("prior.action", batch.prior.action)):
-        check_actions(name, values, size, action_dim)
-    for name, values in (("reward", batch.reward), ("discount", batch.discount), ("prior.valid", batch.prior.valid)):
-        if values.shape != (size,):
-            raise ValueError(f"{name} must be [{size}], got {list(values.shape)}")
+    for name in ("action", "prior.action", "previous_action"):
+        if (values := _field(batch, name)) is not None:
+            check_actions(name, values, size, action_dim)
+    for name in ("reward", "discount", "prior.valid", "weight", "future.valid", "maps.valid"):
+        if (values := _field(batch, name)) is not None:
+            check_shape(name, values, (size,))
+    if batch.future is not None:
+        steps = len(batch.future.action)
+        check_shape("future.action", batch.future.action, (steps, size, action_dim))
+        check_shape("future.reward", batch.future.reward, (steps, size))
+        check_shape("future.observation", batch.future.observation, (steps, *batch.observation.shape))
+        check_images("future.observation[0]", batch.future.observation[0])
+    if batch.maps is not None and (batch.maps.value.ndim != 2 or len(batch.maps.value) != size):
+        raise ValueError(f"maps.value must be [{size},G*G], got {list(batch.maps.value.shape)}")
+
+
+def _field(batch: Batch, name: str) -> Any:
+    """Returns a field by its dotted name; None where a part of the batch is not given."""
+    value: Any = batch
+    for part in name.split("."):
+        value = None if value is None else getattr(value, part)
+    return value

@@ -3,7 +3,8 @@
 The order of an update is that of SAC-AE and RAD: critic (with the shared convolutions) every step, then the method's
 auxiliary loss; actor, temperature and targets every ``actor_update_every`` steps. The actor sees the convolutions'
 features without a gradient into them. COVR's guidance (Eq. 4) is always part of the actor loss; a base method runs with
-weight 0 and no valid prior, so that COVR and its base are the same compiled program until the guidance starts.
+weight 0 and no valid prior, so that COVR and its base are the same compiled program until the guidance starts. A part
+whose gradient is not finite is skipped and counted.
 Letters: B batch, H W image, C channels, A action.
 """
 
@@ -18,7 +19,7 @@ from jaxtyping import Array
 from covr_jax.agents.checks import check_actions, check_batch, check_images
 from covr_jax.agents.method import Method, Metrics
 from covr_jax.agents.state import LearnerState, init_state, make_parts
-from covr_jax.agents.updates import update_actor, update_auxiliary, update_critic, update_target
+from covr_jax.agents.updates import count_update, update_actor, update_auxiliary, update_critic, update_target
 from covr_jax.config import SACConfig
 from covr_jax.types import Batch
 
@@ -93,13 +94,16 @@ def make_learner(
         augment_key, critic_key, actor_key = jax.random.split(key, 3)
         views = method.augmentation.augment(augment_key, batch.observation, batch.next_observation)
         state, metrics = update_critic(parts, state, views, batch, critic_key)
+        whole = metrics.pop("finite")
         if method.auxiliary is not None:
             state, more = update_auxiliary(parts, state, views, batch, auxiliary_key)
+            whole &= more.pop("finite")
             metrics |= more
         if with_actor:
             state, more = update_actor(parts, state, views, batch, actor_key)
+            whole &= more.pop("finite")
             state = update_target(parts.config, state)
             metrics |= more
-        return state.replace(updates=state.updates + 1), metrics
+        return count_update(state, whole), metrics
 
     return Learner(init, act, entropy, mean_entropy, value, update)

@@ -31,6 +31,8 @@ class LearnerState(flax.struct.PyTreeNode):
     guidance_weight: Array  # f32[], lambda of Eq. 4; 0 before the gate opens and for methods without a VLM
     exploration_noise: Array  # f32[], standard deviation; read by deterministic policies only
     updates: Array  # i32[], updates so far
+    skipped: Array  # i32[], updates of which a part was skipped, because its gradient was not finite
+    skipped_in_a_row: Array  # i32[], of them, those since the last whole update
 
 
 class LearnerParts(NamedTuple):
@@ -141,6 +143,8 @@ def init_state(parts: LearnerParts, key: Array, observation: Array, action: Arra
         guidance_weight=jnp.zeros((), jnp.float32),
         exploration_noise=jnp.asarray(config.noise_start, jnp.float32),
         updates=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
     )
 
 

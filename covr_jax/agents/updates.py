@@ -5,13 +5,14 @@ Letters: B batch, A action, V views of an image.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from covr_jax.agents import losses
 from covr_jax.agents.method import AuxiliaryParams, Metrics, Views
@@ -48,6 +49,20 @@ def critic_targets(
     return y if count == 1 else y.reshape(count, -1).mean(0)
 
 
+def apply_gradients(
+    optimizer: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any
+) -> tuple[Any, Any, Bool[Array, ""]]:
+    """Makes one step of an optimizer, or none where a gradient is not finite: it would spoil all later ones.
+
+    Returns:
+      The parameters, the optimizer's state, and whether they moved.
+    """
+    finite = jnp.array([jnp.isfinite(grad).all() for grad in jax.tree.leaves(grads)]).all()
+    updates, moved_state = optimizer.update(grads, opt_state, params)
+    moved = optax.apply_updates(params, updates)
+    return *jax.tree.map(partial(jnp.where, finite), (moved, moved_state), (params, opt_state)), finite
+
+
 def update_critic(
     parts: LearnerParts, state: LearnerState, views: Views, batch: Batch, key: Array
 ) -> tuple[LearnerState, Metrics]:
@@ -65,11 +80,10 @@ def update_critic(
 
     trained = critic_params(parts, params)
     (value, q), grads = jax.value_and_grad(loss, has_aux=True)(trained)
-    updates, critic_opt = parts.optimizer.update(grads, state.critic_opt, trained)
-    moved: Any = optax.apply_updates(trained, updates)
+    moved, critic_opt, finite = apply_gradients(parts.optimizer, grads, state.critic_opt, trained)
     state = state.replace(params=params | moved, critic_opt=critic_opt)
     td_error = jnp.abs(q - y[None]).mean(0)
-    return state, {"losses/critic": value, "sac/q_mean": q.mean(), "td_error": td_error}
+    return state, {"losses/critic": value, "sac/q_mean": q.mean(), "td_error": td_error, "finite": finite}
 
 
 def update_auxiliary(
@@ -82,11 +96,11 @@ def update_auxiliary(
 
     trained = auxiliary_params(state.params)
     (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trained)
-    updates, auxiliary_opt = parts.auxiliary_optimizer.update(grads, state.auxiliary_opt, trained)
-    moved: Any = optax.apply_updates(trained, updates)
+    moved, auxiliary_opt, finite = apply_gradients(parts.auxiliary_optimizer, grads, state.auxiliary_opt, trained)
     critic = state.params["critic"] | {"encoder": moved.encoder}
     params = state.params | {"torso": moved.torso, "critic": critic, "auxiliary": moved.auxiliary}
-    return state.replace(params=params, auxiliary_opt=auxiliary_opt), {"losses/auxiliary": value} | metrics
+    metrics |= {"losses/auxiliary": value, "finite": finite}
+    return state.replace(params=params, auxiliary_opt=auxiliary_opt), metrics
 
 
 def update_actor(
@@ -111,13 +125,13 @@ def update_actor(
         return base + state.guidance_weight * guidance, (base, log_prob, guidance, share)
 
     (_, (base, log_prob, guidance, share)), grads = jax.value_and_grad(loss, has_aux=True)(params["actor"])
-    updates, actor_opt = parts.optimizer.update(grads, state.actor_opt, params["actor"])
-    actor = optax.apply_updates(params["actor"], updates)
+    actor, actor_opt, finite = apply_gradients(parts.optimizer, grads, state.actor_opt, params["actor"])
     state = state.replace(params=params | {"actor": actor}, actor_opt=actor_opt)
     metrics = {
         "losses/actor": base,
         "losses/guidance": guidance,
         "sac/effective_guidance_weight": state.guidance_weight * share,
+        "finite": finite,
     }
     if not policy.entropy_regularised:
         return state, metrics | {"sac/exploration_noise": state.exploration_noise}
@@ -131,8 +145,8 @@ def update_temperature(
 ) -> tuple[LearnerState, Float[Array, ""]]:
     """Minimises L_alpha with a target entropy of -A nats; returns the new state and the loss before the step."""
     value, grad = jax.value_and_grad(losses.alpha_loss)(state.log_alpha, log_prob, -float(action_dim))
-    updates, alpha_opt = parts.alpha_optimizer.update(grad, state.alpha_opt, state.log_alpha)
-    return state.replace(log_alpha=optax.apply_updates(state.log_alpha, updates), alpha_opt=alpha_opt), value
+    log_alpha, alpha_opt, _ = apply_gradients(parts.alpha_optimizer, grad, state.alpha_opt, state.log_alpha)
+    return state.replace(log_alpha=log_alpha, alpha_opt=alpha_opt), value
 
 
 def update_target(config: SACConfig, state: LearnerState) -> LearnerState:
@@ -154,3 +168,9 @@ def update_target(config: SACConfig, state: LearnerState) -> LearnerState:
             followed = {"torso": online["torso"], "encoder": online["critic"]["encoder"]}
             updated["momentum"] = ema(target["momentum"], followed, tau)
     return state.replace(target=updated)
+
+
+def count_update(state: LearnerState, whole: Bool[Array, ""]) -> LearnerState:
+    """Counts an update, and whether a part of it was skipped."""
+    row = jnp.where(whole, 0, state.skipped_in_a_row + 1)
+    return state.replace(updates=state.updates + 1, skipped=state.skipped + ~whole, skipped_in_a_row=row)

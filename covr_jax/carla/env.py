@@ -18,6 +18,7 @@ from covr_jax.carla.reward import TIME_LIMIT, Tally, step_reward
 from covr_jax.carla.scenarios import CHANGING, PROFILES, SCENARIOS, WEATHERS
 from covr_jax.carla.servers import OwnServer, loopback_command, parse_address
 from covr_jax.carla.worker_process import StepFailure
+from covr_jax.checks import check_actions
 
 __all__ = ["LOOPBACK", "CarlaEnv", "CarlaError", "RetryPolicy", "ServerGone", "ServerRefused"]
 
@@ -207,8 +208,12 @@ def controls(action: ArrayLike) -> tuple[float, float, float]:
 
     Args:
       action: f32[2]; clipped to [-1,1]. An action that is not finite gives full brake.
+
+    Raises:
+      ValueError: an action of another shape.
     """
-    steer, pedal = (float(number) for number in np.asarray(action, np.float64).reshape(2))
+    check_actions(action, (2,))
+    steer, pedal = (float(number) for number in np.asarray(action, np.float64))
     if not np.isfinite([steer, pedal]).all():
         return 0.0, 0.0, 1.0
     steer, pedal = max(-1.0, min(1.0, steer)), max(-1.0, min(1.0, pedal))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Gt, Interval, Le
 
 
 class ConfigError(ValueError):
     """An option that cannot be used; the message is one line that says what to do."""
 
 
-PositiveInt = Annotated[int, Ge(1)]
-Count = Annotated[int, Ge(0)]
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
+_COUNTED = Le(2**31 - 1)  # what JAX's counters hold
+_FINITE = Interval(gt=-math.inf, lt=math.inf)
+PositiveInt = Annotated[int, Ge(1), _COUNTED]
+Count = Annotated[int, Ge(0), _COUNTED]
+Finite = Annotated[float, _FINITE]
+Positive = Annotated[float, Gt(0), _FINITE]
+NonNegative = Annotated[float, Ge(0), _FINITE]
+Rate = Annotated[float, Ge(0), _FINITE, Le(1e20)]  # of Adam; the squares of larger parameters are beyond float32
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what JAX keeps of a seed
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 

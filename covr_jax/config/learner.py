@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 from annotated_types import Interval
 
-from covr_jax.config.kinds import Count, Fraction, NonNegative, Positive, PositiveInt, Storage
+from covr_jax.config.kinds import Count, Finite, Fraction, NonNegative, Positive, PositiveInt, Rate, Storage
 
 T = TypeVar("T")
 
@@ -40,15 +40,15 @@ class SACConfig:
     catch_up_updates: Count = 0  # updates on those transitions when learning starts [RAD: 0; SAC-AE, DBC, DMC-GB: 1000]
     discount: Fraction = 0.99  # of rewards, per agent step [SAC-AE]
     n_step: PositiveInt = 1  # rewards summed before the target bootstraps [SAC-AE]
-    learning_rate: NonNegative | None = None  # Adam's, of actor, critic and encoder; None: the task's [PlaNet]
+    learning_rate: Rate | None = None  # Adam's, of actor, critic and encoder; None: the task's [PlaNet]
     # Adam's, of losses beside SAC's; None: learning_rate [ours; DeepMDP, CURL: 1e-3]
-    auxiliary_learning_rate: NonNegative | None = None
+    auxiliary_learning_rate: Rate | None = None
     auxiliary_encoder_scale: NonNegative = 1.0  # factor of that rate for the encoder [ours; CURL: 2, SPR: 3]
     auxiliary_warmup: Count = 0  # updates over which that rate rises; then it falls as 1/sqrt; 0: constant [MLR: 6000]
     auxiliary_clip_norm: Positive | None = None  # norm to which its gradients are clipped; stays None: not [MLR: 10]
     # Rate of the EMA of encoder and heads that spr and mlr predict, per target update; None: encoder_tau [MLR: 0.05]
     auxiliary_tau: Fraction | None = None
-    alpha_learning_rate: NonNegative = 1e-4  # Adam's, of the temperature [SAC-AE]
+    alpha_learning_rate: Rate = 1e-4  # Adam's, of the temperature [SAC-AE]
     alpha_beta1: Annotated[float, Interval(ge=0, lt=1)] = 0.5  # Adam's beta1 for the temperature [SAC-AE]
     init_temperature: Positive = 0.1  # temperature of the entropy before the first update [SAC-AE]
     critic_tau: Fraction = 0.01  # rate of the target EMA of the Q heads, per target update [SAC-AE]
@@ -71,8 +71,8 @@ class SACConfig:
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     # advantage: a prior guides only where the critics value it above the policy's own action [COVR: none]
     prior_gate: Literal["none", "advantage"] = "none"
-    log_std_min: float = -10.0  # lower bound of the policy's log standard deviation [SAC-AE]
-    log_std_max: float = 2.0  # upper bound of the policy's log standard deviation [SAC-AE]
+    log_std_min: Finite = -10.0  # lower bound of the policy's log standard deviation [SAC-AE]
+    log_std_max: Finite = 2.0  # upper bound of the policy's log standard deviation [SAC-AE]
 
     @property
     def filters(self) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from covr_jax.config.kinds import (
     PhysicsEngine,
     Positive,
     PositiveInt,
+    Rate,
     Seed,
     VLMPolicyMethod,
 )
@@ -108,14 +109,14 @@ class VLMConfig:
     hold: bool = True  # store an answer with all steps until the next query; off: mask those steps [ours]
     # Input height = width, pixels [ours]. None: 84 for the tiny models, 224 for Qwen and 336 for LLaVA by hub id;
     # stays None for other names and for dgc_like, whose model decides when it is loaded
-    image_size: int | None = None
+    image_size: PositiveInt | None = None
     lora_rank: PositiveInt | None = None  # None: 128 [COVR], or 16 for the tiny models [ours]
-    lora_alpha: float | None = None  # None: the task's [COVR: 16, CARLA 256], or 64 for the tiny models [ours]
+    lora_alpha: Positive | None = None  # None: the task's [COVR: 16, CARLA 256], or 64 for the tiny models [ours]
     lora_dropout: Fraction | None = None  # None: 0.05 [RL4VLM], or 0 for the tiny models [ours]
     adapter: str | None = None  # directory of a LoRA adapter to start from, as peft writes it; None: a new one [COVR]
     # Adapted layers [ours]: 8.10%, 6.00%, 8.26% of the weights of a 3B model
     lora_targets: Literal["all-linear", "language", "paper_826"] = "all-linear"
-    learning_rate: NonNegative | None = None  # AdamW's; None: 1e-4, or 2e-3 for the tiny models [ours]
+    learning_rate: Rate | None = None  # AdamW's; None: 1e-4, or 2e-3 for the tiny models [ours]
     batch_size: PositiveInt | None = None  # samples per optimiser step; None: 16, or 32 for the tiny models [ours]
     # Samples per forward pass, which changes memory only. None: of a tiny model batch_size, of others what the free
     # memory holds when a round starts, and less where it runs out in the round
@@ -157,8 +158,8 @@ class VPFConfig:
     max_grad_norm: NonNegative = 0.01  # norm to which gradients are clipped [RL4VLM]
     # Temperature of sampling; evaluations are greedy [RL4VLM]
     temperature: Annotated[float, Interval(ge=0.01, le=10)] = 0.2
-    learning_rate: NonNegative = 1e-5  # Adam's first, of adapter and value head [RL4VLM]
-    final_learning_rate: NonNegative = 1e-9  # Adam's at the end of its cosine schedule [RL4VLM]
+    learning_rate: Rate = 1e-5  # Adam's first, of adapter and value head [RL4VLM]
+    final_learning_rate: Rate = 1e-9  # Adam's at the end of its cosine schedule [RL4VLM]
     # Length of the cosine schedule, iterations; None: those of the run [RL4VLM: 25, of 29]
     anneal_iterations: PositiveInt | None = None
     value_hidden: tuple[int, ...] = (1024, 512)  # layers of the value head on the last hidden state, units [RL4VLM]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Gt, Interval, Le
 
-from covr_jax.config.kinds import MAP_METHODS, WITH_VLM, ConfigError
+from covr_jax.config.kinds import MAP_METHODS, VLM_POLICY_METHODS, WITH_VLM, ConfigError
 from covr_jax.config.options import Config, agent
 
-Bound = Ge | Gt | Interval
+Bound = Ge | Gt | Le | Interval
 
 
 def validate(config: Config) -> None:
@@ -80,6 +81,10 @@ def _describe(bound: Bound) -> str:
             return "positive"
         case (ge, None, None, None):
             return f"at least {ge}"
+        case (None, gt, None, lt) if (gt, lt) == (-math.inf, math.inf):
+            return "finite"
+        case (None, None, le, None):
+            return f"at most {le:,}" if isinstance(le, int) else f"at most {le}"
         case (ge, None, None, lt) if lt is not None:
             return f"at least {ge} and below {lt}"
         case (None, gt, None, lt) if lt is not None:
@@ -108,6 +113,9 @@ def _check_learner(config: Config) -> None:
         raise ConfigError(f"{sizes} must be positive, one per layer")
     if len(sac.filters) != len(kernels) or min(sac.filters) < 1:
         raise ConfigError(f"--sac.conv-filters {sac.filters} must be positive, one per layer of --sac.conv-kernels")
+    if config.method not in VLM_POLICY_METHODS and sac.init_steps > config.total_steps:
+        steps = f"--sac.init-steps {sac.init_steps:,} and --total-steps {config.total_steps:,}"
+        raise ConfigError(f"{steps}: nothing would be learned; lower the first or raise the second")
     if not sac.log_std_min < sac.log_std_max:
         limits = f"{sac.log_std_min} and {sac.log_std_max}"
         raise ConfigError(f"--sac.log-std-min must be below --sac.log-std-max, got {limits}")
@@ -121,6 +129,8 @@ def _check_learner(config: Config) -> None:
 
 
 def _check_vlm(config: Config) -> None:
+    if not config.vlm.name.strip():
+        raise ConfigError("--vlm.name must not be empty; none is --vlm none")
     if config.vlm.record and config.vlm.replay is not None:
         raise ConfigError("--vlm.record and --vlm.replay exclude each other")
     if config.method in WITH_VLM and config.vlm.name == "none":
@@ -133,6 +143,8 @@ def _check_vpf(config: Config) -> None:
         raise ConfigError("vpf trains the VLM itself: a model, not fake, --vlm.mode sync, no recording or replay")
     if vlm.decoding == "free":
         raise ConfigError("vpf trains the VLM under the action grammar; use --vlm.decoding constrained")
+    if min(config.vpf.value_hidden, default=1) < 1:
+        raise ConfigError(f"--vpf.value-hidden {config.vpf.value_hidden} must be positive")
 
 
 def _check_maps(config: Config) -> None:

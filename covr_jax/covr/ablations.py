@@ -39,9 +39,12 @@ def select(
       bool[N].
 
     Raises:
-      ValueError: unknown kind, or scores is no vector.
+      ValueError: unknown kind, scores that are no vector or, outside of compiled programs, not finite, or a percentile
+        that is none.
     """
-    scores = jnp.asarray(scores, jnp.float32)
+    scores = eddf.vector(scores)
+    if not 0.0 <= percentile <= 100.0:
+        raise ValueError(f"percentile must lie in [0, 100], got {percentile}")
     if kind == "none":
         return jnp.ones(scores.shape, bool)
     if kind == "top":
@@ -65,9 +68,9 @@ def weights(key: jax.Array, scores: ArrayLike, *, kind: str = "ralw", norm: str 
       f32[N] in [0, 1].
 
     Raises:
-      ValueError: unknown kind.
+      ValueError: unknown kind, or scores that are no vector or, outside of compiled programs, not finite.
     """
-    scores = jnp.asarray(scores, jnp.float32)
+    scores = eddf.vector(scores)
     if kind == "ralw":
         return ralw.loss_weights(scores, norm)
     if kind == "uniform":

@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 KINDS = ("neg_entropy", "literal", "normalised", "progress")
@@ -14,11 +15,31 @@ NORMALISED_SPAN = 4.0  # sigmoid(+-4) is 0.98 and 0.02: nearly the whole (median
 PROGRESS_MARGIN = 1e-6  # keeps the logit of 0 and 1 finite
 
 
-def _vector(returns: ArrayLike) -> jax.Array:
-    returns = jnp.asarray(returns, jnp.float32)
-    if returns.ndim != 1:
-        raise ValueError(f"expected a vector [N], got shape {returns.shape}")
-    return returns
+def vector(values: ArrayLike) -> jax.Array:
+    """Returns returns, scores or weights as f32[N].
+
+    Raises:
+      ValueError: no vector; or a number that is not finite, which is looked for outside of compiled programs.
+    """
+    values = jnp.asarray(values, jnp.float32)
+    if values.ndim != 1:
+        raise ValueError(f"expected a vector [N], got shape {values.shape}")
+    _check_finite("expected finite numbers", values)
+    return values
+
+
+def _scalar(name: str, value: ArrayLike) -> jax.Array:
+    value = jnp.asarray(value, jnp.float32)
+    if value.ndim:
+        raise ValueError(f"{name} must be a scalar, got shape {value.shape}")
+    _check_finite(f"{name} must be finite", value)
+    return value
+
+
+def _check_finite(rule: str, values: jax.Array) -> None:
+    """Checks numbers that are known: those of a tracer are not."""
+    if not isinstance(values, jax.core.Tracer) and not np.isfinite(known := np.asarray(values)).all():
+        raise ValueError(f"{rule}, got {known[~np.isfinite(known)][0]}")
 
 
 def z_score(returns: ArrayLike) -> jax.Array:
@@ -35,9 +56,9 @@ def z_score(returns: ArrayLike) -> jax.Array:
       f32[N], zeros where all returns are equal.
 
     Raises:
-      ValueError: returns is no vector.
+      ValueError: returns is no vector, or, outside of compiled programs, not finite.
     """
-    returns = _vector(returns)
+    returns = vector(returns)
     if returns.size == 0:
         return returns
     eighth = 0.125 * returns  # max - min may pass the largest float, and 1 / span is flushed to 0 above 2^126
@@ -58,13 +79,14 @@ def adaptive_threshold(z_returns: ArrayLike, exploration: ArrayLike) -> jax.Arra
       f32 scalar in [median, median + IQR], rising with exploration.
 
     Raises:
-      ValueError: z_returns is empty or no vector.
+      ValueError: z_returns is empty or no vector, exploration is no scalar, or, outside of compiled programs, one of
+        them is not finite.
     """
-    z_returns = _vector(z_returns)
+    z_returns, exploration = vector(z_returns), _scalar("exploration", exploration)
     if z_returns.size == 0:
         raise ValueError("no threshold without returns, got N = 0")
     q1, median, q3 = jnp.quantile(z_returns, jnp.array([0.25, 0.5, 0.75], jnp.float32))
-    return median + jax.nn.sigmoid(jnp.asarray(exploration, jnp.float32)) * jnp.maximum(q3 - q1, 0.0)
+    return median + jax.nn.sigmoid(exploration) * jnp.maximum(q3 - q1, 0.0)
 
 
 def exploration_degree(
@@ -91,11 +113,12 @@ def exploration_degree(
       f32 scalar.
 
     Raises:
-      ValueError: unknown kind, or action_dim < 1.
+      ValueError: unknown kind, action_dim < 1, or an entropy that is no scalar or, outside of compiled programs, not
+        finite.
     """
     if action_dim < 1:
         raise ValueError(f"action_dim must be at least 1, got {action_dim}")
-    entropy = jnp.asarray(entropy, jnp.float32)
+    entropy = _scalar("entropy", entropy)
     if kind == "neg_entropy":
         return -entropy
     if kind == "literal":
@@ -105,7 +128,7 @@ def exploration_degree(
         middle = 0.5 * (uniform + target)
         return NORMALISED_SPAN * (middle - entropy) / (uniform - middle)
     if kind == "progress":
-        done = jnp.clip(jnp.asarray(progress, jnp.float32), PROGRESS_MARGIN, 1.0 - PROGRESS_MARGIN)
+        done = jnp.clip(_scalar("progress", progress), PROGRESS_MARGIN, 1.0 - PROGRESS_MARGIN)
         return jnp.log(done) - jnp.log1p(-done)
     raise ValueError(f"unknown exploration kind {kind!r}, expected one of {', '.join(KINDS)}")
 
@@ -136,11 +159,11 @@ def dynamic_filter(
       bool[N].
 
     Raises:
-      ValueError: returns is no vector, or min_keep < 0.
+      ValueError: as ``adaptive_threshold``, or min_keep < 0.
     """
     if min_keep < 0:
         raise ValueError(f"min_keep must not be negative, got {min_keep}")
-    returns = _vector(returns)
+    returns = vector(returns)
     size = returns.shape[0]
     if size == 0:
         return jnp.zeros(0, bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 
 import jax
@@ -29,10 +30,10 @@ def guidance_loss(action: ArrayLike, prior_action: ArrayLike, valid: ArrayLike, 
       f32 scalar, 0 for an empty batch.
 
     Raises:
-      ValueError: shapes that do not match, or another mean.
+      ValueError: shapes that do not match, a ``valid`` of other numbers than 0 and 1, or another mean.
     """
     action, prior_action = jnp.asarray(action, jnp.float32), jnp.asarray(prior_action, jnp.float32)
-    valid = jnp.asarray(valid, bool)
+    valid = _mask(valid)
     if action.ndim != 2 or action.shape != prior_action.shape or valid.shape != action.shape[:1]:
         raise ValueError(
             f"expected action [B,A], prior_action [B,A] and valid [B],"
@@ -45,8 +46,15 @@ def guidance_loss(action: ArrayLike, prior_action: ArrayLike, valid: ArrayLike, 
 
 def effective_share(valid: ArrayLike, mean: str = "batch") -> jax.Array:
     """The factor of lambda in a batch: the share of valid rows (``batch``), or 1 where there is one (``valid``)."""
-    valid = jnp.asarray(valid, bool)
+    valid = _mask(valid)
     return valid.sum() / jnp.maximum(_rows(valid, mean), 1.0)
+
+
+def _mask(valid: ArrayLike) -> jax.Array:
+    valid = jnp.asarray(valid)
+    if not (valid.dtype == bool or jnp.issubdtype(valid.dtype, jnp.integer)):  # a weight of 0.1 would count as True
+        raise ValueError(f"valid must be bool [B], got {valid.dtype}")
+    return valid.astype(bool)
 
 
 def _rows(valid: jax.Array, mean: str) -> jax.Array | float:
@@ -70,12 +78,12 @@ def weight(kind: str, base: float, env_steps: ArrayLike, anneal_steps: int) -> j
       f32 scalar.
 
     Raises:
-      ValueError: unknown kind, negative base, or an annealing over no steps.
+      ValueError: unknown kind, a base that is negative or not finite, or an annealing over no steps.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown guidance weight {kind!r}, expected one of {', '.join(KINDS)}")
-    if isinstance(base, numbers.Real) and not base >= 0.0:
-        raise ValueError(f"guidance weight must not be negative, got {base}")
+    if isinstance(base, numbers.Real) and not 0.0 <= base < math.inf:
+        raise ValueError(f"guidance weight must not be negative or infinite, got {base}")
     scale: jax.Array = jnp.asarray(base, jnp.float32)
     if kind == "constant":
         return scale

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from .eddf import vector
+
 KINDS = ("minmax", "maxabs", "rank")
 
 
@@ -25,13 +27,11 @@ def normalize_returns(returns: ArrayLike, kind: str = "minmax") -> jax.Array:
       f32[N] in [-1, 1]; ones where all returns are equal, which then count alike.
 
     Raises:
-      ValueError: unknown kind, or returns is no vector.
+      ValueError: unknown kind, or returns that are no vector or, outside of compiled programs, not finite.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown normalisation {kind!r}, expected one of {', '.join(KINDS)}")
-    returns = jnp.asarray(returns, jnp.float32)
-    if returns.ndim != 1:
-        raise ValueError(f"expected a vector [N], got shape {returns.shape}")
+    returns = vector(returns)
     if returns.size == 0:
         return returns
     if kind == "rank":
@@ -53,8 +53,12 @@ def _ranks(returns: jax.Array) -> jax.Array:
 
 
 def effective_sample_size(weights: ArrayLike) -> jax.Array:
-    """(sum w)^2 / sum w^2 of weights f32[N] >= 0: how many equally weighted samples they amount to; 0 for none."""
-    weights = jnp.asarray(weights, jnp.float32)
+    """(sum w)^2 / sum w^2 of weights f32[N] >= 0: how many equally weighted samples they amount to; 0 for none.
+
+    Raises:
+      ValueError: weights that are no vector or, outside of compiled programs, not finite.
+    """
+    weights = vector(weights)
     squares = jnp.square(weights).sum()
     return jnp.where(squares > 0, jnp.square(weights.sum()) / jnp.where(squares > 0, squares, 1.0), 0.0)
 

@@ -10,6 +10,7 @@ import numpy as np
 from dm_env import specs
 from numpy.typing import ArrayLike
 
+from covr_jax.checks import finite_actions
 from covr_jax.envs.images import resize_area
 
 TIME_LIMIT = 1000  # simulation steps, as gymnasium registers it
@@ -68,10 +69,14 @@ class CarRacing(dm_env.Environment):
         return dm_env.restart(resize_area(image, self._size))
 
     def step(self, action: ArrayLike) -> dm_env.TimeStep:
-        """See ``dm_env.Environment``; the action is clipped to [-1, 1]."""
+        """See ``dm_env.Environment``; the action is clipped to [-1, 1].
+
+        Raises:
+          ValueError: an action of another shape, or that is no finite number.
+        """
         if self._ended:
             return self.reset()
-        action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
+        action = np.clip(finite_actions(action, (3,)), -1.0, 1.0)
         control = self._low + 0.5 * (action + 1.0) * (self._high - self._low)
         reward_sum, terminated = 0.0, False
         for index in range(self._repeat):

@@ -7,6 +7,7 @@ crash does not end this process.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import flax.struct
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
+from covr_jax.checks import finite_actions
 from covr_jax.types import TimeStep
 
 
@@ -91,6 +93,7 @@ class HostVecEnv:
 
     Raises:
       ValueError: on construction, for an option out of range.
+      RuntimeError: from ``reset`` and ``step``, in a process forked from the one that made this object.
       EnvironmentLost: from ``reset`` and ``step``, when an environment is lost and cannot recover.
     """
 
@@ -108,6 +111,7 @@ class HostVecEnv:
         self.task, self.num_envs = task, num_envs
         self.frame_stack, self.image_size = frame_stack, image_size
         self.action_repeat = action_repeat or task.action_repeat
+        self._process = os.getpid()
         self._envs: list[HostEnv] = []  # opened when first needed
         self._pool = ThreadPoolExecutor(num_envs, thread_name_prefix=task.name)
         self._serial = int.from_bytes(np.random.default_rng().bytes(3))  # differs from that of any other process
@@ -153,10 +157,14 @@ class HostVecEnv:
 
         Returns:
           The new state and its time step.
+
+        Raises:
+          ValueError: actions of another shape, or that are no finite numbers.
         """
+        self._refuse_forked()
+        actions = finite_actions(action, (self.num_envs, self.action_dim))
         if int(state.serial) != self._serial or not self._envs:
             return self._begin(np.asarray(state.key, np.uint32), np.asarray(state.episode, np.int32) + 1)
-        actions = np.asarray(action, np.float32)
         return self._collect(list(self._pool.map(self._step_env, range(self.num_envs), actions)))
 
     def finished(self) -> list[list[dict[str, float]]]:
@@ -171,6 +179,7 @@ class HostVecEnv:
 
     def _begin(self, key: np.ndarray, episode: np.ndarray) -> tuple[HostState, TimeStep]:
         """Starts an episode in every env, whose numbers are i32[E]."""
+        self._refuse_forked()
         env_ids = range(self.num_envs)
         if not self._envs:
             self._envs = list(self._pool.map(self._open, env_ids))
@@ -178,6 +187,11 @@ class HostVecEnv:
         self._finished = [[] for _ in env_ids]
         self._serial = (self._serial + 1) % 2**31  # if an env fails now, no earlier state is the latest any more
         return self._collect(list(self._pool.map(self._start, env_ids)))
+
+    def _refuse_forked(self) -> None:
+        """Raises RuntimeError where the threads that step the envs, and the simulators, are another process's."""
+        if os.getpid() != self._process:
+            raise RuntimeError(f"{self.task.name} environments were made in another process; make them in this one")
 
     def _open(self, env_id: int) -> HostEnv:
         return self.task.open(env_id, image_size=self.image_size, action_repeat=self.action_repeat)

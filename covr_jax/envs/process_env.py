@@ -27,6 +27,7 @@ import dm_env
 import numpy as np
 from numpy.typing import ArrayLike
 
+from covr_jax.checks import finite_actions
 from covr_jax.types import EnvironmentLost
 
 _JOIN_S = 5.0  # seconds that a child gets to end
@@ -92,8 +93,12 @@ class ProcessEnv(dm_env.Environment):
         return self._timestep(self._call("reset"))
 
     def step(self, action: ArrayLike) -> dm_env.TimeStep:
-        """See ``dm_env.Environment``."""
-        return self._timestep(self._call("step", np.asarray(action)))
+        """See ``dm_env.Environment``.
+
+        Raises:
+          ValueError: an action of another shape, or that is no finite number; the child does not see it.
+        """
+        return self._timestep(self._call("step", finite_actions(action, self._specs.action.shape)))
 
     def metrics(self) -> dict[str, float]:
         """See ``HostEnv``."""

@@ -16,7 +16,7 @@ from covr_jax.config import Config, ConfigError, required
 from covr_jax.envs import EnvState, HostState, HostTask, HostVecEnv, VecEnv
 from covr_jax.envs.task import Task
 from covr_jax.render import RendererError
-from covr_jax.types import TimeStep
+from covr_jax.types import Diverged, TimeStep
 
 
 class JitStepper:
@@ -67,8 +67,15 @@ class HostStepper:
         """A state and a time step to restore a checkpoint into; no environment is opened for them."""
         return self._to_device(self._env.abstract_state(np.asarray(jax.random.key_data(key))))
 
-    def step(self, state: HostState, action: Array) -> tuple[HostState, TimeStep]:
-        """As ``HostVecEnv.step``, from actions f32[E,A] in [-1, 1]."""
+    def step(self, state: HostState, action: Array | np.ndarray) -> tuple[HostState, TimeStep]:
+        """As ``HostVecEnv.step``, from actions f32[E,A] in [-1, 1].
+
+        Raises:
+          Diverged: an action is not finite, so that the policy which chose it is not.
+        """
+        action = np.asarray(action)
+        if not np.isfinite(action).all():
+            raise Diverged("an action of the policy is not finite")
         return self._to_device(self._env.step(state, action))
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt8
 from mujoco import mjx
 
 from covr_jax import runtime
+from covr_jax.checks import check_actions, check_shape
 from covr_jax.envs.mjx_physics import MJXPhysics
 from covr_jax.envs.mujoco_physics import MuJoCoPhysics
 from covr_jax.envs.physics import PHYSICS
@@ -79,6 +80,7 @@ class VecEnv:
 
     Raises:
       ValueError: on construction, for an option out of range.
+      RuntimeError: on construction, in a process that was forked after JAX had started.
       RendererError: on construction, for a renderer that cannot be used here.
     """
 
@@ -96,6 +98,7 @@ class VecEnv:
         distractors: str = "none",
         physics: str = "auto",
     ):
+        runtime.refuse_forked()
         if num_envs < 1 or frame_stack < 1 or (action_repeat is not None and action_repeat < 1):
             raise ValueError("num_envs, frame_stack and action_repeat must be at least 1")
         self.task = task
@@ -145,6 +148,9 @@ class VecEnv:
 
         Returns:
           The state and the FIRST time step.
+
+        Raises:
+          ValueError: given states of another shape, or a goal for a task without one.
         """
         state = self.initial(key, qpos, qvel, goal)
         return self.observe(state, jnp.zeros((self.num_envs,), self.physics.control_range.dtype))
@@ -158,6 +164,9 @@ class VecEnv:
 
         Returns:
           The new state and its time step.
+
+        Raises:
+          ValueError: actions of another shape, which is known while tracing. Their numbers are not looked at.
         """
         return self.observe(*self.advance(state, action))
 
@@ -171,9 +180,14 @@ class VecEnv:
         """The physical half of ``reset``: returns states at FIRST that are not rendered yet."""
         init_key, env_key = jax.random.split(key)
         drawn_qpos, drawn_qvel, drawn_goal, look = self.draw_starts(jax.random.split(init_key, self.num_envs))
+        for name, given, drawn in (("qpos", qpos, drawn_qpos), ("qvel", qvel, drawn_qvel), ("goal", goal, drawn_goal)):
+            if given is not None and drawn is None:
+                raise ValueError(f"{self.task.name} has no {name}; leave it out")
+            if given is not None:
+                check_shape(name, given, drawn.shape)
         qpos = drawn_qpos if qpos is None else jnp.asarray(qpos, drawn_qpos.dtype)
         qvel = drawn_qvel if qvel is None else jnp.asarray(qvel, drawn_qvel.dtype)
-        goal = drawn_goal if goal is None or drawn_goal is None else jnp.asarray(goal, drawn_goal.dtype)
+        goal = drawn_goal if goal is None else jnp.asarray(goal, drawn_goal.dtype)
         zeros = jnp.zeros((self.num_envs,), jnp.int32)
         return EnvState(
             qpos=qpos,
@@ -202,6 +216,7 @@ class VecEnv:
         self, state: EnvState, action: Float[Array | np.ndarray, "E A"]
     ) -> tuple[EnvState, Float[Array, " E"]]:
         """``advance`` without new episodes, for wrappers of single envs that have resets of their own."""
+        check_actions(action, (self.num_envs, self.action_dim))
         ctrl = self.physics.scale_action(action)
         simulate = jax.vmap(partial(self.physics.control_steps, count=self.action_repeat))
         (qpos, qvel, warmstart, touch), reward = simulate(

@@ -5,20 +5,20 @@ loop's state, the format and the version that wrote it), ``adapter/`` (the VLM's
 ``manifest.json`` (a SHA-256 of each file). It is written under a temporary name and moved into place last.
 
 Format 1 has no ``format`` entry (covr_jax 0.1.0); format 2 calls two entries of the host loop's state by other names;
-format 3 adds the manifest.
+format 3 adds the manifest; format 4 counts skipped updates.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import shutil
-import tempfile
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from covr_jax import __version__
 from covr_jax.io import manifest
@@ -26,13 +26,21 @@ from covr_jax.io.files import sync_directory, write_json
 from covr_jax.runtime.errors import one_line
 
 KEEP = 2  # newest checkpoints that stay
+BEST = "best"  # folder of the checkpoint with the policy of a run's best evaluation
+_COPY_SHARE = 0.8  # of the host's free memory that a copy of the state may take
 _FIRST_VERSION = "0.1.0"  # it did not name itself
 _FIRST_WITH_MANIFEST = 3
-FORMAT = 3  # of the checkpoints that this version writes; it reads all formats up to this one
+FORMAT = 4  # of the checkpoints that this version writes; it reads all formats up to this one
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be read; the message is one line that says which and what to do."""
+
+
+def _refused(final: Path, temporary: Path, error: OSError) -> CheckpointError:
+    """Removes what was written so far, which takes the space that is missing; returns the error to raise."""
+    shutil.rmtree(temporary, ignore_errors=True)
+    return CheckpointError(f"cannot write checkpoint {final}: {error}; free space and run again")
 
 
 class _DamagedError(Exception):
@@ -43,11 +51,40 @@ def _warn(text: str) -> None:
     warnings.warn(text, stacklevel=4)
 
 
-class Checkpointer:
-    """Saves and restores under ``run_dir/checkpoints``."""
+class Saved(NamedTuple):
+    """The last checkpoint that was written."""
 
-    def __init__(self, run_dir: Path):
-        self._root = Path(run_dir) / "checkpoints"
+    env_steps: int
+    nbytes: int  # of its files
+    seconds: float  # from its first byte to its last, while training may go on
+    blocked_seconds: float  # in which training waited
+
+
+class Checkpointer:
+    """Saves and restores under a directory of a run.
+
+    Args:
+      run_dir: of the run.
+      folder: of the checkpoints within it.
+      keep: how many of the newest ones stay.
+      added: dotted names of arrays that formats later than the first added, by format; a checkpoint of an earlier
+        format leaves them at 0.
+
+    Attributes:
+      last: what was written last; None before that.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        folder: str = "checkpoints",
+        keep: int = KEEP,
+        added: Mapping[int, Sequence[str]] = MappingProxyType({}),
+    ):
+        self._root, self._keep, self._added = Path(run_dir) / folder, keep, added
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[Saved] | None = None
+        self.last: Saved | None = None
 
     def writer(self) -> str | None:
         """The version of the package that wrote the newest checkpoint; None where none can be read."""
@@ -58,7 +95,11 @@ class Checkpointer:
             return None
 
     def steps(self) -> list[int]:
-        """Env steps of the complete checkpoints, ascending."""
+        """Env steps of the complete checkpoints, ascending, with that which is being written now."""
+        self.wait()
+        return self._steps()
+
+    def _steps(self) -> list[int]:
         if not self._root.is_dir():
             return []
         return sorted(int(path.name) for path in self._root.iterdir() if path.name.isdigit())
@@ -66,41 +107,74 @@ class Checkpointer:
     def save(
         self, env_steps: int, state: Any, host: dict[str, Any], save_adapter: Callable[[Path], Any] | None = None
     ) -> Path:
-        """Writes one checkpoint, and drops the oldest ones beyond KEEP and those of later steps, which were damaged.
+        """Writes one checkpoint; drops the oldest ones beyond ``keep`` and those of later steps, which were damaged.
+
+        The state is copied and written by a thread; programs may reuse its memory from now on. Where the host's memory
+        does not hold a copy, this waits until it is written.
 
         Args:
           env_steps: of the run so far; names the checkpoint.
           state: pytree of arrays.
           host: JSON-able state of the host loop.
-          save_adapter: called with the directory for the LoRA weights; None where there are none.
+          save_adapter: called here with the directory for the LoRA weights; None where there are none.
 
         Returns:
-          The checkpoint's directory.
+          The checkpoint's directory, as soon as it is complete.
 
         Raises:
-          CheckpointError: the disk refused; earlier checkpoints are untouched.
+          CheckpointError: the disk refused, this time or the last; earlier checkpoints are untouched.
         """
-        final, temporary, replaced = (self._root / f"{env_steps}{suffix}" for suffix in ("", ".tmp", ".old"))
+        from covr_jax.io import arrays
+        from covr_jax.runtime import memory
+
+        self.wait()
+        began, final, temporary = time.monotonic(), self._root / str(env_steps), self._root / f"{env_steps}.tmp"
         try:
             self.clean()
             temporary.mkdir(parents=True)
-            _save_arrays(temporary / "state", state)
             if save_adapter is not None:
                 save_adapter(temporary / "adapter")
             write_json(temporary / "host.json", host | {"format": FORMAT, "covr_jax_version": __version__})
-            manifest.write_manifest(temporary)
+        except OSError as error:
+            raise _refused(final, temporary, error) from error
+        free = memory.free_bytes("host")
+        if aside := free is None or arrays.nbytes(state) <= _COPY_SHARE * free:
+            state = arrays.host_copy(state)
+        self._writing = self._writer.submit(self._write, env_steps, state, began, time.monotonic() if aside else None)
+        if not aside:
+            self.wait()
+        return final
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is complete.
+
+        Raises:
+          CheckpointError: the disk refused.
+        """
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            self.last = writing.result()
+
+    def _write(self, env_steps: int, state: Any, began: float, released: float | None) -> Saved:
+        """Writes the arrays beside what ``save`` wrote, and moves the checkpoint into its place."""
+        from covr_jax.io import arrays
+
+        final, temporary, replaced = (self._root / f"{env_steps}{suffix}" for suffix in ("", ".tmp", ".old"))
+        try:
+            arrays.save(temporary / "state", state)
+            size = manifest.write_manifest(temporary)
             if final.exists():  # an earlier process of this run ended here: it must not be found half deleted
                 final.rename(replaced)
             temporary.rename(final)
             sync_directory(self._root)
             shutil.rmtree(replaced, ignore_errors=True)
         except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)  # it takes the space that is missing
-            raise CheckpointError(f"cannot write checkpoint {final}: {error}; free space and run again") from error
-        kept = [step for step in self.steps() if step <= env_steps][-KEEP:]
-        for other in set(self.steps()).difference(kept):
+            raise _refused(final, temporary, error) from error
+        kept = [step for step in self._steps() if step <= env_steps][-self._keep :]
+        for other in set(self._steps()).difference(kept):
             shutil.rmtree(self._root / str(other), ignore_errors=True)
-        return final
+        ended = time.monotonic()
+        return Saved(env_steps, size, ended - began, (released or ended) - began)
 
     def clean(self) -> None:
         """Removes what processes that were killed while saving have left, and finishes what only lacks its name."""
@@ -116,6 +190,8 @@ class Checkpointer:
         like: Callable[[], Any],
         env_steps: int | None = None,
         tell: Callable[[str], None] = _warn,
+        *,
+        partial: bool = False,
     ) -> tuple[Any, dict[str, Any], Path]:
         """Reads the newest checkpoint that is whole, or that of ``env_steps``.
 
@@ -124,6 +200,7 @@ class Checkpointer:
             that its memory is free again before anything is read: a replay may fill most of what there is.
           env_steps: which checkpoint; None: the newest that is as it was written.
           tell: shows one line for each damaged checkpoint that is passed over.
+          partial: whether the checkpoint may hold more than ``like`` makes; the rest is not read.
 
         Returns:
           state, state of the host loop, directory.
@@ -132,6 +209,8 @@ class Checkpointer:
           CheckpointError: none there, none that can be read, one whose state has another structure, or one that a later
             version of covr_jax wrote.
         """
+        from covr_jax.io import arrays
+
         known = self.steps()
         if not known or (env_steps is not None and env_steps not in known):
             raise CheckpointError(f"no checkpoint {env_steps or ''} in {self._root}; train first")
@@ -139,9 +218,10 @@ class Checkpointer:
         abstract: Any = None
         for number, directory in enumerate(self._root / str(step) for step in wanted):
             try:
-                host = _read_host(directory)
-                abstract = abstract or _abstract(like())
-                return _load(directory, *abstract), host, directory
+                host, version = _read_host(directory)
+                abstract = abstract or arrays.abstract(like())
+                lacking = {name for later, names in self._added.items() if later > version for name in names}
+                return _load(directory, abstract, lacking, partial=partial), host, directory
             except _DamagedError as error:
                 line = f"checkpoint {directory} is damaged: {error}"
                 if number == len(wanted) - 1:
@@ -152,8 +232,8 @@ class Checkpointer:
         raise CheckpointError(f"no checkpoint in {self._root}")
 
 
-def _read_host(directory: Path) -> dict[str, Any]:
-    """State of the host loop in a checkpoint of any format up to FORMAT, whose files are those that were written."""
+def _read_host(directory: Path) -> tuple[dict[str, Any], int]:
+    """Host loop's state, and the format, of a checkpoint whose files are those that were written."""
     if manifest.has_manifest(directory) and (damage := manifest.find_damage(directory)):
         raise _DamagedError(damage)
     try:
@@ -168,33 +248,20 @@ def _read_host(directory: Path) -> dict[str, Any]:
         )
     if version >= _FIRST_WITH_MANIFEST and not manifest.has_manifest(directory):
         raise _DamagedError(f"{manifest.NAME} is missing")
-    return host
+    return host, version
 
 
-def _abstract(state: Any) -> tuple[Any, list[bool]]:
-    """Shapes, dtypes and placement of a state, and which of its arrays are pinned to their place."""
-    import jax
-
-    pinned = [leaf.committed for leaf in jax.tree.leaves(state)]
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state), pinned
-
-
-def _load(directory: Path, abstract: Any, pinned: list[bool]) -> Any:
-    """Reads the arrays of a checkpoint.
+def _load(directory: Path, abstract: tuple[Any, list[bool]], lacking: set[str], *, partial: bool) -> Any:
+    """Reads the arrays of a checkpoint; those that it lacks become 0.
 
     Raises:
       _DamagedError: they cannot be read, and nothing says that they are as they were written.
       CheckpointError: there is too little memory, or they have another structure.
     """
-    import jax
-    from orbax.checkpoint import v1 as ocp
+    from covr_jax.io import arrays
 
     try:
-        with _plain_path(directory / "state") as path:
-            leaves, structure = jax.tree.flatten(ocp.load(path, abstract))
-        for index, pin in enumerate(pinned):  # one by one: no more than one array exists twice at a time
-            leaves[index] = _copy_like(leaves[index], pin)
-        return jax.tree.unflatten(structure, leaves)
+        return arrays.load(directory / "state", *abstract, lacking, partial=partial)
     except Exception as error:  # a damaged array comes out of TensorStore as a bare Exception
         line = one_line(error)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in line:
@@ -205,54 +272,3 @@ def _load(directory: Path, abstract: Any, pinned: list[bool]) -> Any:
             f"checkpoint {directory} is whole but holds another state than this version of covr_jax makes of these"
             f" options: {line}; choose another --run-dir, or the version that wrote it"
         ) from error
-
-
-@contextlib.contextmanager
-def _plain_path(path: Path) -> Iterator[str]:
-    """Gives a path without characters that orbax takes for a pattern: a link to it where the path itself has some."""
-    absolute = path.absolute()
-    if not set("[]*?") & set(str(absolute)):
-        yield str(absolute)
-        return
-    with tempfile.TemporaryDirectory(prefix="covr_jax_") as folder:
-        link = Path(folder) / "checkpoint"
-        link.symlink_to(absolute.parent, target_is_directory=True)
-        yield str(link / absolute.name)
-
-
-@contextlib.contextmanager
-def _without_tracebacks() -> Iterator[None]:
-    """Keeps orbax's threads from logging tracebacks of errors that are raised as well."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _save_arrays(path: Path, state: Any) -> None:
-    from orbax.checkpoint import v1 as ocp
-
-    try:
-        with _plain_path(path) as plain, _without_tracebacks():
-            ocp.save(plain, state)
-    except (ValueError, RuntimeError) as error:  # what TensorStore makes of a full disk
-        raise OSError(one_line(error)) from error
-
-
-def _copy_like(leaf: Any, pinned: bool) -> Any:
-    """A copy like one that a program computed: orbax pins arrays to a device, and pinned ones would compile anew."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    if len(leaf.sharding.device_set) > 1:
-        return leaf
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_copy_like(jax.random.key_data(leaf), pinned))
-    sharding, values = leaf.sharding, np.array(leaf)
-    leaf.delete()  # before there is another copy
-    # Pinned on purpose, perhaps in the host's memory.
-    return jax.device_put(values, sharding) if pinned else jnp.array(values, copy=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import IO, Any
@@ -22,10 +23,31 @@ def write_text(path: Path, text: str) -> None:
     sync_directory(path.parent)
 
 
+def to_json(value: Any, **options: Any) -> str:
+    """Returns a JSON text as RFC 8259 has it: NaN and infinities, which Python would write as such, become null.
+
+    Args:
+      value: of dicts, lists, tuples, strings, numbers and None.
+      **options: of ``json.dumps``.
+    """
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _finite(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_finite(part) for part in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
+
+
 def append_json(path: Path, value: Any) -> None:
     """Adds a JSON document as one line at the end of a file."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(value) + "\n")
+        file.write(to_json(value) + "\n")
         sync(file)
 
 
@@ -46,4 +68,4 @@ def sync_directory(directory: Path) -> None:
 
 def write_json(path: Path, value: Any, indent: int = 1) -> None:
     """Replaces a file by a JSON document, as ``write_text`` does."""
-    write_text(path, json.dumps(value, indent=indent))
+    write_text(path, to_json(value, indent=indent))

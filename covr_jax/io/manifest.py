@@ -18,8 +18,11 @@ NAME = "manifest.json"
 _THREADS = 4  # hashing lets other threads run
 
 
-def write_manifest(directory: Path) -> None:
+def write_manifest(directory: Path) -> int:
     """Waits until every file of a directory is on the disk, reads them back, and writes what is in them.
+
+    Returns:
+      Bytes of all files before it.
 
     Raises:
       OSError: the disk refused.
@@ -31,6 +34,7 @@ def write_manifest(directory: Path) -> None:
         sync_directory(folder)
     names = [file.relative_to(directory).as_posix() for file in files]
     write_json(directory / NAME, {"sha256": dict(zip(names, described, strict=True))})
+    return sum(size for size, _ in described)
 
 
 def has_manifest(directory: Path) -> bool:

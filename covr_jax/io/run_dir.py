@@ -60,6 +60,22 @@ class GoingOn(NamedTuple):
     finished: bool  # the run has a result, and no more steps are asked for
 
 
+def read_options(run_dir: Path) -> dict[str, Any]:
+    """Reads the config.json of a run directory, for ``config.from_dict``.
+
+    Raises:
+      ConfigError: it cannot be read, or holds something else; one line.
+    """
+    path = run_dir / "config.json"
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(options, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {one_line(error)}") from error
+    return options
+
+
 def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Config]) -> GoingOn:
     """Compares a config with the config.json of a run directory, which belongs to one configuration.
 
@@ -80,11 +96,9 @@ def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Conf
         return GoingOn(config, {}, finished=False)
     checkpointer = checkpoint.Checkpointer(run_dir)
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(written, dict):
-            raise ValueError("it is no JSON object")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {one_line(error)}; choose another --run-dir") from error
+        written = read_options(run_dir)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; choose another --run-dir") from error
     try:
         recorded = configuration.from_dict(written)
         config, changes = going_on(recorded, config, resolve)

@@ -1,7 +1,6 @@
 """Device-resident experience replay: a ring (``buffer``, ``state``, ``storage``) and its samplers (``sampling``)."""
 
 from covr_jax.replay.buffer import (
-    Window,
     add,
     count_cut,
     cut,
@@ -13,8 +12,8 @@ from covr_jax.replay.buffer import (
     sample,
     set_prior,
     size,
-    window,
 )
+from covr_jax.replay.reading import Window, window
 from covr_jax.replay.state import ReplayState, capacity_in_slots, nbytes
 
 __all__ = [

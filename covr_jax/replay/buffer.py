@@ -11,27 +11,17 @@ T slots, E envs, B batch, S frame stack, H W image, A action, N numbers of a VLM
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from covr_jax.checks import check_shape
 from covr_jax.config import Storage
+from covr_jax.replay.checks import check_counts, check_prior, check_slot, check_stored
 from covr_jax.replay.sampling import Sampler, uniform
 from covr_jax.replay.state import ReplayState
 from covr_jax.replay.storage import init_frames, read_frames, write_frames
 from covr_jax.types import Batch, Future, Maps, Prior, StepType, TimeStep
-
-
-class Window(NamedTuple):
-    """Consecutive slots in time order, oldest first, from which D_f is read. All arrays are on the host."""
-
-    slots: np.ndarray  # i64[N], positions in the ring
-    step_type: np.ndarray  # i8[N,E]
-    reward: np.ndarray  # f32[N,E]
-    discount: np.ndarray  # f32[N,E]; 0 at a LAST that is a termination
-    action: np.ndarray  # f32[N,E,A]
 
 
 def init(
@@ -51,7 +41,11 @@ def init(
       action_dim: A.
       storage: ``device``, or ``host`` where the backend has ``pinned_host`` memory.
       answer_dim: N, numbers per answer of the VLM; None: A.
+
+    Raises:
+      ValueError: a size below 1.
     """
+    check_counts(slots=slots, num_envs=num_envs, image_size=image_size, action_dim=action_dim)
     answer_dim = action_dim if answer_dim is None else answer_dim
     rows = (slots, num_envs)
     return ReplayState(
@@ -78,7 +72,11 @@ def add(state: ReplayState, timestep: TimeStep, action: Float[Array | np.ndarray
     """Writes one slot: a time step with its newest frame, u8[E,H,W,3], and the action taken from it.
 
     Where an episode begins although the one before has not ended, that one was broken off, see ``cut``.
+
+    Raises:
+      ValueError: an array of another shape than the ring's, or frames that are no bytes.
     """
+    check_slot(state, timestep, action)
     before = state.step_type[(state.count - 1) % state.reward.shape[0]]
     ended = (before == StepType.LAST) | (state.count == 0)
     state = cut(state, (timestep.step_type == StepType.FIRST) & ~ended)
@@ -101,6 +99,7 @@ def cut(state: ReplayState, broken: Bool[Array | np.ndarray, " E"]) -> ReplaySta
     What its action led to is unknown, so no transition starts there. The transition before it keeps its discount, as at
     a time limit, and the episode has no return (``covr.returns``).
     """
+    check_shape("broken", broken, state.step_type.shape[1:])
     slot = (state.count - 1) % state.reward.shape[0]
     newest = state.step_type[slot]
     return state.replace(step_type=state.step_type.at[slot].set(jnp.where(broken, jnp.int8(StepType.CUT), newest)))
@@ -125,7 +124,12 @@ def set_prior(state: ReplayState, prior: Prior, end: Array | None = None, *, eve
       every: slots per answer.
       hold: whether the slots between two queries keep the last answer (zero-order hold, but never across an episode's
         end); else they have no prior.
+
+    Raises:
+      ValueError: answers of another shape, or ``every`` below 1.
     """
+    check_prior(state, prior)
+    check_counts(every=every)
     slots, _ = state.reward.shape
     queries = prior.valid.shape[0]
     end = state.count if end is None else end
@@ -185,7 +189,12 @@ def sample(
       maps: whether the VLM's answers are maps, for the batch's ``maps``, and not priors.
       sampler: decides which transitions, see ``sampling``.
       updates: updates before this one; read by some samplers.
+
+    Raises:
+      ValueError: a size below 1, or, outside of compiled programs, a ring that does not hold enough.
     """
+    check_counts(batch_size=batch_size, frame_stack=frame_stack, n_step=n_step)
+    check_stored(state, frame_stack)
     slots = state.reward.shape[0]
     indices = sampler(state, key, batch_size, frame_stack, jnp.asarray(updates))
     time, env_id = indices.time, indices.env_id
@@ -217,6 +226,7 @@ def previous_actions(
     state: ReplayState, time: Int[Array | np.ndarray, " B"], env_id: Int[Array | np.ndarray, " B"]
 ) -> Float[Array, "B A"]:
     """Returns the actions that led to stored times; 0 at FIRST and before the oldest stored slot."""
+    check_shape("env_id", env_id, time.shape)
     slots = state.reward.shape[0]
     known = (state.step_type[time % slots, env_id] != StepType.FIRST) & (time > jnp.maximum(state.count - slots, 0))
     return jnp.where(known[:, None], state.action[(time - 1) % slots, env_id], 0.0)
@@ -280,21 +290,6 @@ def observations(
     state: ReplayState, time: Int[Array | np.ndarray, " B"], env_id: Int[Array | np.ndarray, " B"], frame_stack: int
 ) -> UInt8[Array, "B H W C"]:
     """Returns the stacked observations at stored times and env ids."""
+    check_shape("env_id", env_id, time.shape)
     times = _history(state, jnp.asarray(time), jnp.asarray(env_id), frame_stack)
     return _stack(frames(state, times, jnp.broadcast_to(env_id, times.shape)))
-
-
-def window(state: ReplayState, start: int) -> Window:
-    """Reads the slots from time ``start`` to the newest, oldest first, to the host.
-
-    Slots that the ring has overwritten since are left out.
-    """
-    count, slots = int(state.count), state.reward.shape[0]
-    kept = np.arange(max(start, count - slots), count) % slots
-    return Window(
-        slots=kept,
-        step_type=np.asarray(state.step_type)[kept],
-        reward=np.asarray(state.reward)[kept],
-        discount=np.asarray(state.discount)[kept],
-        action=np.asarray(state.action)[kept],
-    )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from covr_jax.checks import check_shape
 from covr_jax.config import ReplayConfig
 from covr_jax.replay.state import ReplayState
 from covr_jax.types import StepType
@@ -145,8 +146,13 @@ def elite(share: float) -> Sampler:
 
 
 def set_priorities(state: ReplayState, index: tuple[Array, Array], td_error: Array) -> ReplayState:
-    """Sets the priorities of transitions, (time, env id), to their |TD error| f32[B], plus 1e-6."""
+    """Sets the priorities of transitions, (time, env id), to their |TD error| f32[B], plus 1e-6.
+
+    Raises:
+      ValueError: errors of another shape than the transitions.
+    """
     time, env_id = index
+    check_shape("td_error", td_error, time.shape)
     value = jnp.abs(td_error) + 1e-6
     slot = time % state.reward.shape[0]
     top = jnp.maximum(state.top_priority, value.max())

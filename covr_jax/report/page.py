@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from covr_jax.config import VLM_POLICY_METHODS
+from covr_jax.io.files import to_json
 from covr_jax.report import charts, figures
 from covr_jax.report.data import Round, Run, number, numbers, read_run, shown_method, simulator
 from covr_jax.report.formatting import action_text, duration, show, steps, whole
@@ -120,7 +120,7 @@ def _render(run: Run) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(card=_card, json=partial(json.dumps, ensure_ascii=False), show=show, steps=steps)
+    environment.filters.update(card=_card, json=partial(to_json, ensure_ascii=False), show=show, steps=steps)
     method = run.config.get("method")
     prompts = {str(sample.get("prompt", "")) for r in run.rounds for sample in r.samples}
     plain = {key: value for key, value in run.config.items() if not isinstance(value, dict)}

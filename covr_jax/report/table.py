@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from covr_jax.io.files import to_json
 from covr_jax.report.data import ReportError, method_name, read_run
 
 KINDS = (".md", ".csv", ".json")
@@ -94,7 +94,7 @@ def render(cells: list[Cell], kind: str) -> str:
       ReportError: another kind.
     """
     if kind == ".json":
-        return json.dumps([cell._asdict() for cell in cells], indent=1)
+        return to_json([cell._asdict() for cell in cells], indent=1)
     if kind == ".csv":
         return "\n".join([",".join(Cell._fields), *(",".join(map(str, cell)) for cell in cells)])
     if kind != ".md":

@@ -15,6 +15,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.lax import platform_dependent
 
 from covr_jax.runtime.cache import cache_folder
+from covr_jax.runtime.forks import refuse_forked
 
 
 def configure(cache_dir: str | Path | None = None) -> None:
@@ -56,7 +57,11 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     """``jax.jit`` with the backend's compile options.
 
     On CPU, XLA's YNNPACK path makes un-padded convolutions 4 to 8 times slower than the default one, so it is off.
+
+    Raises:
+      RuntimeError: in a process that was forked after JAX had started.
     """
+    refuse_forked()
     if on_cpu():
         options["compiler_options"] = {"xla_cpu_experimental_ynn_fusion_type": ""}
     return jax.jit(function, **options)

@@ -1,14 +1,28 @@
-"""How much memory is free, asked before the replay takes its share, and a refusal while there is still time."""
+"""How much memory is free, asked before a run takes its share, and a refusal while there is still time."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
 from covr_jax.config import ConfigError, Storage
 
 _SHARE = 0.8  # of what is free: networks, gradients and compiled programs need the rest
+# What the options of ``Need`` are in the paper's runs: the one that is the most times larger is to be lowered.
+_USUAL = {
+    "--sac.hidden-dim": 1024,
+    "--sac.feature-dim": 50,
+    "--sac.num-filters": 32,
+    "--sac.conv-filters": 32,
+    "--sac.batch-size": 128,
+    "--env.image-size": 100,
+    "--env.frame-stack": 3,
+    "--env.num-envs": 16,
+    "--eval.episodes": 10,
+}
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
@@ -63,4 +77,44 @@ def check_replay(needed: int, capacity: int, storage: Storage) -> None:
         f"the replay needs {needed / 1e9:.2f} GB of {storage} memory and may take {_SHARE:.0%} of the"
         f" {free / 1e9:.2f} GB that are free; lower --replay.capacity to {int(capacity * _SHARE * free / needed):,}"
         f" or less{elsewhere}"
+    )
+
+
+class Need(NamedTuple):
+    """Memory that a part of a run will take.
+
+    Attributes:
+      what: the part, to begin a message; a plural.
+      nbytes: predicted bytes.
+      options: name and value of the options that it grows with.
+    """
+
+    what: str
+    nbytes: int
+    options: dict[str, int]
+
+
+def check_needs(needs: Sequence[Need], replay_bytes: int = 0, storage: Storage = "device") -> None:
+    """Refuses networks, batches and environments that do not fit on the device beside the replay.
+
+    Args:
+      needs: all parts but the replay.
+      replay_bytes: predicted bytes of the replay; 0 where it is there already, or checked by itself.
+      storage: where the replay keeps its frames.
+
+    Raises:
+      ConfigError: they need more than 80 % of the free memory, or more than the replay leaves of it. The message names
+        an option of the largest part.
+    """
+    free = free_bytes("device")
+    shared = storage == "device" or jax.default_backend() == "cpu"
+    needed, left = sum(need.nbytes for need in needs), (free or 0) - (replay_bytes if shared else 0)
+    if free is None or needed <= min(_SHARE * free, left):
+        return
+    largest = max(needs, key=lambda need: need.nbytes)
+    option, value = max(largest.options.items(), key=lambda item: item[1] / _USUAL[item[0]])
+    beside = f" beside the replay's {replay_bytes / 1e9:.2f} GB" if shared and replay_bytes else ""
+    raise ConfigError(
+        f"{largest.what} need {largest.nbytes / 1e9:,.2f} GB of memory{beside}, and {free / 1e9:.2f} GB are free;"
+        f" lower {option}, now {value:,}"
     )

@@ -16,13 +16,14 @@ from covr_jax.covr import guidance, schedule
 from covr_jax.io.reporter import Reporter
 from covr_jax.runtime.profiling import CompileLog, chunk_annotation
 from covr_jax.training import cost_analysis
-from covr_jax.training.divergence import check_losses, check_parameters
+from covr_jax.training.divergence import check_parameters, check_updates, tell_skipped
 from covr_jax.training.evaluation import Policy
 from covr_jax.training.loop_state import AgentLoopState
 from covr_jax.training.programs import Programs
 from covr_jax.training.queries import QueryManager
 from covr_jax.training.rounds import FinetuneScheduler, round_metrics, tell_round, warn_about_schedule
 from covr_jax.training.selection import DataSelector, RoundData
+from covr_jax.training.state import EvaluatedState
 from covr_jax.training.trainer import Trainer
 from covr_jax.types import EnvironmentLost
 from covr_jax.vlm.serving.factory import make_vlm
@@ -45,7 +46,7 @@ class AgentTrainer(Trainer):
         covr = config.covr
         self.rounds = schedule.round_steps(covr.psi_0, config.total_steps, covr.schedule) if has_rounds else []
         resumed = self._init_state()
-        self._slots = int(self.state.replay.count)
+        self._slots, self._skipped = int(self.state.replay.count), [0, 0]  # in all, in a row
         self._read_counts()
         self.queries = self._make_queries() if self.vlm else None
         self.open_log(resumed=resumed)
@@ -87,8 +88,11 @@ class AgentTrainer(Trainer):
         """Reads the device's counters, once per chunk."""
         progress, learner, store = self.state.progress, self.state.learner, self.state.replay
         cut = self.programs.pieces.count_cut(store, self._slots - 1)  # the newest slot may still be cut
-        counts = jax.device_get((progress.transitions, progress.vec_steps, learner.updates, store.count, cut))
-        self._agent_steps, self._vec_steps, self._updates, self._slots, broken = map(int, counts)
+        updates = (learner.updates, learner.skipped, learner.skipped_in_a_row)
+        counts = jax.device_get((progress.transitions, progress.vec_steps, store.count, cut, *updates))
+        self._agent_steps, self._vec_steps, self._slots, broken, self._updates, *skipped = map(int, counts)
+        tell_skipped(self._skipped[0], skipped[0], self.env_steps, self.reporter)
+        self._skipped = skipped
         if broken and not self.loop.broken_episodes and not self.programs.parts.hosted:
             self.reporter.message(
                 f"at {self.env_steps:,} env steps {broken} simulations failed and began new episodes; further ones are"
@@ -134,6 +138,10 @@ class AgentTrainer(Trainer):
     def policy(self) -> Policy:
         """The mean action of the actor."""
         return self.programs.evaluator.eval_policy(self.state.learner)
+
+    def evaluated_state(self) -> Any:
+        """The learner's."""
+        return EvaluatedState(self.state.learner, self.state.progress)
 
     def adapter_writer(self) -> Any:
         """The VLM's own, where there is one."""
@@ -203,7 +211,7 @@ class AgentTrainer(Trainer):
         with chunk_annotation(self._vec_steps // self.programs.parts.chunk_steps):
             self.state, metrics, lost = self.programs.chunk(self.state, learn=learn)
         self._read_counts()
-        check_losses(metrics, self.updates)
+        check_updates(metrics, self.updates, self._skipped[1])
         if lost is not None:
             raise lost
         if self.queries:
@@ -230,8 +238,9 @@ class AgentTrainer(Trainer):
             "replay/size": float(replay.size(self.state.replay)) * self.config.env.num_envs,
             "mem/device_peak_bytes": runtime.peak_memory_bytes(),
             "env/broken_episodes": self.loop.broken_episodes,
+            "train/skipped_updates": self._skipped[0],
         }
-        row |= self.compile_log.metrics()
+        row |= self.compile_log.metrics() | self.checkpoint_metrics()
         if self.vlm and self.queries:
             row |= self.vlm.metrics()
             if self.config.vlm.ask_share < 1:

@@ -9,6 +9,8 @@ from typing import Any
 # Fields of a loop state in checkpoints of format 1, and what they are called now.
 _RENAMED = {"asked": "frames_queried", "skipped": "frames_skipped"}
 
+_NUMBERS = ("random_return", "best_return")  # that may be NaN
+
 
 @dataclass
 class LoopState:
@@ -19,13 +21,15 @@ class LoopState:
     next_checkpoint: int = 0  # env steps
     seconds: float = 0.0  # wall-clock seconds of earlier processes of this run
     random_return: float = math.nan
+    best_return: float = math.nan  # mean of the best evaluation so far; NaN before the first one
     metrics_bytes: int | None = None  # size of metrics.jsonl at the checkpoint; None in those of earlier versions
     vlm_counters: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Any:
-        """The loop state that a checkpoint of this or an earlier format holds."""
-        return cls(**{_RENAMED.get(name, name): value for name, value in values.items()})
+        """The loop state that a checkpoint of this or an earlier format holds; null stands for NaN."""
+        named = {_RENAMED.get(name, name): value for name, value in values.items()}
+        return cls(**{name: math.nan if name in _NUMBERS and value is None else value for name, value in named.items()})
 
 
 @dataclass

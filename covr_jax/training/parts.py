@@ -14,8 +14,10 @@ from covr_jax import config as configuration
 from covr_jax import replay
 from covr_jax.agents import Learner, Method, make_learner, make_method
 from covr_jax.config import Config, ConfigError, required
-from covr_jax.envs import HostVecEnv, VecEnv, find_task
+from covr_jax.envs import HostTask, HostVecEnv, VecEnv, find_task
 from covr_jax.envs.stepper import make_envs
+from covr_jax.runtime import memory
+from covr_jax.training import needs
 from covr_jax.training.resolve import resolve
 
 _MIN_CHUNK_STEPS = 10  # agent steps between two visits of the host loop, at least
@@ -80,7 +82,7 @@ def build_parts(config: Config) -> Parts:
       config: resolved (``training.resolve``), or still to be resolved here.
 
     Raises:
-      ConfigError: options that do not fit together.
+      ConfigError: options that do not fit together, or whose frames do not fit into the free memory.
     """
     config = resolve(config)
     try:
@@ -90,6 +92,7 @@ def build_parts(config: Config) -> Parts:
     env_options, sac = config.env, config.sac
     method = make_method(configuration.agent(config), config.augment, env_options.image_size, task.augmentation)
     frame_stack = env_options.frame_stack + method.history
+    memory.check_needs(needs.of_frames(config, method, hosted=isinstance(task, HostTask)))
     env, eval_env = make_envs(config, task, frame_stack)
     learning_rate = required(sac.learning_rate)
     # The cycle is the fewest agent steps after which "actor every n updates" repeats.
@@ -129,6 +132,8 @@ def _check_encoder(parts: Parts) -> None:
 def _check_sizes(parts: Parts) -> None:
     """Raises ConfigError for sizes that would fail, or silently overwrite data, only later in the run."""
     config, method = parts.config, parts.method
+    if config.sac.n_step > (longest := parts.env.episode_length):
+        raise ConfigError(f"--sac.n-step must be at most {longest}, the steps of an episode, got {config.sac.n_step:,}")
     if config.vlm.ask_share < 1 and not method.policy.entropy_regularised:
         raise ConfigError(
             f"--vlm.ask-share {config.vlm.ask_share} needs a policy with an entropy of its own;"

@@ -15,10 +15,12 @@ import numpy as np
 from jax import Array
 
 from covr_jax import replay, runtime
+from covr_jax.agents import LearnerState
 from covr_jax.config import Config
 from covr_jax.envs.stepper import make_stepper
 from covr_jax.runtime import memory
 from covr_jax.runtime.rng import ENTROPY, ENV, INIT, stream
+from covr_jax.training import needs
 from covr_jax.training.chunk import (
     ChunkResult,
     dispatched_chunk,
@@ -30,7 +32,7 @@ from covr_jax.training.chunk import (
 from covr_jax.training.evaluation import Evaluator
 from covr_jax.training.parts import build_parts
 from covr_jax.training.pieces import Metrics, compile_pieces
-from covr_jax.training.state import TrainState, initial_progress
+from covr_jax.training.state import EvaluatedState, TrainState, initial_progress
 
 _VALUE_BATCH = 256  # observations per call of the critic
 
@@ -71,26 +73,37 @@ class Programs:
           begin: False for a state to restore a checkpoint into: no environment on the host is opened for it.
 
         Raises:
-          ConfigError: the replay does not fit into the free memory.
+          ConfigError: replay or networks do not fit into the free memory.
           EnvironmentLost: an environment on the host cannot be opened.
         """
         parts, store = self.parts, self.config.replay
         memory.check_replay(parts.replay_bytes, store.capacity, store.storage)
+        frames = needs.of_frames(parts.config, parts.method, hosted=parts.hosted)
+        memory.check_needs([needs.of_learner(parts), *frames], parts.replay_bytes, store.storage)
         start = self.stepper.reset if begin else self.stepper.abstract_state
         env, timestep = start(parts.device_put(stream(self.config.seed, ENV)))
-        action = jnp.zeros((1, parts.env.action_dim), jnp.float32)
-        # Not compiled as one program: concurrent QR factorisations (orthogonal initialisation) deadlock XLA's CPU
-        # thread pool when there are few cores.
-        learner = parts.learner.init(stream(self.config.seed, INIT), timestep.observation[:1], action)
         sizes = (self.config.env.image_size, parts.env.action_dim)
         state = TrainState(
-            learner=learner,
+            learner=self._init_learner(),
             replay=replay.init(parts.slots, parts.env.num_envs, *sizes, store.storage, parts.answer_dim),
             env=env,
             timestep=timestep,
             progress=initial_progress(parts.env.num_envs),
         )
         return parts.device_put(state)
+
+    def init_policy(self) -> EvaluatedState:
+        """Makes the part of a fresh state that evaluations need."""
+        parts = self.parts
+        return parts.device_put(EvaluatedState(self._init_learner(), initial_progress(parts.env.num_envs)))
+
+    def _init_learner(self) -> LearnerState:
+        parts, size = self.parts, self.config.env.image_size
+        observation = jnp.zeros((1, size, size, 3 * parts.frame_stack), jnp.uint8)
+        action = jnp.zeros((1, parts.env.action_dim), jnp.float32)
+        # Not compiled as one program: concurrent QR factorisations (orthogonal initialisation) deadlock XLA's CPU
+        # thread pool when there are few cores.
+        return parts.learner.init(stream(self.config.seed, INIT), observation, action)
 
     def chunk(self, state: TrainState, *, learn: bool) -> ChunkResult:
         """Runs ``parts.chunk_steps`` agent steps; the state is donated.

@@ -1,38 +1,104 @@
-"""Opens the checkpoint of a run: its config, its compiled programs and its state."""
+"""Opens the checkpoint of a run: its config, its compiled programs and its policy."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
+from typing import Literal
 
 from covr_jax import config as configuration
+from covr_jax import replay
 from covr_jax.config import VLM_POLICY_METHODS, Config, ConfigError, Distractors
-from covr_jax.io import checkpoint
+from covr_jax.envs import HostTask, find_task
+from covr_jax.envs.task import Task
+from covr_jax.io.checkpoint import BEST, Checkpointer
+from covr_jax.io.run_dir import read_options
+from covr_jax.training.parts import build_parts
 from covr_jax.training.programs import Programs
 from covr_jax.training.resolve import resolve
-from covr_jax.training.state import TrainState
+from covr_jax.training.state import ADDED, EvaluatedState, ExperienceState, initial_progress
 
 
 def load_run(
-    run_dir: Path, env_steps: int | None = None, distractors: Distractors | None = None
-) -> tuple[Config, Programs, TrainState]:
-    """Config, programs and state of a checkpoint (the newest, or that of ``env_steps``). No VLM is loaded.
+    run_dir: Path,
+    checkpoint: int | Literal["best"] | None = None,
+    distractors: Distractors | None = None,
+    task: str | None = None,
+) -> tuple[Config, Programs, EvaluatedState]:
+    """Config, programs and policy of a run. No VLM is loaded, and neither replay nor environments are read.
 
-    ``distractors`` takes the place of the run's own in evaluation.
+    Args:
+      run_dir: that ``train.py`` wrote.
+      checkpoint: env steps of one; "best" for the policy of the best evaluation; None: the newest.
+      distractors: take the place of the run's own in evaluation.
+      task: takes the place of the run's own, see ``in_task``; None: the run's own.
 
     Raises:
-      ConfigError, CheckpointError: no run there, or one in which the VLM acts.
+      ConfigError, CheckpointError: no run there, one that cannot be read, or one in which the VLM acts; or a task in
+        which its policy cannot act.
     """
-    path = run_dir / "config.json"
-    if not path.exists():
+    if not (run_dir / "config.json").exists():
         raise ConfigError(f"{run_dir} holds no run (no config.json); give a directory that train.py wrote")
-    config = resolve(configuration.from_dict(json.loads(path.read_text())))
+    config = resolve(configuration.from_dict(read_options(run_dir)))
     if distractors:
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, distractors=distractors))
     if config.method in VLM_POLICY_METHODS:
         shown = run_dir / "metrics.jsonl"
         raise ConfigError(f"{config.method} has no policy but the VLM's; its evaluations are in {shown}")
+    if task is not None:
+        config = in_task(config, task)
     programs = Programs(config)
-    state, _, _ = checkpoint.Checkpointer(run_dir).restore(lambda: programs.init(begin=False), env_steps)
+    env_steps, folder = (None, BEST) if checkpoint == "best" else (checkpoint, "checkpoints")
+    checkpointer = Checkpointer(run_dir, folder, added=ADDED)
+    state, _, _ = checkpointer.restore(programs.init_policy, env_steps, partial=True)
     return config, programs, state
+
+
+def load_experience(run_dir: Path) -> tuple[Config, ExperienceState]:
+    """Config and replay of a run's newest checkpoint. Nothing is compiled, and no environment is opened.
+
+    Raises:
+      ConfigError, CheckpointError: no run there, or one that cannot be read.
+    """
+    config = resolve(configuration.from_dict(read_options(run_dir)))
+    parts = build_parts(config)
+
+    def like() -> ExperienceState:
+        envs, size, storage = parts.env.num_envs, config.env.image_size, config.replay.storage
+        store = replay.init(parts.slots, envs, size, parts.env.action_dim, storage, parts.answer_dim)
+        return parts.device_put(ExperienceState(store, initial_progress(envs)))
+
+    state, _, _ = Checkpointer(run_dir, added=ADDED).restore(like, partial=True)
+    return config, state
+
+
+def in_task(config: Config, name: str) -> Config:
+    """Returns a run's config with another task, for an evaluation of its policy there.
+
+    The policy keeps what it was trained with: the size of its images, its frames and its action repeat. So its images
+    have the right size in every task, and what can differ is the number of actions.
+
+    Args:
+      config: resolved, so that nothing in it is left to the task.
+      name: of the task.
+
+    Raises:
+      ConfigError: an unknown task, or one with another number of actions.
+    """
+    carla = dataclasses.asdict(config.carla)
+    try:
+        trained, other = (_action_dim(find_task(task, **carla)) for task in (config.task, name))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if trained != other:
+        actions = f"it has {_counted(trained)}, and that task takes {_counted(other)}"
+        raise ConfigError(f"a policy of {config.task} cannot act in {name}: {actions}")
+    return dataclasses.replace(config, task=name)
+
+
+def _action_dim(task: Task | HostTask) -> int:
+    return task.action_dim if isinstance(task, HostTask) else task.load_model().nu
+
+
+def _counted(actions: int) -> str:
+    return f"{actions} action{'' if actions == 1 else 's'}"

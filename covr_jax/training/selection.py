@@ -21,8 +21,8 @@ from covr_jax.config import Config
 from covr_jax.covr import ablations, eddf, returns, schedule
 from covr_jax.training.chunk import to_device_index
 from covr_jax.training.programs import Programs
-from covr_jax.training.state import TrainState
-from covr_jax.types import StepType
+from covr_jax.training.state import ExperienceState, TrainState
+from covr_jax.types import Diverged, StepType
 
 _STEP_BINS = 10
 
@@ -43,11 +43,12 @@ class Samples(NamedTuple):
 
 
 def finished_samples(
-    state: TrainState,
+    state: TrainState | ExperienceState,
     start: list[int],
     discount: float,
     score: str = "return",
     value_of: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    until: int | None = None,
 ) -> tuple[Samples, list[int]]:
     """Reads D_f.
 
@@ -58,6 +59,7 @@ def finished_samples(
       score: "return", or "reward": that of the sample's own step.
       value_of: V f32[N] of stored observations (time, env id), with which the return-to-go goes on at a time limit;
         None: it ends there.
+      until: time slot before which D_f is read, as it was then; None: the present.
 
     Returns:
       samples of the episodes that have ended, and the first time slot of the next D_f, per env.
@@ -65,6 +67,9 @@ def finished_samples(
     window = replay.window(state.replay, min(start))
     count = int(state.replay.count)
     times = np.arange(count - len(window.slots), count)
+    if until is not None:
+        earlier = times < until
+        window, times = replay.Window(*(values[earlier] for values in window)), times[earlier]
     last_value = None
     if value_of is not None:
         row, env_id = np.nonzero((window.step_type == StepType.LAST) & (window.discount > 0))
@@ -94,7 +99,7 @@ def _next_start(step_type: np.ndarray, times: np.ndarray, start: list[int]) -> l
     return following
 
 
-def frames_of(state: TrainState, samples: Samples, frames: int = 1) -> Any:
+def frames_of(state: TrainState | ExperienceState, samples: Samples, frames: int = 1) -> Any:
     """Returns the newest frames of each sample's observation, oldest first, u8[N,H,W,3*frames] on the device."""
     return replay.observations(state.replay, *to_device_index(samples.time, samples.env_id), frames)
 
@@ -122,6 +127,11 @@ class Selection(NamedTuple):
     following: list[int]  # first time slot of the next D_f, per env
 
 
+def round_key(seed: int, number: int) -> jax.Array:
+    """A JAX key of round ``number``'s own, consumed by ablations that sample; ``seed`` is the run's."""
+    return jax.random.key(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
 class DataSelector:
     """Reads and filters D_f for one run."""
 
@@ -133,11 +143,15 @@ class DataSelector:
         return np.random.default_rng([self._config.seed, number])
 
     def key(self, number: int) -> jax.Array:
-        """A JAX key of round ``number``'s own, consumed by ablations that sample."""
-        return jax.random.key(np.random.SeedSequence([self._config.seed, number]).generate_state(1)[0])
+        """As ``round_key``."""
+        return round_key(self._config.seed, number)
 
     def select(self, state: TrainState, number: int, data: RoundData) -> Selection:
-        """Selects the samples that round ``number`` (from 1) keeps; none where no episode has ended."""
+        """Selects the samples that round ``number`` (from 1) keeps; none where no episode has ended.
+
+        Raises:
+          Diverged: a score, or the policy's entropy, is not finite.
+        """
         covr = self._config.covr
         bootstrap = partial(self._programs.state_values, state) if covr.truncation == "bootstrap" else None
         samples, following = finished_samples(state, data.start, covr.return_discount, covr.score, bootstrap)
@@ -168,6 +182,8 @@ class DataSelector:
         generator = self.generator(number)
         chosen = np.sort(generator.choice(len(samples.time), min(covr.entropy_samples, len(samples.time)), False))
         entropy = self.acting_entropy(state, samples.take(chosen), number, data.policy_start)
+        if not (math.isfinite(entropy) and np.isfinite(samples.scores).all()):
+            raise Diverged("the entropy or a score of a round's samples is not finite")
         exploration = eddf.exploration_degree(
             entropy, samples.action.shape[1], covr.exploration, progress=data.env_steps / config.total_steps
         )

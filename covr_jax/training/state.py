@@ -21,6 +21,24 @@ class Progress(flax.struct.PyTreeNode):
     last_return: Float[Array, " E"]  # of the last finished episode; NaN before the first one
 
 
+# Arrays that formats of checkpoints later than the first added; see ``io.checkpoint.Checkpointer``.
+ADDED = {4: (".learner.skipped", ".learner.skipped_in_a_row")}
+
+
+class EvaluatedState(flax.struct.PyTreeNode):
+    """The part of a run's state that an evaluation of its policy needs."""
+
+    learner: LearnerState
+    progress: Progress
+
+
+class ExperienceState(flax.struct.PyTreeNode):
+    """The part of a run's state that tells what its environments did."""
+
+    replay: ReplayState
+    progress: Progress
+
+
 class TrainState(flax.struct.PyTreeNode):
     """Everything of a run that lives on the device."""
 

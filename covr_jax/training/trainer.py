@@ -7,6 +7,7 @@ command on it resumes from its newest checkpoint. What lives on the device is ``
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from covr_jax.config import Config
-from covr_jax.io.checkpoint import Checkpointer, CheckpointError
+from covr_jax.io.checkpoint import BEST, Checkpointer, CheckpointError
 from covr_jax.io.metrics import MetricsLogger
 from covr_jax.io.reporter import Reporter
 from covr_jax.io.run_dir import Result
 from covr_jax.training.evaluation import FINAL_EVALUATION, Policy
 from covr_jax.training.loop_state import LoopState
 from covr_jax.training.programs import Programs
+from covr_jax.training.state import ADDED
 from covr_jax.training.surroundings import changes, surroundings
 from covr_jax.types import Diverged, EnvironmentLost, Preempted
 
@@ -45,7 +47,10 @@ class Trainer:
     def __init__(self, config: Config, run_dir: Path, reporter: Reporter, programs: Programs, vlm: Any):
         self.config, self.run_dir, self.reporter = config, run_dir, reporter
         self.programs, self.vlm = programs, vlm
-        self.checkpointer = Checkpointer(run_dir)
+        self.checkpointer = Checkpointer(run_dir, added=ADDED)
+        self.best = Checkpointer(
+            run_dir, BEST, keep=1, added=ADDED
+        )  # the policy of the best evaluation, without replay
         self.checkpointer.clean()  # before anything is restored: a checkpoint may lack only its name
         self.damaged_checkpoints = 0  # passed over when this process started
         self._moved: list[str] = []  # what of the surroundings differs from those of the checkpoint
@@ -81,6 +86,10 @@ class Trainer:
           Whether a checkpoint is due whatever ``next_checkpoint`` says.
         """
         return False
+
+    def evaluated_state(self) -> Any:
+        """What of the state makes the policy that evaluations measure; None where it is not in the state."""
+        return None
 
     def evaluation_metrics(self, *, final: bool) -> dict[str, float]:
         """What is logged beside an evaluation's returns."""
@@ -131,6 +140,7 @@ class Trainer:
           EnvironmentLost: an environment on the host does not come back; a checkpoint has been written.
           Diverged: training has left the finite numbers; no checkpoint has been written since.
           Preempted: ``stop`` says so; a checkpoint has been written.
+          CheckpointError: a checkpoint cannot be written.
         """
         try:
             if self.env_steps == 0:
@@ -145,6 +155,8 @@ class Trainer:
             raise
         finally:
             self.programs.close()
+            for checkpointer in (self.checkpointer, self.best):
+                checkpointer.wait()
         mean, std = float(values.mean()), float(values.std())
         return Result(mean, std, self.loop.random_return, self.env_steps, self.seconds)
 
@@ -189,6 +201,9 @@ class Trainer:
         row = {"eval/episode_return": values.mean(), "eval/episode_return_std": values.std()}
         row |= {f"eval/{name}": value for name, value in measured.items()}
         self.log(row | self.evaluation_metrics(final=final))
+        if not values.mean() <= self.loop.best_return:  # NaN before the first evaluation
+            self.loop.best_return = float(values.mean())
+            self.save_best()
         if not final:
             shown = "".join(f", {name} {value:.3g}" for name, value in measured.items())
             text = f"evaluation at {self.env_steps:,} env steps: {values.mean():.0f} ± {values.std():.0f}{shown}"
@@ -208,6 +223,23 @@ class Trainer:
         self.loop.metrics_bytes = self.logger.size
         host = asdict(self.loop) | {"seconds": self.seconds, "surroundings": surroundings()}
         self.checkpointer.save(self.env_steps, self.state, host, self.adapter_writer())
+
+    def checkpoint_metrics(self) -> dict[str, float]:
+        """What the last checkpoint of this process cost; NaN before the first one is complete."""
+        last = self.checkpointer.last
+        nbytes, *seconds = last[1:] if last else [math.nan] * 3
+        return dict(
+            zip(
+                ("checkpoint/bytes", "checkpoint/seconds", "checkpoint/blocked_seconds"),
+                (nbytes, *seconds),
+                strict=True,
+            )
+        )
+
+    def save_best(self) -> None:
+        """Writes the policy of the best evaluation so far, where the run has checkpoints."""
+        if self.trains and (kept := self.evaluated_state()) is not None:
+            self.best.save(self.env_steps, kept, {"return": self.loop.best_return})
 
     def restore(self, like: Callable[[], Any], loop_type: type[LoopState]) -> Path:
         """Sets ``state`` and ``loop`` from the newest checkpoint that is whole, and returns its directory.

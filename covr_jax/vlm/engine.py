@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from covr_jax.checks import check_shape
 from covr_jax.runtime import dlpack
 from covr_jax.runtime.rng import check_seed
 from covr_jax.types import Prior
@@ -241,8 +242,12 @@ class VLMEngine:
 
         Returns:
           The result of ``trainer.finetune``.
+
+        Raises:
+          ValueError: actions or weights of another shape, or that are not finite.
         """
-        actions = np.asarray(actions, np.float32).reshape(-1, self.action_dim)
+        actions = np.asarray(actions, np.float32)
+        check_shape("actions", actions, (len(frames), self.action_dim))
         answers = [format_action(action, signed=self.signed) for action in actions]
         # A copy, since JAX may donate the buffer during a long round.
         images = dlpack.to_torch(frames).clone()

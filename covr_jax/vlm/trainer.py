@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from covr_jax.checks import check_shape
 from covr_jax.vlm.defaults import RELEASED
 from covr_jax.vlm.grammar import Grammar
 from covr_jax.vlm.models.images import preprocess
@@ -107,6 +108,7 @@ def _checked_weights(frames: torch.Tensor, answers: list[str], weights: Any) -> 
     weights = np.asarray(weights, np.float32)
     if not len(frames) == len(answers) == len(weights):
         raise ValueError(f"{len(frames)} frames, {len(answers)} answers and {len(weights)} weights do not match")
+    check_shape("weights", weights, (len(answers),))
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError("weights must be finite and not negative")
     return weights

@@ -29,7 +29,8 @@ def checkpoints(run_dir: Path, flips: int, seed: int) -> list[dict[str, Any]]:
 
     runtime.configure()
     generator = random.Random(seed)
-    _, _, state = load_run(run_dir)
+    _, programs, _ = load_run(run_dir)
+    state = programs.init(begin=False)
     known = Checkpointer(run_dir)
     before, host, newest = known.restore(lambda: state)
     whole = {path: path.read_bytes() for path in sorted(newest.rglob("*")) if path.is_file()}

@@ -14,6 +14,7 @@ A sheet's columns: OpenGL, ours, four times the difference around grey.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import sys
 from pathlib import Path
@@ -151,10 +152,14 @@ def compare_tasks(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def compare_models(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of other people's models."""
+    import jax
+
     rows = []
     for path in (file for source in arguments.models for file in files_of(source)):
         for size in (84, 256):
             row, sheet = compare_model(path, size, MODEL_STATES)
+            jax.clear_caches()  # compiled renderers map memory, and those of all models more than Linux lets a process
+            gc.collect()
             rows.append(row)
             print(measure.table([row]), flush=True)
             if sheet is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -14,6 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from covr_jax.io.files import to_json
 
 PACKAGES = (
     "jax",
@@ -77,7 +78,7 @@ def _cpu() -> str:
 def write(path: Path, rows: list[dict[str, Any]], **more: Any) -> None:
     """One JSON file: identity and rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(identity() | more | {"rows": rows}, indent=1) + "\n")
+    path.write_text(to_json(identity() | more | {"rows": rows}, indent=1) + "\n")
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -11,6 +11,7 @@ happened to, to the last digit, but for what the clock decides.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -18,6 +19,7 @@ import resource
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,19 +28,23 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from experiments import cli
-from experiments.benchmark import damage, measure
+from experiments.benchmark import damage, leaks, measure
 
+ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = shlex.split(
     "--method sac --env.image-size 20 --env.samples 1 --env.action-repeat 40 --sac.hidden-dim 16 --sac.feature-dim 8"
     " --sac.num-filters 4 --sac.conv-kernels 3 3 --sac.conv-strides 2 2 --sac.batch-size 4 --sac.init-steps 40"
     " --replay.capacity 200 --run.log-every 400 --run.no-video --eval.episodes 1 --eval.every 1600"
     " --run.checkpoint-every 400 --total-steps 4000"
 )
-CLOCK = ("wall_s", "_per_second", "time/", "compile/", "mem/", "latency_s")  # in the names of what is not compared
+# In the names of what is not compared.
+CLOCK = ("wall_s", "checkpoint/", "_per_second", "time/", "compile/", "mem/", "latency_s")
+KILLS_PER_RUN = 5
 GRACE_S = 10.0  # in which a run that is asked to stop must have stopped
 
 
@@ -81,17 +87,26 @@ class Child:
         raise TimeoutError(f"a run is still there after {seconds:.0f} s; it said: {self.output.read_text()[-300:]}")
 
 
-def train(directory: Path, largest_file: int | None = None) -> Child:
-    """Starts, or goes on with, the run in a directory, as ``experiments/train.py`` does."""
+def train(directory: Path, more: str = "", largest_file: int | None = None) -> Child:
+    """Starts, or goes on with, the run in a directory, as ``experiments/train.py`` does; ``more`` options win."""
     from experiments import train as script
 
     def work() -> None:
         if largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
-        sys.argv = ["train.py", *OPTIONS, "--run-dir", str(directory)]
+        sys.argv = ["train.py", *_with(more), "--run-dir", str(directory)]
         script.run()
 
     return Child(work, directory.with_suffix(".txt"))
+
+
+def _with(more: str) -> list[str]:
+    """The options of a trial, less those that are given in ``more``, and those."""
+    given = shlex.split(more)
+    names = {name for name in given if name.startswith("--")}
+    starts = [i for i, part in enumerate(OPTIONS) if part.startswith("--")]
+    groups = [OPTIONS[i:j] for i, j in itertools.pairwise([*starts, len(OPTIONS)])]
+    return [part for group in groups if group[0] not in names for part in group] + given
 
 
 def numbers(directory: Path) -> Any:
@@ -127,12 +142,13 @@ class Trials:
         return "same" if same else "different"
 
     def kill(self, number: int) -> str:
-        """SIGKILL at a random moment."""
+        """SIGKILL at random moments of one run."""
         directory = self.root / f"kill{number}"
-        child = train(directory)
-        time.sleep(self.random.uniform(0.0, self.seconds))
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
+        for _ in range(KILLS_PER_RUN):
+            child = train(directory)
+            time.sleep(self.random.uniform(0.0, self.seconds))
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
         return self.finish(directory)
 
     def stop(self, number: int) -> str:
@@ -168,15 +184,15 @@ class Trials:
         return "same" if codes == [0, cli.USAGE_ERROR] and same else f"codes {codes}"
 
 
-def repeat(name: str, wanted: str, trial: Callable[[int], str], count: int) -> dict[str, Any]:
-    """A row: how often a trial came to what."""
+def repeat(name: str, wanted: str, trial: Callable[[int], str], count: int, each: int = 1) -> dict[str, Any]:
+    """A row: how often ``count`` trials, which count as ``each``, came to what."""
     started, found = time.monotonic(), Counter[str]()
     for number in range(count):
         try:
-            found[trial(number)] += 1
+            found[trial(number)] += each
         except (TimeoutError, OSError) as error:
-            found[str(error)] += 1
-    return damage.row_of(name, count, wanted, found, time.monotonic() - started)
+            found[str(error)] += each
+    return damage.row_of(name, count * each, wanted, found, time.monotonic() - started)
 
 
 def in_child(work: Callable[[], list[dict[str, Any]]], folder: Path) -> list[dict[str, Any]]:
@@ -186,6 +202,16 @@ def in_child(work: Callable[[], list[dict[str, Any]]], folder: Path) -> list[dic
     if child.wait(1800.0) != 0:
         raise RuntimeError(f"a check failed: {child.output.read_text()[-1000:]}")
     return json.loads(answer.read_text())
+
+
+def field_cases(folder: Path) -> list[dict[str, Any]]:
+    """A row of the tests of what users met, marked ``field``: wrong files, options, values and surroundings."""
+    started, report = time.monotonic(), folder / "field.xml"
+    command = [sys.executable, "-m", "pytest", "-m", "field", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}"]
+    subprocess.run([*command, "-n", "auto", "--dist", "loadgroup"], cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
+    cases = ElementTree.parse(report).getroot().findall(".//testcase")
+    found = Counter((list(case) or [ElementTree.Element("as documented")])[0].tag for case in cases)
+    return [damage.row_of("field cases", len(cases), "as documented", found, time.monotonic() - started)]
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -208,9 +234,9 @@ Small runs that were broken on purpose, and what came of them: `make reliability
 undisturbed run to the last digit. *fell back*: the damage was noticed, and the checkpoint before was used. *refused*:
 one line said what is damaged. *harmless*: every array and number was as it had been written. A signal must have ended
 the run within 10 s with exit code 75; of two processes that want one directory one is told in a line that it is in
-use. Where a disk is full while arrays are written, threads of TensorStore print tracebacks before the one line; exit
-code and what is on the disk are not affected. Non-finite numbers are put into environments; the replay must hold none,
-and every broken episode is counted.
+use. Where a disk is full, one line says so. Non-finite numbers are put into environments; the replay must hold none,
+and every broken episode is counted. Field cases are the tests marked `field`, each of something that users met: wrong
+files, options, values and surroundings. *flat*: memory grew by no more than 2%, threads and open files not at all.
 
 Exit codes: 0 done, 2 unusable options or files, 3 diverged, 69 a simulator is gone, 75 stopped by a signal with a
 checkpoint (run the same command again), 130 a second Ctrl-C.
@@ -221,6 +247,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="reliability.py", description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="kills; signals, full disks and contests are a quarter")
     parser.add_argument("--flips", type=int, default=300, help="flipped bits; a third as many truncations")
+    parser.add_argument("--minutes", type=float, default=0.0, help="of training under watch for leaks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file for the table")
     parser.add_argument("--page", type=Path, help="Markdown page for the table")
@@ -230,19 +257,23 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="covr_jax_") as folder:
         root, few = Path(folder), max(arguments.kills // 4, 1)
         trials = Trials(root, arguments.seed)
-        for name, trial, count in (
-            ("SIGKILL at a random moment", trials.kill, arguments.kills),
-            ("SIGTERM, SIGUSR1, SIGINT, SIGHUP", trials.stop, few),
-            ("full disk", trials.full_disk, few),
-            ("two processes at once", trials.contest, few),
+        for name, trial, count, each in (
+            ("SIGKILL at a random moment", trials.kill, -(-arguments.kills // KILLS_PER_RUN), KILLS_PER_RUN),
+            ("SIGTERM, SIGUSR1, SIGINT, SIGHUP", trials.stop, few, 1),
+            ("full disk", trials.full_disk, few, 1),
+            ("two processes at once", trials.contest, few, 1),
         ):
-            rows.append(repeat(name, "same", trial, count))
+            rows.append(repeat(name, "same", trial, count, each))
+            print(measure.table(rows[-1:]), flush=True)
+        if arguments.minutes:
+            rows.append(leaks.watch(train, root / "leaks", arguments.minutes))
             print(measure.table(rows[-1:]), flush=True)
         for work in (
             lambda: damage.checkpoints(root / "whole", arguments.flips, arguments.seed),
             lambda: damage.environments(1000, arguments.seed),
         ):
             rows += in_child(work, root)
+        rows += field_cases(root)
     if arguments.output:
         measure.write(arguments.output, rows)
     if arguments.page:

@@ -82,7 +82,9 @@ def jobs_of(table: Table, seeds: list[int], root: Path, options: list[str], clip
                 given = without_vlm if {"dgc_like", "--vlm.name"} & set(row.options) else options
                 if "dgc_like" in row.options and clip:
                     given = [*given, "--vlm.name", clip]
-                arguments = ["--task", task, *given, *table.options, *row.options, "--seed", str(seed)]
+                fixed = [*table.options, *row.options]
+                given = cli.without(given, [cli.option_name(argument) for argument in fixed])
+                arguments = ["--task", task, *given, *fixed, "--seed", str(seed)]
                 jobs.append(sweep.Job(run_dir, [*arguments, "--run-dir", str(run_dir)]))
     return jobs
 
@@ -107,7 +109,7 @@ def render(table: Table, cells: dict[tuple[str, str], Cell]) -> str:
         for column, published in zip(table.columns, row.published, strict=True):
             cell = cells.get((row.label, column.label))
             line.append(_published(published))
-            line.append("not built" if row.run is None else "" if cell is None else _shown(cell))
+            line.append("not built" if row.run is None else "" if cell is None else shown(cell))
         lines.append(line)
     return f"**{table.title}**\n\n{markdown(lines)}"
 
@@ -119,7 +121,8 @@ def _published(value: Published | None) -> str:
     return f"{mean:g}" if std is None else f"{mean:g} ± {std:g}"
 
 
-def _shown(cell: Cell) -> str:
+def shown(cell: Cell) -> str:
+    """Formats a cell; a number of the loopback server says so."""
     return cell.text(decimals=0) + (" loopback" if cell.method.endswith("(loopback)") else "")
 
 
@@ -128,18 +131,28 @@ def finals(table: Table, seeds: list[int], root: Path) -> str:
     return render(table, cells_of(table, seeds, root))
 
 
-def main(table: Table, description: str, show: Callable[[Table, list[int], Path], str] = finals) -> None:
+def main(
+    table: Table,
+    description: str,
+    show: Callable[[Table, list[int], Path], str] = finals,
+    *,
+    measure: Callable[[list[sweep.Job]], None] | None = None,
+    parent: argparse.ArgumentParser | None = None,
+) -> None:
     """Runs the command line of a table's script.
 
     Args:
       table: what is run.
       description: of the script.
       show: formats what the finished runs of some seeds below a root have found.
+      measure: measures what the table shows besides the runs' own evaluations, after the runs.
+      parent: options of the script's own, which it has read already.
     """
     parser = argparse.ArgumentParser(
         description=f"{description}\n\n{OTHERS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        parents=[parent] if parent else [],
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED")
     parser.add_argument("--root", type=Path, default=Path("runs/paper"), help="a run goes to ROOT/TASK/METHOD/seedSEED")
@@ -160,6 +173,8 @@ def main(table: Table, description: str, show: Callable[[Table, list[int], Path]
         failed = []
         if not own.show:
             failed = sweep.run_all(sweep.unfinished(jobs), sweep.make_slots(own.jobs, own.gpus))
+            if measure:
+                measure([job for job in jobs if job not in failed])
         text = show(table, own.seeds, own.root)
         print(text)
         if own.output:
@@ -169,5 +184,4 @@ def main(table: Table, description: str, show: Callable[[Table, list[int], Path]
             print(f"failed: {job.run_dir}, see its train.log", file=sys.stderr)
         return 1 if failed else 0
 
-    cli.import_quietly()
     cli.guarded(run, ConfigError, ReportError)

@@ -235,3 +235,18 @@ def test_options_that_do_not_fit_are_refused_in_one_line(method, options, messag
 def test_crop_to_nothing_is_refused():
     with pytest.raises(ValueError, match="crop needs"):
         random_crop(10, 0)
+
+
+@pytest.mark.parametrize("augmentation", [random_translate(10, 12), random_crop(10, 8)])
+@pytest.mark.parametrize("size", [8, 12])
+def test_images_of_another_size_are_refused(augmentation, size):
+    """Of larger ones the upper left corner would be taken for the whole."""
+    images = np.zeros((2, size, size, 3), np.uint8)
+    key = jax.random.key(0)
+    for call in (
+        lambda: augmentation.center(images),
+        lambda: augmentation.random(key, images),
+        lambda: augmentation.augment(key, images, images),
+    ):
+        with pytest.raises(ValueError, match=rf"^the method was made for images of 10 pixels, got \[{size}, {size}\]$"):
+            call()

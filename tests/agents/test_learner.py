@@ -18,7 +18,7 @@ from covr_jax.agents import Method, make_learner, make_method
 from covr_jax.agents.methods.rad import random_translate
 from covr_jax.agents.updates import update_target
 from covr_jax.config import AugmentConfig, SACConfig
-from covr_jax.types import Batch, Prior
+from covr_jax.types import Batch, Future, Maps, Prior
 from tests.support import compositions, oracle
 from tests.support.compositions import SIZE, A
 from tests.support.oracle import assert_close, tensor, to_torch
@@ -42,6 +42,11 @@ CONFIG = SACConfig(
 
 def make_batch(seed=0):
     return compositions.make_batch(METHOD, seed, B)
+
+
+def with_nan(x):
+    """The array with NaN as its third number."""
+    return np.where(np.arange(len(x)) == 2, np.nan, np.asarray(x)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +118,27 @@ def test_the_actors_step_reaches_neither_torso_nor_critic(setup):
     assert not trees_equal(guided.params["actor"], without.params["actor"])
 
 
+def test_an_update_without_a_finite_gradient_is_skipped_and_the_next_one_is_as_if_it_had_not_been(setup):
+    _, update, state = setup
+    bad = make_batch(7)
+    bad = bad._replace(reward=with_nan(bad.reward))
+    spoilt, metrics = update[True](state, bad, jax.random.key(7))
+    assert np.isnan(metrics["losses/critic"])
+    assert_trees_equal(
+        (spoilt.params["critic"], spoilt.params["torso"]), (state.params["critic"], state.params["torso"])
+    )
+    assert_trees_equal(spoilt.critic_opt, state.critic_opt)
+    assert not trees_equal(spoilt.params["actor"], state.params["actor"])  # its gradient is finite
+    counts = [int(x) for x in (spoilt.updates, spoilt.skipped, spoilt.skipped_in_a_row)]
+    assert counts == [7, 1, 1]
+    spoilt, _ = update[False](state, bad, jax.random.key(7))
+    spoilt, _ = update[False](spoilt, bad, jax.random.key(8))
+    after, _ = update[False](spoilt, make_batch(9), jax.random.key(9))
+    straight, _ = update[False](state, make_batch(9), jax.random.key(9))
+    assert [int(x) for x in (after.updates, after.skipped, after.skipped_in_a_row)] == [9, 2, 0]
+    assert_trees_equal((after.params, after.critic_opt), (straight.params, straight.critic_opt))
+
+
 def test_a_termination_hides_the_next_observation(setup):
     _, update, state = setup
     batch = make_batch(62)._replace(discount=np.zeros(B, np.float32))
@@ -124,6 +150,9 @@ def test_a_termination_hides_the_next_observation(setup):
     assert not trees_equal(one.params, three.params)
 
 
+FUTURE = Future(np.zeros((3, 4, 2)), np.zeros((3, 4)), np.zeros((3, 4, 20, 20, 9), np.uint8), np.ones(4, bool))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -133,6 +162,19 @@ def test_a_termination_hides_the_next_observation(setup):
         ({"next_observation": np.zeros((5, 20, 20, 9), np.uint8)}, "must have one shape"),
         ({"action": np.zeros((4, 1), np.float32)}, r"action must be \[4,2\], got \[4, 1\]"),
         ({"reward": np.zeros((4, 1), np.float32)}, r"reward must be \[4\], got \[4, 1\]"),
+        ({"next_observation": np.zeros((4, 20, 20, 0), np.uint8)}, "C = 3 x frames"),
+        ({"weight": np.ones((4, 1), np.float32)}, r"weight must be \[4\], got \[4, 1\]"),
+        ({"previous_action": np.zeros((1, 2), np.float32)}, r"previous_action must be \[4,2\], got \[1, 2\]"),
+        ({"future": FUTURE._replace(action=np.zeros((3, 1, 2)))}, r"future.action must be \[3,4,2\], got \[3, 1, 2\]"),
+        ({"future": FUTURE._replace(reward=np.zeros(3))}, r"future.reward must be \[3,4\], got \[3\]"),
+        (
+            {"future": FUTURE._replace(observation=FUTURE.observation[:2])},
+            r"observation must be \[3,4,20,20,9\]",
+        ),
+        ({"future": FUTURE._replace(observation=np.zeros((3, 4, 20, 20, 9)))}, "got float64"),
+        ({"future": FUTURE._replace(valid=np.ones((4, 1), bool))}, r"future.valid must be \[4\], got \[4, 1\]"),
+        ({"maps": Maps(np.zeros((1, 49)), np.ones(4, bool))}, r"maps.value must be \[4,G\*G\], got \[1, 49\]"),
+        ({"maps": Maps(np.zeros((4, 49)), np.ones((4, 1), bool))}, r"maps.valid must be \[4\], got \[4, 1\]"),
     ],
 )
 def test_arrays_of_another_order_are_refused_at_every_door(changes, said):

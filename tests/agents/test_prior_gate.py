@@ -49,6 +49,7 @@ def test_only_priors_that_the_critics_prefer_guide():
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_without_the_gate_every_valid_prior_guides():
     plain, gated = learners()
     batch = make_batch(4, batch=24)._replace(prior=Prior(np.full((24, A), 0.9, np.float32), np.ones(24, bool)))

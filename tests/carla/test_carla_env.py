@@ -138,6 +138,12 @@ def test_controls_clip_actions_and_brake_for_those_that_are_not_finite(action, e
     assert controls(np.array(action)) == expected
 
 
+@pytest.mark.parametrize("action", [[0.1], [[0.1], [0.2]], 0.1, ["left", "right"]])
+def test_controls_are_two_numbers(action):
+    with pytest.raises(ValueError, match=r"^action must be real numbers \[2\] in \[-1, 1\], got "):
+        controls(action)
+
+
 @pytest.mark.parametrize("text", ["", "localhost", "localhost:", "localhost:0", "localhost:70000", "a b:1", "h:1:2"])
 def test_bad_endpoints_are_refused(text):
     with pytest.raises(ValueError, match="no endpoint"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -125,6 +126,7 @@ AT_LEAST_ONE = [
     "vlm.batch-size",
     "vlm.micro-batch",
     "vlm.lora-rank",
+    "vlm.image-size",
     "vlm.steps",
     "vpf.steps",
     "vpf.epochs",
@@ -136,14 +138,11 @@ AT_LEAST_ONE = [
     "run.checkpoint-every",
     "run.log-every",
 ]
+COUNTS = ["covr.cold-start-rounds", "covr.min-keep", "vlm.held-out", "vlm.return-episodes", "vlm.restarts"]
 NOT_NEGATIVE = [
+    *COUNTS,
     "covr.guidance-weight",
-    "covr.cold-start-rounds",
-    "covr.min-keep",
-    "vlm.held-out",
-    "vlm.return-episodes",
     "vlm.deadline-s",
-    "vlm.restarts",
     "replay.priority-alpha",
     "replay.priority-beta",
     "vpf.value-weight",
@@ -158,6 +157,7 @@ NOT_NEGATIVE = [
     "sac.alpha-learning-rate",
     "vlm.learning-rate",
 ]
+POSITIVE = ["sac.init-temperature", "vlm.hang-s", "sac.auxiliary-clip-norm", "vlm.lora-alpha"]
 UNIT = [
     "sac.discount",
     "sac.critic-tau",
@@ -173,20 +173,29 @@ UNIT = [
     "vlm.label-smoothing",
     "vlm.lora-dropout",
 ]
+RATES = [name for name in NOT_NEGATIVE if name.endswith("learning-rate")]
+FINITE = [name for name in NOT_NEGATIVE if name not in COUNTS]
 BROKEN = [
     *((name, 0, "must be at least 1, got 0") for name in AT_LEAST_ONE),
+    *((name, 10**21, f"must be at most 2,147,483,647, got {10**21}") for name in AT_LEAST_ONE + COUNTS),
+    *((name, 1e30, "must be at most 1e+20, got 1e+30") for name in RATES),
+    *((name, float("inf"), "must be finite, got inf") for name in FINITE),
+    *((name, float("nan"), "must be 0 or more, got nan") for name in FINITE),
+    *((f"sac.log-std-{end}", value, "must be finite") for end in ("min", "max") for value in (-math.inf, math.nan)),
+    *((name, value, f"must be positive, got {value}") for name in POSITIVE for value in (0.0, -1.0, math.nan)),
+    *((name, math.inf, "must be finite, got inf") for name in POSITIVE),
+    ("sac.init-steps", 100_001, "100,001 and --total-steps 100,000: nothing would be learned"),
+    ("vlm.name", " ", "must not be empty"),
     *((name, -1, "must be 0 or more, got -1") for name in NOT_NEGATIVE),
     *((name, value, "must be between 0 and 1") for name in UNIT for value in (-0.01, 1.01, float("nan"))),
     *(("seed", value, f"must be between 0 and 4294967295, got {value}") for value in (-1, 2**32)),
     *(("sac.conv-filters", value, f"{value} must be positive, one per layer") for value in ((32, 32), (32, 0, 32, 32))),
     ("env.samples", 3, "must be 1, 2 or 4, got 3"),
     ("vlm.frames", 4, "must be at most --env.frame-stack, 3, got 4"),
-    ("sac.init-temperature", 0.0, "must be positive"),
     *(("sac.alpha-beta1", value, "must be at least 0 and below 1") for value in (-0.1, 1.0, float("nan"))),
     ("sac.log-std-min", 2.0, "must be below --sac.log-std-max, got 2.0 and 2.0"),
     *(("covr.top-percentile", value, "must be between 0 and 100") for value in (-5.0, 180.0, float("nan"))),
     *(("vlm.gpu-share", value, "must be between 0 and 1, both excluded") for value in (0.0, 1.0, float("nan"))),
-    *(("vlm.hang-s", value, "must be positive") for value in (0.0, -1.0, float("nan"))),
     *(("vpf.temperature", value, "must be between 0.01 and 10") for value in (0.0, 10.5, float("nan"))),
     *(("vlm.ask-share", value, "must be above 0 and at most 1") for value in (0.0, -0.5, 1.01, float("nan"))),
 ]
@@ -214,7 +223,14 @@ ALLOWED = [(n, 1) for n in AT_LEAST_ONE] + [(n, 0) for n in NOT_NEGATIVE] + [(n,
 
 @pytest.mark.parametrize(("name", "value"), ALLOWED)
 def test_every_rule_accepts_its_bound(name, value):
-    validate(with_leaf(Config(), name, value))
+    validate(with_leaf(with_leaf(Config(), "sac.init-steps", 1), name, value))
+
+
+def test_methods_in_which_the_vlm_acts_have_no_steps_before_learning():
+    validate(with_leaf(Config(method="vbe"), "total-steps", 10))
+    config = with_leaf(Config(method="vpf"), "vpf.value-hidden", (8, 0))
+    with pytest.raises(ConfigError, match=r"--vpf.value-hidden \(8, 0\) must be positive"):
+        validate(with_leaf(config, "vlm.name", "tiny"))
 
 
 def test_covr_needs_a_vlm_and_its_base_does_not():

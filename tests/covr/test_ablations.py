@@ -58,6 +58,21 @@ def test_uniform_and_random_weights():
     assert abs(drawn.mean() - 0.25) < 0.01
 
 
+@pytest.mark.parametrize("kind", [*ablations.FILTERS, *ablations.WEIGHTS])
+def test_scores_are_a_vector_of_finite_numbers(kind):
+    call = ablations.weights if kind in ablations.WEIGHTS else lambda *a, kind: ablations.select(*a, 0.0, kind=kind)
+    with pytest.raises(ValueError, match=r"^expected a vector \[N\], got shape \(2, 2\)$"):
+        call(KEY, np.ones((2, 2)), kind=kind)
+    with pytest.raises(ValueError, match=r"^expected finite numbers, got nan$"):
+        call(KEY, np.array([1.0, np.nan]), kind=kind)
+
+
+@pytest.mark.parametrize("percentile", [-1.0, 100.5, np.nan])
+def test_a_percentile_that_is_none_is_refused(percentile):
+    with pytest.raises(ValueError, match=r"^percentile must lie in \[0, 100\], got "):
+        ablations.select(KEY, RETURNS, 0.0, kind="top", percentile=percentile)
+
+
 @pytest.mark.parametrize("call", [ablations.select, ablations.weights])
 def test_an_unknown_kind_is_refused(call):
     arguments = (KEY, RETURNS, 0.0) if call is ablations.select else (KEY, RETURNS)

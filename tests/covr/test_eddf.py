@@ -224,6 +224,22 @@ def test_filter_of_nothing_and_of_nonsense():
         dynamic_filter(np.ones((2, 2)), 0.0)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(value):
+    """One NaN would empty the filter without a word."""
+    returns = np.array([1.0, value, 2.0])
+    for call in (z_score, lambda r: dynamic_filter(r, 0.0), lambda r: adaptive_threshold(r, 0.0)):
+        with pytest.raises(ValueError, match=f"^expected finite numbers, got {value}$"):
+            call(returns)
+    with pytest.raises(ValueError, match=f"^exploration must be finite, got {value}$"):
+        dynamic_filter(np.arange(3.0), value)
+    with pytest.raises(ValueError, match=f"^entropy must be finite, got {value}$"):
+        exploration_degree(value, 1)
+    with pytest.raises(ValueError, match=r"^exploration must be a scalar, got shape \(3,\)$"):
+        adaptive_threshold(np.arange(3.0), np.zeros(3))
+    assert not jax.jit(dynamic_filter)(returns, 0.0).any()  # a compiled program does not look
+
+
 def test_compiled_as_eager_and_traced_once():
     traces = []
 

@@ -74,6 +74,8 @@ def test_refuses_shapes_that_do_not_match():
         guidance_loss(ACTION, PRIOR[:, :1], np.ones(4, bool))
     with pytest.raises(ValueError, match="expected action"):
         guidance_loss(ACTION, PRIOR, np.ones((4, 1), bool))
+    with pytest.raises(ValueError, match=r"^valid must be bool \[B\], got float32$"):
+        guidance_loss(ACTION, PRIOR, np.full(4, 0.1, np.float32))
 
 
 def test_weight_by_hand():
@@ -89,8 +91,9 @@ def test_weight_inside_a_compiled_update():
 def test_weight_refuses_nonsense():
     with pytest.raises(ValueError, match="unknown guidance weight 'linear'"):
         weight("linear", 1.0, 0, 1)
-    with pytest.raises(ValueError, match="must not be negative"):
-        weight("constant", -1.0, 0, 1)
+    for base in (-1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match=f"must not be negative or infinite, got {base}"):
+            weight("constant", base, 0, 1)
     with pytest.raises(ValueError, match="anneal_steps"):
         weight("annealed", 1.0, 0, 0)
 

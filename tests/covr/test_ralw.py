@@ -69,6 +69,12 @@ def test_nothing_and_nonsense():
         normalize_returns(np.arange(3.0), "zscore")
     with pytest.raises(ValueError, match="vector"):
         loss_weights(np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"^expected finite numbers, got nan$"):
+        loss_weights(np.array([1.0, np.nan]))
+    with pytest.raises(ValueError, match=r"^expected finite numbers, got inf$"):
+        ralw.effective_sample_size(np.array([1.0, np.inf]))
+    with pytest.raises(ValueError, match="vector"):
+        ralw.effective_sample_size(np.ones((2, 2)))
 
 
 @fuzz

@@ -53,6 +53,13 @@ def test_rewards_and_images_are_gymnasiums_own(env):
     theirs.close()
 
 
+@pytest.mark.parametrize(("action", "said"), [([0.0, 0.0], r"got float64 \[2\]$"), ([0, 0, np.nan], r"nan at \[2\]$")])
+def test_what_is_no_action_is_refused(env, action, said):
+    env.reset()
+    with pytest.raises(ValueError, match=r"^action must be .* \[3\].*" + said):
+        env.step(action)
+
+
 def test_the_time_limit_truncates():
     env = CarRacing(image_size=16, action_repeat=300)
     env.seed(1)

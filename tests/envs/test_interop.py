@@ -63,6 +63,74 @@ def test_gymnasium_requires_a_reset_first():
         GymVectorEnv(TASK, 1, pixels=False).step(np.zeros((1, 1)))
 
 
+WRONG = [  # actions of two envs with one number each
+    (np.full((2, 1), np.nan), r"^action must be finite numbers \[2,1\], got nan at \[0, 0\]$"),
+    ([[0.0], [np.inf]], r"^action must be finite numbers \[2,1\], got inf at \[1, 0\]$"),
+    (np.zeros((1, 1)), r"^action must be real numbers \[2,1\] in \[-1, 1\], got float64 \[1, 1\]$"),
+    (np.zeros(2, np.float32), r"got float32 \[2\]$"),
+    (0.0, r"got float64 \[\]$"),
+    (np.zeros((2, 1), bool), r"got bool \[2, 1\]$"),
+    ([["left"], ["right"]], r"got <U5 \[2, 1\]$"),
+]
+
+
+def test_gymnasium_refuses_what_is_no_action_or_seed():
+    env = GymVectorEnv(TASK, 2, pixels=False)
+    env._state = "as after a reset"  # the actions are looked at before the state
+    for action, said in WRONG:
+        with pytest.raises(ValueError, match=said):
+            env.step(action)
+    for seed, said in ((-1, "between 0 and 4294967295, got -1"), (1.5, "a whole number, got 1.5"), ("1", "got '1'")):
+        with pytest.raises(ValueError, match=f"^a seed must be .*{said}$"):
+            env.reset(seed=seed)
+
+
+def test_dm_env_refuses_what_is_no_action():
+    """Reacher has two joints: one number would be broadcast to both."""
+    env = DmEnv("reacher_easy", pixels=False)
+    env._ended = False  # as after a reset
+    for action, said in (
+        (np.zeros(1), r"^action must be real numbers \[2\] in \[-1, 1\], got float64 \[1\]$"),
+        ([0.0, np.nan], r"^action must be finite numbers \[2\], got nan at \[1\]$"),
+        ([-np.inf, 0.0], r"got -inf at \[0\]$"),
+        (np.zeros((1, 2)), r"got float64 \[1, 2\]$"),
+        ("left", r"got <U4 \[\]$"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            env.step(action)
+
+
+def test_shapes_are_refused_while_tracing():
+    brax_env, env = BraxEnv("reacher_easy"), envs.make("reacher_easy", 2, pixels=False)
+    state = jax.eval_shape(brax_env.reset, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"^action must be real numbers \[2\] in \[-1, 1\], got float32 \[1\]"):
+        jax.eval_shape(brax_env.step, state, jnp.zeros(1))
+    state, _ = jax.eval_shape(env.reset, jax.random.key(0))
+    for shape in ((2,), (1, 2), (2, 1)):
+        with pytest.raises(ValueError, match=r"^action must be real numbers \[2,2\] in \[-1, 1\], got float32 \["):
+            jax.eval_shape(env.step, state, jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"qpos": np.zeros(2)}, r"^qpos must be \[3,2\], got \[2\]"),
+        ({"qvel": np.zeros((1, 2))}, r"^qvel must be \[3,2\], got \[1, 2\]"),
+        ({"goal": np.zeros((1, 2))}, r"^goal must be \[3,2\], got \[1, 2\]"),
+    ],
+)
+def test_given_starts_have_the_shape_of_all_envs(given, said):
+    env = envs.make("reacher_easy", 3, pixels=False)
+    with pytest.raises(ValueError, match=said):
+        jax.eval_shape(lambda key: env.reset(key, **given), jax.random.key(0))
+
+
+def test_a_goal_for_a_task_without_one_is_refused():
+    env = envs.make(TASK, 3, pixels=False)
+    with pytest.raises(ValueError, match=r"^pendulum_swingup has no goal; leave it out"):
+        jax.eval_shape(lambda key: env.reset(key, goal=np.zeros((3, 2))), jax.random.key(0))
+
+
 @pytest.mark.slow
 def test_brax_steps_as_the_vectorised_environment_does():
     brax_env = BraxEnv(TASK)

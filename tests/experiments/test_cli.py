@@ -69,11 +69,93 @@ def test_the_parsers_message_on_a_terminal_without_box_characters():
     assert cli._message(box) == "Unrecognized options: --a; perhaps --b"
 
 
-def test_an_option_without_its_value_is_refused(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--seed", "1", "--run-dir"], "--run-dir needs a value"),
+        (["--run-dir", "--seed", "1"], "--run-dir needs a value"),
+        (["--run-dir", ""], "--run-dir needs a value"),
+        (["--run-dir= "], "--run-dir needs a value"),
+        (["--run-dir", "a", "--seed", "1", "--run-dir=b"], "--run-dir is given 2 times: a, b"),
+    ],
+)
+def test_an_option_without_its_value_or_with_two_is_refused(arguments, said, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.split_option(["--seed", "1", "--run-dir"], "run-dir")
+        cli.split_option(arguments, "run-dir")
     assert caught.value.code == 2
-    assert capsys.readouterr().err == "error: --run-dir needs a value\n"
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--preset", ""], "--preset needs a value"),
+        (["--method="], "--method needs a value"),
+        (["--task", " "], "--task needs a value"),
+        (["--vlm", ""], "--vlm needs a value"),
+        (["--preset", "demo", "--preset", "demo"], "--preset is given 2 times: demo, demo"),
+        (["--seed", "1", "--seed=2"], "--seed is given 2 times"),
+        (["--sac.batch-size", "1", "--sac.batch_size", "2"], "--sac.batch-size is given 2 times"),
+        (["--run.video", "--run.no-video"], "--run.video is given 2 times"),
+        (["--vlm", "tiny", "--vlm.name", "fake"], "--vlm.name is given 2 times"),
+        (["--seed", "-1"], "--seed must be between 0 and 4294967295, got -1"),
+        (["--sac.learning-rate", "inf"], "--sac.learning-rate must be finite, got inf"),
+        (["--sac.learning-rate", "1e30"], "--sac.learning-rate must be at most 1e+20, got 1e+30"),
+        (["--sac.init-temperature", "nan"], "--sac.init-temperature must be positive, got nan"),
+        (["--total-steps", f"{10**21}"], f"--total-steps must be at most 2,147,483,647, got {10**21}"),
+        (["--vlm.image-size", "0"], "--vlm.image-size must be at least 1, got 0"),
+        (
+            ["--total-steps", "999"],
+            "--sac.init-steps 1,000 and --total-steps 999: nothing would be learned; lower the first or raise the"
+            " second",
+        ),
+    ],
+)
+def test_nonsense_is_refused_while_options_are_parsed(arguments, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.parse_config(arguments, "train.py", "")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_options_are_left_out_by_name_with_their_values():
+    given = ["--vpf.value-hidden", "8", "4", "--run.no_video", "--seed=3", "--vlm", "tiny"]
+    assert cli.without(given, ["--vpf.value-hidden", "--seed"]) == ["--run.no_video", "--vlm", "tiny"]
+    assert cli.without(given, ["--run.video", "--vlm"]) == ["--vpf.value-hidden", "8", "4", "--seed=3"]
+
+
+WITHOUT_JAX = """
+import runpy, sys
+sys.argv = {argv!r}
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    heavy = [name for name in ("jax", "flax", "mujoco", "torch", "orbax", "matplotlib") if name in sys.modules]
+    print(end.code, heavy, file=sys.__stderr__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "code"),
+    [
+        ("train.py", ["--no-such-option", "1"], 2),
+        ("train.py", ["--seed", "-1"], 2),
+        ("train.py", ["--help"], 0),
+        ("evaluate.py", ["--no-such-option"], 2),
+        ("evaluate.py", ["runs/a", "--constant", "nan"], 2),
+        ("evaluate.py", ["runs/a", "--number", "-1"], 2),
+        ("plot.py", [], 2),
+        ("table.py", [], 2),
+        ("sweep.py", ["--jobs", "x"], 2),
+        ("sweep.py", ["--sac.learning-rate", "inf"], 2),
+        ("doctor.py", ["--no-such-option"], 2),
+    ],
+)
+def test_a_command_line_is_refused_before_jax_is_imported(script, arguments, code):
+    argv = [str(ROOT / "experiments" / script), *arguments]
+    command, environment = [sys.executable, "-c", WITHOUT_JAX.format(argv=argv)], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    assert done.stderr.splitlines()[-1] == f"{code} []", done.stderr
 
 
 @pytest.mark.parametrize(

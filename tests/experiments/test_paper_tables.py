@@ -25,6 +25,7 @@ NAMES = (
     "sensitivity",
     "car_racing",
     "iterations",
+    "generalisation",
 )
 
 
@@ -87,9 +88,9 @@ def test_a_model_for_all_rows_is_not_for_those_that_name_one_or_need_a_clip(give
 
 
 def test_a_row_keeps_what_it_sets():
-    options = ["--covr.filter", "none", "--total-steps", "7"]
+    options = ["--covr.filter", "none", "--total-steps", "7000"]
     m5, hard = parsed("table5", options), parsed("hard", options)
-    assert {config.total_steps for config in m5.values()} == {7}
+    assert {config.total_steps for config in m5.values()} == {7000}
     assert {config.total_steps for config in hard.values()} == {500_000}
     top = [config.covr.filter for name, config in m5.items() if "top" in config.covr.filter]
     assert len(top) == 3

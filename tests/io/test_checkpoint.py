@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import weakref
 
 import jax
@@ -14,6 +15,7 @@ import pytest
 from covr_jax import __version__
 from covr_jax.io import manifest
 from covr_jax.io.checkpoint import FORMAT, KEEP, Checkpointer, CheckpointError
+from covr_jax.runtime import memory
 
 
 def state(seed):
@@ -27,6 +29,13 @@ def state(seed):
     }
 
 
+def saved(checkpointer, *arguments):
+    """Saves, waits for it, and returns the directory."""
+    path = checkpointer.save(*arguments)
+    checkpointer.wait()
+    return path
+
+
 def assert_equal(one, two):
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         assert a.dtype == b.dtype
@@ -38,14 +47,12 @@ def assert_equal(one, two):
 
 def test_there_and_back_bit_for_bit(tmp_path):
     checkpointer, host = Checkpointer(tmp_path), {"rounds": 2, "start": [3, 4], "random_return": float("nan")}
-    path = checkpointer.save(
-        800, state(1), host, lambda directory: (directory.mkdir(), (directory / "a").write_text("x"))
-    )
+    path = saved(checkpointer, 800, state(1), host, lambda folder: (folder.mkdir(), (folder / "a").write_text("x")))
     assert path == tmp_path / "checkpoints" / "800"
     restored, values, directory = checkpointer.restore(lambda: state(2))
     assert_equal(restored, state(1))
     assert directory == path and (directory / "adapter" / "a").read_text() == "x"
-    assert values["start"] == [3, 4] and np.isnan(values["random_return"])
+    assert values["start"] == [3, 4] and values["random_return"] is None  # JSON has no NaN
     # A restored key is as good as the one that was saved.
     np.testing.assert_array_equal(jax.random.normal(restored["keys"][1]), jax.random.normal(state(1)["keys"][1]))
 
@@ -53,7 +60,7 @@ def test_there_and_back_bit_for_bit(tmp_path):
 def test_the_newest_is_restored_the_oldest_are_dropped_and_unfinished_ones_ignored(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     for step in (5, 40, 300):
-        checkpointer.save(step, state(step), {"at": step})
+        saved(checkpointer, step, state(step), {"at": step})
     assert checkpointer.steps() == [40, 300][-KEEP:]  # by number, not by name
     (tmp_path / "checkpoints" / "999.tmp").mkdir()
     (tmp_path / "checkpoints" / "notes").mkdir()
@@ -61,7 +68,7 @@ def test_the_newest_is_restored_the_oldest_are_dropped_and_unfinished_ones_ignor
     assert host == {"at": 300} and int(restored["count"]) == 300
     older, _, _ = checkpointer.restore(lambda: state(0), 40)
     assert int(older["count"]) == 40
-    checkpointer.save(300, state(301), {"at": 301})  # the same step again takes the place of the first
+    saved(checkpointer, 300, state(301), {"at": 301})  # the same step again takes the place of the first
     assert int(checkpointer.restore(lambda: state(0))[0]["count"]) == 301
 
 
@@ -76,7 +83,7 @@ def test_nothing_there(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     assert checkpointer.steps() == []
     assert "no checkpoint" in refuse(checkpointer, state(0))
-    checkpointer.save(5, state(0), {})
+    saved(checkpointer, 5, state(0), {})
     assert "no checkpoint 6" in refuse(checkpointer, state(0), 6)
 
 
@@ -129,8 +136,8 @@ DAMAGES = [
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_named_in_one_line_and_the_older_one_serves(tmp_path, damage):
     checkpointer, told = Checkpointer(tmp_path), []
-    checkpointer.save(10, state(10), {"at": 10})
-    damage(checkpointer.save(20, state(20), {"at": 20}))
+    saved(checkpointer, 10, state(10), {"at": 10})
+    damage(saved(checkpointer, 20, state(20), {"at": 20}))
     restored, host, directory = checkpointer.restore(lambda: state(0), tell=told.append)
     assert host == {"at": 10} and directory.name == "10"
     assert_equal(restored, state(10))
@@ -148,8 +155,10 @@ def test_a_damaged_checkpoint_is_named_in_one_line_and_the_older_one_serves(tmp_
 
 def test_one_flipped_bit_in_any_file_is_found(tmp_path):
     checkpointer, generator = Checkpointer(tmp_path), np.random.default_rng(0)
-    checkpointer.save(10, state(10), {"at": 10})
-    path = checkpointer.save(20, state(20), {"at": 20}, lambda folder: (folder.mkdir(), (folder / "a").write_text("x")))
+    saved(checkpointer, 10, state(10), {"at": 10})
+    path = saved(
+        checkpointer, 20, state(20), {"at": 20}, lambda folder: (folder.mkdir(), (folder / "a").write_text("x"))
+    )
     files = [file for file in path.rglob("*") if file.is_file() and file.stat().st_size]
     assert {"host.json", "manifest.json", "a"} <= {file.name for file in files} and len(files) > 6
     for file in files:
@@ -168,16 +177,16 @@ def test_one_flipped_bit_in_any_file_is_found(tmp_path):
 def test_a_run_that_goes_on_from_an_older_checkpoint_drops_the_damaged_one(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     for step in (10, 20, 30):
-        checkpointer.save(step, state(step), {})
+        saved(checkpointer, step, state(step), {})
     damage_host(tmp_path / "checkpoints" / "30")
-    checkpointer.save(25, state(25), {})
+    saved(checkpointer, 25, state(25), {})
     assert checkpointer.steps() == [20, 25]
 
 
 @pytest.mark.parametrize("name", ["a[1]b", "star*", "what?"])
 def test_a_path_may_hold_any_character(tmp_path, name):
     checkpointer = Checkpointer(tmp_path / name)
-    checkpointer.save(10, state(10), {"at": 10})
+    saved(checkpointer, 10, state(10), {"at": 10})
     assert_equal(checkpointer.restore(lambda: state(0))[0], state(10))
 
 
@@ -185,7 +194,7 @@ def test_a_path_may_hold_any_character(tmp_path, name):
 def test_what_killed_processes_left_is_cleaned(tmp_path, moves):
     """Killed while a checkpoint took the place of another one: before its last move, or after it."""
     checkpointer = Checkpointer(tmp_path)
-    path = checkpointer.save(10, state(10), {"at": 10})
+    path = saved(checkpointer, 10, state(10), {"at": 10})
     path.rename(path.with_suffix(".old"))
     if moves:
         shutil.copytree(path.with_suffix(".old"), path)
@@ -199,7 +208,7 @@ def test_what_killed_processes_left_is_cleaned(tmp_path, moves):
 def test_a_state_of_another_structure_is_refused(tmp_path, change):
     checkpointer = Checkpointer(tmp_path)
     for step in (0, 1):  # the older one would not help
-        checkpointer.save(step, state(1), {})
+        saved(checkpointer, step, state(1), {})
     like = state(1)
     if change == "shape":
         like["params"]["w"] = jnp.zeros((64, 34), jnp.float32)
@@ -213,7 +222,7 @@ def test_a_state_of_another_structure_is_refused(tmp_path, change):
 
 def test_the_format_is_recorded_and_format_1_is_read(tmp_path):
     checkpointer = Checkpointer(tmp_path)
-    path = checkpointer.save(1, state(1), {"at": 1}) / "host.json"
+    path = saved(checkpointer, 1, state(1), {"at": 1}) / "host.json"
     assert json.loads(path.read_text()) == {"at": 1, "format": FORMAT, "covr_jax_version": __version__}
     assert checkpointer.restore(lambda: state(0))[1] == {"at": 1}
     path.write_text('{"at": 1}')  # as version 0.1.0 wrote it
@@ -221,13 +230,62 @@ def test_the_format_is_recorded_and_format_1_is_read(tmp_path):
     assert checkpointer.restore(lambda: state(0))[1] == {"at": 1}
 
 
+def test_arrays_that_a_later_format_added_are_0_in_an_earlier_one(tmp_path):
+    added = {FORMAT: ("['count']",), FORMAT - 1: ("['valid']",)}
+    earlier = {name: value for name, value in state(7).items() if name != "count"}
+    checkpointer = Checkpointer(tmp_path, added=added)
+    path = saved(checkpointer, 1, earlier, {"at": 1})
+    with pytest.raises(CheckpointError, match="holds another state"):
+        checkpointer.restore(lambda: state(0))
+    (path / "host.json").write_text(json.dumps({"format": FORMAT - 1, "covr_jax_version": "0.2.0"}))
+    manifest.write_manifest(path)
+    restored, _, _ = checkpointer.restore(lambda: state(3))
+    assert_equal(restored, state(7) | {"count": jnp.zeros((), jnp.int32)})
+
+
+def test_a_part_of_a_state_is_read_alone_and_must_be_there(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    saved(checkpointer, 1, state(1), {})
+    part = {"params": state(0)["params"], "keys": state(0)["keys"]}
+    restored, _, _ = checkpointer.restore(lambda: part, partial=True)
+    assert_equal(restored, {name: state(1)[name] for name in part})
+    with pytest.raises(CheckpointError, match=r"no \['momentum'\]"):
+        checkpointer.restore(lambda: part | {"momentum": jnp.zeros(3)}, partial=True)
+
+
+def test_training_goes_on_while_a_copy_of_the_state_is_written(tmp_path, monkeypatch):
+    from covr_jax.io import arrays
+
+    written, may_write = [], threading.Event()
+
+    def slow(path, tree):
+        may_write.wait(20)
+        written.append(tree)
+        path.mkdir()
+
+    monkeypatch.setattr(arrays, "save", slow)
+    checkpointer, weights = Checkpointer(tmp_path), jnp.arange(3.0)
+    checkpointer.save(5, {"w": weights}, {})
+    weights.delete()  # what a program does with a state that it was given
+    assert not written and not (tmp_path / "checkpoints" / "5").exists() and checkpointer.last is None
+    may_write.set()
+    checkpointer.wait()
+    np.testing.assert_array_equal(written[0]["w"], [0, 1, 2])
+    assert checkpointer.steps() == [5] and checkpointer.last.env_steps == 5
+    assert 0 < checkpointer.last.blocked_seconds < checkpointer.last.seconds
+    monkeypatch.setattr(memory, "free_bytes", lambda storage: 10)  # no copy fits
+    checkpointer.save(6, {"w": jnp.ones(3)}, {})
+    assert (tmp_path / "checkpoints" / "6").exists() and isinstance(written[1]["w"], jax.Array)
+    assert checkpointer.last.blocked_seconds == checkpointer.last.seconds
+
+
 def test_a_later_format_is_refused_in_one_line_that_says_who_wrote_it(tmp_path):
     checkpointer = Checkpointer(tmp_path)
-    path = checkpointer.save(1, state(1), {}) / "host.json"
+    path = saved(checkpointer, 1, state(1), {}) / "host.json"
     path.write_text(json.dumps({"format": FORMAT + 1, "covr_jax_version": "9.9.9"}))
     manifest.write_manifest(path.parent)
     with pytest.raises(
-        CheckpointError, match=r"written by covr_jax 9\.9\.9 in format 4.*install 9\.9\.9 or later"
+        CheckpointError, match=rf"written by covr_jax 9\.9\.9 in format {FORMAT + 1}.*install 9\.9\.9 or later"
     ) as caught:
         checkpointer.restore(lambda: pytest.fail("the state was made"))
     assert "\n" not in str(caught.value)
@@ -237,7 +295,7 @@ def test_the_state_to_fill_is_gone_before_one_is_read(tmp_path, monkeypatch):
     from orbax.checkpoint import v1 as ocp
 
     checkpointer, load, alive = Checkpointer(tmp_path), ocp.load, []
-    checkpointer.save(1, state(1), {})
+    saved(checkpointer, 1, state(1), {})
 
     def like():
         filled = state(0)
@@ -260,7 +318,7 @@ def test_memory_that_does_not_suffice_costs_no_checkpoint(tmp_path, monkeypatch,
         raise error
 
     checkpointer = Checkpointer(tmp_path)
-    checkpointer.save(1, state(1), {})
+    saved(checkpointer, 1, state(1), {})
     monkeypatch.setattr(ocp, "load", full)
     message = refuse(checkpointer, state(0))
     assert message.endswith("; free memory and run again") and "delete" not in message
@@ -268,7 +326,7 @@ def test_memory_that_does_not_suffice_costs_no_checkpoint(tmp_path, monkeypatch,
 
 def test_one_that_is_written_again_is_never_found_half_deleted(tmp_path, monkeypatch):
     checkpointer, remove = Checkpointer(tmp_path), shutil.rmtree
-    checkpointer.save(300, state(1), {"at": 1})
+    saved(checkpointer, 300, state(1), {"at": 1})
 
     def killed(path, ignore_errors=False):
         if path.exists():
@@ -277,8 +335,8 @@ def test_one_that_is_written_again_is_never_found_half_deleted(tmp_path, monkeyp
 
     monkeypatch.setattr(shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        checkpointer.save(300, state(2), {"at": 2})
+        saved(checkpointer, 300, state(2), {"at": 2})
     monkeypatch.setattr(shutil, "rmtree", remove)
     assert checkpointer.restore(lambda: state(0))[1] == {"at": 2}
-    checkpointer.save(300, state(3), {"at": 3})
+    saved(checkpointer, 300, state(3), {"at": 3})
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["300"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import pytest
@@ -26,7 +28,8 @@ def test_a_disk_that_refuses_keeps_the_earlier_checkpoint(tmp_path):
         checkpointer.save(2, state(2), {"at": 2}, full)
     assert checkpointer.steps() == [1]
     assert checkpointer.restore(lambda: state(0))[1] == {"at": 1}
-    checkpointer.save(2, state(2), {"at": 2})  # what the failed attempt left behind is no obstacle
+    checkpointer.save(2, state(2), {"at": 2})
+    checkpointer.wait()  # what the failed attempt left behind is no obstacle
     assert json.loads((tmp_path / "checkpoints" / "2" / "host.json").read_text())["at"] == 2
 
 
@@ -38,8 +41,44 @@ def test_a_disk_that_refuses_the_arrays_is_told_alike_and_without_tracebacks(tmp
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device\nsource locations")
 
     monkeypatch.setattr(ocp, "save", full)
+    checkpointer = Checkpointer(tmp_path)
     with pytest.raises(CheckpointError, match=r"cannot write checkpoint .*No space left on device; free space"):
-        Checkpointer(tmp_path).save(2, state(2), {})
+        checkpointer.save(2, state(2), {})  # a thread writes
+        checkpointer.wait()
     assert "Traceback" not in caplog.text
     logging.getLogger("absl").error("other errors are logged again")
     assert "logged again" in caplog.text
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from covr_jax.io.checkpoint import Checkpointer, CheckpointError
+
+checkpointer = Checkpointer(Path(sys.argv[1]))
+state = {f"w{number}": jnp.sin(jnp.arange(20_000.0) + number) for number in range(20)}
+checkpointer.save(1, state, {})
+checkpointer.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    checkpointer.save(2, state, {})
+    checkpointer.wait()
+except CheckpointError as error:
+    print(error)
+print(checkpointer.steps())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [300, 30_000, 300_000])
+def test_threads_print_no_tracebacks_beside_the_line(tmp_path, limit):
+    """Files that may not grow further, while many arrays are on their way."""
+    told = subprocess.run(
+        [sys.executable, "-c", FULL, tmp_path, str(limit)], capture_output=True, text=True, timeout=120
+    )
+    line, steps = told.stdout.splitlines()
+    assert line.startswith("cannot write checkpoint ") and line.endswith("; free space and run again")
+    assert steps == "[1]" and told.stderr == "" and told.returncode == 0

@@ -8,6 +8,7 @@ import pytest
 from covr_jax.config import Config, ConfigError
 from covr_jax.io.run_dir import check_config, claim
 from covr_jax.training.resolve import comparable
+from covr_jax.training.restore import load_run
 
 
 def message_of(directory):
@@ -59,3 +60,7 @@ def test_a_broken_config_is_one_line(tmp_path, text, reason):
     with pytest.raises(ConfigError) as refusal:
         check_config(Config(), tmp_path, comparable)
     assert reason in str(refusal.value) and "\n" not in str(refusal.value)
+    with pytest.raises(ConfigError) as refusal:
+        load_run(tmp_path)  # as evaluate.py does
+    assert reason in str(refusal.value) and "\n" not in str(refusal.value)
+    assert "--run-dir" not in str(refusal.value)

@@ -77,12 +77,13 @@ RIDING = """<body pos="0 -2 2"><freejoint/><geom size=".01" rgba="0 0 0 0"/>
   <camera name="flat" projection="orthographic" fovy="2" euler="50 0 0"/></body>"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("camera", "xml", "shape"),
     [
         ("flat", FLAT, (60, 90)),
-        pytest.param("flat", RIDING, (84, 84), marks=pytest.mark.slow),  # a camera that turns
-        pytest.param(-1, "", (84, 84), marks=pytest.mark.slow),
+        ("flat", RIDING, (84, 84)),  # a camera that turns
+        (-1, "", (84, 84)),
     ],
     ids=["fixed", "turning", "free"],
 )

@@ -39,10 +39,8 @@ def drawn(scene, name, seed=0, time=0.0):
     return np.asarray(renderer(data, appearance), int), appearance
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[] if n == "color_easy" else pytest.mark.slow) for n in DISTRACTORS if n != "none"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in DISTRACTORS if name != "none"])
 def test_an_appearance_depends_on_its_key_only(scene, name):
     plain, _ = drawn(scene, "none")
     one, other = drawn(scene, name, 1)[0], drawn(scene, name, 2)[0]

@@ -47,6 +47,7 @@ def test_one_env_gives_the_same_uint8_image_with_and_without_jit(renderer_and_st
     np.testing.assert_array_equal(jax.jit(renderer)(one), renderer(one))
 
 
+@pytest.mark.slow
 def test_mjx_and_mujoco_data_give_the_same_image(renderer_and_states):
     renderer, states, batch = renderer_and_states
     for k, state in enumerate(states):

@@ -21,6 +21,7 @@ def drawn(low, high, **options):
     return model, data, np.asarray(Renderer(model, 48, 64, samples=1, **options)(data), int)
 
 
+@pytest.mark.slow
 def test_only_what_is_before_a_directional_light_casts_a_shadow():
     _, _, image = drawn(0.5, 1.5)
     _, _, without = drawn(0.5, 1.5, shadows=False)

@@ -35,7 +35,8 @@ def wrapped(position):
     return model, data
 
 
-@pytest.mark.parametrize("position", [0.0, pytest.param(1.5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("position", [0.0, 1.5])
 def test_wrapped_tendons_are_like_opengl(position, opengl, decibel):
     model, data = wrapped(position)
     image = np.asarray(Renderer(model)(data))

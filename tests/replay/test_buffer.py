@@ -71,7 +71,7 @@ def test_three_steps_by_hand():
     step_type = np.array([FIRST, MID, MID, LAST, FIRST], np.int32)[:, None]
     zeros = np.zeros((5, 1))
     reward = np.array([0, 1, 2, 4, 8], np.float32)[:, None]
-    action, frame = np.arange(5.0)[:, None, None], np.zeros((5, 1, 2, 2, 3), np.uint8)
+    action, frame = np.tile(np.arange(5.0)[:, None, None], 2), np.zeros((5, 1, 2, 2, 3), np.uint8)
     state = filled(History(step_type, reward, (zeros + 1).astype(np.float32), action, frame), 8)
     batch = sample(state, jax.random.key(0), 200, 1, 3, 0.5)
     found = {
@@ -87,7 +87,7 @@ def test_a_start_without_an_end_before_it_cuts_the_episode():
     """Env 1 begins anew at time 2: nothing starts from time 1 there, and the cut is counted once, when it is seen."""
     types = np.array([[FIRST, FIRST], [MID, MID], [MID, FIRST], [LAST, MID], [FIRST, MID]], np.int32)
     zeros, frame = np.zeros((5, 2)), np.zeros((5, 2, 2, 2, 3), np.uint8)
-    history = History(types, zeros, zeros + 1.0, np.arange(10.0).reshape(5, 2, 1), frame)
+    history = History(types, zeros, zeros + 1.0, np.tile(np.arange(10.0).reshape(5, 2, 1), 2), frame)
     two, state = (filled(History(*(part[:n] for part in history)), 8) for n in (2, 5))
     assert state.step_type[:5].T.tolist() == [[FIRST, MID, MID, LAST, FIRST], [FIRST, StepType.CUT, FIRST, MID, MID]]
     assert two.step_type[:2].T.tolist() == [[FIRST, MID]] * 2

@@ -15,6 +15,9 @@ from covr_jax import replay
 from covr_jax.config import ConfigError
 from covr_jax.io.checkpoint import Checkpointer
 from covr_jax.runtime import memory
+from covr_jax.training import needs
+from covr_jax.training.parts import build_parts
+from covr_jax.training.programs import Programs
 from covr_jax.types import TimeStep
 from tests.support.histories import filled, make_history
 from tests.support.trees import assert_trees_equal_but_for_rounding
@@ -90,6 +93,65 @@ def test_nothing_is_allocated_before_the_refusal(tiny_config, make_programs, mon
     monkeypatch.setattr(replay, "init", lambda *_: pytest.fail("allocated"))
     with pytest.raises(ConfigError, match=r"the replay needs 1222\.00 GB"):
         programs.init()
+
+
+def test_what_does_not_fit_beside_the_replay_is_refused_and_the_option_named(machine):
+    parts = [
+        memory.Need("the networks", 5_000_000_000, {"--sac.hidden-dim": 4096, "--env.image-size": 300}),
+        memory.Need("the frames", 1_000_000_000, {"--env.frame-stack": 300}),
+    ]
+    memory.check_needs(parts)  # nobody says how much is free
+    machine(10_000_000_000)
+    memory.check_needs(parts, 4_000_000_000)
+    with pytest.raises(ConfigError) as caught:
+        memory.check_needs(parts, 4_000_001_001)
+    assert str(caught.value) == (
+        "the networks need 5.00 GB of memory beside the replay's 4.00 GB, and 10.00 GB are free;"
+        " lower --sac.hidden-dim, now 4,096"
+    )
+    machine(7_400_000_000)
+    with pytest.raises(ConfigError, match=r"^the networks need 5.00 GB of memory, and 7.40 GB are free; lower --sac"):
+        memory.check_needs(parts)
+    machine.accelerator({"bytes_limit": 8_000_000_000, "bytes_in_use": 0})
+    memory.check_needs(parts, 10**12, "host")  # another memory
+    with pytest.raises(ConfigError, match=r"lower --env.frame-stack, now 300$"):
+        memory.check_needs([parts[1]._replace(nbytes=7_000_000_000), parts[0]])
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "said"),
+    [
+        (
+            "sac",
+            "hidden_dim",
+            10**7,
+            r"^the networks with .* need 4,400,\d+\.\d+ GB .* lower --sac.hidden-dim, now 1",
+        ),
+        ("sac", "feature_dim", 10**8, r"^the networks with .* lower --sac.feature-dim, now 100,000,000$"),
+        (
+            "sac",
+            "batch_size",
+            10**9,
+            r"^the frame stacks of a batch need 7,200\.00 GB .* lower --sac.batch-size, now 1",
+        ),
+        ("env", "frame_stack", 10**9, r"^the frame stacks of a batch .* lower --env.frame-stack, now 1,000,000,000$"),
+        ("env", "image_size", 10**6, r"^the frame stacks of a batch .* lower --env.image-size, now 1,000,000$"),
+        ("env", "num_envs", 10**9, r"^the environments' frame stacks .* lower --env.num-envs, now 1,000,000,000$"),
+        ("sac", "n_step", 26, r"^--sac.n-step must be at most 25, the steps of an episode, got 26$"),
+    ],
+)
+def test_sizes_that_no_machine_has_are_refused_before_anything_is_allocated(tiny_config, group, name, value, said):
+    part = dataclasses.replace(getattr(tiny_config, group), **{name: value})
+    with pytest.raises(ConfigError, match=said) as caught:
+        Programs(dataclasses.replace(tiny_config, **{group: part})).init()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_predicted_size_of_the_learner_is_its_size(tiny_config):
+    parts = build_parts(tiny_config)
+    images, action = jnp.zeros((1, 20, 20, 9), jnp.uint8), jnp.zeros((1, 1))
+    leaves = jax.tree.leaves(parts.learner.init(jax.random.key(0), images, action))
+    assert needs.of_learner(parts).nbytes == sum(leaf.nbytes for leaf in leaves)
 
 
 # ------------------------------------------------------------- frames on the host

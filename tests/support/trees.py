@@ -33,9 +33,15 @@ def assert_trees_equal(one, two):
 def assert_trees_equal_but_for_rounding(one, two):
     """Asserts that two programs computed the same: XLA may add the terms of a sum in another order in each.
 
-    A step of the optimisers is 1e-3 and more, whatever the size of the gradient.
+    A step of the optimisers is 1e-3 and more, whatever the size of the gradient. Images (uint8) are rounded to whole
+    levels: a last digit can move the few pixels that lie halfway between two levels, by one level.
     """
     one, two = host_copy(one), host_copy(two)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
+        name = jax.tree_util.keystr(path)
+        if a.dtype == np.uint8:
+            assert np.mean(a != b) < 1e-4, name
+            np.testing.assert_allclose(a.astype(int), b.astype(int), rtol=0, atol=1, err_msg=name)
+            continue
         close = {"rtol": 1e-5, "atol": 1e-7} if np.issubdtype(a.dtype, np.floating) else {"rtol": 0, "atol": 0}
-        np.testing.assert_allclose(a, b, **close, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(a, b, **close, err_msg=name)

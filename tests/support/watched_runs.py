@@ -21,6 +21,7 @@ from tests.support.trees import host_copy
 
 # What depends on the clock or the machine and not on the run.
 TIMING = {"wall_s", "train/env_steps_per_second", "train/updates_per_second", "vlm/latency_s", "mem/device_peak_bytes"}
+TIMING |= {"checkpoint/bytes", "checkpoint/seconds", "checkpoint/blocked_seconds"}
 TIMING |= {"time/compile_s", "time/compile_cold_s", "compile/programs", "compile/cached"}
 TIMING |= {"policy/latency_s", "vlm/mean_latency_s"}
 

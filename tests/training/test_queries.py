@@ -216,7 +216,7 @@ def half(run):
     return run("half", 0.5)
 
 
-CLOCK = ("wall_s", "time/", "compile/", "mem/", "policy/", "per_second", "latency")
+CLOCK = ("wall_s", "checkpoint/", "time/", "compile/", "mem/", "policy/", "per_second", "latency")
 
 
 def timeless(rows, *more):

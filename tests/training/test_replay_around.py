@@ -85,7 +85,8 @@ def by_hand(slots, count=None):
     reward = np.array([0, 1, 2, 4, 8, 0, 16], np.float32)[:, None]
     time = np.arange(7)
     frame = np.zeros((7, 1, 2, 2, 3), np.uint8) + np.stack([time, 0 * time, 0 * time], -1)[:, None, None, None]
-    history = History(step_type, reward, np.ones((7, 1), np.float32), time[:, None, None] + 1.0, frame.astype(np.uint8))
+    action = np.tile(time[:, None, None] + 1.0, 2)
+    history = History(step_type, reward, np.ones((7, 1), np.float32), action, frame.astype(np.uint8))
     return filled(history, slots, count)
 
 

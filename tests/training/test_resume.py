@@ -18,6 +18,7 @@ from covr_jax.training.resolve import resolve
 from covr_jax.training.restore import load_run
 from covr_jax.training.rounds import FinetuneScheduler
 from covr_jax.training.selection import DataSelector
+from covr_jax.training.state import EvaluatedState
 from covr_jax.training.surroundings import changes
 from covr_jax.vlm.serving.fake import FakeVLM
 from tests.support.reporters import Quiet
@@ -44,6 +45,20 @@ def test_straight_and_resumed_runs_are_bitwise_equal(covr, resumed):
     timing = {"latency_s", "query_s"}
     counts = [{k: v for k, v in log.vlm.counters.items() if k not in timing} for log in (resumed[-1], covr)]
     assert counts[0] == counts[1]
+
+
+def test_the_policy_of_the_best_evaluation_is_kept(covr, folder, make_programs, monkeypatch):
+    rows = read_metrics(folder / "covr" / "metrics.jsonl")
+    returns = {row["env_steps"]: row["eval/episode_return"] for row in rows if "eval/episode_return" in row}
+    best = max(returns, key=lambda step: (returns[step], -step))
+    assert len(returns) > 2
+    (kept,) = (folder / "covr" / "best").iterdir()
+    assert kept.name == str(best) and json.loads((kept / "host.json").read_text())["return"] == returns[best]
+    monkeypatch.setattr(restore, "Programs", make_programs)
+    _, _, state = load_run(folder / "covr", "best")
+    assert int(state.progress.transitions) * 40 == best  # of action repeat 40
+    if best in covr.saved:
+        assert_trees_equal(host_copy(state.learner), covr.saved[best].learner)
 
 
 def test_a_finished_run_that_is_extended_equals_one_of_that_length(run, tiny_config, folder, covr):
@@ -180,7 +195,8 @@ def test_a_run_can_be_loaded_without_its_vlm(covr, tiny_config, folder, make_pro
     monkeypatch.setattr(restore, "Programs", make_programs)
     config, _, state = load_run(folder / "covr")
     assert config == resolve(tiny_config)
-    assert_trees_equal(host_copy(state), host_copy(covr.ended))
+    ended = covr.ended
+    assert_trees_equal(host_copy(state), host_copy(EvaluatedState(ended.learner, ended.progress)))
     with pytest.raises(ConfigError, match="holds no run"):
         load_run(folder)
     with pytest.raises(CheckpointError, match="no checkpoint 7 "):

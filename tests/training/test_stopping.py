@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,10 @@ from covr_jax.io.checkpoint import Checkpointer
 from covr_jax.report import write_report
 from covr_jax.report.table import read_final
 from covr_jax.training import loop
+from covr_jax.training.divergence import check_updates, tell_skipped
 from covr_jax.types import Diverged, Preempted
 from experiments.console import ConsoleReporter
+from tests.support.reporters import Quiet
 from tests.support.trees import assert_trees_equal, host_copy
 from tests.support.watched_runs import rows_of
 
@@ -69,7 +72,7 @@ def test_a_diverged_run_stops_and_shows_no_older_number(run, tiny_config, folder
     with monkeypatch.context() as patch:
         patch.setattr(loop.AgentTrainer, "_chunk", poisoned)
         with pytest.raises(
-            Diverged, match=r"^diverged at 5,\d{3} env steps: losses/\w+ is nan .*last checkpoint"
+            Diverged, match=r"^diverged at 5,\d{3} env steps: losses/\w+ is nan, and the last \d+ of .*last checkpoint"
         ) as said:
             run(tiny_config, directory)
     assert "\n" not in str(said.value)
@@ -81,6 +84,21 @@ def test_a_diverged_run_stops_and_shows_no_older_number(run, tiny_config, folder
     assert "Diverged" in page and "Final return" not in page and "Latest return" not in page
     run(tiny_config, directory)  # whatever made it diverge is gone
     assert not (directory / "diverged.json").exists() and read_final(directory) is not None
+
+
+def test_a_bad_update_is_skipped_and_counted_and_ten_in_a_row_end_the_run():
+    bad, messages = {"losses/critic": math.nan, "losses/actor": 0.5, "sac/entropy": math.nan}, Quiet()
+    check_updates(bad, 100, skipped_in_a_row=9)
+    check_updates({"losses/critic": 0.1}, 100, skipped_in_a_row=0)
+    with pytest.raises(
+        Diverged, match=r"^losses/critic is nan, and the last 10 of 1,000 updates had no finite gradient$"
+    ):
+        check_updates(bad, 1000, skipped_in_a_row=10)
+    with pytest.raises(Diverged, match=r"^losses/critic is nan after 100 updates$"):
+        check_updates(bad, 100, skipped_in_a_row=0)
+    for before, now in ((0, 0), (0, 2), (2, 3)):
+        tell_skipped(before, now, 5000, messages)
+    assert len(messages.messages) == 1 and messages.messages[0].startswith("at 5,000 env steps 2 updates had no finite")
 
 
 def test_parameters_that_are_not_finite_are_never_saved(run, tiny_config, folder, monkeypatch):

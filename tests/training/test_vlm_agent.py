@@ -182,7 +182,7 @@ def test_vpf_goes_on_as_if_it_had_not_been_stopped(small_vpf, shared, tmp_path, 
 
     def what_was_seen(name):
         rows = read_metrics(tmp_path / name / "metrics.jsonl")
-        clocks = ("wall_s", "per_second", "latency", "mem/", "policy/", "vlm/memory", "query_s")
+        clocks = ("wall_s", "checkpoint/", "per_second", "latency", "mem/", "policy/", "vlm/memory", "query_s")
         return [{k: v for k, v in row.items() if not any(clock in k for clock in clocks)} for row in rows]
 
     assert len(what_was_seen("whole")) == 7  # random, three iterations, three evaluations

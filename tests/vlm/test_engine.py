@@ -153,6 +153,13 @@ def test_wrong_frames_are_refused(make_engine, frames):
         make_engine().query(frames.astype(np.float32))
 
 
+@pytest.mark.parametrize("actions", [np.zeros((2, 6)), np.zeros(12), np.zeros((5, 2)), np.full((6, 2), np.nan)])
+def test_wrong_actions_are_refused(make_engine, frames, actions):
+    """Actions f32[A,N] would be read as others of [N,A]."""
+    with pytest.raises(ValueError, match=r"^actions must be \[6,2\], got|an action must be a finite vector"):
+        make_engine().finetune(frames, actions, np.ones(6))
+
+
 def test_the_engine_leaves_the_global_generators_alone(make_engine, frames):
     state = torch.get_rng_state()
     engine = make_engine(dropout=0.1, finetune_options={"steps": 1})

@@ -33,6 +33,20 @@ def test_gae_by_hand():
     np.testing.assert_allclose(target[:, 0], [2.0, 3.0, 8.0], rtol=1e-6)
 
 
+def test_gae_refuses_shapes_that_would_be_broadcast():
+    reward, ends, value = np.ones((3, 2)), np.zeros((3, 2), bool), np.ones((4, 2))
+    for given, said in (
+        ((reward, ends[:, :1], reward, value), r"^ends must be \[3,2\], got \[3, 1\]$"),
+        ((reward, ends, reward[:1], value), r"^discount must be \[3,2\], got \[1, 2\]$"),
+        ((reward, ends, reward, value[:, :1]), r"^value must be \[3,2\], got \[3, 1\]$"),
+        ((reward, ends, reward, reward), r"^value must be \[3,2\], got \[2, 2\]$"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            gae(*given, 0.9, 0.9)
+    with pytest.raises(ValueError, match=r"^gamma and decay must lie in \[0, 1\], got 1.5 and 0.9$"):
+        gae(reward, ends, reward, value, 1.5, 0.9)
+
+
 def test_gae_equals_its_definition():
     """A_t = sum_k (gamma lambda)^k delta_{t+k}, summed until the episode ends, with terminations and time limits."""
     length, num_envs, gamma, decay = 23, 4, 0.9, 0.95

@@ -281,7 +281,7 @@ def test_same_seed_same_adapter_and_global_generator_untouched(backbone, frames)
     assert any(not torch.equal(results[0][n], results[2][n]) for n in start)
 
 
-@pytest.mark.parametrize("weights", [[-1.0] * 6, [np.nan] * 6, [1.0] * 5])
+@pytest.mark.parametrize("weights", [[-1.0] * 6, [np.nan] * 6, [1.0] * 5, [[1.0]] * 6])
 def test_bad_weights_are_refused(setup, weights):
     with pytest.raises(ValueError):
         setup.finetune(weights=np.array(weights, np.float32))

@@ -1,36 +1,17 @@
-"""The methods of the paper's tables by name. A new method is a module here and an entry in the table below."""
+"""The methods of the paper's tables by name. A new method is a module here and an entry in ``published``."""
 
 from __future__ import annotations
 
 import dataclasses
-from types import ModuleType
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from covr_jax.agents.method import Method
-from covr_jax.agents.methods import curl, deepmdp, dgc_like, drq, drqv2, mlr, rad, resact, sac, spr, svea, taco
 from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters, of_group
+from covr_jax.agents.methods.published import METHODS, PUBLISHED, SIZE_FACTORS
 from covr_jax.config import AugmentConfig, ConfigError
 
-_MODULES = {
-    "sac": sac,
-    "rad": rad,
-    "drq": drq,
-    "drqv2": drqv2,
-    "deepmdp": deepmdp,
-    "curl": curl,
-    "svea": svea,
-    "resact": resact,
-    "taco": taco,
-    "spr": spr,
-    "mlr": mlr,
-    "dgc_like": dgc_like,
-}
-METHODS = tuple(_MODULES)
-
-
-def _module(name: str) -> ModuleType:
-    if name not in _MODULES:
-        raise ConfigError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
-    return _MODULES[name]
+if TYPE_CHECKING:
+    from covr_jax.agents.method import Method
 
 
 def make_method(name: str, augment: AugmentConfig, image_size: int, task_default: str) -> Method:
@@ -46,7 +27,8 @@ def make_method(name: str, augment: AugmentConfig, image_size: int, task_default
       ConfigError: unknown method, an augmentation that the method does not take, or a size that does not fit.
     """
     augment = resolve_augmentation(name, augment, image_size, task_default)
-    return _module(name).make(MethodSpec(name, augment, image_size))
+    module = import_module(f"covr_jax.agents.methods.{name}")  # on first use: it imports JAX
+    return module.make(MethodSpec(name, augment, image_size))
 
 
 def resolve_augmentation(name: str, augment: AugmentConfig, image_size: int, task_default: str) -> AugmentConfig:
@@ -63,13 +45,13 @@ def resolve_augmentation(name: str, augment: AugmentConfig, image_size: int, tas
     Raises:
       ConfigError: unknown method.
     """
-    published = _module(name).HYPERPARAMETERS
+    published = published_hyperparameters(name)
     if not published.places_images:
         return augment
     kind = published.always.get("augment.kind", task_default) if augment.kind == "auto" else augment.kind
     size = augment.size
-    if size is None and kind in rad.SIZE_FACTORS:
-        size = image_size if augment.center_crop is not None else round(image_size * rad.SIZE_FACTORS[kind])
+    if size is None and kind in SIZE_FACTORS:
+        size = image_size if augment.center_crop is not None else round(image_size * SIZE_FACTORS[kind])
     return dataclasses.replace(augment, kind=kind, size=size)
 
 
@@ -79,7 +61,9 @@ def published_hyperparameters(name: str) -> PublishedHyperparameters:
     Raises:
       ConfigError: unknown method.
     """
-    return _module(name).HYPERPARAMETERS
+    if name not in PUBLISHED:
+        raise ConfigError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
+    return PUBLISHED[name]
 
 
 __all__ = ["METHODS", "make_method", "of_group", "published_hyperparameters", "resolve_augmentation"]

@@ -13,22 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views
-from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
+from covr_jax.agents.methods.hyperparameters import MethodSpec
 from covr_jax.agents.methods.rad import rad_augmentation
 from covr_jax.agents.networks import Networks, Params
 from covr_jax.config import SACConfig
 from covr_jax.types import Batch
-
-HYPERPARAMETERS = PublishedHyperparameters(
-    source="MishaLaskin/curl: train.py, curl_sac.py; microsoft/Playvirtual: DMControl/src/config.yaml",
-    full_size={
-        "sac.batch_size": 512,
-        "sac.auxiliary_learning_rate": 1e-3,
-        "sac.auxiliary_encoder_scale": 2.0,  # two Adams of that rate
-    },
-    always={"augment.kind": "crop"},
-    places_images=True,
-)
 
 
 def info_nce(

@@ -17,17 +17,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views
-from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
+from covr_jax.agents.methods.hyperparameters import MethodSpec
 from covr_jax.agents.methods.sac import no_augmentation
 from covr_jax.agents.networks import Networks, Params
 from covr_jax.agents.networks.predictors import predictor
 from covr_jax.config import SACConfig
 from covr_jax.types import Batch
-
-HYPERPARAMETERS = PublishedHyperparameters(
-    source="facebookresearch/deep_bisim4control: train.py",
-    full_size={"env.image_size": 84, "sac.auxiliary_learning_rate": 1e-3, "sac.catch_up_updates": 1000},
-)
 
 
 class ExtraLoss(NamedTuple):

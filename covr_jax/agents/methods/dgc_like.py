@@ -21,9 +21,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from covr_jax.agents.method import Augmentation, Auxiliary, Method, Metrics
-from covr_jax.agents.methods import deepmdp
 from covr_jax.agents.methods.deepmdp import ExtraLoss, latent_model
-from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
+from covr_jax.agents.methods.hyperparameters import MethodSpec
 from covr_jax.agents.methods.sac import no_augmentation
 from covr_jax.agents.networks import Networks, Params
 from covr_jax.agents.networks.predictors import pointwise
@@ -31,11 +30,6 @@ from covr_jax.config import SACConfig
 from covr_jax.types import Batch
 
 SIDE = 7  # G: two of the fourteen patches of CLIP's ViT-B/16 per cell
-HYPERPARAMETERS = PublishedHyperparameters(
-    source="none: DeepMDP's values",
-    full_size=deepmdp.HYPERPARAMETERS.full_size,
-    always={"vlm.name": "openai/clip-vit-base-patch16", "vlm.hold": False, "vlm.return_episodes": 0},
-)
 
 
 def pooling_matrix(side: int, cells: int) -> Float[np.ndarray, "{cells} {side}"]:

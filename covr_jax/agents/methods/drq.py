@@ -18,22 +18,10 @@ from jaxtyping import Array, PRNGKeyArray, UInt8
 
 from covr_jax.agents import augment
 from covr_jax.agents.method import Augmentation, Method, Views
-from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
+from covr_jax.agents.methods.hyperparameters import MethodSpec
 from covr_jax.agents.networks import make_networks
 
 MARGIN = 4  # pixels of an 84x84 image
-HYPERPARAMETERS = PublishedHyperparameters(
-    source="denisyarats/drq: config.yaml",
-    full_size={
-        "env.image_size": 84,
-        "sac.batch_size": 512,
-        "sac.learning_rate": 1e-3,
-        "sac.alpha_learning_rate": 1e-3,
-        "sac.alpha_beta1": 0.9,
-        "sac.critic_tau": 0.01,
-        "sac.encoder_tau": 0.01,
-    },
-)
 
 
 def margin_for(image_size: int) -> int:

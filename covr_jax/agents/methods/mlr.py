@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views, momentum_encoder
-from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
+from covr_jax.agents.methods.hyperparameters import MethodSpec
 from covr_jax.agents.methods.rad import rad_augmentation
 from covr_jax.agents.methods.spr import cosine_distance, encode, first_rows, init_heads, perturb
 from covr_jax.agents.networks import Networks, Params
@@ -28,24 +28,6 @@ STEPS = 16  # K
 PATCH = 0.1  # side of a patch / side of the image
 SHARE = 0.5  # masked share of the patches
 LAYERS = 2  # blocks of the decoder
-HYPERPARAMETERS = PublishedHyperparameters(
-    source="microsoft/Mask-based-Latent-Reconstruction: DMControl/src/mtm_sac.py, DMControl/src/configs",
-    full_size={
-        "sac.batch_size": 512,
-        "sac.num_filters": 64,
-        "sac.auxiliary_learning_rate": 5e-4,
-        "sac.auxiliary_warmup": 6000,
-        "sac.auxiliary_clip_norm": 10.0,
-    },
-    always={"augment.kind": "crop"},
-    places_images=True,
-    tasks={
-        "cartpole_swingup": {"sac.mask_depth": 4},
-        "reacher_easy": {"sac.mask_depth": 4},
-        "cheetah_run": {"sac.auxiliary_learning_rate": 1e-4},
-        "walker_walk": {"sac.auxiliary_tau": 0.1},
-    },
-)
 
 
 def sample_mask(key: PRNGKeyArray, size: int, depth: int) -> Bool[Array, "K {size} {size}"]:

@@ -17,28 +17,10 @@ from jaxtyping import Array, PRNGKeyArray, UInt8
 
 from covr_jax.agents import augment
 from covr_jax.agents.method import Augmentation, Method, Views
-from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
+from covr_jax.agents.methods.hyperparameters import MethodSpec
 from covr_jax.config import ConfigError
 
 Images = UInt8[Array | np.ndarray, "B H W C"]
-
-# As in the authors' code, images to translate are rendered at the canvas' size, and only their centre is placed.
-PLACED = {"env.image_size": 108, "augment.center_crop": 100}
-_TRANSLATED = (
-    "cartpole_swingup",
-    "reacher_easy",
-    "cheetah_run",
-    "finger_spin",
-    "ball_in_cup_catch",
-    "hopper_hop",
-    "pendulum_swingup",
-)
-HYPERPARAMETERS = PublishedHyperparameters(
-    source="MishaLaskin/rad: train.py, curl_sac.py",
-    tasks=dict.fromkeys(_TRANSLATED, PLACED),  # otherwise the config's defaults are RAD's
-    places_images=True,
-)
-SIZE_FACTORS = {"translate": 1.08, "crop": 0.84}  # output size / image size: 100 to 108 and 100 to 84
 
 
 def make(spec: MethodSpec) -> Method:
@@ -90,6 +72,7 @@ def random_translate(image_size: int, canvas: int, center_crop: int | None = Non
     margin, edge = canvas - placed, (image_size - placed) // 2
 
     def place(images: Images, offsets: Array) -> UInt8[Array, "B H2 W2 C"]:
+        _check_side(images, image_size)
         part = jnp.asarray(images)[:, edge : edge + placed, edge : edge + placed]
         return augment.translate(part, offsets, canvas)
 
@@ -121,6 +104,7 @@ def random_crop(image_size: int, window: int) -> Augmentation:
         raise ValueError(f"crop needs 1 <= augment.size <= env.image_size, got {window} and {image_size}")
 
     def random(key: PRNGKeyArray, images: Images) -> UInt8[Array, "B H2 W2 C"]:
+        _check_side(images, image_size)
         return augment.crop(images, augment.random_offsets(key, images.shape[0], margin), window)
 
     def pair(key: PRNGKeyArray, observation: Images, next_observation: Images) -> Views:
@@ -128,6 +112,13 @@ def random_crop(image_size: int, window: int) -> Augmentation:
         return Views((random(key, observation),), (random(next_key, next_observation),))
 
     def center(images: Images) -> UInt8[Array, "B H2 W2 C"]:
+        _check_side(images, image_size)
         return augment.crop(images, jnp.full((images.shape[0], 2), margin // 2), window)
 
     return Augmentation(pair, center, random)
+
+
+def _check_side(images: Images, image_size: int) -> None:
+    """Raises ValueError for images of another size, of which a corner would be taken for the whole."""
+    if images.shape[1:3] != (image_size, image_size):
+        raise ValueError(f"the method was made for images of {image_size} pixels, got {list(images.shape[1:3])}")

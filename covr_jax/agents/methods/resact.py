@@ -13,17 +13,9 @@ from functools import partial
 
 from covr_jax.agents.method import Method
 from covr_jax.agents.methods.deepmdp import latent_model
-from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
-from covr_jax.agents.methods.rad import PLACED, rad_augmentation
+from covr_jax.agents.methods.hyperparameters import MethodSpec
+from covr_jax.agents.methods.rad import rad_augmentation
 from covr_jax.agents.networks import make_networks
-
-HYPERPARAMETERS = PublishedHyperparameters(
-    source="LiuZhenxian123/ResAct: train.py, run_cheetah.sh",
-    full_size={"sac.auxiliary_learning_rate": 1e-3} | PLACED,
-    always={"augment.kind": "translate"},
-    places_images=True,
-    tasks={"cheetah_run": {"sac.feature_dim": 64, "sac.auxiliary_encoder_scale": 0.2}},  # the encoder's rate is 2e-4
-)
 
 
 def make(spec: MethodSpec) -> Method:

@@ -8,11 +8,7 @@ from __future__ import annotations
 from jaxtyping import Array
 
 from covr_jax.agents.method import Augmentation, Method, Views
-from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
-
-HYPERPARAMETERS = PublishedHyperparameters(
-    source="denisyarats/pytorch_sac_ae: train.py", full_size={"env.image_size": 84}
-)
+from covr_jax.agents.methods.hyperparameters import MethodSpec
 
 
 def no_augmentation() -> Augmentation:

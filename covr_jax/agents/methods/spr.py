@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 
 from covr_jax.agents import augment
 from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views, momentum_encoder
-from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
+from covr_jax.agents.methods.hyperparameters import MethodSpec
 from covr_jax.agents.methods.rad import rad_augmentation
 from covr_jax.agents.networks import Networks, Params
 from covr_jax.agents.networks.predictors import perceptron, predictor
@@ -28,18 +28,6 @@ from covr_jax.types import Batch, Future
 STEPS = 5  # K
 ROWS = 128  # rows of a batch that the loss reads, at most
 PROJECTION = 100  # hidden units of the projection and the prediction head
-HYPERPARAMETERS = PublishedHyperparameters(
-    source="microsoft/Playvirtual: DMControl/src/spr_sac.py, DMControl/src/configs",
-    full_size={
-        "sac.batch_size": 512,
-        "sac.num_filters": 64,
-        "sac.auxiliary_learning_rate": 1e-3,
-        "sac.auxiliary_encoder_scale": 3.0,  # Adams with rates 2 and 1 times that of the heads
-    },
-    always={"augment.kind": "crop"},
-    places_images=True,
-    tasks={"cheetah_run": {"sac.auxiliary_learning_rate": 2e-4}},
-)
 _STRENGTH, _CLIP = 0.05, 2.0  # standard deviation of the brightness, and its bound in standard deviations
 _MIN_NORM = 1e-3
 

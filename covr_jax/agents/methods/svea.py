@@ -15,20 +15,8 @@ from jaxtyping import Array
 from covr_jax.agents import augment
 from covr_jax.agents.method import Augmentation, Method, Views
 from covr_jax.agents.methods.drq import random_shifts
-from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
+from covr_jax.agents.methods.hyperparameters import MethodSpec
 from covr_jax.agents.networks import make_networks
-
-HYPERPARAMETERS = PublishedHyperparameters(
-    source="nicklashansen/dmcontrol-generalization-benchmark: src/arguments.py, src/train.py",
-    full_size={
-        "env.image_size": 84,
-        "sac.learning_rate": 1e-3,
-        "sac.catch_up_updates": 1000,
-        "sac.feature_dim": 100,
-        "sac.conv_kernels": (3,) * 11,
-        "sac.conv_strides": (2, *(1,) * 10),
-    },
-)
 
 
 def _with_strong_view(shifts: Augmentation) -> Augmentation:

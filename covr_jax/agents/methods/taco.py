@@ -16,26 +16,16 @@ from jaxtyping import Array
 
 from covr_jax.agents import policies
 from covr_jax.agents.method import Augmentation, Auxiliary, AuxiliaryParams, Method, Metrics, Views
-from covr_jax.agents.methods import drqv2
 from covr_jax.agents.methods.curl import info_nce
 from covr_jax.agents.methods.drq import random_shifts
-from covr_jax.agents.methods.hyperparameters import MethodSpec, PublishedHyperparameters
+from covr_jax.agents.methods.drqv2 import deterministic_networks
+from covr_jax.agents.methods.hyperparameters import MethodSpec
 from covr_jax.agents.networks import Networks, Params
 from covr_jax.agents.networks.predictors import action_encoder, perceptron, projection
 from covr_jax.config import SACConfig
 from covr_jax.types import Batch
 
 STEPS = 3  # K
-HYPERPARAMETERS = PublishedHyperparameters(
-    source="FrankZheng2022/TACO: cfgs/config.yaml, cfgs/agent/taco.yaml, cfgs/task",
-    full_size=drqv2.HYPERPARAMETERS.full_size | {"sac.batch_size": 1024},
-    always=drqv2.HYPERPARAMETERS.always,
-    # The agent's file comes after the task's in the authors' configuration: its batch size holds on walker too.
-    tasks={
-        task: {name: value for name, value in options.items() if name != "sac.batch_size"}
-        for task, options in drqv2.HYPERPARAMETERS.tasks.items()
-    },
-)
 
 
 def latent_size(action_dim: int) -> int:
@@ -98,7 +88,7 @@ def make(spec: MethodSpec) -> Method:
     spec.refuse_other_augmentation()
     return Method(
         random_shifts(spec.image_size),
-        networks=drqv2.deterministic_networks,
+        networks=deterministic_networks,
         policy=policies.noisy_deterministic,
         auxiliary=temporal_contrast,
         horizon=STEPS,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from brax.envs.base import Env, State
 from jaxtyping import Array, Float
 
+from covr_jax.checks import check_actions
 from covr_jax.envs.registry import get_task
 from covr_jax.envs.vec_env import VecEnv
 
@@ -60,7 +61,12 @@ class BraxEnv(Env):
         return State(cast(Any, state), self._observation(timestep.observation), jnp.zeros(()), jnp.zeros(()))
 
     def step(self, state: State, action: Float[Array, " A"]) -> State:
-        """Applies an action in [-1, 1] for one agent step."""
+        """Applies an action in [-1, 1] for one agent step.
+
+        Raises:
+          ValueError: an action of another shape, which is known while tracing.
+        """
+        check_actions(action, (self.action_size,))
         physics, reward = self._env.simulate(cast(Any, state.pipeline_state), action[None])
         physics, timestep = self._env.observe(physics, reward)
         return state.replace(  # pyright: ignore[reportAttributeAccessIssue] -- flax adds it

@@ -11,6 +11,7 @@ from dm_env import specs
 from numpy.typing import ArrayLike
 
 from covr_jax import runtime
+from covr_jax.checks import finite_actions
 from covr_jax.envs.registry import get_task
 from covr_jax.envs.vec_env import VecEnv
 from covr_jax.runtime.rng import check_seed
@@ -41,7 +42,12 @@ class DmEnv(dm_env.Environment):
         )
 
     def reset(self) -> dm_env.TimeStep:
-        """Starts an episode and returns its FIRST."""
+        """Starts an episode and returns its FIRST.
+
+        Raises:
+          RuntimeError: in a process that was forked (``runtime.refuse_forked``).
+        """
+        runtime.refuse_forked()
         key = jax.random.fold_in(self._key, self._episodes)
         self._episodes += 1
         self._state, timestep = self._compiled_reset(key)
@@ -49,10 +55,16 @@ class DmEnv(dm_env.Environment):
         return dm_env.restart(self._observation(timestep))
 
     def step(self, action: ArrayLike) -> dm_env.TimeStep:
-        """Applies an action f32[A] in [-1, 1]; starts an episode instead after LAST and before ``reset``."""
+        """Applies an action f32[A] in [-1, 1]; starts an episode instead after LAST and before ``reset``.
+
+        Raises:
+          RuntimeError: in a process that was forked (``runtime.refuse_forked``).
+          ValueError: an action of another shape, or that is no finite number.
+        """
+        runtime.refuse_forked()
         if self._ended:
             return self.reset()
-        self._state, timestep = self._compiled_step(self._state, np.asarray(action, np.float32)[None])
+        self._state, timestep = self._compiled_step(self._state, finite_actions(action, (self._env.action_dim,))[None])
         reward, observation = float(timestep.reward[0]), self._observation(timestep)
         if int(timestep.step_type[0]) == StepType.LAST:
             self._ended = True

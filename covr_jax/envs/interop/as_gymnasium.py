@@ -11,6 +11,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float, Shaped
 
 from covr_jax import runtime
+from covr_jax.checks import finite_actions
 from covr_jax.envs.registry import get_task
 from covr_jax.envs.vec_env import VecEnv
 from covr_jax.runtime.rng import check_seed
@@ -37,7 +38,7 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
 
     def __init__(self, task: str, num_envs: int, *, pixels: bool = True, **options: Any):
         self._env = VecEnv(get_task(task), num_envs, pixels=pixels, **options)
-        self.num_envs = num_envs
+        self.num_envs, self._action_shape = num_envs, (num_envs, self._env.action_dim)
         self._compiled_reset, self._compiled_step = runtime.jit(self._env.reset), runtime.jit(self._env.step)
         self._state, self._seed, self._resets = None, 0, 0
         example = jax.eval_shape(self._env.reset, jax.random.key(0))[1].observation
@@ -58,8 +59,13 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
 
         Returns:
           The first observations, and an empty dict.
+
+        Raises:
+          RuntimeError: in a process that was forked (``runtime.refuse_forked``).
+          ValueError: a seed out of range, or that is no whole number.
         """
         del options
+        runtime.refuse_forked()
         if seed is not None:
             self._seed, self._resets = check_seed(seed), 0
         key = jax.random.fold_in(jax.random.key(self._seed), self._resets)
@@ -82,11 +88,13 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
           Observations, f64 rewards, which episodes terminated, which were truncated, and an empty dict.
 
         Raises:
-          RuntimeError: before the first ``reset``.
+          RuntimeError: before the first ``reset``, or in a process that was forked (``runtime.refuse_forked``).
+          ValueError: actions of another shape, or that are no finite numbers.
         """
+        runtime.refuse_forked()
         if self._state is None:
             raise RuntimeError("call reset() before step()")
-        self._state, timestep = self._compiled_step(self._state, np.asarray(actions, np.float32))
+        self._state, timestep = self._compiled_step(self._state, finite_actions(actions, self._action_shape))
         last = np.asarray(timestep.step_type) == StepType.LAST
         terminated = last & (np.asarray(timestep.discount) == 0.0)
         observation, reward = np.array(timestep.observation), np.asarray(timestep.reward, np.float64)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from covr_jax.checks import check_shape
+
 
 def gae(
     reward: Float[Array | np.ndarray, "T E"],
@@ -32,8 +34,15 @@ def gae(
 
     Returns:
       advantages, and the targets of the value: advantage + V(o_t).
+
+    Raises:
+      ValueError: shapes that do not match, or gamma or decay outside of [0, 1].
     """
     reward, discount, value = (jnp.asarray(x, jnp.float32) for x in (reward, discount, value))
+    for name, array in (("ends", ends), ("discount", discount), ("value", value[:-1])):
+        check_shape(name, array, reward.shape)
+    if not (0.0 <= gamma <= 1.0 and 0.0 <= decay <= 1.0):
+        raise ValueError(f"gamma and decay must lie in [0, 1], got {gamma} and {decay}")
     continues = jnp.where(jnp.asarray(ends), 0.0, 1.0)
     delta = reward + gamma * discount * value[1:] - value[:-1]
 

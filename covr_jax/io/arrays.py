@@ -1,0 +1,149 @@
+"""Pytrees of arrays in a directory, written and read by orbax."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from covr_jax.runtime.errors import one_line
+
+
+def nbytes(tree: Any) -> int:
+    """Bytes of all arrays of a tree."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def host_copy(tree: Any) -> Any:
+    """Returns the tree as NumPy arrays of their own (PRNG keys as JAX's): programs may reuse the memory of the tree.
+
+    All arrays are on their way to the host before the first one is waited for.
+    """
+
+    def copy(leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(jnp.array(np.array(jax.random.key_data(leaf))))
+        return np.array(leaf)
+
+    for leaf in jax.tree.leaves(tree):
+        leaf.copy_to_host_async()
+    return jax.tree.map(copy, tree)
+
+
+def save(directory: Path, tree: Any) -> None:
+    """Writes a tree of arrays into a new directory.
+
+    Raises:
+      OSError: the disk refused.
+    """
+    refused, hook = None, sys.unraisablehook
+    # When one array cannot be written, orbax closes its event loop, and each thread of TensorStore that is at another one
+    # prints a traceback of that, some of them later than the error is raised.
+    sys.unraisablehook = partial(_without_closed_loops, hook)
+    with _plain_path(directory) as path, _quiet_loggers("absl", "asyncio"):
+        try:
+            ocp.save(path, tree)
+        except (ValueError, RuntimeError) as error:  # what TensorStore makes of a full disk
+            refused = one_line(error)
+        if refused:
+            gc.collect()  # asyncio logs a traceback for each write that nobody asked about, when it is collected
+    if refused:
+        raise OSError(refused)
+    sys.unraisablehook = hook
+
+
+def abstract(tree: Any) -> tuple[Any, list[bool]]:
+    """Shapes, dtypes and placement of a tree's arrays, and which of them are pinned to their place."""
+    pinned = [leaf.committed for leaf in jax.tree.leaves(tree)]
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree), pinned
+
+
+def load(
+    directory: Path, like: Any, pinned: list[bool], lacking: Collection[str] = (), *, partial: bool = False
+) -> Any:
+    """Reads the arrays of a directory that ``save`` wrote.
+
+    Args:
+      directory: of the arrays.
+      like: shapes, dtypes and placement, as ``abstract`` returns them.
+      pinned: which arrays, in the order of the leaves, shall be pinned to their place.
+      lacking: names of arrays, such as ``.learner.updates``, that the directory does not hold; they become 0.
+      partial: whether the directory may hold more arrays than ``like``; they are not read.
+
+    Raises:
+      Exception: what orbax and TensorStore raise, for files and trees that do not fit.
+    """
+    asked, structure = jax.tree.flatten(like)
+    held = [name not in lacking for name in _names(like)]
+    stored = jax.tree.unflatten(structure, [leaf if there else None for leaf, there in zip(asked, held, strict=True)])
+    context = ocp.Context()
+    context.pytree.loading.partial_load = partial or bool(lacking)
+    with _plain_path(directory) as path, context:
+        loaded = jax.tree.leaves(ocp.load(path, stored))
+    if missing := [name for name, leaf in zip(_names(stored), loaded, strict=True) if not isinstance(leaf, jax.Array)]:
+        raise KeyError(f"no {missing[0]} in {directory}")  # orbax leaves it as it was asked for
+    read = iter(loaded)
+    leaves = []
+    for leaf, there, pin in zip(asked, held, pinned, strict=True):
+        # One by one: no more than one array exists twice at a time.
+        leaves.append(_copy_like(next(read), pin) if there else jnp.zeros(leaf.shape, leaf.dtype))
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _names(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+@contextlib.contextmanager
+def _plain_path(path: Path) -> Iterator[str]:
+    """Gives a path without characters that orbax takes for a pattern: a link to it where the path itself has some."""
+    absolute = path.absolute()
+    if not set("[]*?") & set(str(absolute)):
+        yield str(absolute)
+        return
+    with tempfile.TemporaryDirectory(prefix="covr_jax_") as folder:
+        link = Path(folder) / "checkpoint"
+        link.symlink_to(absolute.parent, target_is_directory=True)
+        yield str(link / absolute.name)
+
+
+@contextlib.contextmanager
+def _quiet_loggers(*names: str) -> Iterator[None]:
+    """Keeps loggers from printing tracebacks of an error that is raised as well."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _without_closed_loops(hook: Callable[[Any], Any], error: Any) -> None:
+    if str(error.exc_value) != "Event loop is closed":
+        hook(error)
+
+
+def _copy_like(leaf: Any, pinned: bool) -> Any:
+    """A copy like one that a program computed: orbax pins arrays to a device, and pinned ones would compile anew."""
+    if len(leaf.sharding.device_set) > 1:
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_copy_like(jax.random.key_data(leaf), pinned))
+    sharding, values = leaf.sharding, np.array(leaf)
+    leaf.delete()  # before there is another copy
+    # Pinned on purpose, perhaps in the host's memory.
+    return jax.device_put(values, sharding) if pinned else jnp.array(values, copy=True)

@@ -40,7 +40,7 @@ FENCES = {
     "gymnasium": ("envs/",),
     "carla": ("carla/worker/",),
     "flax.linen": ("agents/networks/",),
-    "orbax": ("io/checkpoint.py",),
+    "orbax": ("io/arrays.py",),
     "tensorboardX": ("io/metrics.py",),
     "matplotlib": ("report/",),
     "tyro": (),  # options are parsed in experiments/ alone

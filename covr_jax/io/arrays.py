@@ -48,8 +48,8 @@ def save(directory: Path, tree: Any) -> None:
       OSError: the disk refused.
     """
     refused, hook = None, sys.unraisablehook
-    # When one array cannot be written, orbax closes its event loop, and each of TensorStore's threads that is at another
-    # one prints a traceback of that, some of them later than the error is raised.
+    # When one array cannot be written, orbax closes its event loop, and TensorStore's threads that are at others
+    # print tracebacks of that, some of them later than the error is raised.
     sys.unraisablehook = partial(_without_closed_loops, hook)
     with _plain_path(directory) as path, _quiet_loggers("absl", "asyncio"):
         try:

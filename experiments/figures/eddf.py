@@ -49,6 +49,7 @@ class Filtered(NamedTuple):
     score: np.ndarray  # f32[N], what is compared with the threshold
     keep: np.ndarray  # bool[N]
     rows: list[Picked]
+    score_name: str = "z-score of the return-to-go"
 
 
 def spread(score: np.ndarray, which: np.ndarray, count: int) -> np.ndarray:
@@ -75,9 +76,11 @@ def read_samples(run: Run, number: int) -> Filtered:
         chosen = spread(found.compared, which, FRAMES)
         some = samples.take(chosen)
         frames = list(np.asarray(frames_of(state, some))) if len(chosen) else []
-        captions = [f"z {show(float(found.compared[i]), 2)}\nstep {samples.step[i]}" for i in chosen]
+        captions = [f"{found.compared[i]:.2f}, step {samples.step[i]}".replace("-", "−") for i in chosen]
         rows.append(Picked(title, frames, captions))
-    return Filtered(samples.step, found.compared, found.keep, rows)
+    name = "reward" if config.covr.score == "reward" else "return-to-go"
+    name = f"z-score of the {name}" if config.covr.z_score else name.capitalize()
+    return Filtered(samples.step, found.compared, found.keep, rows, name)
 
 
 def gallery(r: Round) -> Picked:
@@ -94,9 +97,12 @@ def gallery(r: Round) -> Picked:
 def title_of(run: Run, r: Round) -> str:
     """One line with the round's numbers."""
     record, (tau, exploration) = r.record, (r.value("tau"), r.value("exploration"))
+    options = run.config.get("covr")
+    kind = options.get("filter", "eddf") if isinstance(options, dict) else "eddf"
+    by = "" if kind == "eddf" else f" by filter {kind}"
     return (
         f"{run.config.get('task', 'unknown')}, round {r.number} at {whole(r.value('env_steps'))} env steps:"
-        f" {whole(record.get('kept'))} of {whole(record.get('samples'))} samples kept"
+        f" {whole(record.get('kept'))} of {whole(record.get('samples'))} samples kept{by}"
         f" ({100 * (r.value('kept_fraction') or 0.0):.0f}%), τ = {show(tau)}, ε = {show(exploration)}"
     )
 
@@ -113,16 +119,18 @@ def draw_scores(axes: Any, beside: Any, samples: Filtered, tau: float) -> None:
         some = samples.keep == keep
         look = {"s": 7, "alpha": 0.45, "linewidths": 0, "rasterized": True}
         axes.scatter(samples.step[some], samples.score[some], color=color, label=label, **look)
-    edges = np.histogram_bin_edges(samples.score, BINS)
+    low, high = float(samples.score.min()), float(samples.score.max())
+    width = max(high - low, 1e-6) / BINS
+    edges = tau + width * np.arange(np.floor((low - tau) / width), np.ceil((high - tau) / width) + 1)  # one is tau
     counts = [np.histogram(samples.score[samples.keep == keep], edges)[0] for keep in (False, True)]
-    width = np.diff(edges)
     beside.barh(edges[:-1], counts[0], width, align="edge", color=DROPPED, alpha=0.85)
     beside.barh(edges[:-1], counts[1], width, left=counts[0], align="edge", color=KEPT, alpha=0.85)
     for each, label in ((axes, f"threshold τ = {show(tau)}"), (beside, None)):
         each.axhline(tau, color=PALETTE["ink"], linewidth=1.4, linestyle=(0, (4, 3)), label=label)
     median = float(np.median(samples.score))
     axes.axhline(median, color=PALETTE["ink"], linewidth=1, linestyle=(0, (1, 2)), label=f"median {show(median, 2)}")
-    _style(axes, "Agent step of the episode", "z-score of the return-to-go")
+    _style(axes, "", samples.score_name)
+    axes.tick_params(labelbottom=False)
     _style(beside, "Samples", "")
     beside.tick_params(labelleft=False)
     legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, fontsize=9, borderpad=0.2)

@@ -12,7 +12,7 @@ from covr_jax import replay
 from covr_jax.config import Config
 from covr_jax.training import selection
 from covr_jax.training.rounds import FinetuneScheduler, Round, tell_round, tile_frames
-from covr_jax.types import EnvironmentLost, StepType, TimeStep
+from covr_jax.types import Diverged, EnvironmentLost, StepType, TimeStep
 from covr_jax.vlm.serving.protocol import PriorError
 
 F, M, L = StepType.FIRST, StepType.MID, StepType.LAST
@@ -184,6 +184,23 @@ def test_the_entropy_is_that_of_what_acted():
     assert selector.acting_entropy(None, samples, 1, 2) == pytest.approx((4 * np.log(2) - 1 - 3) / 4)
     assert selector.acting_entropy(None, samples, 1, 4) == pytest.approx(2 * np.log(2))
     assert selector.acting_entropy(None, samples, 1, 0) == pytest.approx(14 / 4)
+
+
+@pytest.mark.parametrize("kind", ["return", "q_value"])
+def test_a_round_of_a_policy_that_is_not_finite_ends_the_run(kind):
+    """Its filter would keep nothing, without a word."""
+
+    class NotFinite:
+        def entropy(self, state, time, env_id, number):
+            return np.full(len(time), np.nan if kind == "return" else 1.0)
+
+        def q_values(self, state, time, env_id, action):
+            return np.full(len(time), np.inf)
+
+    config = dataclasses.replace(Config(), covr=dataclasses.replace(Config().covr, score=kind))
+    state = ring([(F, F), (M, M), (L, L)], [(0, 0), (1, 2), (4, 8)], 8)
+    with pytest.raises(Diverged, match=r"^the entropy or a score of a round's samples is not finite$"):
+        selection.DataSelector(config, NotFinite()).select(state, 1, selection.RoundData(10, [0, 0], 0))
 
 
 def test_a_time_limit_goes_on_with_the_value_and_a_termination_does_not():

@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 from jax.typing import ArrayLike
 
 KINDS = ("neg_entropy", "literal", "normalised", "progress")
@@ -38,7 +39,7 @@ def _scalar(name: str, value: ArrayLike) -> jax.Array:
 
 def _check_finite(rule: str, values: jax.Array) -> None:
     """Checks numbers that are known: those of a tracer are not."""
-    if not isinstance(values, jax.core.Tracer) and not np.isfinite(known := np.asarray(values)).all():
+    if not isinstance(values, core.Tracer) and not np.isfinite(known := np.asarray(values)).all():
         raise ValueError(f"{rule}, got {known[~np.isfinite(known)][0]}")
 
 

@@ -14,10 +14,11 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt8
 from mujoco import mjx
 
 from covr_jax import runtime
-from covr_jax.checks import check_actions, check_shape
+from covr_jax.checks import check_actions
 from covr_jax.envs.mjx_physics import MJXPhysics
 from covr_jax.envs.mujoco_physics import MuJoCoPhysics
 from covr_jax.envs.physics import PHYSICS
+from covr_jax.envs.starts import given_or_drawn
 from covr_jax.envs.task import Task
 from covr_jax.render import BatchRenderer, Renderer, make_renderer
 from covr_jax.render.distract import Appearance
@@ -180,22 +181,16 @@ class VecEnv:
         """The physical half of ``reset``: returns states at FIRST that are not rendered yet."""
         init_key, env_key = jax.random.split(key)
         drawn_qpos, drawn_qvel, drawn_goal, look = self.draw_starts(jax.random.split(init_key, self.num_envs))
-        for name, given, drawn in (("qpos", qpos, drawn_qpos), ("qvel", qvel, drawn_qvel), ("goal", goal, drawn_goal)):
-            if given is not None and drawn is None:
-                raise ValueError(f"{self.task.name} has no {name}; leave it out")
-            if given is not None:
-                check_shape(name, given, drawn.shape)
-        qpos = drawn_qpos if qpos is None else jnp.asarray(qpos, drawn_qpos.dtype)
-        qvel = drawn_qvel if qvel is None else jnp.asarray(qvel, drawn_qvel.dtype)
-        goal = drawn_goal if goal is None else jnp.asarray(goal, drawn_goal.dtype)
+        start = partial(given_or_drawn, self.task.name)
+        positions, velocities = start("qpos", qpos, drawn_qpos), start("qvel", qvel, drawn_qvel)
         zeros = jnp.zeros((self.num_envs,), jnp.int32)
         return EnvState(
-            qpos=qpos,
-            qvel=qvel,
-            qacc_warmstart=jnp.zeros_like(qvel),
+            qpos=positions,
+            qvel=velocities,
+            qacc_warmstart=jnp.zeros_like(velocities),
             ctrl=jnp.zeros((self.num_envs, self.action_dim), self.physics.control_range.dtype),
-            goal=goal,
-            touch=jax.vmap(self.physics.initial_touch)(qpos, qvel),
+            goal=start("goal", goal, drawn_goal),
+            touch=jax.vmap(self.physics.initial_touch)(positions, velocities),
             look=look,
             step_count=zeros,
             step_type=zeros + StepType.FIRST,

@@ -28,8 +28,9 @@ class LoopState:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Any:
         """The loop state that a checkpoint of this or an earlier format holds; null stands for NaN."""
-        named = {_RENAMED.get(name, name): value for name, value in values.items()}
-        return cls(**{name: math.nan if name in _NUMBERS and value is None else value for name, value in named.items()})
+        named: dict[str, Any] = {_RENAMED.get(name, name): value for name, value in values.items()}
+        named |= {name: math.nan for name in _NUMBERS if named.get(name) is None}
+        return cls(**named)
 
 
 @dataclass

@@ -128,11 +128,14 @@ def draw_scores(axes: Any, beside: Any, samples: Filtered, tau: float) -> None:
     for each, label in ((axes, f"threshold τ = {show(tau)}"), (beside, None)):
         each.axhline(tau, color=PALETTE["ink"], linewidth=1.4, linestyle=(0, (4, 3)), label=label)
     median = float(np.median(samples.score))
-    axes.axhline(median, color=PALETTE["ink"], linewidth=1, linestyle=(0, (1, 2)), label=f"median {show(median, 2)}")
+    axes.axhline(
+        median, color=PALETTE["ink"], linewidth=1, linestyle=(0, (1, 2)), label=f"median {median:.2f}".replace("-", "−")
+    )
     _style(axes, "", samples.score_name)
     axes.tick_params(labelbottom=False)
     _style(beside, "Samples", "")
-    beside.tick_params(labelleft=False)
+    beside.xaxis.set_label_position("top")
+    beside.tick_params(labelleft=False, bottom=False, labelbottom=False, labeltop=True)
     legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, fontsize=9, borderpad=0.2)
     for handle in legend.legend_handles[:2]:  # dots of the size of the data cannot be told apart
         handle.set(sizes=[30], alpha=1)

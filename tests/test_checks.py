@@ -25,6 +25,7 @@ NOT_FINITE = [
 ]
 
 
+@pytest.mark.field
 @pytest.mark.parametrize(("action", "said"), WRONG + NOT_FINITE)
 def test_what_is_no_action_is_refused_on_the_host(action, said):
     with pytest.raises(ValueError) as refusal:

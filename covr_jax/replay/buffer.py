@@ -195,10 +195,9 @@ def sample(
     """
     check_counts(batch_size=batch_size, frame_stack=frame_stack, n_step=n_step)
     check_stored(state, frame_stack)
-    slots = state.reward.shape[0]
     indices = sampler(state, key, batch_size, frame_stack, jnp.asarray(updates))
     time, env_id = indices.time, indices.env_id
-    slots_now = time % slots
+    slots_now = time % state.reward.shape[0]
     end, reward, remaining = _accumulate(state, time, env_id, n_step, discount)
     # One gather for both: XLA's CPU compiler repeats two of them inside each consumer's loops, at twice the time. One
     # step on, all frames but the newest are those of the observation.

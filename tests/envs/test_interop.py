@@ -74,6 +74,7 @@ WRONG = [  # actions of two envs with one number each
 ]
 
 
+@pytest.mark.field
 def test_gymnasium_refuses_what_is_no_action_or_seed():
     env = GymVectorEnv(TASK, 2, pixels=False)
     env._state = "as after a reset"  # the actions are looked at before the state
@@ -85,6 +86,7 @@ def test_gymnasium_refuses_what_is_no_action_or_seed():
             env.reset(seed=seed)
 
 
+@pytest.mark.field
 def test_dm_env_refuses_what_is_no_action():
     """Reacher has two joints: one number would be broadcast to both."""
     env = DmEnv("reacher_easy", pixels=False)

@@ -40,6 +40,7 @@ WRONG = [
 CASES = [pytest.param(*case, marks=[] if case == WRONG[0] else pytest.mark.slow) for case in WRONG]
 
 
+@pytest.mark.field
 @pytest.mark.parametrize(("arguments", "message"), CASES)
 def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, arguments, message):
     directory = tmp_path / "run"
@@ -69,6 +70,7 @@ def test_the_parsers_message_on_a_terminal_without_box_characters():
     assert cli._message(box) == "Unrecognized options: --a; perhaps --b"
 
 
+@pytest.mark.field
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -86,6 +88,7 @@ def test_an_option_without_its_value_or_with_two_is_refused(arguments, said, cap
     assert capsys.readouterr().err == f"error: {said}\n"
 
 
+@pytest.mark.field
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -176,6 +179,7 @@ def test_options_reach_the_config_over_the_preset():
     assert config.sac.batch_size == 128  # the preset's
 
 
+@pytest.mark.field
 def test_a_lost_environment_ends_with_its_own_exit_code(capsys):
     from covr_jax.types import EnvironmentLost
 
@@ -189,6 +193,7 @@ def test_a_lost_environment_ends_with_its_own_exit_code(capsys):
     assert capsys.readouterr().err == line
 
 
+@pytest.mark.field
 def test_what_the_operating_system_refuses_is_one_line(capsys):
     def main():
         raise OSError(errno.ENOSPC, "No space left on device", "runs/a/config.json")
@@ -209,6 +214,7 @@ def test_endpoint_is_short_for_the_carla_option():
     assert (other.covr.guidance_weight, other.covr.cold_start_rounds) == (1.0, 3)
 
 
+@pytest.mark.field
 def test_a_device_that_is_not_there_is_one_line(monkeypatch, capsys):
     def missing():
         raise AssertionError
@@ -240,6 +246,7 @@ cli.guarded(main)
 """
 
 
+@pytest.mark.field
 @pytest.mark.parametrize("reads", [True, False])
 def test_what_cannot_be_shown_does_not_end_a_run(reads):
     """A terminal of ASCII, and a reader that has gone, as in ``train.py | head -1``."""

@@ -183,6 +183,7 @@ def test_a_run_that_goes_on_from_an_older_checkpoint_drops_the_damaged_one(tmp_p
     assert checkpointer.steps() == [20, 25]
 
 
+@pytest.mark.field
 @pytest.mark.parametrize("name", ["a[1]b", "star*", "what?"])
 def test_a_path_may_hold_any_character(tmp_path, name):
     checkpointer = Checkpointer(tmp_path / name)
@@ -190,6 +191,7 @@ def test_a_path_may_hold_any_character(tmp_path, name):
     assert_equal(checkpointer.restore(lambda: state(0))[0], state(10))
 
 
+@pytest.mark.field
 @pytest.mark.parametrize("moves", [0, 1])
 def test_what_killed_processes_left_is_cleaned(tmp_path, moves):
     """Killed while a checkpoint took the place of another one: before its last move, or after it."""
@@ -204,6 +206,7 @@ def test_what_killed_processes_left_is_cleaned(tmp_path, moves):
     assert checkpointer.restore(lambda: state(0))[1] == {"at": 10}
 
 
+@pytest.mark.field
 @pytest.mark.parametrize("change", ["shape", "missing", "extra"])
 def test_a_state_of_another_structure_is_refused(tmp_path, change):
     checkpointer = Checkpointer(tmp_path)
@@ -279,6 +282,7 @@ def test_training_goes_on_while_a_copy_of_the_state_is_written(tmp_path, monkeyp
     assert checkpointer.last.blocked_seconds == checkpointer.last.seconds
 
 
+@pytest.mark.field
 def test_a_later_format_is_refused_in_one_line_that_says_who_wrote_it(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     path = saved(checkpointer, 1, state(1), {}) / "host.json"
@@ -310,6 +314,7 @@ def test_the_state_to_fill_is_gone_before_one_is_read(tmp_path, monkeypatch):
     assert_equal(checkpointer.restore(like)[0], state(1))
 
 
+@pytest.mark.field
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: out of memory")])
 def test_memory_that_does_not_suffice_costs_no_checkpoint(tmp_path, monkeypatch, error):
     from orbax.checkpoint import v1 as ocp

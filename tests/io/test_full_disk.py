@@ -17,6 +17,7 @@ def state(number):
     return {"w": jnp.full(4, number, jnp.float32)}
 
 
+@pytest.mark.field
 def test_a_disk_that_refuses_keeps_the_earlier_checkpoint(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, state(1), {"at": 1})
@@ -33,6 +34,7 @@ def test_a_disk_that_refuses_keeps_the_earlier_checkpoint(tmp_path):
     assert json.loads((tmp_path / "checkpoints" / "2" / "host.json").read_text())["at"] == 2
 
 
+@pytest.mark.field
 def test_a_disk_that_refuses_the_arrays_is_told_alike_and_without_tracebacks(tmp_path, monkeypatch, caplog):
     from orbax.checkpoint import v1 as ocp
 
@@ -72,6 +74,7 @@ print(checkpointer.steps())
 """
 
 
+@pytest.mark.field
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [300, 30_000, 300_000])
 def test_threads_print_no_tracebacks_beside_the_line(tmp_path, limit):

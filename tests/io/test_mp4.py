@@ -29,6 +29,7 @@ def test_the_process_is_never_forked(tmp_path):
     assert not forks
 
 
+@pytest.mark.field
 def test_without_an_encoder_it_is_one_line(tmp_path, monkeypatch):
     def missing():
         raise RuntimeError("No ffmpeg exe could be found")
@@ -38,6 +39,7 @@ def test_without_an_encoder_it_is_one_line(tmp_path, monkeypatch):
         write_mp4([np.zeros((16, 16, 3), np.uint8)], tmp_path / "a.mp4", fps=20)
 
 
+@pytest.mark.field
 def test_a_failure_is_one_line_and_leaves_no_file(tmp_path):
     frames = [np.zeros((15, 15, 3), np.uint8)]  # the pixel format halves both sides
     with pytest.raises(OSError, match=r"a\.mp4: the encoder failed: .*") as refusal:

@@ -18,6 +18,7 @@ def message_of(directory):
     return str(refusal.value)
 
 
+@pytest.mark.field
 def test_places_where_no_run_can_be(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -30,11 +31,13 @@ def test_places_where_no_run_can_be(tmp_path):
         assert message_of(place) == f"{place} cannot be used: {reason}; choose another --run-dir"
 
 
+@pytest.mark.field
 def test_one_process_at_a_time(tmp_path):
     with claim(tmp_path):
         assert "is in use by another process" in message_of(tmp_path)
 
 
+@pytest.mark.field
 def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
@@ -44,6 +47,7 @@ def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatc
         pass
 
 
+@pytest.mark.field
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -21,6 +21,7 @@ def empty():
     return replay.init(SLOTS, ENVS, 4, 3)
 
 
+@pytest.mark.field
 @pytest.mark.parametrize(
     ("changes", "action", "said"),
     [
@@ -59,6 +60,7 @@ def test_answers_and_marks_have_the_shape_of_what_they_belong_to(empty):
         sampling.set_priorities(empty, index, jnp.ones(1))
 
 
+@pytest.mark.field
 def test_nothing_is_sampled_from_a_ring_that_holds_too_little(empty):
     """Outside of compiled programs, where the number of filled slots is known."""
     state, key = empty, jax.random.key(0)

@@ -79,6 +79,7 @@ def test_text_is_escaped_and_every_colour_is_a_variable_of_the_page():
     assert set(re.findall(r"var\(--(\w+)\)", svg)) <= set(PALETTE)
 
 
+@pytest.mark.field
 def test_the_users_matplotlibrc_changes_nothing():
     calls = ("line", [0, 1], [0, 1], "policy"), ("rule", 500, "round 1")
     with matplotlib.rc_context({"text.usetex": True, "svg.fonttype": "path", "axes.facecolor": "black"}):

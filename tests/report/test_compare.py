@@ -131,6 +131,7 @@ def test_script_rebuilds_reports_and_compares_several(tmp_path):
     assert one.stdout.split() == [f"{runs[0]}/report.html"] and not (runs[0] / "compare.png").exists()
 
 
+@pytest.mark.field
 def test_runs_that_cannot_be_written_to_are_compared(tmp_path, monkeypatch, capsys):
     def refuse(run_dir):
         raise PermissionError(13, "Permission denied")
@@ -144,6 +145,7 @@ def test_runs_that_cannot_be_written_to_are_compared(tmp_path, monkeypatch, caps
     assert plot_script.main([str(runs[0])]) == 2
 
 
+@pytest.mark.field
 @pytest.mark.parametrize("arguments", [["missing"], ["."], [], ["--band", "iqr", "."]])
 def test_script_explains_in_one_line_and_exits_with_2(tmp_path, arguments):
     done = plot(*arguments, cwd=tmp_path)

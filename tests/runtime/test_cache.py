@@ -14,6 +14,7 @@ def test_it_is_in_the_home(tmp_path, monkeypatch):
     assert cache_folder("xla").is_dir()
 
 
+@pytest.mark.field
 @pytest.mark.parametrize("fault", ["no home", "a file in its place"])
 def test_without_a_usable_home_it_is_temporary(tmp_path, monkeypatch, fault):
     def nobody():

@@ -71,6 +71,7 @@ def made_before():
     return learner, DmEnv(TASK, pixels=False), vectorised
 
 
+@pytest.mark.field
 def test_every_door_to_jax_is_closed_in_a_forked_process(tiny_config, made_before):
     learner, single, vectorised = made_before
     image, action = np.zeros((1, 12, 12, 9), np.uint8), np.zeros((1, 1), np.float32)

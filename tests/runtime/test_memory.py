@@ -67,6 +67,7 @@ def test_this_machine_says_how_much_is_free():
     assert 1e8 < memory.free_bytes("device") < 1e13
 
 
+@pytest.mark.field
 def test_a_replay_that_does_not_fit_is_refused_in_one_line_that_says_what_to_do(machine):
     machine(10_000_000_000)
     memory.check_replay(8_000_000_000, 100_000, "device")
@@ -118,6 +119,7 @@ def test_what_does_not_fit_beside_the_replay_is_refused_and_the_option_named(mac
         memory.check_needs([parts[1]._replace(nbytes=7_000_000_000), parts[0]])
 
 
+@pytest.mark.field
 @pytest.mark.parametrize(
     ("group", "name", "value", "said"),
     [

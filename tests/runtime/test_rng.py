@@ -10,6 +10,7 @@ from covr_jax.envs.interop.as_gymnasium import GymVectorEnv
 from covr_jax.runtime.rng import ENV, MAX_SEED, stream
 
 
+@pytest.mark.field
 @pytest.mark.parametrize("seed", [-1, MAX_SEED + 1, 2**32 + 1, 20241128184512])
 def test_seeds_whose_streams_another_seed_has_are_refused(seed):
     """JAX keeps 32 bits: 1 and 2^32 + 1 would be one run."""

@@ -110,6 +110,7 @@ def test_local_directories_load_through_the_same_path(tmp_path, backbone, frames
         assert torch.equal(loaded.model(**inputs).logits, backbone.model(**inputs).logits)
 
 
+@pytest.mark.field
 def test_missing_weights_give_one_clear_line(tmp_path, monkeypatch):
     import huggingface_hub
 
@@ -158,6 +159,7 @@ def test_shipped_base_reads_the_cartpole():
     assert max(record["held_out_mae"]["cartpole, pole in the picture"]) <= 0.03
 
 
+@pytest.mark.field
 @pytest.mark.parametrize("fault", ["missing", "no record", "flipped", "truncated", "bad record"])
 def test_damaged_asset_gives_one_line(tmp_path, fault):
     path = tmp_path / tiny.ASSET.name
@@ -181,6 +183,7 @@ def test_real_prompt_is_built_from_the_tokenizers_own_template(backbone):
     assert text.count("<|image_pad|>") == 9 and text.endswith("<|im_start|>") and text.count("<|im_start|>") == 3
 
 
+@pytest.mark.field
 def test_a_gpu_that_torch_does_not_find_is_one_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(VLMLoadError, match=r"^--vlm.device cuda: Torch finds no GPU; use --vlm.device cpu"):
@@ -196,6 +199,7 @@ def saved_model(tmp_path, backbone):
     return tmp_path / "model"
 
 
+@pytest.mark.field
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -222,6 +226,7 @@ def test_weights_that_do_not_match_are_refused(saved_model, change, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.field
 def test_weights_that_take_twice_the_memory_on_a_cpu_are_warned_of(saved_model, monkeypatch, recwarn):
     load_backbone(str(saved_model))
     assert not [w for w in recwarn if "float32" in str(w.message)]
@@ -238,12 +243,14 @@ def test_weights_that_take_twice_the_memory_on_a_cpu_are_warned_of(saved_model, 
     assert not [w for w in recwarn if "float32" in str(w.message)]
 
 
+@pytest.mark.field
 def test_a_directory_with_an_adapter_is_no_model(saved_model):
     (saved_model / "adapter_config.json").write_text("{}")
     with pytest.raises(VLMLoadError, match="holds a LoRA adapter: merge it into its base model first"):
         load_backbone(str(saved_model))
 
 
+@pytest.mark.field
 def test_quantised_weights_are_refused(saved_model):
     config = json.loads((saved_model / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "awq", "bits": 4}
@@ -252,6 +259,7 @@ def test_quantised_weights_are_refused(saved_model):
         load_backbone(str(saved_model))
 
 
+@pytest.mark.field
 def test_an_adapter_of_another_scale_is_refused(make_engine, tmp_path):
     make_engine(alpha=64.0).save_adapter(tmp_path)
     engine = make_engine(alpha=4.0)
@@ -267,6 +275,7 @@ TEXT_ONLY = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + m['content']
 SILENT = "{% for m in messages %}<|im_start|>{{ m['role'] }}<|im_end|>{% endfor %}"
 
 
+@pytest.mark.field
 @pytest.mark.parametrize("template", [None, TEXT_ONLY, SILENT])
 def test_a_template_without_images_is_replaced_by_the_models_own(backbone, template):
     """Qwen2.5-VL-7B's tokenizer has a text template; adding lists to text is a TypeError."""

@@ -95,6 +95,7 @@ def test_a_child_that_dies_while_it_restarts_uses_up_the_restarts(start, tmp_pat
     assert not service.ready and counts(service, "failures", "restarts") == [3, 2]
 
 
+@pytest.mark.field
 def test_a_first_worker_that_cannot_start_is_one_line(tmp_path):
     for mode in MODES:
         inject(tmp_path, "load.error")
@@ -187,6 +188,7 @@ def test_answers_of_an_older_adapter_are_dropped(start, tmp_path, mode):
 # ------------------------------------------------------------------------ memory
 
 
+@pytest.mark.field
 def test_too_little_shared_memory_is_a_failure_that_says_what_to_do(start, monkeypatch):
     service, _ = start("process")
     monkeypatch.setattr(shared.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))

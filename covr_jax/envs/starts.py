@@ -1,0 +1,30 @@
+"""Start states of episodes: given by the caller, or drawn. E envs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from covr_jax.checks import check_shape
+
+
+def given_or_drawn(task: str, name: str, given: Any, drawn: Array | None) -> Any:
+    """Returns a part of the start states of all envs.
+
+    Args:
+      task: name of the task.
+      name: of the part.
+      given: an array [E,...], or None for what was drawn.
+      drawn: the same part as the task draws it; None where the task has no such part.
+
+    Raises:
+      ValueError: an array of another shape, which is known while tracing, or a part that the task does not have.
+    """
+    if given is None:
+        return drawn
+    if drawn is None:
+        raise ValueError(f"{task} has no {name}; leave it out")
+    check_shape(name, given, drawn.shape)
+    return jnp.asarray(given, drawn.dtype)

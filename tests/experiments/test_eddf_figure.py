@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from covr_jax.config import ConfigError
 from covr_jax.report import ReportError
 from covr_jax.report.data import read_run
 from experiments.figures import eddf
@@ -32,11 +33,15 @@ def test_samples_of_a_round_are_drawn_with_their_frames(tmp_path):
     assert count > 2 * 100 * 100 and shape[1] == 1352
 
 
-def test_without_samples_the_round_s_record_is_drawn(tmp_path, capsys):
+def test_without_samples_the_round_s_record_is_drawn(tmp_path, monkeypatch, capsys):
+    def refuse(run, number):
+        raise ConfigError(f"round {number} is gone from {run.folder.name}")
+
+    monkeypatch.setattr(eddf, "read_samples", refuse)
     folder = make_run(tmp_path / "run", rounds=2)
     assert eddf.main([str(folder), "--output", str(tmp_path / "eddf.png")]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("drawn from the round's record: ") and said[1] == str(tmp_path / "eddf.png")
+    said = ["drawn from the round's record: round 2 is gone from run", str(tmp_path / "eddf.png")]
+    assert capsys.readouterr().out.splitlines() == said
     assert pixels(tmp_path / "eddf.png", np.array([214, 178, 70]))[0] > 100  # the cart of the gallery's frames
     with pytest.raises(ReportError, match="has no round 7 that kept samples; those of 1, 2 are"):
         eddf.main([str(folder), "--round", "7"])

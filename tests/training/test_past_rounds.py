@@ -13,7 +13,10 @@ from covr_jax.config import Config, ConfigError, CovrConfig, EnvConfig
 from covr_jax.covr import ablations
 from covr_jax.training import past_rounds, selection
 from covr_jax.training.resolve import resolve
+from covr_jax.training.restore import load_experience
+from covr_jax.training.state import ExperienceState
 from covr_jax.types import StepType, TimeStep
+from tests.support.trees import assert_trees_equal, host_copy
 
 F, M, L = StepType.FIRST, StepType.MID, StepType.LAST
 # Of two environments; round 1 takes place after five time slots, and round 2 after the eighth.
@@ -81,3 +84,13 @@ def test_a_run_s_round_is_repeated_from_a_checkpoint_after_it(covr, folder, tiny
     assert found.keep.sum() == record["kept"] and len(found.keep) == record["samples"]
     assert selection._histogram(found.samples.step, found.keep) == record["kept_steps"]
     assert found.compared[found.keep].min() > max(found.compared[~found.keep])
+
+
+@pytest.mark.xdist_group("training")
+def test_a_run_s_experience_is_that_of_its_end(covr, folder, tiny_config):
+    config, state = load_experience(folder / "covr")
+    assert config == resolve(tiny_config)
+    assert_trees_equal(host_copy(state), ExperienceState(covr.ended.replay, covr.ended.progress))
+    with pytest.raises(ConfigError, match="round 1 read 50 samples that are no longer in the replay"):
+        records = [json.loads((folder / "covr" / "vlm" / "round_1" / "record.json").read_text())]
+        past_rounds.repeat_round(config, state, records)

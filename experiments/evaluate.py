@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from covr_jax.io.files import to_json
 from covr_jax.report import shown_method
 from covr_jax.report.data import read_config
 from experiments import cli
+
+if TYPE_CHECKING:
+    from covr_jax.training.evaluation import Policy
+    from covr_jax.training.programs import Programs
 
 
 def _checkpoint(text: str) -> int | str:
@@ -73,9 +77,9 @@ def measure(
       run_dir: that ``train.py`` wrote.
       episodes: how many, each from its own start state.
       number: which set of start states.
-      task: to evaluate in; None: that of the run.
-      checkpoint: env steps of one; "best" for the policy of the best evaluation; None: the newest.
-      distractors: visual changes; None: those of the run.
+      task: None: that of the run.
+      checkpoint: None: the newest.
+      distractors: None: those of the run.
       random: uniform actions in place of the policy's.
       constant: always this action in place of the policy's.
       video: mp4 to record one episode to.
@@ -87,44 +91,44 @@ def measure(
       ConfigError, CheckpointError: as ``load_run``; or numbers that do not fit the task or the run's environments.
     """
     from covr_jax.training.restore import load_run
+    from covr_jax.training.video import record_episode
 
-    trained_on = read_config(run_dir).get("task")
     config, programs, state = load_run(run_dir, checkpoint, distractors, task)
-    evaluator, env = programs.evaluator, programs.parts.env
-    num_envs = evaluator.env.num_envs
+    evaluator, num_envs = programs.evaluator, programs.evaluator.env.num_envs
     if episodes < 1 or (episodes > num_envs and not programs.parts.hosted):
         raise ConfigError(f"--episodes must be between 1 and {num_envs}, the environments of the run's evaluation")
-    if constant and len(constant) != env.action_dim:
-        raise ConfigError(f"--constant needs {env.action_dim} numbers for {config.task}")
-    policy = evaluator.eval_policy(state.learner)
-    name = shown_method(config.method)
-    if random:
-        policy, name = evaluator.random_policy(number), "random"
-    elif constant:
-        action = np.tile(np.array(constant, np.float32), (num_envs, 1))
-        policy, name = (lambda *_: action), f"constant {' '.join(f'{number:g}' for number in constant)}"
+    policy, name = evaluator.eval_policy(state.learner), shown_method(config.method)
+    if random or constant:
+        policy, name = _other_policy(programs, number, constant)
     try:
         values = evaluator.evaluate(policy, episodes, number)
-        episode_metrics = evaluator.episode_metrics()
         if video:
-            from covr_jax.training.video import record_episode
-
             record_episode(programs, policy, video, number)
     finally:
         programs.close()
     return {
         "task": config.task,
-        "trained_on": trained_on,
+        "trained_on": read_config(run_dir).get("task"),
         "method": name,
         "seed": config.seed,
-        "env_steps": int(state.progress.transitions) * env.action_repeat,
+        "env_steps": int(state.progress.transitions) * programs.parts.env.action_repeat,
         "episodes": episodes,
         "return": float(values.mean()),
         "return_std": float(values.std()),
         "renderer": programs.parts.image_source,
         "distractors": config.eval.distractors,
-        **episode_metrics,
+        **evaluator.episode_metrics(),
     }
+
+
+def _other_policy(programs: Programs, number: int, constant: Sequence[float]) -> tuple[Policy, str]:
+    """The policy that always takes one action, or uniform ones where that is empty; and its name."""
+    if not constant:
+        return programs.evaluator.random_policy(number), "random"
+    if len(constant) != (action_dim := programs.parts.env.action_dim):
+        raise ConfigError(f"--constant needs {action_dim} numbers for {programs.config.task}")
+    action = np.tile(np.array(constant, np.float32), (programs.evaluator.env.num_envs, 1))
+    return (lambda *_: action), f"constant {' '.join(f'{value:g}' for value in constant)}"
 
 
 def line(row: dict[str, Any]) -> str:

@@ -108,7 +108,7 @@ def unfinished(jobs: list[Job]) -> list[Job]:
     from covr_jax.io.run_dir import check_config
     from covr_jax.training.resolve import comparable
 
-    done = [check_config(config, job.run_dir, comparable).finished for job, config in zip(jobs, configs, strict=True)]
+    done = [check_config(config, job.run_dir, comparable).result for job, config in zip(jobs, configs, strict=True)]
     return [job for job, finished in zip(jobs, done, strict=True) if not finished]
 
 

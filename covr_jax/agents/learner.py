@@ -76,9 +76,11 @@ def make_learner(
         return method.policy.explore(key, outputs, state.exploration_noise)
 
     def entropy(state: LearnerState, observation: Array, key: Array, previous_action: Array | None = None) -> Array:
+        check_images("observation", observation)
         return method.policy.entropy(key, parts.policy(state, observation, previous_action), state.exploration_noise)
 
     def mean_entropy(state: LearnerState, observation: Array, previous_action: Array | None = None) -> Array:
+        check_images("observation", observation)
         return method.policy.mean_entropy(parts.policy(state, observation, previous_action), state.exploration_noise)
 
     def value(state: LearnerState, observation: Array, action: Array) -> Array:

@@ -57,7 +57,7 @@ class GoingOn(NamedTuple):
 
     config: Config
     changes: dict[str, list[Any]]  # free options that differ from the run's, as {name: [before, after]}
-    finished: bool  # the run has a result, and no more steps are asked for
+    result: Result | None  # of a finished run of which no more steps are asked for
 
 
 def read_options(run_dir: Path) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Conf
     """
     path = run_dir / "config.json"
     if not path.exists():
-        return GoingOn(config, {}, finished=False)
+        return GoingOn(config, {}, None)
     checkpointer = checkpoint.Checkpointer(run_dir)
     try:
         written = read_options(run_dir)
@@ -113,5 +113,14 @@ def check_config(config: Config, run_dir: Path, resolve: Callable[[Config], Conf
         raise ConfigError(
             f"{run_dir} has trained for {done[-1]:,} env steps, more than --total-steps {config.total_steps:,}"
         )
-    finished = (run_dir / "result.json").exists() and config.total_steps <= recorded.total_steps
-    return GoingOn(config, changes, finished)
+    return GoingOn(config, changes, read_result(run_dir) if config.total_steps <= recorded.total_steps else None)
+
+
+def read_result(run_dir: Path) -> Result | None:
+    """The result of a finished run; None where there is none, or a damaged one: the run then evaluates again."""
+    try:
+        values = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+        result = Result(*(values[name] for name in Result._fields))
+        return result if all(isinstance(number, int | float) for number in result) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -37,6 +37,7 @@ class AgentTrainer(Trainer):
     def __init__(self, config: Config, run_dir: Path, reporter: Reporter):
         self.compile_log = CompileLog()
         programs = Programs(config)
+        programs.check_memory()  # before a VLM is loaded
         super().__init__(config, run_dir, reporter, programs, make_vlm(config, programs.parts.answer_dim, run_dir))
         guide = self.vlm if config.method in GUIDED else None  # maps are neither fine-tuned nor tried as actions
         self.finetune_scheduler = FinetuneScheduler(config, programs, guide, run_dir) if guide else None
@@ -63,9 +64,9 @@ class AgentTrainer(Trainer):
         if not self.checkpointer.steps():
             data_start, first = [0] * config.env.num_envs, config.run.checkpoint_every
             self.loop = AgentLoopState(data_start=data_start, next_checkpoint=first)
-            self.state = self.programs.init()
+            self.state = self.programs.init(train=True)
             return False
-        directory = self.restore(lambda: self.programs.init(begin=False), AgentLoopState)
+        directory = self.restore(lambda: self.programs.init(begin=False, train=True), AgentLoopState)
         if self.vlm:
             count, counters = int(self.state.replay.count), self.loop.vlm_counters
             self.restore_adapter(directory, lambda adapter: self.vlm.restore(adapter, counters, count))
@@ -229,10 +230,11 @@ class AgentTrainer(Trainer):
     def _log_training(self, metrics: dict[str, Any]) -> None:
         since, env_steps, updates = self._speed_from
         elapsed = max(time.monotonic() - since, 1e-9)
-        last = np.asarray(self.state.progress.last_return)
+        returns = np.asarray(self.state.progress.last_return)
+        returns = returns[np.isfinite(returns)]
         row = {name: float(value) for name, value in metrics.items()}
         row |= {
-            "train/episode_return": float(np.nanmean(last)) if np.isfinite(last).any() else math.nan,
+            "train/episode_return": float(returns.mean()) if len(returns) else math.nan,
             "train/env_steps_per_second": (self.env_steps - env_steps) / elapsed,
             "train/updates_per_second": (self.updates - updates) / elapsed,
             "replay/size": float(replay.size(self.state.replay)) * self.config.env.num_envs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,10 +51,9 @@ def train(
     with claim(run_dir):
         going_on = check_config(config, run_dir, comparable)
         config, result_file = resolve(going_on.config), run_dir / "result.json"
-        if going_on.finished:
+        if going_on.result:
             reporter.message(f"{run_dir} holds a finished run; nothing to do")
-            values = json.loads(result_file.read_text())
-            return Result(*(values[name] for name in Result._fields))
+            return going_on.result
         trainer = make_trainer(config, run_dir, reporter)
         trainer.stop = stop
         # Only now: options that turn out to be unusable do not claim the directory, nor end a finished run.

@@ -18,7 +18,7 @@ class Progress(flax.struct.PyTreeNode):
     vec_steps: Int[Array, ""]  # calls of env.step: agent steps of all environments at once, FIRST included
     transitions: Int[Array, ""]  # time steps that were not FIRST, over all environments
     running_return: Float[Array, " E"]  # of the current episode
-    last_return: Float[Array, " E"]  # of the last finished episode; NaN before the first one
+    last_return: Float[Array, " E"]  # of the last finished episode; -inf before the first one (no NaN: JAX_DEBUG_NANS)
 
 
 # Arrays that formats of checkpoints later than the first added; see ``io.checkpoint.Checkpointer``.
@@ -55,7 +55,7 @@ def initial_progress(num_envs: int) -> Progress:
         vec_steps=jnp.zeros((), jnp.int32),
         transitions=jnp.zeros((), jnp.int32),
         running_return=jnp.zeros((num_envs,), jnp.float32),
-        last_return=jnp.full((num_envs,), jnp.nan, jnp.float32),
+        last_return=jnp.full((num_envs,), -jnp.inf, jnp.float32),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from covr_jax.config import ConfigError, to_dict
+from covr_jax.io.run_dir import Result
 from experiments import cli, sweep
 
 
@@ -42,7 +43,9 @@ def test_finished_runs_are_left_and_other_options_are_refused(tmp_path):
     config = cli.parse_config(cli.split_option(jobs[0].arguments, "run-dir")[1], "train.py", "")
     (done / "config.json").write_text(json.dumps(to_dict(config)))
     assert sweep.unfinished(jobs) == jobs
-    (done / "result.json").write_text("{}")
+    (done / "result.json").write_text("{}")  # damaged: it is evaluated again
+    assert sweep.unfinished(jobs) == jobs
+    (done / "result.json").write_text(json.dumps(Result(1.0, 0.0, 0.5, 100_000, 9.0)._asdict()))
     assert sweep.unfinished(jobs) == jobs[1:]
     other = sweep.make_jobs(["cartpole_swingup"], ["rad"], [1], tmp_path, ["--preset", "demo"])
     with pytest.raises(ConfigError, match=r"holds a run with other options: .* choose another --run-dir"):

@@ -6,7 +6,8 @@ import fcntl
 import pytest
 
 from covr_jax.config import Config, ConfigError
-from covr_jax.io.run_dir import check_config, claim
+from covr_jax.io.files import write_json
+from covr_jax.io.run_dir import Result, check_config, claim, read_result
 from covr_jax.training.resolve import comparable
 from covr_jax.training.restore import load_run
 
@@ -16,6 +17,17 @@ def message_of(directory):
         pytest.fail("claimed")
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
+
+
+def test_a_result_is_read_whole_or_not_at_all(tmp_path):
+    result = Result(1.5, 0.5, -2.0, 4000, 3.25)
+    assert read_result(tmp_path) is None
+    write_json(tmp_path / "result.json", result._asdict() | {"command": "x"})
+    assert read_result(tmp_path) == result
+    text = (tmp_path / "result.json").read_text()
+    for damaged in (text[:40], "[]", "{}", text.replace("4000", "null")):
+        (tmp_path / "result.json").write_text(damaged)
+        assert read_result(tmp_path) is None
 
 
 @pytest.mark.field

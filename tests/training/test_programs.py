@@ -102,7 +102,7 @@ def test_returns_are_the_sums_of_the_episodes_rewards(history):
     # The newest time step is not in the ring yet; its reward is in the running return.
     running = window.reward[times > last].sum(0) + np.asarray(state.timestep.reward)
     np.testing.assert_allclose(state.progress.running_return, running, rtol=1e-5)
-    assert np.isnan(rows[0][1].last_return).all() and np.isnan(rows[1][1].last_return).all()
+    assert np.isneginf([rows[0][1].last_return, rows[1][1].last_return]).all()
     assert np.isfinite(rows[2][1].last_return).all()
 
 

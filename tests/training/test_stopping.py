@@ -7,6 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from covr_jax.io.checkpoint import Checkpointer
@@ -99,6 +100,13 @@ def test_a_bad_update_is_skipped_and_counted_and_ten_in_a_row_end_the_run():
     for before, now in ((0, 0), (0, 2), (2, 3)):
         tell_skipped(before, now, 5000, messages)
     assert len(messages.messages) == 1 and messages.messages[0].startswith("at 5,000 env steps 2 updates had no finite")
+
+
+def test_a_new_run_holds_no_nan(tiny_config, make_programs):
+    """JAX_DEBUG_NANS=1, the field's tool for finding them, would stop at it."""
+    state = make_programs(tiny_config).init()
+    numbers = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert numbers and not any(np.isnan(leaf).any() for leaf in numbers)
 
 
 def test_parameters_that_are_not_finite_are_never_saved(run, tiny_config, folder, monkeypatch):

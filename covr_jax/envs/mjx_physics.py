@@ -51,8 +51,10 @@ class MJXPhysics(Physics):
         ctrl: Float[Array, " A"],
         goal: Float[Array, " G"] | None,
         touch: Float[Array, " S"] | None,
+        fields: dict[str, Array] | None = None,
     ) -> mjx.Data:
         """As ``Physics.data``."""
+        del fields
         data = mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl)
         data = mjx.tendon(self.model, self._kinematics(data, goal))  # the renderer colours a taut tendon differently
         return data if touch is None else data.replace(sensordata=touch)

@@ -103,11 +103,18 @@ class MuJoCoPhysics(Physics):
         ctrl: Float[Array, " A"],
         goal: Float[Array, " G"] | None,
         touch: Float[Array, " S"] | None,
+        fields: dict[str, Array] | None = None,
     ) -> mjx.Data:
         """As ``Physics.data``."""
         given = {"qpos": qpos, "qvel": qvel, "ctrl": ctrl}
-        fields = self._forward(given, _FIELDS, _VELOCITY)
+        fields = self.host_fields(qpos, qvel, ctrl) if fields is None else fields
         return self._data(fields | given | ({} if touch is None else {"sensordata": touch}), goal)
+
+    def host_fields(
+        self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"], ctrl: Float[Array, " A"]
+    ) -> dict[str, Array]:
+        """As ``Physics.host_fields``."""
+        return self._forward({"qpos": qpos, "qvel": qvel, "ctrl": ctrl}, _FIELDS, _VELOCITY)
 
     def initial_touch(self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"]) -> Float[Array, " S"] | None:
         """As ``Physics.initial_touch``."""

@@ -87,8 +87,22 @@ class Physics(abc.ABC):
         ctrl: Float[Array, " A"],
         goal: Float[Array, " G"] | None,
         touch: Float[Array, " S"] | None,
+        fields: dict[str, Array] | None = None,
     ) -> mjx.Data:
-        """Returns data with kinematics, centres of mass, velocities, tendons and cameras as of qpos and qvel."""
+        """Returns data with kinematics, centres of mass, velocities, tendons and cameras as of qpos and qvel.
+
+        ``fields`` are what ``host_fields`` returned for the same state; None: they are computed here.
+        """
+
+    def host_fields(
+        self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"], ctrl: Float[Array, " A"]
+    ) -> dict[str, Array] | None:
+        """Returns the part of ``data`` that is computed on the host, or None.
+
+        JAX's persistent cache takes no program that calls the host, so what is slow to compile leaves this to another.
+        """
+        del qpos, qvel, ctrl
+        return None
 
     @abc.abstractmethod
     def initial_touch(self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"]) -> Float[Array, " S"] | None:

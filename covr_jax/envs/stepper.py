@@ -20,17 +20,18 @@ from covr_jax.types import Diverged, TimeStep
 
 
 class JitStepper:
-    """``reset`` and ``step`` of a VecEnv in three compiled pieces, so that drawing is compiled once for both."""
+    """``reset`` and ``step`` of a VecEnv in compiled pieces, so that drawing is compiled once for both, and cached."""
 
     def __init__(self, env: VecEnv, device_put: Callable[[Any], Any] = lambda x: x):
         self._initial = runtime.jit(env.initial)
         self._advance = runtime.jit(env.advance, donate_argnums=0)
         self._observe = runtime.jit(env.observe, donate_argnums=0)
+        self._host_fields = runtime.jit(env.host_fields)
         self._no_reward = device_put(jnp.zeros((env.num_envs,), jnp.float32))
 
     def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
         """As ``VecEnv.reset``."""
-        return self._observe(self._initial(key), self._no_reward)
+        return self.observe(self._initial(key), self._no_reward)
 
     def abstract_state(self, key: Array) -> tuple[EnvState, TimeStep]:
         """A state and a time step to restore a checkpoint into."""
@@ -38,7 +39,11 @@ class JitStepper:
 
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         """As ``VecEnv.step``; the state is donated."""
-        return self._observe(*self._advance(state, action))
+        return self.observe(*self._advance(state, action))
+
+    def observe(self, state: EnvState, reward: Array) -> tuple[EnvState, TimeStep]:
+        """As ``VecEnv.observe``; the state is donated."""
+        return self._observe(state, reward, self._host_fields(state))
 
     def finished(self) -> list[list[dict[str, float]]]:
         """Empty: the suite measures the return alone."""

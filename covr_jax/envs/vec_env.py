@@ -230,9 +230,21 @@ class VecEnv:
         )
         return state, reward
 
-    def observe(self, state: EnvState, reward: Float[Array, " E"]) -> tuple[EnvState, TimeStep]:
-        """Renders the states (or reads dm_control's state observation) and completes the time step."""
-        data = jax.vmap(self.physics.data)(state.qpos, state.qvel, state.ctrl, state.goal, state.touch)
+    def host_fields(self, state: EnvState) -> dict[str, Array] | None:
+        """What ``observe`` computes on the host, [E,...], for callers that compile the two apart; None: nothing."""
+        return jax.vmap(self.physics.host_fields)(state.qpos, state.qvel, state.ctrl)
+
+    def observe(
+        self, state: EnvState, reward: Float[Array, " E"], fields: dict[str, Array] | None = None
+    ) -> tuple[EnvState, TimeStep]:
+        """Renders the states (or reads dm_control's state observation) and completes the time step.
+
+        Args:
+          state: as ``initial`` or ``advance`` returned it.
+          reward: of the step.
+          fields: as ``host_fields`` returns them for the state; None: they are computed here.
+        """
+        data = jax.vmap(self.physics.data)(state.qpos, state.qvel, state.ctrl, state.goal, state.touch, fields)
         if self._renderer is None or state.stack is None:
             observation = jax.vmap(partial(self.task.observation, self.physics.model))(data)
         else:

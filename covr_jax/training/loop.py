@@ -64,9 +64,9 @@ class AgentTrainer(Trainer):
         if not self.checkpointer.steps():
             data_start, first = [0] * config.env.num_envs, config.run.checkpoint_every
             self.loop = AgentLoopState(data_start=data_start, next_checkpoint=first)
-            self.state = self.programs.init(train=True)
+            self.state = self.programs.init()
             return False
-        directory = self.restore(lambda: self.programs.init(begin=False, train=True), AgentLoopState)
+        directory = self.restore(lambda: self.programs.init(begin=False), AgentLoopState)
         if self.vlm:
             count, counters = int(self.state.replay.count), self.loop.vlm_counters
             self.restore_adapter(directory, lambda adapter: self.vlm.restore(adapter, counters, count))

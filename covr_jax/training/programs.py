@@ -7,9 +7,7 @@ COVR round. Letters: E envs, N samples, A action.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +18,6 @@ from covr_jax import replay, runtime
 from covr_jax.agents import LearnerState
 from covr_jax.config import Config
 from covr_jax.envs.stepper import make_stepper
-from covr_jax.replay import ReplayState
 from covr_jax.runtime import memory
 from covr_jax.runtime.rng import ENTROPY, ENV, INIT, stream
 from covr_jax.training import needs
@@ -68,12 +65,6 @@ class Programs:
         self._scanned = runtime.jit(
             partial(scanned_chunk, parts, self.pieces, self.stepper), static_argnums=(1, 2), donate_argnums=0
         )
-        self._compiling: list[Future[Any]] = []  # updates
-
-    @property
-    def _dispatched(self) -> bool:
-        """Whether a chunk is dispatched piece by piece; otherwise it is one program."""
-        return runtime.on_cpu() or self.parts.hosted
 
     def check_memory(self) -> None:
         """Compares what a state and its updates need with the free memory.
@@ -86,12 +77,11 @@ class Programs:
         frames = needs.of_frames(parts.config, parts.method, hosted=parts.hosted)
         memory.check_needs([needs.of_learner(parts), *frames], parts.replay_bytes, store.storage)
 
-    def init(self, *, begin: bool = True, train: bool = False) -> TrainState:
+    def init(self, *, begin: bool = True) -> TrainState:
         """Makes a fresh state: networks, an empty replay, environments at FIRST.
 
         Args:
           begin: False for a state to restore a checkpoint into: no environment on the host is opened for it.
-          train: whether updates will follow, which are then compiled beside everything else.
 
         Raises:
           ConfigError: replay or networks do not fit into the free memory.
@@ -102,19 +92,9 @@ class Programs:
         sizes = (self.config.env.image_size, parts.env.action_dim)
         ring = replay.init(parts.slots, parts.env.num_envs, *sizes, store.storage, parts.answer_dim)
         learner, ring, progress = parts.device_put((self._init_learner(), ring, initial_progress(parts.env.num_envs)))
-        if train and self._dispatched:
-            self._compile_updates(learner, ring)
         start = self.stepper.reset if begin else self.stepper.abstract_state
         env, timestep = parts.device_put(start(parts.device_put(stream(self.config.seed, ENV))))
         return TrainState(learner, ring, env, timestep, progress)
-
-    def _compile_updates(self, learner: LearnerState, ring: ReplayState) -> None:
-        """Traces the updates here and compiles them in a thread, beside the environments' programs and first steps."""
-        flags = (True, False) if self.config.sac.actor_update_every > 1 else (True,)
-        lowered = [self.pieces.learn[flag].lower(learner, ring) for flag in flags]
-        compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
-        self._compiling = [compiler.submit(program.compile) for program in lowered]
-        compiler.shutdown(wait=False)
 
     def init_policy(self) -> EvaluatedState:
         """Makes the part of a fresh state that evaluations need."""
@@ -137,15 +117,9 @@ class Programs:
           learn: False for random actions and no updates.
         """
         cycles = self.parts.chunk_steps // self.parts.cycle
-        if learn:
-            self._wait_for_updates()
-        if self._dispatched:
+        if runtime.on_cpu() or self.parts.hosted:
             return dispatched_chunk(self.parts, self.pieces, self.stepper, state, cycles, learn)
         return ChunkResult(*self.scanned(state, cycles, learn))
-
-    def _wait_for_updates(self) -> None:
-        wait(self._compiling)  # what failed there fails again where it is called
-        self._compiling = []
 
     def catch_up(self, state: TrainState) -> TrainState:
         """Makes the ``sac.catch_up_updates`` on random experience with which learning starts; the state is donated.
@@ -154,7 +128,6 @@ class Programs:
         multiple of their actor's interval.
         """
         learner, store = state.learner, state.replay
-        self._wait_for_updates()
         for _ in range(self.config.sac.catch_up_updates):
             learner, store, _ = run_updates(
                 self.pieces,

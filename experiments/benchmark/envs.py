@@ -57,7 +57,7 @@ def ours(compiled: Any, state: Any, action: Any, repeat: int) -> dict[str, float
         held[0], _ = jax.block_until_ready(compiled._advance(held[0], action))
 
     def pictures() -> None:
-        held[0], _ = jax.block_until_ready(compiled._observe(held[0], compiled._no_reward))
+        held[0], _ = jax.block_until_ready(compiled.observe(held[0], compiled._no_reward))
 
     def both() -> None:
         # A compiled environment does not read the time step before.

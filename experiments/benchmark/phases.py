@@ -168,7 +168,8 @@ class Bench:
         return reward
 
     def _render(self) -> Any:
-        env, timestep = self.lanes._observe(self.state.env, self.lanes._no_reward)
+        state: Any = self.state.env
+        env, timestep = self.lanes.observe(state, self.lanes._no_reward)
         self.state = self.state.replace(env=env)
         return timestep
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
 
 import flax.struct
 import jax
@@ -15,26 +14,13 @@ from mujoco import mjx
 
 from covr_jax import runtime
 from covr_jax.checks import check_actions
-from covr_jax.envs.mjx_physics import MJXPhysics
+from covr_jax.envs.engines import make_physics
 from covr_jax.envs.mujoco_physics import MuJoCoPhysics
-from covr_jax.envs.physics import PHYSICS
 from covr_jax.envs.starts import given_or_drawn
 from covr_jax.envs.task import Task
 from covr_jax.render import BatchRenderer, Renderer, make_renderer
 from covr_jax.render.distract import Appearance
 from covr_jax.types import StepType, TimeStep
-
-
-def default_physics() -> Literal["mjx", "mujoco"]:
-    """``mujoco`` where compiled programs run on the host's processors, else ``mjx``, which stays on the device."""
-    return "mujoco" if runtime.on_cpu() else "mjx"
-
-
-def make_physics(task: Task, name: str = "auto") -> MJXPhysics | MuJoCoPhysics:
-    """The physics of a task by name. Raises ValueError, which lists the known ones, for any other."""
-    if name not in PHYSICS:
-        raise ValueError(f"unknown physics {name!r}; choose from {', '.join(PHYSICS)}")
-    return {"mjx": MJXPhysics, "mujoco": MuJoCoPhysics}[default_physics() if name == "auto" else name](task)
 
 
 def is_bad(values: Float[Array, "E n"]) -> Bool[Array, " E"]:

@@ -57,10 +57,8 @@ class AgentTrainer(Trainer):
     def _init_state(self) -> bool:
         """Makes a fresh state, or restores the newest checkpoint. Returns whether it did that."""
         config, store = self.config, self.config.replay
-        predicted = self.programs.parts.replay_bytes / 1e6
-        self.reporter.message(
-            f"replay: {predicted:.0f} MB of {store.storage} memory for {store.capacity:,} transitions"
-        )
+        size = f"{self.programs.parts.replay_bytes / 1e6:.0f} MB of {store.storage} memory"
+        self.reporter.message(f"replay: {size} for {store.capacity:,} transitions")
         if not self.checkpointer.steps():
             data_start, first = [0] * config.env.num_envs, config.run.checkpoint_every
             self.loop = AgentLoopState(data_start=data_start, next_checkpoint=first)

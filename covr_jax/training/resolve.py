@@ -19,8 +19,8 @@ from covr_jax.config import (
     value_or,
 )
 from covr_jax.envs import HostTask, find_task
+from covr_jax.envs.engines import default_physics
 from covr_jax.envs.task import Task
-from covr_jax.envs.vec_env import default_physics
 from covr_jax.vlm import defaults
 
 

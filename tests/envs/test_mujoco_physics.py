@@ -15,9 +15,11 @@ import pytest
 
 from covr_jax import envs
 from covr_jax.envs import get_task
+from covr_jax.envs.engines import make_physics
 from covr_jax.envs.mujoco_physics import MuJoCoPhysics
+from covr_jax.envs.stepper import JitStepper
 from covr_jax.envs.task import Task
-from covr_jax.envs.vec_env import make_physics
+from covr_jax.envs.vec_env import VecEnv
 from tests.support.trees import assert_trees_equal
 
 TASK = "walker_walk"  # with contact
@@ -163,3 +165,14 @@ def test_tendons_around_geoms_need_mjx():
     roped = Roped(**{f.name: getattr(task, f.name) for f in dataclasses.fields(task)})
     with pytest.raises(ValueError, match="a tendon of pendulum_swingup passes a geom or a pulley, which needs physics"):
         MuJoCoPhysics(roped)
+
+
+def test_the_program_that_draws_does_not_call_the_host():
+    """JAX's persistent cache takes no program that does, and this one takes ten seconds to compile."""
+    env = VecEnv(get_task("cartpole_swingup"), 2, image_size=8, samples=1, physics="mujoco")
+    stepper = JitStepper(env)
+    state = jax.eval_shape(env.initial, jax.random.key(0))
+    fields = jax.eval_shape(env.host_fields, state)
+    alone, whole = (stepper._observe.lower(state, stepper._no_reward, *more).as_text() for more in ((fields,), ()))
+    assert "callback" not in alone and "callback" in whole
+    assert "callback" in stepper._host_fields.lower(state).as_text()

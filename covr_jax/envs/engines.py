@@ -1,0 +1,23 @@
+"""Which engine simulates a task: MJX in compiled programs, or C MuJoCo on the host's threads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from covr_jax import runtime
+from covr_jax.envs.mjx_physics import MJXPhysics
+from covr_jax.envs.mujoco_physics import MuJoCoPhysics
+from covr_jax.envs.physics import PHYSICS
+from covr_jax.envs.task import Task
+
+
+def default_physics() -> Literal["mjx", "mujoco"]:
+    """``mujoco`` where compiled programs run on the host's processors, else ``mjx``, which stays on the device."""
+    return "mujoco" if runtime.on_cpu() else "mjx"
+
+
+def make_physics(task: Task, name: str = "auto") -> MJXPhysics | MuJoCoPhysics:
+    """The physics of a task by name. Raises ValueError, which lists the known ones, for any other."""
+    if name not in PHYSICS:
+        raise ValueError(f"unknown physics {name!r}; choose from {', '.join(PHYSICS)}")
+    return {"mjx": MJXPhysics, "mujoco": MuJoCoPhysics}[default_physics() if name == "auto" else name](task)

@@ -188,7 +188,7 @@ def test_the_benchmark_runs(monkeypatch, tmp_path, capsys):
     assert found["rows"][0]["ours_is"] == 1.0
     details = found["shapes"]["tiny"]
     assert details["gflop_per_update"] == pytest.approx(details["gflop_by_hand"], rel=0.2)
-    torso, actor, critic, scalars = 476, 824 + 620, 824 + 1058, 9
+    torso, actor, critic, scalars = 476, 824 + 620, 824 + 1058, 11
     floats = 4 * (torso + critic) + 3 * actor + scalars  # both and their targets, and two moments of each
     assert details["state_mb"] == pytest.approx(4e-6 * floats)
     assert len(details["gradients"]) == 30

@@ -216,7 +216,8 @@ def test_a_run_with_frames_on_the_host_equals_one_on_the_device(tiny_config, mak
         for learn in (False, False, True):
             state = programs.chunk(state, learn=learn).state
         states[name] = state
-    assert_trees_equal_but_for_rounding(*states.values())
+    # Updates round apart, the actions after them too, and physics adds that up: a velocity of 1 by some 1e-5.
+    assert_trees_equal_but_for_rounding(*states.values(), atol=1e-4)
     assert kind(states["host"].replay) == "pinned_host"
     before = piece_sizes(programs)
     assert (before["add"], before["count"], before["act"], before["mean_action"]) == (2, 2, 1, 0)

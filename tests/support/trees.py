@@ -30,7 +30,7 @@ def assert_trees_equal(one, two):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
-def assert_trees_equal_but_for_rounding(one, two):
+def assert_trees_equal_but_for_rounding(one, two, atol=1e-7):
     """Asserts that two programs computed the same: XLA may add the terms of a sum in another order in each.
 
     A step of the optimisers is 1e-3 and more, whatever the size of the gradient. Images (uint8) are rounded to whole
@@ -43,5 +43,5 @@ def assert_trees_equal_but_for_rounding(one, two):
             assert np.mean(a != b) < 1e-4, name
             np.testing.assert_allclose(a.astype(int), b.astype(int), rtol=0, atol=1, err_msg=name)
             continue
-        close = {"rtol": 1e-5, "atol": 1e-7} if np.issubdtype(a.dtype, np.floating) else {"rtol": 0, "atol": 0}
+        close = {"rtol": 1e-5, "atol": atol} if np.issubdtype(a.dtype, np.floating) else {"rtol": 0, "atol": 0}
         np.testing.assert_allclose(a, b, **close, err_msg=name)

@@ -2,7 +2,8 @@
 
 Rooms, from the ground up (imports run strictly downward, see ``tests/test_imports.py``):
 
-* ``types``     records that every room knows; ``checks``: what public functions refuse; ``covr``: the paper's equations
+* ``types``     records that every room knows; ``checks``: what public functions refuse; ``lazy``: late imports
+* ``covr``      the paper's equations
 * ``config``    options of a run and their rules
 * ``runtime``   backend settings, CPU kernels, memory, profiling, DLPack, random streams
 * ``io``        checkpoints, metrics, run directories; ``report``: what they become for a reader

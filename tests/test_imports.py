@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "covr_jax"
 FLOORS = {
     "types": 0,
     "checks": 0,
+    "lazy": 0,
     "covr": 0,
     "config": 0,
     "runtime": 1,

@@ -5,8 +5,9 @@ Names are imported on first use: who reads the table of methods alone does not w
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from covr_jax.lazy import lazy_names
 
 if TYPE_CHECKING:
     from covr_jax.agents.learner import Learner, LearnerState, make_learner
@@ -25,15 +26,11 @@ __all__ = [
     "make_learner",
     "make_method",
 ]
-_MODULES = {
-    "learner": ("Learner", "LearnerState", "make_learner"),
-    "method": ("Augmentation", "Auxiliary", "AuxiliaryParams", "Method", "Views"),
-    "methods": ("METHODS", "make_method"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"covr_jax.agents.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "learner": ("Learner", "LearnerState", "make_learner"),
+        "method": ("Augmentation", "Auxiliary", "AuxiliaryParams", "Method", "Views"),
+        "methods": ("METHODS", "make_method"),
+    },
+)

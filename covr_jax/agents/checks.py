@@ -26,11 +26,6 @@ def check_images(name: str, images: Any) -> None:
         )
 
 
-def check_actions(name: str, actions: Any, batch_size: int, action_dim: int) -> None:
-    """Checks actions. Raises ValueError for another shape than [B,A]."""
-    check_shape(name, actions, (batch_size, action_dim))
-
-
 def check_batch(batch: Batch, action_dim: int) -> None:
     """Checks the arrays of a batch, those that only some methods read where they are given.
 
@@ -45,7 +40,7 @@ def check_batch(batch: Batch, action_dim: int) -> None:
         raise ValueError(f"observation and next_observation must have one shape, got {one} and {two}")
     for name in ("action", "prior.action", "previous_action"):
         if (values := _field(batch, name)) is not None:
-            check_actions(name, values, size, action_dim)
+            check_shape(name, values, (size, action_dim))
     for name in ("reward", "discount", "prior.valid", "weight", "future.valid", "maps.valid"):
         if (values := _field(batch, name)) is not None:
             check_shape(name, values, (size,))

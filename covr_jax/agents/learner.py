@@ -16,10 +16,11 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array
 
-from covr_jax.agents.checks import check_actions, check_batch, check_images
+from covr_jax.agents.checks import check_batch, check_images
 from covr_jax.agents.method import Method, Metrics
 from covr_jax.agents.state import LearnerState, init_state, make_parts
 from covr_jax.agents.updates import count_update, update_actor, update_auxiliary, update_critic, update_target
+from covr_jax.checks import check_shape
 from covr_jax.config import SACConfig
 from covr_jax.types import Batch
 
@@ -63,7 +64,7 @@ def make_learner(
 
     def init(key: Array, observation: Array, action: Array) -> LearnerState:
         check_images("observation", observation)
-        check_actions("action", action, 1, action_dim)
+        check_shape("action", action, (1, action_dim))
         return init_state(parts, key, observation, action)
 
     def act(
@@ -85,7 +86,7 @@ def make_learner(
 
     def value(state: LearnerState, observation: Array, action: Array) -> Array:
         check_images("observation", observation)
-        check_actions("action", action, observation.shape[0], action_dim)
+        check_shape("action", action, (observation.shape[0], action_dim))
         features = parts.networks.torso.apply(state.params["torso"], method.augmentation.center(observation))
         return parts.q(state.params["critic"], state.params["auxiliary"], features, action).min(0)
 

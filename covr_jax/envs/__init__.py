@@ -5,8 +5,9 @@ Names are imported on first use: a child process that runs one simulator does no
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from covr_jax.lazy import lazy_names
 
 if TYPE_CHECKING:
     from covr_jax.envs.host_env import HostState, HostTask, HostVecEnv
@@ -25,15 +26,11 @@ __all__ = [
     "get_task",
     "make",
 ]
-_MODULES = {
-    "host_env": ("HostState", "HostTask", "HostVecEnv"),
-    "registry": ("HOST_TASKS", "TASKS", "find_task", "get_task", "make"),
-    "vec_env": ("EnvState", "VecEnv"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"covr_jax.envs.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "host_env": ("HostState", "HostTask", "HostVecEnv"),
+        "registry": ("HOST_TASKS", "TASKS", "find_task", "get_task", "make"),
+        "vec_env": ("EnvState", "VecEnv"),
+    },
+)

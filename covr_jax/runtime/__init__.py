@@ -5,9 +5,9 @@ Names of ``backend`` are imported on first use: a command line that cannot be pa
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from covr_jax.lazy import lazy_names
 from covr_jax.runtime.forks import refuse_forked
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ __all__ = [
     "refuse_forked",
     "share_gpu",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("covr_jax.runtime.backend"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {"backend": ("configure", "jit", "no_inline", "on_cpu", "peak_memory_bytes", "share_gpu")},
+)

@@ -7,7 +7,7 @@ COVR round. Letters: E envs, N samples, A action.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,11 @@ class Programs:
         parts, store = self.parts, self.config.replay
         memory.check_replay(parts.replay_bytes, store.capacity, store.storage)
         frames = needs.of_frames(parts.config, parts.method, hosted=parts.hosted)
-        memory.check_needs([needs.of_learner(parts), *frames], parts.replay_bytes, store.storage)
+        memory.check_needs([self._learner_need, *frames], parts.replay_bytes, store.storage)
+
+    @cached_property
+    def _learner_need(self) -> memory.Need:
+        return needs.of_learner(self.parts)  # traces the networks
 
     def init(self, *, begin: bool = True) -> TrainState:
         """Makes a fresh state: networks, an empty replay, environments at FIRST.

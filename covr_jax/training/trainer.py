@@ -51,7 +51,8 @@ class Trainer:
         self.best = Checkpointer(
             run_dir, BEST, keep=1, added=ADDED
         )  # the policy of the best evaluation, without replay
-        self.checkpointer.clean()  # before anything is restored: a checkpoint may lack only its name
+        for checkpointer in (self.checkpointer, self.best):
+            checkpointer.clean()  # before anything is restored: a checkpoint may lack only its name
         self.damaged_checkpoints = 0  # passed over when this process started
         self._moved: list[str] = []  # what of the surroundings differs from those of the checkpoint
         self._started = time.monotonic()

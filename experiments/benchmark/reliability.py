@@ -11,7 +11,6 @@ happened to, to the last digit, but for what the clock decides.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import random
@@ -103,10 +102,8 @@ def train(directory: Path, more: str = "", largest_file: int | None = None) -> C
 def _with(more: str) -> list[str]:
     """The options of a trial, less those that are given in ``more``, and those."""
     given = shlex.split(more)
-    names = {name for name in given if name.startswith("--")}
-    starts = [i for i, part in enumerate(OPTIONS) if part.startswith("--")]
-    groups = [OPTIONS[i:j] for i, j in itertools.pairwise([*starts, len(OPTIONS)])]
-    return [part for group in groups if group[0] not in names for part in group] + given
+    names = [cli.option_name(argument) for argument in given if argument.startswith("--")]
+    return [*cli.without(OPTIONS, names), *given]
 
 
 def numbers(directory: Path) -> Any:

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from experiments.benchmark import damage, reliability
+from experiments.benchmark import damage, leaks, reliability
 from experiments.benchmark.reliability import numbers
 
 CHILDREN = """
@@ -54,3 +54,20 @@ def test_numbers_leave_out_what_the_clock_decides(tmp_path):
     rows, result = numbers(tmp_path)
     assert rows == [{"env_steps": 8, "losses/critic": 0.25}]
     assert result == {"final_return": 1.0, "random_return": 2.0, "env_steps": 8}
+
+
+def test_a_run_is_flat_where_memory_threads_and_files_stay():
+    still = [(1_000_000_000 + 1_000_000 * (i % 3), 30, 12) for i in range(50)]
+    assert leaks.verdict(still) == "flat (1001 to 1001 MB, 30 threads, 12 files)"
+    growing = [(1_000_000_000 + 2_000_000 * i, 30, 12) for i in range(50)]
+    assert leaks.verdict(growing).startswith("GREW (1029 to 1089 MB")
+    assert leaks.verdict([*still[:45], *[(10**9, 31, 12)] * 5]).startswith("GREW")
+    assert leaks.verdict([*still[:45], *[(10**9, 30, 13)] * 5]).startswith("GREW")
+    assert leaks.verdict([(2 * 10**9, 50, 40)] * 10 + still[10:]).startswith("flat")  # warming up
+
+
+def test_a_trial_s_own_options_take_the_place_of_all_trials():
+    options = reliability._with("--method covr --total-steps 9")
+    assert options[-4:] == ["--method", "covr", "--total-steps", "9"]
+    assert options.count("--method") == options.count("--total-steps") == 1 and "sac" not in options
+    assert options[:3] == ["--env.image-size", "20", "--env.samples"]

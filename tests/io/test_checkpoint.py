@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import threading
-import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax import __version__
-from covr_jax.io import manifest
-from covr_jax.io.checkpoint import FORMAT, KEEP, Checkpointer, CheckpointError
-from covr_jax.runtime import memory
-
-
-def state(seed):
-    g = np.random.default_rng(seed)
-    return {
-        "params": {"w": jnp.asarray(g.normal(size=(64, 33)), jnp.float32), "b": jnp.zeros((1,), jnp.float32)},
-        "frames": jnp.asarray(g.integers(0, 256, (5, 4, 4, 3)), jnp.uint8),
-        "keys": jax.random.split(jax.random.key(seed), 3),
-        "count": jnp.asarray(seed, jnp.int32),
-        "valid": jnp.asarray(g.random(7) > 0.5),
-    }
-
-
-def saved(checkpointer, *arguments):
-    """Saves, waits for it, and returns the directory."""
-    path = checkpointer.save(*arguments)
-    checkpointer.wait()
-    return path
-
-
-def assert_equal(one, two):
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
-        assert a.dtype == b.dtype
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        assert a.weak_type == b.weak_type
-        np.testing.assert_array_equal(a, b)
+from covr_jax.io.checkpoint import KEEP, Checkpointer
+from tests.support.checkpoints import assert_equal, refuse, saved, state
 
 
 def test_there_and_back_bit_for_bit(tmp_path):
@@ -70,13 +38,6 @@ def test_the_newest_is_restored_the_oldest_are_dropped_and_unfinished_ones_ignor
     assert int(older["count"]) == 40
     saved(checkpointer, 300, state(301), {"at": 301})  # the same step again takes the place of the first
     assert int(checkpointer.restore(lambda: state(0))[0]["count"]) == 301
-
-
-def refuse(checkpointer, like, *arguments):
-    with pytest.raises(CheckpointError) as caught:
-        checkpointer.restore(lambda: like, *arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_nothing_there(tmp_path):
@@ -221,112 +182,6 @@ def test_a_state_of_another_structure_is_refused(tmp_path, change):
         del like["frames"]
     message = refuse(checkpointer, like)
     assert "is whole but holds another state" in message and "delete" not in message
-
-
-def test_the_format_is_recorded_and_format_1_is_read(tmp_path):
-    checkpointer = Checkpointer(tmp_path)
-    path = saved(checkpointer, 1, state(1), {"at": 1}) / "host.json"
-    assert json.loads(path.read_text()) == {"at": 1, "format": FORMAT, "covr_jax_version": __version__}
-    assert checkpointer.restore(lambda: state(0))[1] == {"at": 1}
-    path.write_text('{"at": 1}')  # as version 0.1.0 wrote it
-    (path.parent / "manifest.json").unlink()
-    assert checkpointer.restore(lambda: state(0))[1] == {"at": 1}
-
-
-def test_arrays_that_a_later_format_added_are_0_in_an_earlier_one(tmp_path):
-    added = {FORMAT: ("['count']",), FORMAT - 1: ("['valid']",)}
-    earlier = {name: value for name, value in state(7).items() if name != "count"}
-    checkpointer = Checkpointer(tmp_path, added=added)
-    path = saved(checkpointer, 1, earlier, {"at": 1})
-    with pytest.raises(CheckpointError, match="holds another state"):
-        checkpointer.restore(lambda: state(0))
-    (path / "host.json").write_text(json.dumps({"format": FORMAT - 1, "covr_jax_version": "0.2.0"}))
-    manifest.write_manifest(path)
-    restored, _, _ = checkpointer.restore(lambda: state(3))
-    assert_equal(restored, state(7) | {"count": jnp.zeros((), jnp.int32)})
-
-
-def test_a_part_of_a_state_is_read_alone_and_must_be_there(tmp_path):
-    checkpointer = Checkpointer(tmp_path)
-    saved(checkpointer, 1, state(1), {})
-    part = {"params": state(0)["params"], "keys": state(0)["keys"]}
-    restored, _, _ = checkpointer.restore(lambda: part, partial=True)
-    assert_equal(restored, {name: state(1)[name] for name in part})
-    with pytest.raises(CheckpointError, match=r"no \['momentum'\]"):
-        checkpointer.restore(lambda: part | {"momentum": jnp.zeros(3)}, partial=True)
-
-
-def test_training_goes_on_while_a_copy_of_the_state_is_written(tmp_path, monkeypatch):
-    from covr_jax.io import arrays
-
-    written, may_write = [], threading.Event()
-
-    def slow(path, tree):
-        may_write.wait(20)
-        written.append(tree)
-        path.mkdir()
-
-    monkeypatch.setattr(arrays, "save", slow)
-    checkpointer, weights = Checkpointer(tmp_path), jnp.arange(3.0)
-    checkpointer.save(5, {"w": weights}, {})
-    weights.delete()  # what a program does with a state that it was given
-    assert not written and not (tmp_path / "checkpoints" / "5").exists() and checkpointer.last is None
-    may_write.set()
-    checkpointer.wait()
-    np.testing.assert_array_equal(written[0]["w"], [0, 1, 2])
-    assert checkpointer.steps() == [5] and checkpointer.last.env_steps == 5
-    assert 0 < checkpointer.last.blocked_seconds < checkpointer.last.seconds
-    monkeypatch.setattr(memory, "free_bytes", lambda storage: 10)  # no copy fits
-    checkpointer.save(6, {"w": jnp.ones(3)}, {})
-    assert (tmp_path / "checkpoints" / "6").exists() and isinstance(written[1]["w"], jax.Array)
-    assert checkpointer.last.blocked_seconds == checkpointer.last.seconds
-
-
-@pytest.mark.field
-def test_a_later_format_is_refused_in_one_line_that_says_who_wrote_it(tmp_path):
-    checkpointer = Checkpointer(tmp_path)
-    path = saved(checkpointer, 1, state(1), {}) / "host.json"
-    path.write_text(json.dumps({"format": FORMAT + 1, "covr_jax_version": "9.9.9"}))
-    manifest.write_manifest(path.parent)
-    with pytest.raises(
-        CheckpointError, match=rf"written by covr_jax 9\.9\.9 in format {FORMAT + 1}.*install 9\.9\.9 or later"
-    ) as caught:
-        checkpointer.restore(lambda: pytest.fail("the state was made"))
-    assert "\n" not in str(caught.value)
-
-
-def test_the_state_to_fill_is_gone_before_one_is_read(tmp_path, monkeypatch):
-    from orbax.checkpoint import v1 as ocp
-
-    checkpointer, load, alive = Checkpointer(tmp_path), ocp.load, []
-    saved(checkpointer, 1, state(1), {})
-
-    def like():
-        filled = state(0)
-        alive.extend(weakref.ref(leaf) for leaf in jax.tree.leaves(filled))
-        return filled
-
-    def watched(*arguments):
-        assert alive and not any(leaf() is not None for leaf in alive)
-        return load(*arguments)
-
-    monkeypatch.setattr(ocp, "load", watched)
-    assert_equal(checkpointer.restore(like)[0], state(1))
-
-
-@pytest.mark.field
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: out of memory")])
-def test_memory_that_does_not_suffice_costs_no_checkpoint(tmp_path, monkeypatch, error):
-    from orbax.checkpoint import v1 as ocp
-
-    def full(*_):
-        raise error
-
-    checkpointer = Checkpointer(tmp_path)
-    saved(checkpointer, 1, state(1), {})
-    monkeypatch.setattr(ocp, "load", full)
-    message = refuse(checkpointer, state(0))
-    assert message.endswith("; free memory and run again") and "delete" not in message
 
 
 def test_one_that_is_written_again_is_never_found_half_deleted(tmp_path, monkeypatch):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator
-from functools import partial
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,8 @@ def save(directory: Path, tree: Any) -> None:
     Raises:
       OSError: the disk refused.
     """
-    refused, hook = None, sys.unraisablehook
-    # When one array cannot be written, orbax closes its event loop, and TensorStore's threads that are at others
-    # print tracebacks of that, some of them later than the error is raised.
-    sys.unraisablehook = partial(_without_closed_loops, hook)
+    refused = None
+    _pass_over_closed_loops()
     with _plain_path(directory) as path, _quiet_loggers("absl", "asyncio"):
         try:
             ocp.save(path, tree)
@@ -60,7 +58,6 @@ def save(directory: Path, tree: Any) -> None:
             gc.collect()  # asyncio logs a traceback for each write that nobody asked about, when it is collected
     if refused:
         raise OSError(refused)
-    sys.unraisablehook = hook
 
 
 def abstract(tree: Any) -> tuple[Any, list[bool]]:
@@ -120,21 +117,37 @@ def _plain_path(path: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _quiet_loggers(*names: str) -> Iterator[None]:
-    """Keeps loggers from printing tracebacks of an error that is raised as well."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    """Keeps loggers from printing tracebacks of an error that is raised as well.
+
+    Each call adds a filter of its own and removes that one: several threads may be in here at once.
+    """
+
+    def nothing(_: logging.LogRecord) -> bool:
+        return False
+
+    for name in names:
+        logging.getLogger(name).addFilter(nothing)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for name in names:
+            logging.getLogger(name).removeFilter(nothing)
 
 
-def _without_closed_loops(hook: Callable[[Any], Any], error: Any) -> None:
-    if str(error.exc_value) != "Event loop is closed":
-        hook(error)
+@functools.cache
+def _pass_over_closed_loops() -> None:
+    """Keeps one kind of traceback off the console, from now on.
+
+    When one array cannot be written, orbax closes its event loop, and TensorStore's threads that are at others print
+    tracebacks of that, some of them later than the error is raised.
+    """
+    hook = sys.unraisablehook
+
+    def without_closed_loops(error: Any) -> None:
+        if str(error.exc_value) != "Event loop is closed":
+            hook(error)
+
+    sys.unraisablehook = without_closed_loops
 
 
 def _copy_like(leaf: Any, pinned: bool) -> Any:

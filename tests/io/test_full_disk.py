@@ -6,10 +6,13 @@ import json
 import logging
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
+from covr_jax.io import arrays
 from covr_jax.io.checkpoint import Checkpointer, CheckpointError
 
 
@@ -52,12 +55,36 @@ def test_a_disk_that_refuses_the_arrays_is_told_alike_and_without_tracebacks(tmp
     assert "logged again" in caplog.text
 
 
+def test_two_writers_that_overlap_leave_the_loggers_as_they_were(tmp_path, monkeypatch, caplog):
+    """The checkpoints of a run and that of its best evaluation have a thread each."""
+    from orbax.checkpoint import v1 as ocp
+
+    inside = {name: threading.Event() for name in ("first", "second")}
+    leave = {name: threading.Event() for name in inside}
+
+    def save(path, _):
+        inside[Path(path).name].set()
+        assert leave[Path(path).name].wait(10)
+
+    monkeypatch.setattr(ocp, "save", save)
+    threads = {name: threading.Thread(target=arrays.save, args=(tmp_path / name, state(1))) for name in inside}
+    for name in ("first", "second"):
+        threads[name].start()
+        assert inside[name].wait(10)
+    for name in ("first", "second"):
+        leave[name].set()
+        threads[name].join()
+    logging.getLogger("absl").error("logged again")
+    assert "logged again" in caplog.text
+
+
 FULL = """
 import resource, sys
 from pathlib import Path
 
 import jax.numpy as jnp
 
+from covr_jax.io import arrays
 from covr_jax.io.checkpoint import Checkpointer, CheckpointError
 
 checkpointer = Checkpointer(Path(sys.argv[1]))

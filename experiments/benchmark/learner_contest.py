@@ -102,8 +102,6 @@ class Bench:
         image = jnp.zeros((1, self.image_size, self.image_size, CHANNELS), jnp.uint8)
         return self.learner.init(jax.random.key(seed), image, jnp.zeros((1, ACTION_DIM)))
 
-    # ----------------------------------------------------------------- numbers
-
     @cached_property
     def warm(self) -> LearnerState:
         """The state at which numbers are compared."""
@@ -161,8 +159,6 @@ class Bench:
         parity.load(peer, state)
         draws = parity.same_draws(peer, self.key, self.sac.batch_size)
         return parity.peer_gradients(peer, parity.to_torch(peer, self.host_batch), draws)
-
-    # ------------------------------------------------------------- contestants
 
     def _peer(self, *, dtype: torch.dtype = torch.float32, **options: Any) -> TorchRAD:
         return TorchRAD(
@@ -240,8 +236,6 @@ class Bench:
                 held[0] = naive.jitted[with_actor](held[0], self.batch, key)
 
         return Contestant(cycle, len(self.pattern), lambda: jax.block_until_ready(held[0]))
-
-    # ------------------------------------------------------------------ timing
 
     def rows(self, rivals: Sequence[str], seeds: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
         """Median, least and most updates per second of each, and how many times as fast ours is."""

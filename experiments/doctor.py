@@ -217,7 +217,8 @@ def check_budget(name: str | None) -> list[Finding]:
     answering, tuning = needs.to_answer() / 1e9, (needs.to_answer() + needs.training) / 1e9
     plain, recomputed = (size / 1e9 for size in needs.saved)
     text = f"{answering:.1f} GB to answer; {tuning:.1f} GB to fine-tune, and {plain:.2f} GB per sample of a pass"
-    findings = [Finding("ok", shown, f"{text} ({recomputed:.2f} GB with --vlm.checkpointing)")]
+    text += f" ({recomputed:.2f} GB with --vlm.checkpointing); {needs.kept / 1e9:.1f} GB of RAM to merge the adapter"
+    findings = [Finding("ok", shown, text)]
     for size in _CARDS:
         left = int(size * 1e9 * LARGEST) - needs.to_answer() - needs.training
         findings.append(Finding("ok", f"  {LARGEST:.0%} of {size} GB", _fits(needs, left, RELEASED.batch_size)))

@@ -126,6 +126,18 @@ def answer_bytes(backbone: Backbone, prompt: PromptTokens, tokens: int) -> int:
     return length * (cache + widest) * backbone.model.dtype.itemsize
 
 
+def adapted_bytes(model: Any, *, pinned: bool = False) -> int:
+    """Returns the bytes of the adapted layers' weights, which are kept in the host's memory while they are merged.
+
+    Args:
+      model: PeftModel with a LoRA adapter, on any device.
+      pinned: in blocks of pinned memory, whose sizes Torch rounds up to powers of two.
+    """
+    weights = model.named_parameters(remove_duplicate=False)  # a tied output layer counts, which merging unties
+    sizes = [weight.nbytes for name, weight in weights if name.endswith("base_layer.weight")]
+    return sum(1 << (size - 1).bit_length() if pinned else size for size in sizes)
+
+
 def plan(saved: Saved, free: int | None, batch_size: int) -> Plan:
     """Chooses the largest micro batch that fits; where few samples do, activations are recomputed.
 
@@ -181,9 +193,10 @@ class Needs(NamedTuple):
     adapter: int  # float32
     training: int  # gradients of the adapter and AdamW's two moments
     saved: Saved  # per sample
+    kept: int  # in a GPU's host, while or after the adapter is merged; a CPU's model takes less
 
     def to_answer(self) -> int:
-        """Weights and adapter; the cache of a few frames is small beside them."""
+        """Weights and adapter, merged or not; the cache of a few frames is small beside them."""
         return self.weights + self.adapter
 
     def to_tune(self, micro_batch: int, checkpointing: bool) -> int:
@@ -204,4 +217,5 @@ def needs(backbone: Backbone, prompt: PromptTokens, labels: int) -> Needs:
         sum(p.numel() * p.element_size() for p in backbone.model.parameters() if p.requires_grad == trainable)
         for trainable in (False, True)
     )
-    return Needs(weights, adapter, 3 * adapter, saved_bytes(backbone, prompt, labels))
+    kept = adapted_bytes(backbone.model, pinned=True)
+    return Needs(weights, adapter, 3 * adapter, saved_bytes(backbone, prompt, labels), kept)

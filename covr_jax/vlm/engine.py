@@ -1,6 +1,7 @@
 """The VLM engine: answers frames with priors, is fine-tuned on the agent's experience, saves its adapter.
 
-All calls block. N samples, H W image, C = 3 channels for each of ``frames`` frames, A action.
+All calls block, and come from one thread at a time: answers and fine-tuning switch the weights between a merged and a
+separate adapter. N samples, H W image, C = 3 channels for each of ``frames`` frames, A action.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from covr_jax.vlm import budget, decode
 from covr_jax.vlm.codec import format_action
 from covr_jax.vlm.defaults import RELEASED, TINY
 from covr_jax.vlm.grammar import Grammar, build_grammar
+from covr_jax.vlm.merging import AdapterMerger
 from covr_jax.vlm.models import adapter
 from covr_jax.vlm.models.loading import (
     DEFAULT_MODEL,
     Backbone,
     PromptTokens,
     add_lora,
+    base_model,
     load_backbone,
-    merged_copy,
     preprocess,
     tokenize_prompt,
 )
@@ -78,8 +80,8 @@ class VLMEngine:
       signed: numbers carry their sign and have a fixed width; None: only for 'tiny'.
       query_batch: largest batch of one forward pass; longer queries are split, shorter ones padded. Of a released model
         it is less where the memory does not hold it.
-      merge: answer with a merged copy of the weights, made once per round (faster, costs a second copy of the model);
-        None: only for 'tiny'.
+      merge: answer with the adapter merged into the weights, once per round (faster; the weights without it are kept in
+        the host's memory); None: where that memory is free.
       finetune_options: fields of ``FinetuneOptions`` that differ from the defaults.
       gpu_share: share of the GPU's memory that Torch may use in this process; None: all.
       backbone: a model in memory, to be used instead of loading ``name``.
@@ -129,7 +131,7 @@ class VLMEngine:
         backbone = backbone._replace(image=backbone.image._replace(frames=frames))
         tiny = backbone.is_tiny
         self.signed = tiny if signed is None else signed
-        self.merge = tiny if merge is None else merge
+        self.merge = merge is not False
         self.prompt = short_prompt_for(task, action_dim) if tiny else prompt
         preset = TINY if tiny else RELEASED
         overrides = {"rank": rank, "alpha": alpha, "dropout": dropout}
@@ -142,7 +144,7 @@ class VLMEngine:
         self._grammar = build_grammar(
             backbone.tokenizer, action_dim, self.signed, about.before_answer, about.answer_space
         )
-        self._merged = None  # cache of the merged copy; None when the adapter has changed
+        self._merger = AdapterMerger(self._backbone.model, required=merge is True)
         self._adapter_enabled = True
         self.counters = fresh_counters()
         self.working: Callable[[], None] | None = None
@@ -157,24 +159,22 @@ class VLMEngine:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of all weights in memory, the merged copy included."""
-        models = [self._backbone.model] + ([self._merged] if self._merged is not None else [])
-        return sum(p.numel() * p.element_size() for model in models for p in model.parameters())
+        """Bytes of all weights in memory, with those that merging the adapter keeps on the host."""
+        return sum(p.nbytes for p in self._backbone.model.parameters()) + self._merger.kept_bytes
 
     def parts(self, *, merged: bool | None = None) -> tuple[Backbone, PromptTokens, Grammar]:
         """Returns the model, its prompt and the grammar of its answers.
 
         Args:
-          merged: whether to return the copy with the adapter merged into its weights, or the model with a separate
-            adapter, which can be trained; None: the one that answers queries.
+          merged: whether the adapter is merged into the weights, where memory allows it, or separate, so that it can be
+            trained; None: as queries are answered. It stays so until the next call of the engine.
         """
-        if merged is None:
-            merged = self.merge and self._adapter_enabled
-        if not merged:
-            return self._backbone, self._prompt_tokens, self._grammar
-        if self._merged is None:
-            self._merged = merged_copy(self._backbone)
-        return self._backbone._replace(model=self._merged), self._prompt_tokens, self._grammar
+        if self.merge and self._adapter_enabled if merged is None else merged:
+            self.merge &= self._merger.merge()
+        else:
+            self._merger.unmerge()
+        model = base_model(self._backbone.model) if self._merger.merged else self._backbone.model
+        return self._backbone._replace(model=model), self._prompt_tokens, self._grammar
 
     def query(self, frames: Frames) -> Prior:
         """Returns the priors a_v of N samples.
@@ -198,6 +198,7 @@ class VLMEngine:
     def answer(self, frames: Frames) -> list[str]:
         """Returns the VLM's answers as text, one per sample. The text is untrusted where decoding is 'free'."""
         tensor = dlpack.to_torch(frames)
+        self.parts()  # first, since merging takes memory
         texts, largest = [], self._largest_batch()
         for batch in torch.split(tensor, largest) if len(tensor) else ():
             texts += self._answer_batch(batch, largest)
@@ -252,9 +253,7 @@ class VLMEngine:
         # A copy, since JAX may donate the buffer during a long round.
         images = dlpack.to_torch(frames).clone()
         record = finetune(
-            self._backbone,
-            self._prompt_tokens,
-            self._grammar,
+            *self.parts(merged=False),
             images,
             answers,
             np.asarray(weights, np.float32),
@@ -262,7 +261,6 @@ class VLMEngine:
             seed=self.seed * 1_000_003 + int(self.counters["rounds"]),
             progress=progress,
         )
-        self._merged = None
         self.counters["rounds"] += 1
         return record
 
@@ -271,7 +269,7 @@ class VLMEngine:
         """Context in which the base model answers: the frozen VLM of the DPL, APL and VBE baselines."""
         before, self._adapter_enabled = self._adapter_enabled, False
         try:
-            with self._backbone.model.disable_adapter():
+            with self.parts(merged=False)[0].model.disable_adapter():
                 yield self
         finally:
             self._adapter_enabled = before
@@ -288,7 +286,4 @@ class VLMEngine:
           VLMLoadError: if the file is missing or damaged, or does not fit this adapter module by module; the adapter is
             then unchanged.
         """
-        try:
-            return adapter.load_adapter(self._backbone.model, Path(directory))
-        finally:
-            self._merged = None
+        return adapter.load_adapter(self.parts(merged=False)[0].model, Path(directory))

@@ -76,4 +76,5 @@ class Passes:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error of Torch says that an allocation failed, on a GPU or on the host."""
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    words = ("allocate memory", "out of memory")  # of the CPU's allocator, and of pinned memory
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in words)

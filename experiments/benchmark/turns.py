@@ -35,13 +35,14 @@ class Contestant(NamedTuple):
     """Something that is measured in turns with others.
 
     ``work`` starts ``amount`` updates, or steps; ``wait`` returns when all that were started are done; ``cpu`` is the
-    processor time taken so far, seconds.
+    processor time taken so far, seconds; ``prepare`` is called before a turn, whose time it is not part of.
     """
 
     work: Callable[[], Any]
     amount: int
     wait: Callable[[], Any]
     cpu: Callable[[], float] = time.process_time
+    prepare: Callable[[], Any] = lambda: None
 
 
 def elsewhere(make: Callable[..., Contestant], *arguments: Any, **environment: str) -> Contestant:
@@ -93,6 +94,7 @@ def take_turns(contestants: dict[str, Contestant], rounds: int, seconds: float) 
 
 
 def run(contestant: Contestant, calls: int) -> Turn:
+    contestant.prepare()
     wall, cpu = time.perf_counter(), contestant.cpu()
     for _ in range(calls):
         contestant.work()

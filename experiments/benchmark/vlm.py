@@ -7,7 +7,8 @@ Answers per second: ours is the engine's complete query, from frames in JAX to p
 ``generate`` of Hugging Face on the same weights and our patches, under the same grammar as a mask over all rows: called
 per frame, batched, batched with the fixed start of the answer in the prompt and nothing after the last digit, and
 batched with the LoRA adapter not merged. All must give the same text, or the run fails (in bfloat16 the share of equal
-answers is reported).
+answers is reported). The part ``merging`` has our queries alone, with a merged and a separate adapter, and the seconds
+that each switch takes.
 
 The learner's speed is that of the run's own chunks, in two settings, each in a process of its own: one processor for
 the VLM alone, or all processors for both. ``of_off`` is the share of the speed without a VLM that is left;
@@ -32,7 +33,7 @@ from experiments.benchmark import measure
 from experiments.benchmark.turns import pin
 
 ARCHITECTURES = ("tiny", "tiny-qwen2", "tiny-llava", "2b", "3b", "7b")
-PARTS = ("answers", "finetune", "handover", "learner")
+PARTS = ("answers", "finetune", "merging", "handover", "learner")
 
 
 def parse() -> argparse.Namespace:
@@ -45,6 +46,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64])
     parser.add_argument("--frame-size", type=int, default=84, help="height = width of the agent's frames, pixels")
+    parser.add_argument("--action-dim", type=int, default=1, choices=(1, 2, 6), help="components of an answer")
     parser.add_argument("--merge", action=argparse.BooleanOptionalAction, help="answer with merged weights")
     parser.add_argument("--steps", type=int, default=4, help="optimiser steps per round of fine-tuning")
     parser.add_argument("--preset", default="demo", help="preset of the learner")
@@ -65,16 +67,19 @@ def engine_parts(arguments: argparse.Namespace) -> dict[str, Any]:
 
     runtime.configure()
     found: dict[str, Any] = {}
-    engine = contest.make_vlm(arguments.architecture, arguments.device, merge=arguments.merge)
+    engine = contest.make_vlm(arguments.architecture, arguments.device, arguments.action_dim, merge=arguments.merge)
     if "answers" in arguments.parts:
         priors = contest.Priors(engine, arguments.frame_size, max(arguments.batches))
         found["answers"] = [r for n in arguments.batches for r in priors.rows(n, arguments.rounds, arguments.seconds)]
     if "finetune" in arguments.parts:
         found["finetune"] = [contest.finetune_row(engine, arguments.frame_size, arguments.steps, arguments.rounds)]
+    if "merging" in arguments.parts:
+        about = arguments.frame_size, arguments.rounds, arguments.seconds
+        found["merging"] = [row for n in arguments.batches for row in contest.merging_rows(engine, n, *about)]
     if "handover" in arguments.parts:
         shapes = [(n, arguments.frame_size) for n in arguments.batches] + [(64, 224)]
         found["handover"] = contest.handover_rows(arguments.device, shapes, arguments.rounds)
-    engine.parts()  # makes the merged copy, if it is used
+    engine.parts()  # the original weights, if they are kept beside merged ones, count
     memory = {"weights_bytes": engine.memory_bytes, "parameters": str(engine.parameter_count)}
     if arguments.device.startswith("cuda"):
         memory |= {"gpu": torch.cuda.get_device_name(), "torch_peak_bytes": torch.cuda.max_memory_allocated()}

@@ -19,9 +19,10 @@ from covr_jax.vlm.engine import VLMEngine
 from covr_jax.vlm.models import tiny
 from covr_jax.vlm.models.backbones import LLAVA, QWEN2_5_VL, QWEN2_VL, released_config
 from covr_jax.vlm.models.loading import Backbone, PromptTokens, backbone_from, frozen_eval, model_inputs, preprocess
-from experiments.benchmark.turns import Contestant, row, take_turns
+from experiments.benchmark.turns import Contestant, Turn, row, run, take_turns
 
-TASK, ACTION_DIM = "cartpole_swingup", 1
+ACTION_DIM = 1
+TASKS = {1: "cartpole_swingup", 2: "reacher_easy", 6: "walker_walk"}  # by action components
 RELEASED = {"2b": QWEN2_VL, "3b": QWEN2_5_VL, "7b": LLAVA}
 
 
@@ -43,11 +44,12 @@ def random_backbone(architecture: str, device: str) -> Backbone:
     return backbone_from(model.eval(), tokenizer)
 
 
-def make_vlm(architecture: str, device: str, **options: Any) -> VLMEngine:
+def make_vlm(architecture: str, device: str, action_dim: int = ACTION_DIM, **options: Any) -> VLMEngine:
     """Makes the engine as a run would; ``options`` are those of ``VLMEngine``."""
+    name = architecture, TASKS[action_dim], action_dim
     if architecture in tiny.FAMILIES:
-        return VLMEngine(architecture, TASK, ACTION_DIM, device=device, **options)
-    return VLMEngine(architecture, TASK, ACTION_DIM, backbone=random_backbone(architecture, device), **options)
+        return VLMEngine(*name, device=device, **options)
+    return VLMEngine(*name, backbone=random_backbone(architecture, device), **options)
 
 
 def random_frames(count: int, size: int, seed: int = 0) -> jax.Array:
@@ -128,26 +130,28 @@ def generate(
     return texts if whole else [text + "]" for text in texts]
 
 
+SEPARATE = "generate_batched_adapter"  # of the contestants, the one with a separate adapter
+
+
 class Priors:
-    """Our query against ``generate``, with the weights that answer: the merged copy if the engine has one."""
+    """Our query against ``generate``, with the weights that answer: the merged ones if the engine merges."""
 
     def __init__(self, engine: VLMEngine, size: int, largest: int):
         self._engine = engine
         backbone, self._prompt, self._grammar = engine.parts()
-        self._models = {"": backbone}
-        if engine.merge:
-            self._models["_adapter"] = engine.parts(merged=False)[0]
         device, vocabulary = self._prompt.ids.device, backbone.model.config.get_text_config().vocab_size
         self._automata = {w: Automaton(self._grammar, vocabulary, device, whole=w) for w in (True, False)}
         self._frames = random_frames(largest, size)
         self._images = torch.from_numpy(np.array(self._frames)).to(device)
 
-    def generated(self, n: int, *, step: int | None = None, whole: bool = True, model: str = "") -> list[str]:
-        """Answers n frames with ``generate``, ``step`` at a time."""
-        texts = []
+    def generated(
+        self, n: int, *, step: int | None = None, whole: bool = True, merged: bool | None = None
+    ) -> list[str]:
+        """Answers n frames with ``generate``, ``step`` at a time; ``merged`` as in ``VLMEngine.parts``."""
+        texts, backbone = [], self._engine.parts(merged=merged)[0]
         for part in torch.split(self._images[:n], step or n):
             automaton = self._automata[whole]
-            texts += generate(self._models[model], self._prompt, self._grammar, automaton, part, whole)
+            texts += generate(backbone, self._prompt, self._grammar, automaton, part, whole)
         return texts
 
     def contestants(self, n: int) -> dict[str, Callable[[], list[str]]]:
@@ -159,8 +163,8 @@ class Priors:
         if n > 1:
             ways["generate_batched"] = partial(self.generated, n)
             ways["generate_batched_prefilled"] = partial(self.generated, n, whole=False)
-            if "_adapter" in self._models:
-                ways["generate_batched_adapter"] = partial(self.generated, n, model="_adapter")
+            if self._engine.merge:
+                ways[SEPARATE] = partial(self.generated, n, merged=False)
         return ways
 
     def rows(self, n: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
@@ -168,16 +172,56 @@ class Priors:
         ways = self.contestants(n)
         texts = {name: way() for name, way in ways.items()}
         same = {n: np.mean([a == b for a, b in zip(t, texts["ours"], strict=True)]) for n, t in texts.items()}
-        if self._models[""].model.dtype == torch.float32 and min(same.values()) < 1:
+        if self._engine.parts()[0].model.dtype == torch.float32 and min(same.values()) < 1:
             raise AssertionError(f"answers differ at batch {n}: {same}")
         frames = self._frames[:n]
-        contestants = {name: Contestant(way, n, lambda: None) for name, way in ways.items()}
-        contestants["ours"] = Contestant(lambda: self._engine.query(frames), n, lambda: None)  # up to the priors in JAX
+        timed: dict[str, Callable[[], Any]] = {**ways, "ours": lambda: self._engine.query(frames)}  # to priors in JAX
+        switch = {name: partial(self._engine.parts, merged=False if name == SEPARATE else None) for name in ways}
+        contestants = {name: Contestant(way, n, lambda: None, prepare=switch[name]) for name, way in timed.items()}
         turns = take_turns(contestants, rounds, seconds)
         return [
             {"batch": n} | row(name, taken, turns["ours"], "answers") | {"same_answers": float(same[name])}
             for name, taken in turns.items()
         ]
+
+
+def merging_rows(engine: VLMEngine, batch: int, size: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """Measures our queries with a merged and a separate adapter, and the switch to each of them.
+
+    Every round has a turn of each; a round before them is not counted. The adapter gets random weights: that of a new
+    one has no effect.
+
+    Raises:
+      AssertionError: memory does not hold the merged weights.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in engine.parts(merged=False)[0].model.named_parameters():
+        if "lora_B" in name:
+            weight.data.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+    frames, calls = random_frames(batch, size), {True: 1, False: 1}
+    switches: dict[bool, list[float]] = {True: [], False: []}
+    turns: dict[bool, list[Turn]] = {True: [], False: []}
+    texts: dict[bool, list[str]] = {}
+
+    def ask(merge: bool) -> None:
+        texts[merge] = engine.answer(frames)
+
+    for _ in range(rounds + 1):
+        for merge in (True, False):
+            engine.merge = merge
+            switches[merge].append(run(Contestant(engine.parts, 1, lambda: None), 1).wall)
+            if engine.merge != merge:
+                raise AssertionError("the memory does not hold the merged weights")
+            texts[merge] = engine.answer(frames) if not turns[merge] else texts[merge]
+            turns[merge].append(run(Contestant(partial(ask, merge), batch, lambda: None), calls[merge]))
+            calls[merge] = max(1, round(seconds / (batch * turns[merge][0].wall)))
+    same = float(np.mean([one == other for one, other in zip(texts[True], texts[False], strict=True)]))
+    return [
+        {"batch": batch, "action_dim": engine.action_dim}
+        | row("merged" if merge else "separate", turns[merge][1:], turns[True][1:], "answers")
+        | {"switch_s": statistics.median(switches[merge][1:]), "same_answers": same}
+        for merge in (True, False)
+    ]
 
 
 def handover_rows(device: str, shapes: list[tuple[int, int]], rounds: int) -> list[dict[str, Any]]:
@@ -211,7 +255,7 @@ def finetune_row(engine: VLMEngine, size: int, steps: int, rounds: int) -> dict[
     """Measures samples per second of rounds of fine-tuning with RALW; the adapter continues from round to round."""
     batch = engine.finetune_options.batch_size
     frames, generator = random_frames(steps * batch, size), np.random.default_rng(0)
-    actions, weights = generator.uniform(-1, 1, (len(frames), ACTION_DIM)), np.ones(len(frames), np.float32)
+    actions, weights = generator.uniform(-1, 1, (len(frames), engine.action_dim)), np.ones(len(frames), np.float32)
     records = [engine.finetune(frames, actions, weights) for _ in range(rounds + 1)][1:]  # the first one is a warm-up
     if any(r["rolled_back"] or r["steps"] != steps for r in records):
         raise AssertionError("a round of fine-tuning was rolled back")

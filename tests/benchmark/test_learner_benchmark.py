@@ -151,7 +151,9 @@ def test_turns_alternate_and_medians_are_paired(monkeypatch):
 
     contestants = {
         "quick": turns.Contestant(quick, 2, lambda: None, lambda: 2 * clock.now),
-        "slow": turns.Contestant(partial(clock.work, 4.0, log, "slow"), 1, lambda: None, lambda: clock.now),
+        "slow": turns.Contestant(
+            partial(clock.work, 4.0, log, "slow"), 1, lambda: None, lambda: clock.now, partial(clock.work, 9.0, [], "")
+        ),
     }
     taken = turns.take_turns(contestants, rounds=3, seconds=0.1)
     assert log == ["quick"] * 2 + ["slow"] * 2 + ["quick", "slow"] * 3

@@ -40,6 +40,13 @@ def test_rows_are_made_of_equal_answers_only(monkeypatch):
         priors.rows(2, 1, 0.001)
 
 
+def test_queries_with_a_merged_and_a_separate_adapter_take_turns():
+    service = VLMEngine("tiny", backbone=backbone_from(*tiny.build_tiny(2), is_tiny=True), rank=2)
+    rows = vlm_contest.merging_rows(service, 2, 40, 2, 0.001)
+    assert [(row["contestant"], row["same_answers"]) for row in rows] == [("merged", 1.0), ("separate", 1.0)]
+    assert all(row["answers_per_s"] > 0 and row["switch_s"] > 0 and row["action_dim"] == 1 for row in rows)
+
+
 def test_frames_are_lent_not_copied():
     rows = vlm_contest.handover_rows("cpu", [(2, 16)], 1)
     assert [(row["contestant"], row["same_memory"]) for row in rows] == [("dlpack", True), ("numpy_copy", False)]

@@ -10,7 +10,7 @@ from covr_jax.vlm import gpu_share
 from covr_jax.vlm.budget import GB, Needs, Saved
 
 # Qwen2.5-VL-3B: 7.5 GB of weights, an adapter of 1.3 GB with 3.9 GB of gradients and moments, 2.9 GB per sample.
-THREE_B = Needs(int(7.5 * GB), int(1.3 * GB), int(3.9 * GB), Saved(int(2.88 * GB), int(0.08 * GB)))
+THREE_B = Needs(int(7.5 * GB), int(1.3 * GB), int(3.9 * GB), Saved(int(2.88 * GB), int(0.08 * GB)), 0)
 
 
 @pytest.mark.parametrize(

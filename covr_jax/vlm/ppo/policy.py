@@ -117,7 +117,7 @@ class TokenPolicy:
     Dropout stays off: with dropout the ratio of an unchanged policy would not be one.
 
     Args:
-      engine: with ``merge`` off, so that its queries use every update.
+      engine: ``merge`` off saves its queries merging the adapter after every update.
       options: of PPO.
       hidden: widths of the value head's hidden layers.
       seed: of the value head, the samples and the order of minibatches.
@@ -166,8 +166,7 @@ class TokenPolicy:
             raise VLMLoadError(f"cannot read {directory / STATE_FILE}: {one_line(error)}") from error
 
     def _score(self, frames: torch.Tensor, tokens: torch.Tensor) -> ActionLogProbs:
-        parts = self._backbone, self._prompt, self._grammar
-        return score(*parts, self.head, frames, tokens, self.options.temperature)
+        return score(*self.engine.parts(merged=False), self.head, frames, tokens, self.options.temperature)
 
     def _pick(self, scores: torch.Tensor) -> torch.Tensor:
         probabilities = torch.softmax(scores / self.options.temperature, -1)
@@ -176,9 +175,9 @@ class TokenPolicy:
     def sample(self, frames: Frames) -> SampledActions:
         """Samples one answer for each of N frames."""
         tokens, scores = [], []
+        model = self.engine.parts(merged=False)
         for part in torch.split(dlpack.to_torch(frames), self.options.forward_batch):
             pixels = preprocess(part.to(self._prompt.ids.device), self._backbone.image)
-            model = self._backbone, self._prompt, self._grammar
             tokens.append(decode.decode_actions(*model, pixels, len(part), pick=self._pick))
             with torch.no_grad():
                 scores.append(self._score(part, tokens[-1]))

@@ -198,7 +198,7 @@ def make_vlm(config: Config, answer_dim: int, run_dir: Path) -> PriorService | N
         "dropout": vlm.lora_dropout,
         "targets": vlm.lora_targets,
         "adapter_dir": vlm.adapter,
-        "merge": False if config.method == "vpf" else None,  # its answers must follow every update
+        "merge": False if config.method == "vpf" else None,  # its adapter changes with every update
         "finetune_options": {name: value for name, value in finetune_options.items() if value is not None},
     }
     uses_maps = config.method in MAP_METHODS

@@ -11,18 +11,19 @@ from covr_jax.lazy import lazy_names
 from covr_jax.runtime.forks import refuse_forked
 
 if TYPE_CHECKING:
-    from covr_jax.runtime.backend import configure, jit, no_inline, on_cpu, peak_memory_bytes, share_gpu
+    from covr_jax.runtime.backend import configure, jit, no_inline, on_cpu, once, peak_memory_bytes, share_gpu
 
 __all__ = [
     "configure",
     "jit",
     "no_inline",
     "on_cpu",
+    "once",
     "peak_memory_bytes",
     "refuse_forked",
     "share_gpu",
 ]
 __getattr__ = lazy_names(
     __name__,
-    {"backend": ("configure", "jit", "no_inline", "on_cpu", "peak_memory_bytes", "share_gpu")},
+    {"backend": ("configure", "jit", "no_inline", "on_cpu", "once", "peak_memory_bytes", "share_gpu")},
 )

@@ -67,6 +67,14 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     return jax.jit(function, **options)
 
 
+def once(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function of arrays as one compiled program that is dropped afterwards: for shapes that do not come again.
+
+    Called as it is, each of its operations would be compiled for these shapes, and kept until the process ends.
+    """
+    return jit(lambda *arguments: function(*arguments))(*arguments)  # the program belongs to the lambda
+
+
 def no_inline(function: Callable[..., Any]) -> Callable[..., Any]:
     """On CPU, keep XLA from compiling an elementwise function of arrays into every consumer of its result.
 

@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float
 
 from covr_jax import replay
 from covr_jax.config import Config, ConfigError, required
-from covr_jax.covr import ablations, eddf
-from covr_jax.training.selection import Samples, finished_samples, round_key
+from covr_jax.training.selection import Samples, filter_scores, finished_samples, round_key
 from covr_jax.training.state import ExperienceState
 from covr_jax.types import StepType
 
@@ -53,19 +52,11 @@ def repeat_round(config: Config, state: ExperienceState, records: Sequence[dict[
     assert samples is not None
     if len(samples.time) != record["samples"] or not _close(samples.returns.mean(), record["return_mean"]):
         raise ConfigError(f"{name} read {record['samples']:,} samples that are no longer in the replay")
-    keep = ablations.select(
-        round_key(config.seed, record["round"]),
-        samples.scores,
-        record["exploration"],
-        kind=covr.filter,
-        min_keep=covr.min_keep,
-        z_score=covr.z_score,
-        percentile=covr.top_percentile,
-    )
+    key = round_key(config.seed, record["round"])
+    keep, compared, _ = filter_scores(covr, key, samples.scores, record["exploration"])
     if int(keep.sum()) != record["kept"]:
         raise ConfigError(f"{name} kept {record['kept']:,} samples, but {int(keep.sum()):,} when it was repeated")
-    compared = eddf.z_score(samples.scores) if covr.z_score else samples.scores
-    return PastRound(samples, np.asarray(compared), np.asarray(keep))
+    return PastRound(samples, compared, keep)
 
 
 def _slots_at(state: ExperienceState, transitions: int) -> int:

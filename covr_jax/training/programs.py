@@ -203,7 +203,8 @@ class Programs:
 
     def mark_elite(self, state: TrainState, time: np.ndarray, env_id: np.ndarray) -> TrainState:
         """Marks stored transitions (time, env_id i64[N]) as elite for the replay's ``elite`` sampling."""
-        return state.replace(replay=self.pieces.mark_elite(state.replay, *to_device_index(time, env_id)))
+        some = filled_index(time, 0, 1 << (len(time) - 1).bit_length())  # few sizes occur
+        return state.replace(replay=self.pieces.mark_elite(state.replay, *to_device_index(time[some], env_id[some])))
 
     def close(self) -> None:
         """Closes the environments on the host."""

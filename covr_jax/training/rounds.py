@@ -9,8 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from covr_jax import runtime
 from covr_jax.config import Config, required
 from covr_jax.covr import ablations, ralw, schedule
 from covr_jax.io.files import write_json
@@ -157,12 +159,17 @@ class FinetuneScheduler:
         held = min(options.held_out, len(order) // 4)
         held_out, training = kept.take(order[:held]), kept.take(np.sort(order[held:][: options.max_samples]))
         covr, key = self._config.covr, self._selector.key(current.number)
-        weights = ablations.weights(key, training.scores, kind=covr.weights, norm=covr.weight_norm)
+
+        def weigh(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+            weights = ablations.weights(key, scores, kind=covr.weights, norm=covr.weight_norm)
+            return weights, ralw.effective_sample_size(weights)
+
+        weights, effective = runtime.once(weigh, training.scores)
         weights = np.array(weights)  # Torch asks for a writable array
         counts, edges = np.histogram(weights, bins=_HISTOGRAM_BINS, range=(0.0, 1.0))
         weighting = {
             "weight_mean": float(weights.mean()),
-            "effective_samples": float(ralw.effective_sample_size(weights)),
+            "effective_samples": float(effective),
             "weight_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
         }
         gallery = held_out.take(np.arange(min(_GALLERY, held)))

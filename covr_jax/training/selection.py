@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
 
-from covr_jax import replay
-from covr_jax.config import Config
+from covr_jax import replay, runtime
+from covr_jax.config import Config, CovrConfig
 from covr_jax.covr import ablations, eddf, returns, schedule
 from covr_jax.training.chunk import to_device_index
 from covr_jax.training.programs import Programs
@@ -75,7 +75,12 @@ def finished_samples(
         row, env_id = np.nonzero((window.step_type == StepType.LAST) & (window.discount > 0))
         last_value = np.zeros(window.reward.shape, np.float32)
         last_value[row, env_id] = value_of(times[row], env_id)
-    values, complete = returns.episode_returns(window.reward, window.step_type, discount, last_value=last_value)
+    values, complete = runtime.once(
+        lambda reward, step_type, value: returns.episode_returns(reward, step_type, discount, last_value=value),
+        window.reward,
+        window.step_type,
+        last_value,
+    )
     complete = np.asarray(complete) & (times[:, None] >= np.asarray(start)[None])
     row, env_id = np.nonzero(complete)
     gained = np.asarray(values)[row, env_id]
@@ -101,7 +106,8 @@ def _next_start(step_type: np.ndarray, times: np.ndarray, start: list[int]) -> l
 
 def frames_of(state: TrainState | ExperienceState, samples: Samples, frames: int = 1) -> Any:
     """Returns the newest frames of each sample's observation, oldest first, u8[N,H,W,3*frames] on the device."""
-    return replay.observations(state.replay, *to_device_index(samples.time, samples.env_id), frames)
+    index = to_device_index(samples.time, samples.env_id)
+    return runtime.once(partial(replay.observations, frame_stack=frames), state.replay, *index)
 
 
 def _histogram(step: np.ndarray, keep: np.ndarray) -> dict[str, list[int]]:
@@ -130,6 +136,34 @@ class Selection(NamedTuple):
 def round_key(seed: int, number: int) -> jax.Array:
     """A JAX key of round ``number``'s own, consumed by ablations that sample; ``seed`` is the run's."""
     return jax.random.key(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+class Filtered(NamedTuple):
+    """What the filter makes of N scores."""
+
+    keep: Bool[np.ndarray, " N"]
+    compared: Float[np.ndarray, " N"]  # with tau: z-scores, or the scores as they are
+    tau: float  # of Eq. 5
+
+
+def filter_scores(covr: CovrConfig, key: jax.Array, scores: np.ndarray, exploration: ArrayLike) -> Filtered:
+    """Filters f32[N] scores by EDDF, or a control of its ablation, at an exploration degree eps."""
+
+    def filtered(key: jax.Array, scores: jax.Array, exploration: jax.Array) -> tuple[jax.Array, ...]:
+        keep = ablations.select(
+            key,
+            scores,
+            exploration,
+            kind=covr.filter,
+            min_keep=covr.min_keep,
+            z_score=covr.z_score,
+            percentile=covr.top_percentile,
+        )
+        compared = eddf.z_score(scores) if covr.z_score else scores
+        return keep, compared, eddf.adaptive_threshold(compared, exploration)
+
+    keep, compared, tau = runtime.once(filtered, key, scores, exploration)
+    return Filtered(np.asarray(keep), np.asarray(compared), float(tau))
 
 
 class DataSelector:
@@ -187,24 +221,13 @@ class DataSelector:
         exploration = eddf.exploration_degree(
             entropy, samples.action.shape[1], covr.exploration, progress=data.env_steps / config.total_steps
         )
-        keep = np.asarray(
-            ablations.select(
-                self.key(number),
-                samples.scores,
-                exploration,
-                kind=covr.filter,
-                min_keep=covr.min_keep,
-                z_score=covr.z_score,
-                percentile=covr.top_percentile,
-            )
-        )
-        standard = eddf.z_score(samples.scores) if covr.z_score else jnp.asarray(samples.scores)
+        keep, _, tau = filter_scores(covr, self.key(number), samples.scores, exploration)
         return keep, {
             "kept": int(keep.sum()),
             "kept_steps": _histogram(samples.step, keep),
             "kept_fraction": float(keep.mean()),
             "entropy": entropy,
             "exploration": float(exploration),
-            "tau": float(eddf.adaptive_threshold(standard, exploration)),
+            "tau": tau,
             "return_mean": float(samples.returns.mean()),
         }

@@ -42,6 +42,7 @@ def parse() -> argparse.Namespace:
         prog="vlm.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--architecture", default="tiny", choices=ARCHITECTURES)
+    parser.add_argument("--depth", type=float, default=1.0, help="share of a released architecture's layers")
     parser.add_argument("--device", default="cpu", help="Torch device: cpu or cuda")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64])
@@ -67,7 +68,8 @@ def engine_parts(arguments: argparse.Namespace) -> dict[str, Any]:
 
     runtime.configure()
     found: dict[str, Any] = {}
-    engine = contest.make_vlm(arguments.architecture, arguments.device, arguments.action_dim, merge=arguments.merge)
+    size = arguments.architecture, arguments.device, arguments.action_dim, arguments.depth
+    engine = contest.make_vlm(*size, merge=arguments.merge)
     if "answers" in arguments.parts:
         priors = contest.Priors(engine, arguments.frame_size, max(arguments.batches))
         found["answers"] = [r for n in arguments.batches for r in priors.rows(n, arguments.rounds, arguments.seconds)]
@@ -116,7 +118,12 @@ def main() -> int:
     if arguments.output:
         memory = found.pop("memory")[0]
         rows = [{"part": part} | row for part, rows in found.items() for row in rows]
-        about = {"architecture": arguments.architecture, "device": arguments.device, "threads": threads}
+        about = {
+            "architecture": arguments.architecture,
+            "depth": arguments.depth,
+            "device": arguments.device,
+            "threads": threads,
+        }
         measure.write(arguments.output, rows, **about, memory=memory)
     return 0
 

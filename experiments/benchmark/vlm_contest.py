@@ -26,9 +26,20 @@ TASKS = {1: "cartpole_swingup", 2: "reacher_easy", 6: "walker_walk"}  # by actio
 RELEASED = {"2b": QWEN2_VL, "3b": QWEN2_5_VL, "7b": LLAVA}
 
 
-def random_backbone(architecture: str, device: str) -> Backbone:
-    """Makes a released architecture at full size in bfloat16 with random weights and the tokenizer of a tiny model."""
+def random_backbone(architecture: str, device: str, depth: float = 1.0) -> Backbone:
+    """Makes a released architecture in bfloat16 with random weights and the tokenizer of a tiny model.
+
+    Args:
+      architecture: a key of ``RELEASED``.
+      device: Torch device.
+      depth: share of the layers of both towers, whose sizes are the released ones.
+    """
     description = RELEASED[architecture]
+    sizes = {key: dict(value) if isinstance(value, dict) else value for key, value in description.released.items()}
+    for tower in ("text_config", "vision_config"):
+        layers = "depth" if "depth" in sizes[tower] else "num_hidden_layers"
+        sizes[tower][layers] = round(depth * sizes[tower][layers])
+    description = description._replace(released=sizes)
     tokenizer = tiny.tiny_tokenizer(description.family)
     config, small = released_config(description), tiny.tiny_config(tokenizer, description.family)
     for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
@@ -44,12 +55,14 @@ def random_backbone(architecture: str, device: str) -> Backbone:
     return backbone_from(model.eval(), tokenizer)
 
 
-def make_vlm(architecture: str, device: str, action_dim: int = ACTION_DIM, **options: Any) -> VLMEngine:
-    """Makes the engine as a run would; ``options`` are those of ``VLMEngine``."""
+def make_vlm(
+    architecture: str, device: str, action_dim: int = ACTION_DIM, depth: float = 1.0, **options: Any
+) -> VLMEngine:
+    """Makes the engine as a run would; ``depth`` of ``random_backbone``, ``options`` of ``VLMEngine``."""
     name = architecture, TASKS[action_dim], action_dim
     if architecture in tiny.FAMILIES:
         return VLMEngine(*name, device=device, **options)
-    return VLMEngine(*name, backbone=random_backbone(architecture, device), **options)
+    return VLMEngine(*name, backbone=random_backbone(architecture, device, depth), **options)
 
 
 def random_frames(count: int, size: int, seed: int = 0) -> jax.Array:

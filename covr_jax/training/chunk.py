@@ -174,6 +174,11 @@ def filled_index(time: np.ndarray, start: int, size: int) -> np.ndarray:
     return np.minimum(np.arange(start, start + size), len(time) - 1)
 
 
+def power_of_two(number: int) -> int:
+    """The least power of two that is not below a number from 1 on: a size of which few occur."""
+    return 1 << (number - 1).bit_length()
+
+
 def to_device_index(time: np.ndarray, env_id: np.ndarray) -> tuple[Array, Array]:
     """Replay times and env ids, i64[N] on the host, as i32[N] on the device."""
     return jnp.asarray(time, jnp.int32), jnp.asarray(env_id, jnp.int32)

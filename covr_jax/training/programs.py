@@ -25,6 +25,7 @@ from covr_jax.training.chunk import (
     ChunkResult,
     dispatched_chunk,
     filled_index,
+    power_of_two,
     run_updates,
     scanned_chunk,
     to_device_index,
@@ -161,11 +162,12 @@ class Programs:
           env_id: i64[N], their environments.
           round_number: of the COVR round; decides the samples.
         """
-        index = to_device_index(time, env_id)
+        some = filled_index(time, 0, power_of_two(len(time)))
+        index = to_device_index(time[some], env_id[some])
         observation = replay.observations(state.replay, *index, self.parts.frame_stack)
         previous = replay.previous_actions(state.replay, *index) if self.parts.method.residual else None
         key = jax.random.fold_in(stream(self.config.seed, ENTROPY), round_number)
-        return np.asarray(self.pieces.entropy(state.learner, observation, key, previous))
+        return np.asarray(self.pieces.entropy(state.learner, observation, key, previous))[: len(time)]
 
     def q_values(self, state: TrainState, time: np.ndarray, env_id: np.ndarray, action: np.ndarray) -> np.ndarray:
         """min_i Q_i(o, a), f32[N], of stored observations (time, env_id i64[N]) and actions f32[N,A]."""
@@ -203,7 +205,7 @@ class Programs:
 
     def mark_elite(self, state: TrainState, time: np.ndarray, env_id: np.ndarray) -> TrainState:
         """Marks stored transitions (time, env_id i64[N]) as elite for the replay's ``elite`` sampling."""
-        some = filled_index(time, 0, 1 << (len(time) - 1).bit_length())  # few sizes occur
+        some = filled_index(time, 0, power_of_two(len(time)))
         return state.replace(replay=self.pieces.mark_elite(state.replay, *to_device_index(time[some], env_id[some])))
 
     def close(self) -> None:

@@ -133,6 +133,20 @@ def test_no_piece_is_compiled_twice(programs, history, piece_sizes):
     assert set(piece_sizes(programs).values()) == {1}
 
 
+def test_entropy_estimates_do_not_depend_on_how_many_there_are(programs, history):
+    """Rounds measure ever other numbers of samples by few programs."""
+    _, state = history
+    time = np.arange(int(state.replay.count) - 9, int(state.replay.count))
+    env_id = np.arange(9) % ENVS
+    nine = programs.entropy(state, time, env_id, 3)
+    assert nine.shape == (9,) and nine.std() > 0
+    before = programs.pieces.entropy._cache_size()
+    for number in (10, 13, 16):
+        more = programs.entropy(state, *(np.resize(index, number) for index in (time, env_id)), 3)
+        np.testing.assert_array_equal(more[:9], nine)
+    assert programs.pieces.entropy._cache_size() == before
+
+
 def test_the_first_steps_are_random_and_the_same_for_equal_seeds(programs, tiny_config, make_programs):
     states = [programs.chunk(programs.init(), learn=False).state for _ in range(2)]
     one, two = (jax.tree.map(np.asarray, (state.replay.action[:STEPS], state.env.qpos)) for state in states)

@@ -43,7 +43,7 @@ def watch(start: Callable[[Path, str], Any], directory: Path, minutes: float) ->
     """Runs for some minutes and stops by SIGTERM.
 
     Args:
-      start: starts a run in a directory with these options, as ``reliability.train``.
+      start: starts a run in a directory with these options, as ``small_runs.train``.
       directory: of the run.
       minutes: after a minute of warming up.
 

@@ -11,18 +11,17 @@ happened to, to the last digit, but for what the clock decides.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
 import resource
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -32,86 +31,13 @@ from xml.etree import ElementTree
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from experiments import cli
-from experiments.benchmark import damage, leaks, measure
+from experiments.benchmark import damage, kill_points, leaks, measure
+from experiments.benchmark.kill_points import POINTS
+from experiments.benchmark.small_runs import Child, numbers, train
 
 ROOT = Path(__file__).resolve().parents[2]
-OPTIONS = shlex.split(
-    "--method sac --env.image-size 20 --env.samples 1 --env.action-repeat 40 --sac.hidden-dim 16 --sac.feature-dim 8"
-    " --sac.num-filters 4 --sac.conv-kernels 3 3 --sac.conv-strides 2 2 --sac.batch-size 4 --sac.init-steps 40"
-    " --replay.capacity 200 --run.log-every 400 --run.no-video --eval.episodes 1 --eval.every 1600"
-    " --run.checkpoint-every 400 --total-steps 4000"
-)
-# In the names of what is not compared.
-CLOCK = ("wall_s", "checkpoint/", "_per_second", "time/", "compile/", "mem/", "latency_s")
 KILLS_PER_RUN = 5
 GRACE_S = 10.0  # in which a run that is asked to stop must have stopped
-
-
-class Child:
-    """A forked process that runs a function; what it prints goes to a file."""
-
-    def __init__(self, work: Callable[[], Any], output: Path):
-        self.output = output
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 1
-            try:
-                descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                os.dup2(descriptor, 1)
-                os.dup2(descriptor, 2)
-                work()
-                code = 0
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else 1
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-
-    def wait(self, seconds: float = 120.0) -> int:
-        """The exit code, or minus the signal that ended it.
-
-        Raises:
-          TimeoutError: it is still there after ``seconds``.
-        """
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.005)
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        raise TimeoutError(f"a run is still there after {seconds:.0f} s; it said: {self.output.read_text()[-300:]}")
-
-
-def train(directory: Path, more: str = "", largest_file: int | None = None) -> Child:
-    """Starts, or goes on with, the run in a directory, as ``experiments/train.py`` does; ``more`` options win."""
-    from experiments import train as script
-
-    def work() -> None:
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
-        sys.argv = ["train.py", *_with(more), "--run-dir", str(directory)]
-        script.run()
-
-    return Child(work, directory.with_suffix(".txt"))
-
-
-def _with(more: str) -> list[str]:
-    """The options of a trial, less those that are given in ``more``, and those."""
-    given = shlex.split(more)
-    names = [cli.option_name(argument) for argument in given if argument.startswith("--")]
-    return [*cli.without(OPTIONS, names), *given]
-
-
-def numbers(directory: Path) -> Any:
-    """What a run came to, without what the clock decides."""
-    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    rows = [{k: v for k, v in row.items() if not any(part in k for part in CLOCK)} for row in rows]
-    result = json.loads((directory / "result.json").read_text())
-    return rows, {name: result[name] for name in ("final_return", "random_return", "env_steps")}
 
 
 class Trials:
@@ -125,18 +51,34 @@ class Trials:
         self.root, self.random = root, random.Random(seed)
         for name in ("compiled", "whole"):  # the first run fills the compile cache
             started = time.monotonic()
-            code = train(root / name).wait()
+            code = train(root / name).wait(600.0)
             self.seconds = time.monotonic() - started
             assert code == 0, (root / f"{name}.txt").read_text()
         self.expected = numbers(root / "whole")
 
-    def finish(self, directory: Path) -> str:
+    def finish(self, directory: Path, more: str = "", expected: Any = None) -> str:
         """Goes on with a broken run; says what came of it."""
-        if train(directory).wait() != 0:
+        if train(directory, more).wait() != 0:
             return "not resumed"
-        same = numbers(directory) == self.expected
+        same = numbers(directory) == (expected or self.expected)
         shutil.rmtree(directory)
         return "same" if same else "different"
+
+    def kill_at(self, number: int) -> str:
+        """SIGKILL at a named point of a run with rounds."""
+        point, directory = POINTS[number], self.root / f"point{number}"
+        child = train(directory, kill_points.OPTIONS, lambda: kill_points.kill_at(point))
+        if (code := child.wait()) != -signal.SIGKILL:
+            return f"code {code} {point}"
+        come = self.finish(directory, kill_points.OPTIONS, self.expected_of_covr)
+        return come if come == "same" else f"{come} {point}"
+
+    @functools.cached_property
+    def expected_of_covr(self) -> Any:
+        """What an undisturbed run with rounds comes to."""
+        code = train(self.root / "covr", kill_points.OPTIONS).wait()
+        assert code == 0, (self.root / "covr.txt").read_text()
+        return numbers(self.root / "covr")
 
     def kill(self, number: int) -> str:
         """SIGKILL at random moments of one run."""
@@ -164,8 +106,9 @@ class Trials:
 
     def full_disk(self, number: int) -> str:
         """Files cannot grow beyond a random size; then they can."""
-        directory = self.root / f"full{number}"
-        code = train(directory, largest_file=int(10 ** self.random.uniform(2.0, 5.5))).wait()
+        directory, largest = self.root / f"full{number}", int(10 ** self.random.uniform(2.0, 5.5))
+        limits = (largest, resource.RLIM_INFINITY)
+        code = train(directory, prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)).wait()
         said = directory.with_suffix(".txt").read_text()
         if code not in (0, cli.USAGE_ERROR):
             return f"code {code}: {' '.join(said[-200:].split())}"
@@ -242,7 +185,9 @@ checkpoint (run the same command again), 130 a second Ctrl-C.
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="reliability.py", description=__doc__)
-    parser.add_argument("--kills", type=int, default=20, help="kills; signals, full disks and contests are a quarter")
+    parser.add_argument(
+        "--kills", type=int, default=20, help="kills; signals, full disks and contests are a quarter, named points half"
+    )
     parser.add_argument("--flips", type=int, default=300, help="flipped bits; a third as many truncations")
     parser.add_argument("--minutes", type=float, default=0.0, help="of training under watch for leaks")
     parser.add_argument("--seed", type=int, default=0)
@@ -256,6 +201,7 @@ def main() -> int:
         trials = Trials(root, arguments.seed)
         for name, trial, count, each in (
             ("SIGKILL at a random moment", trials.kill, -(-arguments.kills // KILLS_PER_RUN), KILLS_PER_RUN),
+            ("SIGKILL at a named point", trials.kill_at, min(2 * few, len(POINTS)), 1),
             ("SIGTERM, SIGUSR1, SIGINT, SIGHUP", trials.stop, few, 1),
             ("full disk", trials.full_disk, few, 1),
             ("two processes at once", trials.contest, few, 1),

@@ -9,13 +9,13 @@ from collections import Counter
 from pathlib import Path
 
 from experiments.benchmark import damage, leaks, reliability
-from experiments.benchmark.reliability import numbers
+from experiments.benchmark.small_runs import numbers, with_options
 
 CHILDREN = """
 import signal, time
 from pathlib import Path
 from experiments import cli
-from experiments.benchmark.reliability import Child
+from experiments.benchmark.small_runs import Child
 
 def lost():
     raise KeyError("lost")
@@ -67,7 +67,7 @@ def test_a_run_is_flat_where_memory_threads_and_files_stay():
 
 
 def test_a_trial_s_own_options_take_the_place_of_all_trials():
-    options = reliability._with("--method covr --total-steps 9")
+    options = with_options("--method covr --total-steps 9")
     assert options[-4:] == ["--method", "covr", "--total-steps", "9"]
     assert options.count("--method") == options.count("--total-steps") == 1 and "sac" not in options
     assert options[:3] == ["--env.image-size", "20", "--env.samples"]

@@ -132,7 +132,7 @@ def may_see_back(model: mujoco.MjModel, camera: CameraSetup, plane: Item) -> boo
     It cannot if the camera starts in front of a fixed plane, and either does not move or follows, at an offset to the
     front, a body that cannot fall through the plane.
     """
-    data = _initial_data(model)
+    data = initial_data(model)
     normal = data.geom_xmat[plane.index].reshape(3, 3)[:, 2]
     position = camera.free[0] if camera.free else data.cam_xpos[camera.index]
     height = normal @ (np.asarray(position) - data.geom_xpos[plane.index])
@@ -152,12 +152,13 @@ def may_see_back(model: mujoco.MjModel, camera: CameraSetup, plane: Item) -> boo
     return bool(model.body_weldid[body] != 0)
 
 
-def _initial_data(model: mujoco.MjModel) -> mujoco.MjData:
+def initial_data(model: mujoco.MjModel) -> mujoco.MjData:
     """Data with the poses of the model's initial state."""
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     mujoco.mj_camlight(model, data)
+    mujoco.mj_tendon(model, data)
     return data
 
 
@@ -165,4 +166,4 @@ def initial_rotation(model: mujoco.MjModel, camera: CameraSetup) -> Float[np.nda
     """The camera's orientation in the model's initial state; columns right, up, back."""
     if camera.free:
         return np.array(camera.free[1]).reshape(3, 3)
-    return _initial_data(model).cam_xmat[camera.index].reshape(3, 3).copy()
+    return initial_data(model).cam_xmat[camera.index].reshape(3, 3).copy()

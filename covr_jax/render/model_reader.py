@@ -4,14 +4,36 @@
 # Vectors are tuples built by comprehension, whose length the checker cannot see.
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mujoco
 import numpy as np
 
 from covr_jax.render import sky
-from covr_jax.render.camera import Camera, CameraSetup, can_turn, initial_rotation, may_see_back, read_camera
-from covr_jax.render.scene import CAPSULE, DRAWABLE, OPAQUE, OUTPUTS, PLANE, SAMPLES, Item, Light, Scene
+from covr_jax.render.camera import (
+    Camera,
+    CameraSetup,
+    can_turn,
+    initial_data,
+    initial_rotation,
+    may_see_back,
+    read_camera,
+)
+from covr_jax.render.poses import poses_of
+from covr_jax.render.scene import (
+    CAPSULE,
+    DRAWABLE,
+    OPAQUE,
+    OUTPUTS,
+    PLANE,
+    SAMPLES,
+    TOGETHER,
+    Haze,
+    Item,
+    Light,
+    Scene,
+)
 from covr_jax.render.tendon import Tendon, read_tendons
 from covr_jax.render.texture import read_texture
 from covr_jax.render.vector import Floats
@@ -54,12 +76,9 @@ def compile_scene(
     """
     _check_options(height, width, samples, output)
     setup = read_camera(model, camera, height, width)
-    tendons, tendon_items = _read_tendons(model)
-    items = tuple(item for item in _read_items(model) if not (hide_floor and _is_floor(item))) + tendon_items
-    planes = [k for k, item in enumerate(items) if item.type == PLANE]
-    mirrors = [k for k in planes if items[k].reflectance > 0 and items[k].alpha >= OPAQUE]
+    items, tendons = _read_items(model, hide_floor)
     turning = turning or can_turn(model, setup)
-    return Scene(
+    scene = Scene(
         height=height,
         width=width,
         camera=setup.index,
@@ -69,17 +88,38 @@ def compile_scene(
         items=items,
         tendons=tendons,
         lights=_read_lights(model, shadows),
-        mirror=mirrors[0] if mirrors and reflections else None,
+        mirror=_read_mirror(items) if reflections else None,
         shadow_clip=float(model.stat.extent * model.vis.map.shadowclip),
         shadow_scale=float(model.vis.map.shadowscale),
         near=float(model.stat.extent * model.vis.map.znear),
         far=float(model.stat.extent * model.vis.map.zfar),
-        backfaces=tuple(k for k in planes if may_see_back(model, setup, items[k])),
+        backfaces=tuple(k for k, item in enumerate(items) if item.type == PLANE and may_see_back(model, setup, item)),
         output=output,
         distractors=distractors,
+        haze=_read_haze(model, items),
         sky=_read_sky(model, setup, height, width, turning),
         turning=turning,
     )
+    return replace(scene, coincident=_read_coincident(model, scene))
+
+
+def _read_coincident(model: mujoco.MjModel, scene: Scene) -> tuple[tuple[int, int], ...]:
+    """Pairs of solids that coincide in the model's initial state, where a light casts shadows."""
+    if not any(light.shadow for light in scene.lights):
+        return ()
+    poses = poses_of(scene, initial_data(model))
+    sizes = np.array([item.size for item in scene.items], np.float32).reshape(-1, 3)
+    sizes[len(sizes) - len(poses.tendon_size) :, :2] = poses.tendon_size
+    kinds = np.array([item.type for item in scene.items])[:, None]
+    values = np.concatenate([kinds, sizes, poses.item_position, poses.item_rotation.reshape(-1, 9)], 1)
+    lengths = np.where([item.kind == "tendon" for item in scene.items], sizes[:, 1], sizes[:, 0])
+    there = np.array([k for k in scene.solids if scene.items[k].type != PLANE and lengths[k] > TOGETHER], int)
+    pairs = []
+    for place, first in enumerate(there):
+        later = there[place + 1 :]
+        same = np.abs(values[later] - values[first]).max(1) < TOGETHER
+        pairs += [(int(first), int(last)) for last in later[same]]
+    return tuple(pairs)
 
 
 def _read_sky(model: mujoco.MjModel, camera: CameraSetup, height: int, width: int, turning: bool) -> bytes:
@@ -87,6 +127,20 @@ def _read_sky(model: mujoco.MjModel, camera: CameraSetup, height: int, width: in
     if turning:
         return sky.sky_cube(model, camera.lens).tobytes()
     return sky.sky_image(model, initial_rotation(model, camera), height, width, camera.lens).tobytes()
+
+
+def _read_haze(model: mujoco.MjModel, items: tuple[Item, ...]) -> Haze | None:
+    """The haze over the first infinite plane, if there is one, and a skybox."""
+    infinite = [k for k, item in enumerate(items) if item.type == PLANE and item.size[:2] == (0.0, 0.0)]
+    if not infinite or not sky.has_skybox(model):
+        return None
+    return Haze(
+        item=infinite[0],
+        colour=_floats(model.vis.rgba.haze[:3]),
+        ring=float(model.vis.map.haze),
+        reach=sky.REACH * float(model.stat.extent * model.vis.map.zfar),
+        pieces=int(model.vis.quality.numslices),
+    )
 
 
 def _is_floor(item: Item) -> bool:
@@ -102,7 +156,20 @@ def _check_options(height: int, width: int, samples: int, output: str) -> None:
         raise ValueError(f"samples must be one of {sorted(SAMPLES)}, got {samples}")
 
 
-def _read_items(model: mujoco.MjModel) -> tuple[Item, ...]:
+def _read_items(model: mujoco.MjModel, hide_floor: bool) -> tuple[tuple[Item, ...], tuple[Tendon, ...]]:
+    """All items, and the tendons, whose items are the last."""
+    tendons, tendon_items = _read_tendons(model)
+    shapes = tuple(item for item in _read_shapes(model) if not (hide_floor and _is_floor(item)))
+    return shapes + tendon_items, tendons
+
+
+def _read_mirror(items: tuple[Item, ...]) -> int | None:
+    """The first plane that reflects."""
+    planes = (k for k, item in enumerate(items) if item.type == PLANE)
+    return next((k for k in planes if items[k].reflectance > 0 and items[k].alpha >= OPAQUE), None)
+
+
+def _read_shapes(model: mujoco.MjModel) -> tuple[Item, ...]:
     """Items of the visible geoms and sites."""
     if model.nskin:
         raise ValueError(f"skin '{model.skin(0).name}' cannot be drawn: skins are not supported")

@@ -20,6 +20,7 @@ DRAWABLE = (PLANE, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX)
 ENDLESS = 1e4  # metres: half size that stands for MuJoCo's 0, which is infinite
 OUTPUTS = ("rgb", "depth", "segmentation")
 OPAQUE = 0.995  # MuJoCo draws items with less alpha as transparent
+TOGETHER = 1e-6  # metres, and entries of a rotation: items that differ by less coincide
 # (column, row) offsets inside the pixel, rows downwards; 4 is the rotated grid of GL's 4x multisampling
 SAMPLES: dict[int, tuple[Floats, ...]] = {
     1: ((0.5, 0.5),),
@@ -84,6 +85,22 @@ class Lens:
 
 
 @dataclass(frozen=True)
+class Haze:
+    """The haze over an infinite plane, in front of a skybox, see `haze`."""
+
+    item: int  # index into `items` of the plane
+    colour: Floats
+    ring: float  # width of the ring over its outer radius
+    reach: float  # metres: outer radius, where the sky is
+    pieces: int  # flat pieces of the ring and of the sky
+
+    @property
+    def full(self) -> float:
+        """Where the haze is opaque, as a share of the camera's height: it hides the line where plane and sky meet."""
+        return self.ring / (1.0 + self.ring)
+
+
+@dataclass(frozen=True)
 class Scene:
     """Everything static about an image. Hashable and picklable, so it may be a static argument of `jax.jit`."""
 
@@ -104,14 +121,17 @@ class Scene:
     output: str  # "rgb", "depth" or "segmentation"
     distractors: str  # a name of `distract.DISTRACTORS`
     backfaces: tuple[int, ...]  # planes that the camera may see from behind
+    haze: Haze | None
     sky: bytes  # u8[H,W,3], or u8[6,n,n,3] where the camera turns
     turning: bool  # whether the camera's orientation can change
+    coincident: tuple[tuple[int, int], ...] = ()  # pairs of `items` whose light OpenGL may add up, in drawing order
 
     @property
     def floors(self) -> tuple[int, ...]:
-        """Opaque planes with a texture or a reflection, or all opaque planes if there are none; shaded as planes."""
+        """Opaque planes with a texture, a reflection or haze, or all if there are none; shaded as planes."""
         planes = tuple(k for k in self.opaque if self.items[k].type == PLANE)
-        return tuple(k for k in planes if self.items[k].texture or self.items[k].reflectance > 0) or planes
+        hazy = self.haze.item if self.haze else None
+        return tuple(k for k in planes if self.items[k].texture or self.items[k].reflectance > 0 or k == hazy) or planes
 
     @property
     def solids(self) -> tuple[int, ...]:
@@ -132,3 +152,8 @@ class Scene:
     def casters(self) -> tuple[int, ...]:
         """Items that cast shadows: all but planes."""
         return tuple(k for k, item in enumerate(self.items) if item.type != PLANE)
+
+    @property
+    def transparent_casters(self) -> tuple[int, ...]:
+        """Transparent items that cast shadows."""
+        return tuple(k for k in self.casters if k in self.transparent)

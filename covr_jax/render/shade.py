@@ -5,6 +5,8 @@
 # Vectors are tuples built by comprehension, whose length the checker cannot see.
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +19,7 @@ from covr_jax.render.rays import Rays
 from covr_jax.render.shadow import SHADOW_BIAS, is_lit
 from covr_jax.render.solid_texture import cube_items, with_cubes
 from covr_jax.render.vector import Block, Index, Vec, add, dot, pick, pick_vec, scale, sub, unit
-from covr_jax.render.view import Light, View
+from covr_jax.render.view import Light, View, any_pixel
 
 LEVELS = 1020  # levels of a packed colour: a multiple of 255, so packing does not change 8-bit levels
 
@@ -224,8 +226,43 @@ def shade_solids(
     passes = light_passes(view.lights, point, normal, (0.0, 0.0, 0.0), material)
     colour, *others = with_cubes(view, rays, scene.solids, index, point, normal, passes)
     casting = [light for light in view.lights if light.constants.shadow]
+    if scene.coincident:
+        others = _with_coincident(view, index, point, normal, others)
     valid = index < len(scene.items)
     for light, extra in zip(casting, others, strict=True):
         lit = is_lit(view, light, point, normal, 2 * SHADOW_BIAS, valid)
         colour = add(colour, tuple(jnp.where(lit, c, 0.0) for c in extra))
     return pack_colour(colour)
+
+
+def _with_coincident(view: View, index: Int32[Array, " P"], point: Vec, normal: Vec, others: list[Vec]) -> list[Vec]:
+    """Adds the light of items that coincide with the visible one to the passes of lights with shadows.
+
+    Such a pass adds to what is there, and OpenGL draws a surface that is as near as another over it.
+
+    Args:
+      view: the env.
+      index: item index of the visible solid, of coincident ones the last.
+      point: the points.
+      normal: unit normals.
+      others: rgb of the passes after the first.
+    """
+    shown: dict[int, list[int]] = {}
+    for first, last in view.scene.coincident:
+        shown.setdefault(last, []).append(first)
+    for turn in range(max(len(firsts) for firsts in shown.values())):
+        partners = {last: firsts[turn] for last, firsts in shown.items() if turn < len(firsts)}
+        chosen = reduce(or_, ((index == last) & view.together(first, last) for last, first in partners.items()))
+        partner = jnp.broadcast_to(pick(index, partners), index.shape)
+
+        def added(
+            chosen: Array = chosen, partner: Array = partner, first: tuple = tuple(partners.values())
+        ) -> list[Vec]:
+            material = material_of(view, first, partner)
+            passes = light_passes(view.lights, point, normal, (0.0, 0.0, 0.0), material)[1:]
+            return [tuple(jnp.where(chosen, c, 0.0) for c in extra) for extra in passes]
+
+        none = [tuple(jnp.zeros(index.shape, jnp.float32) for _ in range(3)) for _ in others]
+        more = jax.lax.cond(any_pixel(chosen), added, lambda none=none: none)
+        others = [add(old, new) for old, new in zip(others, more, strict=True)]
+    return others

@@ -50,6 +50,9 @@ def is_lit(
 
     candidates = _may_occlude_any(view, light, point, valid)
     shadowed = view.visit(rays, scene.casters, block, jnp.zeros(jnp.shape(point[0]), bool), candidates)
+    if scene.transparent_casters:  # they also shadow what is inside of them, which only a ray from the light meets
+        rays = FreeRays(add(start, scale(end, direction)), scale(-1.0, direction))
+        shadowed = view.visit(rays, scene.transparent_casters, block, shadowed, candidates)
     map_up = unit(cross(light.direction, (-1.0, 0.0, 0.0)))
     map_right = cross(light.direction, map_up)
     reach: Any = scene.shadow_clip

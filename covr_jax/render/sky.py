@@ -93,12 +93,16 @@ def look_up(cube: UInt8[np.ndarray, "6 n n 3"], direction: Vec) -> Float[Array, 
     return _bilinear(jnp.asarray(cube), face, *project(direction, face, jnp), jnp)
 
 
+def has_skybox(model: mujoco.MjModel) -> bool:
+    """Whether the model has a skybox."""
+    return int(mujoco.mjtTexture.mjTEXTURE_SKYBOX) in model.tex_type
+
+
 def _mip_levels(model: mujoco.MjModel) -> list[np.ndarray] | None:
     """Mip levels float64[6,n,n,3] in 0..255, each half as wide and rounded to 8 bits as GL stores them."""
-    boxes = [k for k in range(model.ntex) if model.tex_type[k] == int(mujoco.mjtTexture.mjTEXTURE_SKYBOX)]
-    if not boxes:
+    if not has_skybox(model):
         return None
-    texture = boxes[0]
+    texture = list(model.tex_type).index(int(mujoco.mjtTexture.mjTEXTURE_SKYBOX))
     size, channels, start = int(model.tex_width[texture]), int(model.tex_nchannel[texture]), int(model.tex_adr[texture])
     texels = model.tex_data[start : start + 6 * size * size * channels].reshape(6, size, size, channels)[..., :3]
     return cube_levels(texels)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
+from covr_jax.render.haze import backdrop_distance
 from covr_jax.render.plane_texture import backface_hit, texture_of
 from covr_jax.render.raycast import Code, intersect
 from covr_jax.render.rays import CameraRays
@@ -30,7 +31,7 @@ LAST = 1e6  # metres: sorts planes after everything else, as MuJoCo does
 class Layer(NamedTuple):
     """One transparent item in front of the opaque ones."""
 
-    opacity: Float[Array, " P"]  # alpha times the share of the samples that show it
+    opacity: Float[Array, "S P"]  # alpha where a sample shows it, else 0
     colour: Int32[Array, " P"]  # packed
     order: Float[Array, ""]  # metres to the nearest point of the bounding ball, by which MuJoCo sorts
 
@@ -39,7 +40,7 @@ def blend(view: View, rays: CameraRays, opaque: Vec, seen: Int32[Array, "S P"], 
     """Draws the transparent items over the opaque ones.
 
     MuJoCo draws them all twice, first from front to back, then from back to front, each time over what is there: alpha
-    0.5 hides three quarters. They are lit by all lights in one pass, without shadows.
+    0.5 hides three quarters of what a sample shows. They are lit by all lights in one pass, without shadows.
 
     Args:
       view: the env.
@@ -52,19 +53,21 @@ def blend(view: View, rays: CameraRays, opaque: Vec, seen: Int32[Array, "S P"], 
       Rgb of the pixels.
     """
     depth = code.distance(seen)
+    if view.scene.haze is not None:
+        depth = jnp.minimum(depth, backdrop_distance(view, view.spread(rays)))
     layers = [_layer(view, rays, k, depth) for k in view.scene.transparent]
     layers += [_backface(view, rays, k, depth) for k in view.scene.backfaces]
     through = 1.0
     for layer in layers:
         through = through * (1.0 - layer.opacity)
-    mixed = [channel * through * through for channel in opaque]
+    mixed = [channel * (through * through).mean(0) for channel in opaque]
     for layer in layers:
         nearer, further = 1.0, 1.0
         for other in layers:
             if other is not layer:
                 nearer = nearer * jnp.where(other.order < layer.order, 1.0 - other.opacity, 1.0)
                 further = further * jnp.where(other.order < layer.order, 1.0, 1.0 - other.opacity)
-        weight = layer.opacity * (nearer + further * through)
+        weight = (layer.opacity * (nearer + further * through)).mean(0)
         mixed = [old + weight * new for old, new in zip(mixed, unpack_colour(layer.colour), strict=True)]
     return tuple(mixed)
 
@@ -74,7 +77,7 @@ def _layer(view: View, rays: CameraRays, index: int, depth: Array) -> Layer:
     item, pose = view.scene.items[index], view.pose(index)
     size = vec(view.size[index])
     hit = intersect(view.spread(rays), item.type, size, pose)
-    share = (hit.ok & (hit.t > view.scene.near) & (hit.t < depth)).astype(jnp.float32).mean(0)
+    shown = hit.ok & (hit.t > view.scene.near) & (hit.t < depth)
 
     def shade() -> Array:
         centre = intersect(rays, item.type, size, pose)
@@ -84,9 +87,9 @@ def _layer(view: View, rays: CameraRays, index: int, depth: Array) -> Layer:
         (colour,) = with_cubes(view, rays, (index,), index, point, normal, passes)
         return pack_colour(colour)
 
-    colour = jax.lax.cond(any_pixel(share > 0), shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))
+    colour = jax.lax.cond(any_pixel(shown), shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))
     distance = jnp.sqrt(dot(pose.position, pose.position)) - item.bound
-    return Layer(item.alpha * share, colour, distance + LAST if item.type == PLANE else distance)
+    return Layer(item.alpha * shown, colour, distance + LAST if item.type == PLANE else distance)
 
 
 def _backface(view: View, rays: CameraRays, index: int, depth: Array) -> Layer:
@@ -94,9 +97,9 @@ def _backface(view: View, rays: CameraRays, index: int, depth: Array) -> Layer:
     item = view.scene.items[index]
     behind = dot(view.pose(index).position, view.pose(index).axes[2]) > 0
 
-    def share() -> Array:
+    def shown() -> Array:
         hit, ok = backface_hit(view, view.spread(rays), index)
-        return (ok & (hit.t > view.scene.near) & (hit.t < depth)).astype(jnp.float32).mean(0)
+        return ok & (hit.t > view.scene.near) & (hit.t < depth)
 
     def shade() -> Array:
         hit, _ = backface_hit(view, rays, index)
@@ -110,10 +113,6 @@ def _backface(view: View, rays: CameraRays, index: int, depth: Array) -> Layer:
         )
         return pack_colour(tuple(c * t for c, t in zip(colour, texture_of(view, rays, hit, (index,)), strict=True)))
 
-    opacity = (
-        BACKFACE_ALPHA
-        * item.alpha
-        * jax.lax.cond(any_pixel(behind), share, lambda: jnp.zeros(rays.x.shape, jnp.float32))
-    )
+    mask = jax.lax.cond(any_pixel(behind), shown, lambda: jnp.zeros(depth.shape, bool))
     colour = jax.lax.cond(any_pixel(behind), shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))
-    return Layer(opacity, colour, jnp.float32(LAST))
+    return Layer(BACKFACE_ALPHA * item.alpha * mask, colour, jnp.float32(LAST))

@@ -107,6 +107,11 @@ class View(NamedTuple):
         rotation = self.rotation[index]
         return Pose(vec(self.position[index]), tuple(vec(rotation[:, axis]) for axis in range(3)))
 
+    def together(self, first: int, last: int) -> Bool[Array, ""]:
+        """Whether two items coincide."""
+        values = (self.position, self.rotation, self.size)
+        return jnp.all(jnp.stack([jnp.abs(v[first] - v[last]).max() < static.TOGETHER for v in values]))
+
     def visit(
         self,
         rays: Rays,

@@ -1,4 +1,6 @@
-"""Shadows of directional lights, whose position bounds MuJoCo's shadow map."""
+"""Shadows: of directional lights, whose position bounds MuJoCo's shadow map, and of transparent items around others."""
+
+from itertools import product
 
 import mujoco
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 
 from covr_jax.render import Renderer
 
+SLOW = pytest.mark.slow
 BALLS = """<mujoco><worldbody><light directional="true" pos="0 0 1" dir=".1 0 -1"/>
   <geom type="plane" size="3 3 .5" rgba=".8 .8 .8 1"/>
   <geom type="sphere" size=".2" pos="-.8 0 {low}"/><geom type="capsule" size=".1 .2" pos=".8 0 {high}"/>
@@ -34,3 +37,20 @@ def test_only_what_is_before_a_directional_light_casts_a_shadow():
 def test_directional_light_is_close_to_opengl(low, high, opengl, decibel):
     model, data, image = drawn(low, high)
     assert decibel(image, opengl(model, 48, 64)(data)) >= 40.0
+
+
+SHELL = """<mujoco><worldbody><light {light} pos="0 0 2" dir="0 0 -1"/>
+  <geom type="{kind}" size=".3 .3 .3" rgba=".2 .9 .2 .3"/><geom size=".15"/>
+  <camera name="eye" pos="0 -2 1" xyaxes="1 0 0 0 .45 1"/></worldbody></mujoco>"""
+FIRST_TIER = ("sphere", 'directional="true"')
+CASES = product(("sphere", "cylinder", "box"), ('directional="true"', 'cutoff="80"'))
+
+
+@pytest.mark.parametrize(("kind", "light"), [pytest.param(*c, marks=[] if c == FIRST_TIER else SLOW) for c in CASES])
+def test_what_is_inside_of_something_transparent_is_in_its_shadow(kind, light, opengl, decibel):
+    model = mujoco.MjModel.from_xml_string(SHELL.format(kind=kind, light=light))
+    model.vis.quality.offsamples = 0
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    image = np.asarray(Renderer(model, 24, 32, samples=1)(data))
+    assert decibel(image, opengl(model, 24, 32)(data)) >= 40.0

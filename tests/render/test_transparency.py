@@ -1,6 +1,5 @@
 """Transparent items and backs of planes: MuJoCo's own image, and its rule worked out by hand."""
 
-import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
@@ -82,12 +81,13 @@ def test_planes_that_a_camera_cannot_see_from_behind(make_zoo):
         assert Renderer(model, 8, 8).scene.backfaces == backs
 
 
-def test_shares_of_panes_are_samples():
-    """Half a pixel of a pane hides half of what the pane does."""
+def test_shares_of_panes_are_samples(opengl):
+    """A pane of half a pixel hides half of what it hides of a whole one."""
     edge = '<geom type="box" size="1 .1 3" pos="1 1 0" rgba="1 0 0 .5"/>'  # covers the right half of the middle
     model = mujoco.MjModel.from_xml_string(PANES.format(near=edge, pane=0.01))
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     image = np.asarray(Renderer(model, 3, 3, "eye", samples=4)(data), float)
-    np.testing.assert_allclose(image[0, 1, 0], 255 * (1 - 0.75**2), atol=1)
-    assert jnp.asarray(image[0, 2, 0]) == pytest.approx(255 * 0.75, abs=1)
+    np.testing.assert_allclose(image[0, 1, 0], 255 * 0.75 / 2, atol=1)
+    np.testing.assert_allclose(image[0, 2, 0], 255 * 0.75, atol=1)
+    np.testing.assert_allclose(image[0], opengl(model, 3, 3, "eye")(data)[0], atol=2)

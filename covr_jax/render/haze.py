@@ -6,7 +6,8 @@ where it hides the end of the plane. Letters: P pixels, S samples of a pixel.
 """
 
 # pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false, reportCallIssue=false
-# Vectors are tuples built by comprehension, whose length the checker cannot see.
+# pyright: reportOptionalMemberAccess=false
+# Vectors are tuples built by comprehension, whose length the checker cannot see; scenes here have haze.
 from __future__ import annotations
 
 import jax.numpy as jnp

@@ -110,16 +110,17 @@ def composite(
     scene = view.scene
     shares = [(layer >> COUNT_BIT).astype(jnp.float32) / len(scene.samples) for layer in layers]
     background = (1.0 - sum(shares)) / 255.0
+    veiled = None
     if scene.haze is not None:
         over_floors, over_sky = haze_shares(view, view.rays(x, y), code, seen)
         if scene.floors:
             shares[0] = shares[0] - over_floors
-        background = background - over_sky / 255.0
+        background, veiled = background - over_sky / 255.0, over_floors + over_sky
     mixed = [((sky >> shift) & 255).astype(jnp.float32) * background for shift in (0, 8, 16)]
     for share, colour in zip(shares, colours, strict=True):
         mixed = [c + share * s for c, s in zip(mixed, unpack_colour(colour), strict=True)]
-    if scene.haze is not None:
-        mixed = [c + (over_floors + over_sky) * h for c, h in zip(mixed, scene.haze.colour, strict=True)]
+    if scene.haze is not None and veiled is not None:
+        mixed = [c + veiled * h for c, h in zip(mixed, scene.haze.colour, strict=True)]
     if scene.transparent or scene.backfaces:
         mixed = blend(view, view.rays(x, y), tuple(mixed), seen, code)
     red, green, blue = (jnp.round(255.0 * jnp.clip(c, 0.0, 1.0)).astype(jnp.int32) for c in mixed)

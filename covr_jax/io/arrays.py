@@ -48,7 +48,7 @@ def save(directory: Path, tree: Any) -> None:
       OSError: the disk refused.
     """
     refused = None
-    _pass_over_closed_loops()
+    _pass_over_what_is_raised()
     with _plain_path(directory) as path, _quiet_loggers("absl", "asyncio"):
         try:
             ocp.save(path, tree)
@@ -81,6 +81,7 @@ def load(
     Raises:
       Exception: what orbax and TensorStore raise, for files and trees that do not fit.
     """
+    _pass_over_what_is_raised()
     asked, structure = jax.tree.flatten(like)
     held = [name not in lacking for name in _names(like)]
     stored = jax.tree.unflatten(structure, [leaf if there else None for leaf, there in zip(asked, held, strict=True)])
@@ -135,19 +136,20 @@ def _quiet_loggers(*names: str) -> Iterator[None]:
 
 
 @functools.cache
-def _pass_over_closed_loops() -> None:
-    """Keeps one kind of traceback off the console, from now on.
+def _pass_over_what_is_raised() -> None:
+    """Keeps tracebacks of errors that are raised as well off the console, from now on.
 
-    When one array cannot be written, orbax closes its event loop, and TensorStore's threads that are at others print
-    tracebacks of that, some of them later than the error is raised.
+    When one array cannot be written or read, orbax closes its event loop. TensorStore's threads that are at others
+    print tracebacks of that, and so do orbax's coroutines when they are collected, some of them much later.
     """
     hook = sys.unraisablehook
 
-    def without_closed_loops(error: Any) -> None:
-        if str(error.exc_value) != "Event loop is closed":
+    def of_others(error: Any) -> None:
+        code = getattr(error.object, "cr_code", None)
+        if str(error.exc_value) != "Event loop is closed" and not (code and "orbax" in code.co_filename):
             hook(error)
 
-    sys.unraisablehook = without_closed_loops
+    sys.unraisablehook = of_others
 
 
 def _copy_like(leaf: Any, pinned: bool) -> Any:

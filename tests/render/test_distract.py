@@ -55,6 +55,7 @@ def test_background_easy_leaves_the_items_unchanged(scene):
     assert (plain != image).any(-1)[scene[2] < 0].mean() > 0.99
 
 
+@pytest.mark.slow
 def test_background_hard_replaces_the_floor_too(scene):
     plain, image = drawn(scene, "none")[0], drawn(scene, "background_hard")[0]
     np.testing.assert_array_equal(plain[scene[2] > 0], image[scene[2] > 0])

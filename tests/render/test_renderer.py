@@ -65,7 +65,7 @@ def test_batch_equals_loop_and_vmap(renderer_and_states):
     assert not nearly_equal(images[0], images[2])  # the states differ
 
 
-@pytest.mark.parametrize("method", ["__call__", "batch"])
+@pytest.mark.parametrize("method", [pytest.param("__call__", marks=pytest.mark.slow), "batch"])
 def test_exports_for_all_platforms(renderer_and_states, method):
     renderer, _, batch = renderer_and_states
     data = batch if method == "batch" else jax.tree.map(lambda leaf: leaf[0], batch)

@@ -21,7 +21,7 @@ from covr_jax.vlm.serving.fake import FakeVLM
 from tests.support.gated import gated
 from tests.support.reporters import Quiet
 
-pytestmark = pytest.mark.xdist_group("training")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("training")]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,6 @@ def assert_equal(one, two):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.slow
 def test_a_gate_that_lets_all_through_is_none(run):
     """0.999 of 4 is 4: ranking, choosing and scattering all happen, and nothing else in the run knows of it."""
     gate, none = run("open", 0.999), run("none", 1.0)
@@ -131,7 +130,6 @@ def test_a_recording_is_played_back_to_the_same_places(run, half):
     assert replayed[0].vlm.counters["missed"] == 0
 
 
-@pytest.mark.slow
 def test_several_frames_reach_the_vlm_in_queries_measurements_and_fine_tuning(make_programs, tiny_config, tmp_path):
     """A whole run of COVR: the channels of the querying, the measuring and the fine-tuning calls."""
     channels = {"query": set(), "finetune": set()}

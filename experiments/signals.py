@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)  # schedulers, Ctrl-C, SLURM, a lost terminal
+from covr_jax.runtime.signals import STOPPING
 
 
 class StopRequest:

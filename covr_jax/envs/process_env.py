@@ -11,7 +11,7 @@ keeps them would be as long as this file:
   waits for ever if the exception cannot be pickled.
 * ``close`` ends after at most ten seconds and raises nothing. After the child has died during a step, AsyncVectorEnv's
   raises EOFError and leaves its pipes open; in other cases it waits for the child without a limit.
-* Only the parent handles Ctrl-C, which ends AsyncVectorEnv's children.
+* Only the parent handles Ctrl-C and a scheduler's signals, which end AsyncVectorEnv's children.
 * ``step`` may return FIRST in the middle of an episode, see ``host_env.HostEnv``. A gymnasium ``step`` cannot.
 """
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from covr_jax.checks import finite_actions
+from covr_jax.runtime.signals import leave_to_parent
 from covr_jax.types import EnvironmentLost
 
 _JOIN_S = 5.0  # seconds that a child gets to end
@@ -130,7 +130,7 @@ class ProcessEnv(dm_env.Environment):
 
 def _serve(build: Callable[[], Any], connection: Any, block: Any) -> None:
     """Runs in the child: sends one (value, error) per call until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and then closes the pipe
+    leave_to_parent()  # which then closes the pipe
     image = np.frombuffer(block, np.uint8)
     env: Any = None
     with contextlib.suppress(EOFError, OSError):

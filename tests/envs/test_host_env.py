@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from covr_jax import envs
 from covr_jax.envs import HostVecEnv
 from covr_jax.envs.images import area_weights, resize_area
 from covr_jax.envs.process_env import ProcessEnv
+from covr_jax.runtime.signals import STOPPING
 from covr_jax.types import EnvironmentLost
 from tests.support.toy import Toy, toy_task
 
@@ -214,6 +216,20 @@ def test_a_fault_in_a_process_returns_first_within_an_episode():
         assert child.step([0, 0]).first()
     finally:
         child.close()
+
+
+def test_a_process_leaves_the_signals_that_stop_a_run_to_its_parent():
+    """Schedulers and terminals send them to all processes; the parent still finishes its chunk."""
+    child = ProcessEnv(partial(Toy, 1, image_size=4, action_repeat=4), 4)
+    try:
+        child.seed(1)
+        child.reset()
+        for number in STOPPING:
+            os.kill(child._process.pid, number)
+        assert child.step([0, 0]).mid()
+    finally:
+        child.close()
+    assert child._process.exitcode == 0
 
 
 def test_a_process_ends_when_its_parent_is_killed():

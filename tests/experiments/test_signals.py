@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from covr_jax.io.checkpoint import Checkpointer
-from experiments.signals import STOPPING, silence_lost_terminals, stop_on_signals
+from covr_jax.runtime.signals import STOPPING
+from experiments.signals import silence_lost_terminals, stop_on_signals
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = (

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from multiprocessing.shared_memory import SharedMemory
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from covr_jax.runtime.signals import STOPPING
 from covr_jax.vlm.serving import shared
 from covr_jax.vlm.serving.protocol import PriorError
 from tests.support.faults import (
@@ -227,6 +229,13 @@ def test_arrays_are_equal_after_shared_memory():
         assert copy.dtype == array.dtype
         np.testing.assert_array_equal(copy, array)
     shared.release(block)
+
+
+def test_the_child_leaves_the_signals_that_stop_a_run_to_its_parent(start):
+    service, _ = start("process")
+    for number in STOPPING:
+        os.kill(service._worker._process.pid, number)
+    assert service.query(some_frames(0)).valid.any()
 
 
 def test_the_child_ends_with_its_parent_or_its_service(start):

@@ -17,6 +17,7 @@ import time
 from covr_jax.carla.channel import Channel, Close, Connect, Load, Request, Reset, Step
 from covr_jax.carla.worker.failures import Fault, failure_of
 from covr_jax.carla.worker.session import Session
+from covr_jax.runtime.signals import leave_to_parent
 
 _POLL_S = 0.25  # between two checks of the parent
 _LEAVE_S = 10.0  # time to give another's server its clock back
@@ -61,7 +62,7 @@ class Worker:
 
 def main() -> None:
     """Responds to the parent until it closes the channel."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and then closes the channel
+    leave_to_parent()  # which then closes the channel
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     worker = Worker(int(sys.argv[2]))
     try:

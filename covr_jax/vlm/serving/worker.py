@@ -9,11 +9,11 @@ import contextlib
 import multiprocessing
 import os
 import queue
-import signal
 import sys
 import threading
 from typing import Any, Protocol
 
+from covr_jax.runtime.signals import leave_to_parent
 from covr_jax.vlm.serving import shared
 from covr_jax.vlm.serving.protocol import FinetuneBatch
 from covr_jax.vlm.serving.server import Build, QueryTask, Request, Response, WorkerSetup, serve
@@ -155,7 +155,7 @@ class ProcessWorker:
 
 def _child(build: Build, setup: WorkerSetup, connection: Any) -> None:
     """Entry point of the child process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which then closes the pipe
+    leave_to_parent()  # which then closes the pipe
     # The accelerator's memory belongs to the learner and the model. JAX reads the variable when it is imported.
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:

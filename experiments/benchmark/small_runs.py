@@ -47,7 +47,7 @@ class Child:
                 sys.stdout.flush()
                 os._exit(code)
 
-    def wait(self, seconds: float = 120.0) -> int:
+    def wait(self, seconds: float = 300.0) -> int:
         """The exit code, or minus the signal that ended it.
 
         Raises:

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import fields, is_dataclass
+import shlex
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
-from covr_jax.config import Config
+from covr_jax import config as configuration
+from covr_jax import envs
+from covr_jax.agents import make_method
+from covr_jax.config import VLM_POLICY_METHODS, Config
+from covr_jax.config.validate import validate
+from covr_jax.training.resolve import resolve
+from experiments import train
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -223,6 +230,24 @@ def test_commands_name_scripts_and_their_options(path):
             assert resolves(match[1]), line
         elif match := re.match(r"make (\w+)", line):
             assert re.search(rf"^{match[1]}:", read(ROOT / "Makefile"), flags=re.MULTILINE), line
+
+
+TRAINING = {
+    line.split("train.py", 1)[1]
+    for path in TEXTS
+    for line in commands(path)
+    if re.search(r"python experiments/train", line)
+}
+
+
+@pytest.mark.parametrize("options", sorted(TRAINING), ids=str.strip)
+def test_commands_that_train_have_options_that_go_together(options):
+    config, _ = train.parse(shlex.split(options))
+    validate(config)
+    resolved = resolve(config)
+    task = envs.find_task(config.task, **asdict(config.carla))
+    if config.method not in VLM_POLICY_METHODS:
+        make_method(configuration.agent(resolved), resolved.augment, resolved.env.image_size, task.augmentation)
 
 
 # -------------------------------------------------------------------------------------- metrics

@@ -18,7 +18,7 @@ import yaml
 from covr_jax import config as configuration
 from covr_jax import envs
 from covr_jax.agents import make_method
-from covr_jax.config import VLM_POLICY_METHODS, Config
+from covr_jax.config import Config
 from covr_jax.config.validate import validate
 from covr_jax.training.resolve import resolve
 from experiments import train
@@ -246,8 +246,7 @@ def test_commands_that_train_have_options_that_go_together(options):
     validate(config)
     resolved = resolve(config)
     task = envs.find_task(config.task, **asdict(config.carla))
-    if config.method not in VLM_POLICY_METHODS:
-        make_method(configuration.agent(resolved), resolved.augment, resolved.env.image_size, task.augmentation)
+    make_method(configuration.agent(resolved), resolved.augment, resolved.env.image_size, task.augmentation)
 
 
 # -------------------------------------------------------------------------------------- metrics

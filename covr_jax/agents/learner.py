@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 from jaxtyping import Array
 
 from covr_jax.agents.checks import check_batch, check_images
 from covr_jax.agents.method import Method, Metrics
 from covr_jax.agents.state import LearnerState, init_state, make_parts
-from covr_jax.agents.updates import count_update, update_actor, update_auxiliary, update_critic, update_target
+from covr_jax.agents.updates import update_all
 from covr_jax.checks import check_shape
 from covr_jax.config import SACConfig
 from covr_jax.types import Batch
@@ -92,21 +91,6 @@ def make_learner(
 
     def update(state: LearnerState, batch: Batch, key: Array, *, with_actor: bool) -> tuple[LearnerState, Metrics]:
         check_batch(batch, action_dim)
-        # A separate key for the auxiliary loss, so that methods with and without one draw the same numbers elsewhere.
-        auxiliary_key = jax.random.fold_in(jax.random.clone(key), 3)
-        augment_key, critic_key, actor_key = jax.random.split(key, 3)
-        views = method.augmentation.augment(augment_key, batch.observation, batch.next_observation)
-        state, metrics = update_critic(parts, state, views, batch, critic_key)
-        whole = metrics.pop("finite")
-        if method.auxiliary is not None:
-            state, more = update_auxiliary(parts, state, views, batch, auxiliary_key)
-            whole &= more.pop("finite")
-            metrics |= more
-        if with_actor:
-            state, more = update_actor(parts, state, views, batch, actor_key)
-            whole &= more.pop("finite")
-            state = update_target(parts.config, state)
-            metrics |= more
-        return count_update(state, whole), metrics
+        return update_all(parts, state, batch, key, with_actor=with_actor)
 
     return Learner(init, act, entropy, mean_entropy, value, update)

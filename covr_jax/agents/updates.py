@@ -174,3 +174,25 @@ def count_update(state: LearnerState, whole: Bool[Array, ""]) -> LearnerState:
     """Counts an update, and whether a part of it was skipped."""
     row = jnp.where(whole, 0, state.skipped_in_a_row + 1)
     return state.replace(updates=state.updates + 1, skipped=state.skipped + ~whole, skipped_in_a_row=row)
+
+
+def update_all(
+    parts: LearnerParts, state: LearnerState, batch: Batch, key: Array, *, with_actor: bool
+) -> tuple[LearnerState, Metrics]:
+    """One update of critic and auxiliary loss, and ``with_actor`` of actor, temperature and targets."""
+    # A separate key for the auxiliary loss, so that methods with and without one draw the same numbers elsewhere.
+    auxiliary_key = jax.random.fold_in(jax.random.clone(key), 3)
+    augment_key, critic_key, actor_key = jax.random.split(key, 3)
+    views = parts.method.augmentation.augment(augment_key, batch.observation, batch.next_observation)
+    state, metrics = update_critic(parts, state, views, batch, critic_key)
+    whole = metrics.pop("finite")
+    if parts.method.auxiliary is not None:
+        state, more = update_auxiliary(parts, state, views, batch, auxiliary_key)
+        whole &= more.pop("finite")
+        metrics |= more
+    if with_actor:
+        state, more = update_actor(parts, state, views, batch, actor_key)
+        whole &= more.pop("finite")
+        state = update_target(parts.config, state)
+        metrics |= more
+    return count_update(state, whole), metrics

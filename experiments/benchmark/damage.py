@@ -18,9 +18,20 @@ def row_of(name: str, count: int, wanted: str, found: Counter[str], seconds: flo
     return {"broken by": name, "trials": count, "wanted": wanted, "found": shown, "held": held, "s": round(seconds)}
 
 
+def _leaves(tree: Any) -> list[Any]:
+    """The arrays of a tree on the host; of PRNG keys their data."""
+    import jax
+    import numpy as np
+
+    found = []
+    for leaf in jax.tree.leaves(tree):
+        is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        found.append(np.asarray(jax.random.key_data(leaf) if is_key else leaf))
+    return found
+
+
 def checkpoints(run_dir: Path, flips: int, seed: int) -> list[dict[str, Any]]:
     """Flips bits in the newest checkpoint's files, cuts them short and deletes them, one at a time."""
-    import jax
     import numpy as np
 
     from covr_jax import runtime
@@ -36,14 +47,7 @@ def checkpoints(run_dir: Path, flips: int, seed: int) -> list[dict[str, Any]]:
     whole = {path: path.read_bytes() for path in sorted(newest.rglob("*")) if path.is_file()}
     files = [path for path, data in whole.items() if data]
 
-    def leaves(tree: Any) -> list[Any]:
-        found = []
-        for leaf in jax.tree.leaves(tree):
-            is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            found.append(np.asarray(jax.random.key_data(leaf) if is_key else leaf))
-        return found
-
-    expected = leaves(before)
+    expected = _leaves(before)
 
     def outcome() -> str:
         try:
@@ -53,7 +57,7 @@ def checkpoints(run_dir: Path, flips: int, seed: int) -> list[dict[str, Any]]:
         if directory != newest:
             return "fell back"
         same = all(
-            np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(expected, leaves(found), strict=True)
+            np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(expected, _leaves(found), strict=True)
         )
         return "harmless" if same and values == host else "SILENT"
 

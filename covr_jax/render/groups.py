@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
-from covr_jax.render.view import ENV_AXIS, SIDE, any_pixel, one_by_one
+from covr_jax.render.view import ENV_AXIS, SIDE, any_pixel, one_by_one, when
 
 GROUP = SIDE * SIDE
 TILE = 64  # groups that a CPU processes together to find what is visible
@@ -68,7 +68,7 @@ def masked_apply(
       `mask` are not defined.
     """
     if not one_by_one():
-        return jax.lax.cond(any_pixel(mask), lambda: stage(*data), lambda: otherwise)
+        return when(any_pixel(mask), lambda: stage(*data), otherwise)
     data = tuple(jnp.asarray(leaf) for leaf in data)
     needed = jnp.any(by_group(mask), -1)
     position = jnp.cumsum(needed) - 1
@@ -86,8 +86,10 @@ def masked_apply(
         part = stage(*(by_group(leaf)[..., chosen, :].reshape(*leaf.shape[:-1], -1) for leaf in data))
         return first + CHUNK, jax.lax.dynamic_update_slice_in_dim(done, part, first * GROUP, axis=-1)
 
-    last = jax.lax.pmax(position[-1], ENV_AXIS)
-    done = jnp.zeros((*otherwise.shape[:-1], num_slots * GROUP), otherwise.dtype)
-    _, done = jax.lax.while_loop(lambda state: state[0] <= last, work, (jnp.int32(0), done))
+    last_of_env = position[-1]
+    last = jax.lax.pmax(last_of_env, ENV_AXIS)
+    nothing = (0 * last_of_env).astype(otherwise.dtype)  # per env: vmap would trace the loop again to find that out
+    done = jnp.zeros((*otherwise.shape[:-1], num_slots * GROUP), otherwise.dtype) + nothing
+    _, done = jax.lax.while_loop(lambda state: state[0] <= last, jax.jit(work), (jnp.int32(0), done))
     found = jnp.where(needed[:, None], by_group(done)[..., position, :], by_group(otherwise))
     return found.reshape(otherwise.shape)

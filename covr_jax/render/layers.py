@@ -7,7 +7,6 @@ Letters: P pixels, S samples of a pixel, K items.
 # Vectors are tuples built by comprehension, whose length the checker cannot see; blocks are jax or NumPy arrays.
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
@@ -16,7 +15,7 @@ from covr_jax.render.raycast import Code
 from covr_jax.render.scene import Scene
 from covr_jax.render.shade import unpack_colour, visible
 from covr_jax.render.transparency import blend
-from covr_jax.render.view import View, any_pixel
+from covr_jax.render.view import View, any_pixel, when
 
 COUNT_BIT = 16  # a layer holds the item index below this bit, and the number of samples from it on
 
@@ -39,9 +38,7 @@ def find_layers(
     """
     scene, rays = view.scene, view.rays(x, y)
     none = jnp.full((len(scene.samples), *x.shape), code.none)
-    seen = jax.lax.cond(
-        any_pixel(candidates), lambda: visible(view, view.spread(rays), scene.opaque, code, candidates), lambda: none
-    )
+    seen = when(any_pixel(candidates), lambda: visible(view, view.spread(rays), scene.opaque, code, candidates), none)
     if scene.haze is not None:
         seen = end_at_sky(view, view.spread(rays), code, seen)
     layers = _nearest_items(seen, scene.floors, code, 1) if scene.floors else []

@@ -83,7 +83,7 @@ def draw_colour(view: View) -> UInt8[Array, "H W 3"]:
     code = Code.of(len(scene.items))
     candidates = may_be_visible(view, view.rays(0.0, 0.0), x, y).reshape(len(scene.items), len(x), -1).any(-1).T
     tiles = (jnp.asarray(x), jnp.asarray(y), candidates)
-    layers, seen = jax.lax.map(lambda tile: find_layers(view, code, *tile), tiles)
+    layers, seen = jax.lax.map(jax.jit(lambda tile: find_layers(view, code, *tile)), tiles)
     x, y = x.reshape(-1), y.reshape(-1)
     indices = [layer.reshape(-1) & ((1 << COUNT_BIT) - 1) for layer in layers]
     colours = []
@@ -92,7 +92,7 @@ def draw_colour(view: View) -> UInt8[Array, "H W 3"]:
     if scene.solids:
         colours += _colour_solids(view, code, x, y, indices[len(colours) :])
     tiles = (*tiles[:2], sky, layers, [colour.reshape(sky.shape) for colour in colours], seen)
-    return _to_uint8(scene, jax.lax.map(lambda tile: composite(view, code, *tile), tiles))
+    return _to_uint8(scene, jax.lax.map(jax.jit(lambda tile: composite(view, code, *tile)), tiles))
 
 
 def _to_uint8(scene: Scene, packed: Array | np.ndarray) -> UInt8[Array, "H W 3"]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
@@ -20,7 +19,7 @@ from covr_jax.render.rays import CameraRays
 from covr_jax.render.scene import Item
 from covr_jax.render.texture import look_up
 from covr_jax.render.vector import Block, Floats, Index, Vec, add, dot, pick, pick_vec, scale, sub, vec
-from covr_jax.render.view import View, any_pixel
+from covr_jax.render.view import View, any_pixel, when
 
 MAX_T = 1e4  # ray parameter at which a plane is cut off near the horizon
 
@@ -199,8 +198,6 @@ def texture_of(view: View, rays: CameraRays, hit: PlaneHit, planes: tuple[int, .
         if texture and texture.image:
             colour = tuple(jnp.broadcast_to(c, jnp.shape(squared)) for c in colour)
             visible = jnp.asarray(hit.index == k)
-            found = jax.lax.cond(
-                any_pixel(visible), partial(look_up, texture), lambda *_, colour=colour: colour, *position, squared
-            )
+            found = when(any_pixel(visible), partial(look_up, texture, *position, squared), colour)
             colour = tuple(jnp.where(visible, new, old) for new, old in zip(found, colour, strict=True))
     return colour

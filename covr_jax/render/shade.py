@@ -19,7 +19,7 @@ from covr_jax.render.rays import Rays
 from covr_jax.render.shadow import SHADOW_BIAS, is_lit
 from covr_jax.render.solid_texture import cube_items, with_cubes
 from covr_jax.render.vector import Block, Index, Vec, add, dot, pick, pick_vec, scale, sub, unit
-from covr_jax.render.view import Light, View, any_pixel
+from covr_jax.render.view import Light, View, any_pixel, when
 
 LEVELS = 1020  # levels of a packed colour: a multiple of 255, so packing does not change 8-bit levels
 
@@ -263,6 +263,6 @@ def _with_coincident(view: View, index: Int32[Array, " P"], point: Vec, normal: 
             return [tuple(jnp.where(chosen, c, 0.0) for c in extra) for extra in passes]
 
         none = [tuple(jnp.zeros(index.shape, jnp.float32) for _ in range(3)) for _ in others]
-        more = jax.lax.cond(any_pixel(chosen), added, lambda none=none: none)
+        more = when(any_pixel(chosen), added, none)
         others = [add(old, new) for old, new in zip(others, more, strict=True)]
     return others

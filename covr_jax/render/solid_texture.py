@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -18,7 +17,7 @@ from covr_jax.render.rays import CameraRays
 from covr_jax.render.scene import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, SPHERE, Scene
 from covr_jax.render.texture import Texture, bilinear, pack_levels, trilinear
 from covr_jax.render.vector import Index, Vec, dot, scale, sub
-from covr_jax.render.view import View, any_pixel
+from covr_jax.render.view import View, any_pixel, when
 
 # which of MuJoCo's sizes is the half size of the drawn shape along x, y and z
 HALF_SIZES = {SPHERE: (0, 0, 0), CAPSULE: (0, 0, 1), CYLINDER: (0, 0, 1), ELLIPSOID: (0, 1, 2), BOX: (0, 1, 2)}
@@ -59,9 +58,7 @@ def with_cubes(
     colour = white
     for texture, textured in cubes.items():
         chosen = jnp.isin(jnp.asarray(index), np.array(textured)) & jnp.ones(white[0].shape, bool)
-        found = jax.lax.cond(
-            any_pixel(chosen), partial(look_up_cube, texture), lambda *_, white=white: white, direction, moves
-        )
+        found = when(any_pixel(chosen), partial(look_up_cube, texture, direction, moves), white)
         colour = tuple(jnp.where(chosen, new, old) for new, old in zip(found, colour, strict=True))
     return [tuple(c * t for c, t in zip(one, colour, strict=True)) for one in passes]
 

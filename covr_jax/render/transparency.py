@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
@@ -22,7 +21,7 @@ from covr_jax.render.scene import PLANE
 from covr_jax.render.shade import light_passes, material_of, pack_colour, unpack_colour
 from covr_jax.render.solid_texture import with_cubes
 from covr_jax.render.vector import Vec, dot, unit, vec
-from covr_jax.render.view import View, any_pixel
+from covr_jax.render.view import View, any_pixel, when
 
 BACKFACE_ALPHA = 0.3  # factor of a plane's alpha when the camera is behind it
 LAST = 1e6  # metres: sorts planes after everything else, as MuJoCo does
@@ -87,7 +86,7 @@ def _layer(view: View, rays: CameraRays, index: int, depth: Array) -> Layer:
         (colour,) = with_cubes(view, rays, (index,), index, point, normal, passes)
         return pack_colour(colour)
 
-    colour = jax.lax.cond(any_pixel(shown), shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))
+    colour = when(any_pixel(shown), shade, jnp.zeros(rays.x.shape, jnp.int32))
     distance = jnp.sqrt(dot(pose.position, pose.position)) - item.bound
     return Layer(item.alpha * shown, colour, distance + LAST if item.type == PLANE else distance)
 
@@ -113,6 +112,6 @@ def _backface(view: View, rays: CameraRays, index: int, depth: Array) -> Layer:
         )
         return pack_colour(tuple(c * t for c, t in zip(colour, texture_of(view, rays, hit, (index,)), strict=True)))
 
-    mask = jax.lax.cond(any_pixel(behind), shown, lambda: jnp.zeros(depth.shape, bool))
-    colour = jax.lax.cond(any_pixel(behind), shade, lambda: jnp.zeros(rays.x.shape, jnp.int32))
+    mask = when(any_pixel(behind), shown, jnp.zeros(depth.shape, bool))
+    colour = when(any_pixel(behind), shade, jnp.zeros(rays.x.shape, jnp.int32))
     return Layer(BACKFACE_ALPHA * item.alpha * mask, colour, jnp.float32(LAST))

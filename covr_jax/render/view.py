@@ -141,7 +141,7 @@ class View(NamedTuple):
                     size = vec(self.size[k]) if self.scene.items[k].kind == "tendon" else self.scene.items[k].size
                     get_hit = partial(intersect, rays, kind, size, self.pose(k))
                     if one_by_one():
-                        carry = jax.lax.cond(candidates[k], partial(step, carry, k, get_hit), lambda carry=carry: carry)
+                        carry = when(candidates[k], partial(step, carry, k, get_hit), carry)
                     else:
                         carry = step(carry, k, get_hit)
                 continue
@@ -168,12 +168,21 @@ class View(NamedTuple):
             carry = step(carry, k, partial(intersect, rays, kind, vec(self.size[k]), self.pose(k)))
             return word & (word - 1), carry
 
-        return jax.lax.while_loop(lambda state: state[0] != 0, body, (word, carry))[1]
+        return jax.lax.while_loop(lambda state: state[0] != 0, jax.jit(body), (word, carry))[1]
 
 
 def one_by_one() -> bool:
     """Whether tiles and items are processed one after the other: on a CPU, whose cache is small."""
     return jax.default_backend() == "cpu"
+
+
+def when(condition: Bool[Array, ""], function: Callable[[], Any], otherwise: Any) -> Any:
+    """``function()`` where a condition holds that is the same for all envs, else ``otherwise``, of the same structure.
+
+    A cond or a loop is traced several times by the vmap around it, and those within it several times for each. What is
+    jitted is traced once.
+    """
+    return jax.lax.cond(condition, jax.jit(function), lambda: otherwise)
 
 
 def any_pixel(mask: Bool[Array, " ..."]) -> Bool[Array, ""]:

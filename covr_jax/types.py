@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 Array = Any  # a jax.Array or numpy.ndarray; shapes and dtypes stand beside each field
@@ -18,6 +19,13 @@ class Diverged(RuntimeError):
 
 class Preempted(RuntimeError):
     """The process was asked to stop, and the run is where its checkpoint is; the message is one line."""
+
+
+Stop = Callable[[], str | None]  # says why a run shall stop now, if it shall
+
+
+def never() -> None:
+    """A ``Stop`` that gives no reason."""
 
 
 class StepType(enum.IntEnum):

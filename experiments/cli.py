@@ -16,6 +16,7 @@ import tyro
 from covr_jax import presets
 from covr_jax.config import CarlaConfig, Config, ConfigError, value_or
 from covr_jax.config.validate import validate
+from covr_jax.runtime.ahead import compiling
 from covr_jax.runtime.errors import one_line
 from covr_jax.types import Diverged, EnvironmentLost, Preempted
 
@@ -29,6 +30,15 @@ def fail(message: object, code: int = USAGE_ERROR) -> NoReturn:
     """Prints one line to standard error and exits with a code."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def leave(code: int) -> NoReturn:
+    """Exits with a code, even where the compiler is still at work, for which Python would wait."""
+    if compiling():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code) from None
 
 
 def safe_output() -> None:
@@ -189,7 +199,7 @@ def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> N
         fail(f"{error}; the same command goes on from the last checkpoint", UNAVAILABLE)
     except Preempted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
-        raise SystemExit(PREEMPTED) from None
+        leave(PREEMPTED)
     except Diverged as error:
         fail(f"{error}; a lower --sac.learning-rate may help, in another --run-dir", DIVERGED)
     except OSError as error:

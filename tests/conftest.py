@@ -165,7 +165,7 @@ SHARED = [shared_programs]  # caches of compiled programs, emptied when a group 
 @pytest.fixture(scope="session")
 def make_programs():
     """Programs of a config, shared within a group of tests, since tracing the renderer takes seconds."""
-    return lambda config: shared_programs(programs_key(config))
+    return lambda config, ahead=None: shared_programs(programs_key(config))
 
 
 @pytest.fixture(scope="session")

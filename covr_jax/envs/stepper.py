@@ -16,6 +16,7 @@ from covr_jax.config import Config, ConfigError, required
 from covr_jax.envs import EnvState, HostState, HostTask, HostVecEnv, VecEnv
 from covr_jax.envs.task import Task
 from covr_jax.render import RendererError
+from covr_jax.runtime.ahead import Ahead
 from covr_jax.types import Diverged, TimeStep
 
 
@@ -28,9 +29,31 @@ class JitStepper:
         self._observe = runtime.jit(env.observe, donate_argnums=0)
         self._host_fields = runtime.jit(env.host_fields)
         self._no_reward = device_put(jnp.zeros((env.num_envs,), jnp.float32))
+        self.action = jax.ShapeDtypeStruct((env.num_envs, env.action_dim), jnp.float32)
+        self._ahead = Ahead()
+
+    def begin_compiling(self, ahead: Ahead, key: Array) -> tuple[EnvState, TimeStep]:
+        """Begins to compile everything but what calls the host, which is small.
+
+        Args:
+          ahead: takes the programs.
+          key: as ``reset`` takes it.
+
+        Returns:
+          The shapes of a state and a time step.
+        """
+        self._ahead = ahead
+        state = jax.eval_shape(self._initial, key)
+        fields = jax.eval_shape(self._host_fields, state)
+        ahead.begin("starts", self._initial, key)
+        ahead.begin("physics", self._advance, state, self.action)
+        shapes = jax.eval_shape(self._observe, state, self._no_reward, fields)
+        ahead.begin("picture", self._observe, state, self._no_reward, fields)
+        return shapes
 
     def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
         """As ``VecEnv.reset``."""
+        self._ahead.wait("starts", "picture")
         return self.observe(self._initial(key), self._no_reward)
 
     def abstract_state(self, key: Array) -> tuple[EnvState, TimeStep]:
@@ -39,6 +62,7 @@ class JitStepper:
 
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         """As ``VecEnv.step``; the state is donated."""
+        self._ahead.wait("physics")
         return self.observe(*self._advance(state, action))
 
     def observe(self, state: EnvState, reward: Array) -> tuple[EnvState, TimeStep]:

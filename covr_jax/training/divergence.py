@@ -43,6 +43,15 @@ def tell_skipped(before: int, now: int, env_steps: int, reporter: Reporter) -> N
         )
 
 
+def tell_broken(before: int, now: int, env_steps: int, reporter: Reporter) -> None:
+    """Says once that simulations have failed."""
+    if now and not before:
+        reporter.message(
+            f"at {env_steps:,} env steps {now} simulations failed and began new episodes; further ones are counted in"
+            " env/broken_episodes"
+        )
+
+
 def check_parameters(params: Any) -> None:
     """Looks at all parameters of a learner, on the host: nothing is compiled for it.
 

@@ -14,9 +14,10 @@ from covr_jax import replay, runtime
 from covr_jax.config import GUIDED, Config, required
 from covr_jax.covr import guidance, schedule
 from covr_jax.io.reporter import Reporter
+from covr_jax.runtime.ahead import Ahead
 from covr_jax.runtime.profiling import CompileLog, chunk_annotation
 from covr_jax.training import cost_analysis
-from covr_jax.training.divergence import check_parameters, check_updates, tell_skipped
+from covr_jax.training.divergence import check_parameters, check_updates, tell_broken, tell_skipped
 from covr_jax.training.evaluation import Policy
 from covr_jax.training.loop_state import AgentLoopState
 from covr_jax.training.programs import Programs
@@ -25,7 +26,7 @@ from covr_jax.training.rounds import FinetuneScheduler, round_metrics, tell_roun
 from covr_jax.training.selection import DataSelector, RoundData
 from covr_jax.training.state import EvaluatedState
 from covr_jax.training.trainer import Trainer
-from covr_jax.types import EnvironmentLost
+from covr_jax.types import EnvironmentLost, Stop, never
 from covr_jax.vlm.serving.factory import make_vlm
 
 
@@ -34,11 +35,12 @@ class AgentTrainer(Trainer):
 
     loop: AgentLoopState
 
-    def __init__(self, config: Config, run_dir: Path, reporter: Reporter):
+    def __init__(self, config: Config, run_dir: Path, reporter: Reporter, stop: Stop = never):
         self.compile_log = CompileLog()
-        programs = Programs(config)
+        programs = Programs(config, Ahead(reporter.message, stop))
         programs.check_memory()  # before a VLM is loaded
-        super().__init__(config, run_dir, reporter, programs, make_vlm(config, programs.parts.answer_dim, run_dir))
+        vlm = make_vlm(config, programs.parts.answer_dim, run_dir)
+        super().__init__(config, run_dir, reporter, stop, programs, vlm)
         guide = self.vlm if config.method in GUIDED else None  # maps are neither fine-tuned nor tried as actions
         self.finetune_scheduler = FinetuneScheduler(config, programs, guide, run_dir) if guide else None
         elite = config.replay.sampling == "elite" and not self.vlm
@@ -92,11 +94,8 @@ class AgentTrainer(Trainer):
         self._agent_steps, self._vec_steps, self._slots, broken, self._updates, *skipped = map(int, counts)
         tell_skipped(self._skipped[0], skipped[0], self.env_steps, self.reporter)
         self._skipped = skipped
-        if broken and not self.loop.broken_episodes and not self.programs.parts.hosted:
-            self.reporter.message(
-                f"at {self.env_steps:,} env steps {broken} simulations failed and began new episodes; further ones are"
-                " counted in env/broken_episodes"
-            )
+        if not self.programs.parts.hosted:
+            tell_broken(self.loop.broken_episodes, broken, self.env_steps, self.reporter)
         self.loop.broken_episodes += broken
 
     @property

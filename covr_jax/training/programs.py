@@ -17,8 +17,10 @@ from jax import Array
 from covr_jax import replay, runtime
 from covr_jax.agents import LearnerState
 from covr_jax.config import Config
-from covr_jax.envs.stepper import make_stepper
+from covr_jax.envs.stepper import JitStepper, make_stepper
+from covr_jax.replay import ReplayState
 from covr_jax.runtime import memory
+from covr_jax.runtime.ahead import Ahead
 from covr_jax.runtime.rng import ENTROPY, ENV, INIT, stream
 from covr_jax.training import needs
 from covr_jax.training.chunk import (
@@ -36,6 +38,7 @@ from covr_jax.training.pieces import Metrics, compile_pieces
 from covr_jax.training.state import EvaluatedState, TrainState, initial_progress
 
 _VALUE_BATCH = 256  # observations per call of the critic
+_LEARNING = ("critic's update", "update of critic and actor")
 
 
 class Programs:
@@ -48,13 +51,18 @@ class Programs:
       evaluator: steps the evaluation environments.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, ahead: Ahead | None = None):
         """Builds everything; nothing is traced yet.
+
+        Args:
+          config: of the run.
+          ahead: compiles the programs of training side by side, from ``init`` on; None: each where it is called.
 
         Raises:
           ConfigError: options that do not fit together.
         """
         self.config = config
+        self.ahead, self._ahead_of_calls = ahead or Ahead(), ahead is not None
         self.parts = parts = build_parts(config)
         self.pieces = compile_pieces(parts)
         self.stepper = make_stepper(parts.env, parts.device_put)
@@ -93,13 +101,36 @@ class Programs:
           EnvironmentLost: an environment on the host cannot be opened.
         """
         self.check_memory()
+        parts, env_key = self.parts, self.parts.device_put(stream(self.config.seed, ENV))
+        pinned = self.config.replay.storage == "host"  # which shapes are not
+        if self._ahead_of_calls and self._dispatched and not pinned:
+            self._begin_compiling(env_key)
+        ring, progress = self._init_replay(), initial_progress(parts.env.num_envs)
+        learner, ring, progress = parts.device_put((self._init_learner(), ring, progress))
+        start = self.stepper.reset if begin else self.stepper.abstract_state
+        env, timestep = parts.device_put(start(env_key))
+        return TrainState(learner, ring, env, timestep, progress)
+
+    @property
+    def _dispatched(self) -> bool:
+        """Whether a chunk is made up of pieces, instead of being one program."""
+        return runtime.on_cpu() or self.parts.hosted
+
+    def _begin_compiling(self, env_key: Array) -> None:
+        pieces, stepper = self.pieces, self.stepper
+        learner = jax.eval_shape(self._init_learner)
+        ring, progress = jax.eval_shape(lambda: (self._init_replay(), initial_progress(self.parts.env.num_envs)))
+        if isinstance(stepper, JitStepper):
+            _, timestep = stepper.begin_compiling(self.ahead, env_key)
+            previous = stepper.action if self.parts.method.residual else None
+            self.ahead.begin("policy", pieces.act, learner, timestep.observation, progress.vec_steps, previous)
+        for name, with_actor in zip(_LEARNING, (False, True), strict=True):
+            self.ahead.begin(name, pieces.learn[with_actor], learner, ring)
+
+    def _init_replay(self) -> ReplayState:
         parts, store = self.parts, self.config.replay
         sizes = (self.config.env.image_size, parts.env.action_dim)
-        ring = replay.init(parts.slots, parts.env.num_envs, *sizes, store.storage, parts.answer_dim)
-        learner, ring, progress = parts.device_put((self._init_learner(), ring, initial_progress(parts.env.num_envs)))
-        start = self.stepper.reset if begin else self.stepper.abstract_state
-        env, timestep = parts.device_put(start(parts.device_put(stream(self.config.seed, ENV))))
-        return TrainState(learner, ring, env, timestep, progress)
+        return replay.init(parts.slots, parts.env.num_envs, *sizes, store.storage, parts.answer_dim)
 
     def init_policy(self) -> EvaluatedState:
         """Makes the part of a fresh state that evaluations need."""
@@ -122,7 +153,9 @@ class Programs:
           learn: False for random actions and no updates.
         """
         cycles = self.parts.chunk_steps // self.parts.cycle
-        if runtime.on_cpu() or self.parts.hosted:
+        if learn:
+            self.ahead.wait("policy", *_LEARNING)
+        if self._dispatched:
             return dispatched_chunk(self.parts, self.pieces, self.stepper, state, cycles, learn)
         return ChunkResult(*self.scanned(state, cycles, learn))
 
@@ -133,6 +166,7 @@ class Programs:
         multiple of their actor's interval.
         """
         learner, store = state.learner, state.replay
+        self.ahead.wait(*_LEARNING)
         for _ in range(self.config.sac.catch_up_updates):
             learner, store, _ = run_updates(
                 self.pieces,

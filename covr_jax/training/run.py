@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from covr_jax import config as configuration
@@ -15,12 +14,16 @@ from covr_jax.training.loop import AgentTrainer
 from covr_jax.training.resolve import comparable, resolve
 from covr_jax.training.trainer import Trainer
 from covr_jax.training.vlm_agent import VLMTrainer
-from covr_jax.types import Diverged, Preempted
+from covr_jax.types import Diverged, Preempted, Stop, never
 
 
-def make_trainer(config: Config, run_dir: Path, reporter: Reporter) -> Trainer:
-    """The trainer of a method."""
-    return (VLMTrainer if config.method in VLM_POLICY_METHODS else AgentTrainer)(config, run_dir, reporter)
+def make_trainer(config: Config, run_dir: Path, reporter: Reporter, stop: Stop = never) -> Trainer:
+    """The trainer of a method; ``stop`` as of ``train``.
+
+    Raises:
+      Preempted: ``stop`` gave a reason while programs were compiled.
+    """
+    return (VLMTrainer if config.method in VLM_POLICY_METHODS else AgentTrainer)(config, run_dir, reporter, stop)
 
 
 def train(
@@ -28,7 +31,7 @@ def train(
     run_dir: Path,
     reporter: Reporter,
     command: str = "",
-    stop: Callable[[], str | None] = lambda: None,
+    stop: Stop = never,
 ) -> Result:
     """Trains, or goes on training, in ``run_dir``; returns the final evaluation.
 
@@ -37,7 +40,7 @@ def train(
       run_dir: made if missing.
       reporter: shows progress.
       command: recorded with the result.
-      stop: asked between chunks; a reason, to stop there with a checkpoint.
+      stop: asked between chunks, and while programs are compiled; a reason, to stop there with a checkpoint.
 
     Raises:
       ConfigError: options that cannot be used together, or a directory of another run.
@@ -54,8 +57,10 @@ def train(
         if going_on.result:
             reporter.message(f"{run_dir} holds a finished run; nothing to do")
             return going_on.result
-        trainer = make_trainer(config, run_dir, reporter)
-        trainer.stop = stop
+        try:
+            trainer = make_trainer(config, run_dir, reporter, stop)
+        except Preempted as error:
+            raise Preempted(f"stopped by {error} before anything was trained") from error
         # Only now: options that turn out to be unusable do not claim the directory, nor end a finished run.
         result_file.unlink(missing_ok=True)  # of fewer steps
         if going_on.changes:

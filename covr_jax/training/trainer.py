@@ -26,7 +26,7 @@ from covr_jax.training.loop_state import LoopState
 from covr_jax.training.programs import Programs
 from covr_jax.training.state import ADDED
 from covr_jax.training.surroundings import changes, surroundings
-from covr_jax.types import Diverged, EnvironmentLost, Preempted
+from covr_jax.types import Diverged, EnvironmentLost, Preempted, Stop
 
 
 class Trainer:
@@ -42,10 +42,9 @@ class Trainer:
     loop: Any
     logger: MetricsLogger
 
-    stop: Callable[[], str | None] = staticmethod(lambda: None)  # why the run shall stop now, asked between chunks
-
-    def __init__(self, config: Config, run_dir: Path, reporter: Reporter, programs: Programs, vlm: Any):
+    def __init__(self, config: Config, run_dir: Path, reporter: Reporter, stop: Stop, programs: Programs, vlm: Any):
         self.config, self.run_dir, self.reporter = config, run_dir, reporter
+        self.stop = stop  # asked between chunks
         self.programs, self.vlm = programs, vlm
         self.checkpointer = Checkpointer(run_dir, added=ADDED)
         self.best = Checkpointer(

@@ -27,7 +27,7 @@ from covr_jax.training.loop_state import LoopState
 from covr_jax.training.programs import Programs
 from covr_jax.training.queries import vlm_frames
 from covr_jax.training.trainer import Trainer
-from covr_jax.types import StepType, TimeStep
+from covr_jax.types import StepType, Stop, TimeStep, never
 from covr_jax.vlm.ppo.rollout import Rollout, ppo_batch
 from covr_jax.vlm.serving.factory import SyncService, make_vlm
 from covr_jax.vlm.serving.protocol import PriorService
@@ -51,10 +51,10 @@ class VLMTrainer(Trainer):
     loop: VLMLoopState
     vlm: PriorService
 
-    def __init__(self, config: Config, run_dir: Path, reporter: Reporter):
+    def __init__(self, config: Config, run_dir: Path, reporter: Reporter, stop: Stop = never):
         programs = Programs(config)
         vlm = cast(PriorService, make_vlm(config, programs.parts.env.action_dim, run_dir))
-        super().__init__(config, run_dir, reporter, programs, vlm)
+        super().__init__(config, run_dir, reporter, stop, programs, vlm)
         self.trains = config.method == "vpf"
         num_envs = programs.parts.env.num_envs
         self.state = None

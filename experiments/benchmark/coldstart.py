@@ -49,6 +49,7 @@ def started(began: float, options: list[str]) -> dict[str, float]:
     import jax
 
     from covr_jax import runtime
+    from covr_jax.runtime.ahead import Ahead
     from covr_jax.runtime.profiling import CompileLog
     from covr_jax.training.chunk import cycle
     from covr_jax.training.programs import Programs
@@ -57,7 +58,7 @@ def started(began: float, options: list[str]) -> dict[str, float]:
     runtime.configure()
     jax.devices()
     times, log = [began, time.time()], CompileLog()
-    programs = Programs(resolve(config))
+    programs = Programs(resolve(config), Ahead())
     state = jax.block_until_ready(programs.init())
     times.append(time.time())
     for learn in (False, True):

@@ -61,7 +61,7 @@ def start(built, monkeypatch):
     programs, options, opened, task = built
     for module in (parts_module, resolve_module):
         monkeypatch.setattr(module, "find_task", lambda name, **_: task)
-    monkeypatch.setattr(loop, "Programs", lambda config: programs)
+    monkeypatch.setattr(loop, "Programs", lambda config, ahead: programs)
 
     def anew(**changes):
         programs.close()

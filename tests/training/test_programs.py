@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,10 @@ import pytest
 from covr_jax import replay
 from covr_jax.config import ConfigError
 from covr_jax.runtime import dlpack, rng
+from covr_jax.runtime.ahead import Ahead
 from covr_jax.training.programs import Programs
 from covr_jax.training.queries import QueryManager
+from covr_jax.training.resolve import resolve
 from covr_jax.types import Prior, StepType
 from covr_jax.vlm.serving.fake import FakeVLM
 from tests.support.trees import assert_trees_equal, host_copy
@@ -239,3 +242,17 @@ def test_learning_starts_with_the_updates_that_are_caught_up(tiny_config, make_p
     assert int(after.learner.updates) == 3 and int(after.learner.actor_opt[0].count) == 3  # the actor each time
     assert_trees_equal(after.replay, before.replay)
     assert_trees_equal(after.env, before.env)
+
+
+def test_what_is_compiled_ahead_is_what_is_called(tiny_config, caplog):
+    """Shapes that differed from those of the calls would compile everything twice."""
+    programs = Programs(resolve(tiny_config), Ahead())
+    state = programs.init()
+    programs.ahead.wait("physics", "policy", "critic's update", "update of critic and actor")
+    caplog.clear()
+    with jax.log_compiles():
+        for learn in (False, True):
+            state = programs.chunk(state, learn=learn).state
+    compiled = re.findall(r"XLA compilation of jit\((\w+)\)", caplog.text)
+    assert "_random_action" in compiled  # not compiled ahead
+    assert not {"_act", "_update", "observe", "initial"} & set(compiled)

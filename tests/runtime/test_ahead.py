@@ -1,0 +1,90 @@
+"""Programs that are compiled ahead of their first call: once, side by side, and without holding up a signal."""
+
+from __future__ import annotations
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from covr_jax.runtime.ahead import Ahead, compiling
+from covr_jax.runtime.profiling import CompileLog
+from covr_jax.types import Preempted
+
+
+class Slow:
+    """Stands where a jitted function does, and compiles until it is let go."""
+
+    def __init__(self):
+        self.begun, self.let_go = threading.Event(), threading.Event()
+
+    def lower(self, *_):
+        return self
+
+    def compile(self):
+        self.begun.set()
+        assert self.let_go.wait(60.0)
+
+
+@pytest.fixture
+def slow():
+    programs = Slow(), Slow()
+    yield programs
+    for program in programs:
+        program.let_go.set()
+
+
+def test_a_call_does_not_compile_again():
+    program = jax.jit(lambda x, y: (x * y).sum())
+    x, y = jnp.arange(6.0), jnp.arange(6.0) + 1.0
+    ahead = Ahead()
+    ahead.begin("product", program, jax.ShapeDtypeStruct((6,), jnp.float32), y)
+    ahead.wait("product")
+    with CompileLog() as log:
+        assert float(program(x, y)) == 70.0  # sum of i (i + 1), i to 5
+        assert log.programs == 0
+
+
+def test_errors_show_where_the_program_is_called():
+    program = jax.jit(lambda x: x @ x)
+    ahead = Ahead()
+    ahead.begin("impossible", program, jnp.zeros((2, 3)))
+    ahead.wait("impossible")
+    with pytest.raises(TypeError):
+        program(jnp.zeros((2, 3)))
+
+
+def test_the_caller_is_told_what_it_waits_for(slow, monkeypatch):
+    monkeypatch.setattr("covr_jax.runtime.ahead._TOLD_AFTER_S", 0.0)
+    told = []
+
+    def tell(text):
+        told.append(text)
+        for program in slow:
+            program.let_go.set()
+
+    ahead = Ahead(tell)
+    for name, program in zip(("physics", "picture"), slow, strict=True):
+        ahead.begin(name, program)
+    ahead.wait("physics", "picture", "what nobody began")
+    assert told == ["compiling: physics, picture"]
+
+
+def test_a_signal_need_not_wait_for_the_compiler(slow):
+    ahead = Ahead(stop=lambda: "SIGTERM")
+    ahead.begin("physics", slow[0])
+    assert slow[0].begun.wait(60.0) and compiling()
+    with pytest.raises(Preempted, match="^SIGTERM$"):
+        ahead.wait("physics")
+    assert not slow[0].let_go.is_set()
+
+
+def test_python_waits_for_a_compiler_that_is_at_work(slow):
+    ahead = Ahead()
+    assert not compiling()
+    ahead.begin("physics", slow[0])
+    assert compiling()
+    slow[0].let_go.set()
+    ahead.wait("physics")
+    assert not compiling()

@@ -1,7 +1,8 @@
-"""Evaluates a trained policy, in its own task or in another one.
+"""Evaluates a trained policy, in its own task, in another one, or in dm_control's own version of its task.
 
     python experiments/evaluate.py runs/cartpole_swingup/covr/seed1 --episodes 10
     python experiments/evaluate.py runs/carla_highway/covr/seed1 --task carla_ghost_pedestrian
+    python experiments/evaluate.py runs/cartpole_swingup/covr/seed1 --backend dm_control
 
 No VLM is loaded. In another task the policy has images of the size it was trained with, at its own action repeat.
 """
@@ -19,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from covr_jax.config import ConfigError, Distractors
+from covr_jax.config import ConfigError, Distractors, RendererName
 from covr_jax.io.checkpoint import BEST
 from covr_jax.io.files import to_json
 from covr_jax.report import shown_method
@@ -29,6 +30,8 @@ from experiments import cli
 if TYPE_CHECKING:
     from covr_jax.training.evaluation import Policy
     from covr_jax.training.programs import Programs
+
+BACKENDS = ("own", "dm_control")
 
 
 def _checkpoint(text: str) -> int | str:
@@ -44,6 +47,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--number", type=int, default=0, help="which set of start states")
     shown = "env steps of a checkpoint, or best: that of the best evaluation; default: the newest"
     parser.add_argument("--checkpoint", type=_checkpoint, default=None, help=shown)
+    shown = "own: covr_jax's tasks; dm_control: its own physics, starts and OpenGL pictures"
+    parser.add_argument("--backend", default="own", choices=BACKENDS, help=shown)
+    shown = "draws the observations; default: that of the run; dm_control has gl alone"
+    parser.add_argument("--renderer", default=None, choices=get_args(RendererName), help=shown)
     names = get_args(Distractors)
     parser.add_argument("--distractors", default=None, choices=names, help="visual changes; default: those of the run")
     parser.add_argument("--video", type=Path, default=None, help="also record one episode to this mp4")
@@ -54,6 +61,8 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.number < 0:
         cli.fail(f"--number must be 0 or more, got {arguments.number}")
+    if arguments.backend == "dm_control" and arguments.renderer not in (None, "gl"):
+        cli.fail(f"dm_control draws with OpenGL: give --renderer gl, or none, instead of {arguments.renderer}")
     if not all(map(math.isfinite, arguments.constant or ())):
         cli.fail(f"--constant must be finite numbers, got {' '.join(map(str, arguments.constant))}")
     return arguments
@@ -67,6 +76,8 @@ def measure(
     task: str | None = None,
     checkpoint: int | Literal["best"] | None = None,
     distractors: Distractors | None = None,
+    renderer: RendererName | None = None,
+    backend: str = "own",
     random: bool = False,
     constant: Sequence[float] = (),
     video: Path | None = None,
@@ -80,6 +91,8 @@ def measure(
       task: None: that of the run.
       checkpoint: None: the newest.
       distractors: None: those of the run.
+      renderer: None: that of the run.
+      backend: one of ``BACKENDS``: whose task it is.
       random: uniform actions in place of the policy's.
       constant: always this action in place of the policy's.
       video: mp4 to record one episode to.
@@ -90,12 +103,16 @@ def measure(
     Raises:
       ConfigError, CheckpointError: as ``load_run``; or numbers that do not fit the task or the run's environments.
     """
+    from covr_jax.envs import HostVecEnv
     from covr_jax.training.restore import load_run
     from covr_jax.training.video import record_episode
 
-    config, programs, state = load_run(run_dir, checkpoint, distractors, task)
+    in_suite = backend == "dm_control"
+    config, programs, state = load_run(
+        run_dir, checkpoint, distractors, task, None if in_suite else renderer, in_suite=in_suite
+    )
     evaluator, num_envs = programs.evaluator, programs.evaluator.env.num_envs
-    if episodes < 1 or (episodes > num_envs and not programs.parts.hosted):
+    if episodes < 1 or (episodes > num_envs and not isinstance(evaluator.env, HostVecEnv)):
         raise ConfigError(f"--episodes must be between 1 and {num_envs}, the environments of the run's evaluation")
     policy, name = evaluator.eval_policy(state.learner), shown_method(config.method)
     if random or constant:
@@ -115,7 +132,8 @@ def measure(
         "episodes": episodes,
         "return": float(values.mean()),
         "return_std": float(values.std()),
-        "renderer": programs.parts.image_source,
+        "backend": backend,
+        "renderer": evaluator.env.task.image_source if in_suite else programs.parts.image_source,
         "distractors": config.eval.distractors,
         **evaluator.episode_metrics(),
     }
@@ -158,6 +176,8 @@ def main() -> int:
         task=arguments.task,
         checkpoint=arguments.checkpoint,
         distractors=arguments.distractors,
+        renderer=arguments.renderer,
+        backend=arguments.backend,
         random=arguments.random,
         constant=arguments.constant or (),
         video=arguments.video,

@@ -11,6 +11,7 @@ from covr_jax.config.kinds import (
     ConfigError,
     Distractors,
     PhysicsEngine,
+    RendererName,
     Storage,
 )
 from covr_jax.config.learner import AugmentConfig, ReplayConfig, SACConfig, required, value_or
@@ -42,6 +43,7 @@ __all__ = [
     "EnvConfig",
     "EvalConfig",
     "PhysicsEngine",
+    "RendererName",
     "ReplayConfig",
     "RunConfig",
     "SACConfig",

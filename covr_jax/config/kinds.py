@@ -27,6 +27,7 @@ Distractors = Literal[
     "none", "color_easy", "color_hard", "background_easy", "background_hard", "camera_easy", "camera_hard"
 ]
 PhysicsEngine = Literal["auto", "mjx", "mujoco"]
+RendererName = Literal["jax", "warp", "gl"]
 Storage = Literal["device", "host"]
 Agent = Literal["sac", "rad", "drq", "drqv2", "deepmdp", "curl", "svea", "resact", "taco", "spr", "mlr"]
 Guided = Literal["covr", "dpl", "apl"]

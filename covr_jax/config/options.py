@@ -32,6 +32,7 @@ from covr_jax.config.kinds import (
     Positive,
     PositiveInt,
     Rate,
+    RendererName,
     Seed,
     VLMPolicyMethod,
 )
@@ -198,7 +199,7 @@ class Config:
     seed: Seed = 1  # of all random streams
     total_steps: PositiveInt = 100_000  # env steps of training [COVR]
     preset: str = "paper"  # name of the preset that gave the defaults
-    renderer: Literal["jax", "warp", "gl"] = "jax"  # the package's own, mjx.render on Warp, or MuJoCo's OpenGL
+    renderer: RendererName = "jax"  # the package's own, mjx.render on Warp, or MuJoCo's OpenGL
     env: EnvConfig = field(default_factory=EnvConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     sac: SACConfig = field(default_factory=SACConfig)

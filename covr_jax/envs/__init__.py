@@ -11,7 +11,7 @@ from covr_jax.lazy import lazy_names
 
 if TYPE_CHECKING:
     from covr_jax.envs.host_env import HostState, HostTask, HostVecEnv
-    from covr_jax.envs.registry import HOST_TASKS, TASKS, find_task, get_task, make
+    from covr_jax.envs.registry import HOST_TASKS, TASKS, find_task, get_task, make, suite_task
     from covr_jax.envs.vec_env import EnvState, VecEnv
 
 __all__ = [
@@ -25,12 +25,13 @@ __all__ = [
     "find_task",
     "get_task",
     "make",
+    "suite_task",
 ]
 __getattr__ = lazy_names(
     __name__,
     {
         "host_env": ("HostState", "HostTask", "HostVecEnv"),
-        "registry": ("HOST_TASKS", "TASKS", "find_task", "get_task", "make"),
+        "registry": ("HOST_TASKS", "TASKS", "find_task", "get_task", "make", "suite_task"),
         "vec_env": ("EnvState", "VecEnv"),
     },
 )

@@ -7,11 +7,13 @@ from functools import partial
 from typing import Any
 
 from covr_jax.carla.scenarios import SCENARIOS
+from covr_jax.envs import suite_env
 from covr_jax.envs.car_racing import FPS, TIME_LIMIT, CarRacing
 from covr_jax.envs.carla_vec import carla_task
 from covr_jax.envs.dmc import ball_in_cup, cartpole, cheetah, finger, hopper, pendulum, reacher, walker
 from covr_jax.envs.host_env import HostEnv, HostTask, HostVecEnv
 from covr_jax.envs.process_env import ProcessEnv
+from covr_jax.envs.suite_env import SuiteEnv
 from covr_jax.envs.task import Task
 from covr_jax.envs.vec_env import VecEnv
 
@@ -19,6 +21,32 @@ from covr_jax.envs.vec_env import VecEnv
 def _open_car_racing(env_id: int, *, image_size: int, action_repeat: int) -> HostEnv:
     del env_id  # ``seed`` decides its episodes
     return ProcessEnv(partial(CarRacing, image_size=image_size, action_repeat=action_repeat), image_size)
+
+
+def suite_task(name: str) -> HostTask:
+    """dm_control's own version of one of ``TASKS``, with its own pictures, each environment in a process of its own.
+
+    Raises:
+      ValueError: another name.
+    """
+    task = get_task(name)
+
+    def open_env(env_id: int, *, image_size: int, action_repeat: int) -> HostEnv:
+        del env_id  # ``seed`` decides its episodes
+        build = partial(SuiteEnv, name, image_size=image_size, action_repeat=action_repeat)
+        return ProcessEnv(build, image_size)
+
+    return HostTask(
+        name=name,
+        open=open_env,
+        action_dim=task.load_model().nu,
+        action_repeat=task.action_repeat,
+        time_limit=suite_env.TIME_LIMIT,
+        fps=1.0 / task.control_timestep,
+        learning_rate=task.learning_rate,
+        augmentation=task.augmentation,
+        image_source="dm_control",
+    )
 
 
 _DMC = {

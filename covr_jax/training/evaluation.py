@@ -106,6 +106,10 @@ class Evaluator:
         values, self._measured = collect_episode_returns(rollout, self._stepper.finished, episodes)
         return values
 
+    def close(self) -> None:
+        """Closes the environments on the host."""
+        self._stepper.close()
+
     def episode_metrics(self) -> dict[str, float]:
         """What the environment itself measured, by name: means over the episodes of the latest evaluation."""
         names = self._measured[0] if self._measured else {}

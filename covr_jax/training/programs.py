@@ -17,7 +17,8 @@ from jax import Array
 from covr_jax import replay, runtime
 from covr_jax.agents import LearnerState
 from covr_jax.config import Config
-from covr_jax.envs.stepper import JitStepper, make_stepper
+from covr_jax.envs import HostVecEnv, VecEnv
+from covr_jax.envs.stepper import HostStepper, JitStepper, make_stepper
 from covr_jax.replay import ReplayState
 from covr_jax.runtime import memory
 from covr_jax.runtime.ahead import Ahead
@@ -66,14 +67,21 @@ class Programs:
         self.parts = parts = build_parts(config)
         self.pieces = compile_pieces(parts)
         self.stepper = make_stepper(parts.env, parts.device_put)
-        shared = parts.eval_env is parts.env
-        eval_stepper = self.stepper if shared else make_stepper(parts.eval_env, parts.device_put)
-        self.evaluator = Evaluator(
-            config.seed, parts.eval_env, eval_stepper, parts.learner, parts.method, parts.device_put
+        self.evaluator = self._evaluator(
+            parts.eval_env,
+            self.stepper if parts.eval_env is parts.env else make_stepper(parts.eval_env, parts.device_put),
         )
         self._scanned = runtime.jit(
             partial(scanned_chunk, parts, self.pieces, self.stepper), static_argnums=(1, 2), donate_argnums=0
         )
+
+    def _evaluator(self, env: VecEnv | HostVecEnv, stepper: JitStepper | HostStepper) -> Evaluator:
+        parts = self.parts
+        return Evaluator(self.config.seed, env, stepper, parts.learner, parts.method, parts.device_put)
+
+    def evaluate_in(self, env: HostVecEnv) -> None:
+        """Lets ``evaluator`` step other environments from now on, of the same image size, frames and actions."""
+        self.evaluator = self._evaluator(env, make_stepper(env, self.parts.device_put))
 
     def check_memory(self) -> None:
         """Compares what a state and its updates need with the free memory.
@@ -245,3 +253,4 @@ class Programs:
     def close(self) -> None:
         """Closes the environments on the host."""
         self.stepper.close()
+        self.evaluator.close()

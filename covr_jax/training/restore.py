@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Literal
 
 from covr_jax import config as configuration
 from covr_jax import replay
-from covr_jax.config import VLM_POLICY_METHODS, Config, ConfigError, Distractors
-from covr_jax.envs import HostTask, find_task
+from covr_jax.config import VLM_POLICY_METHODS, Config, ConfigError, Distractors, RendererName
+from covr_jax.envs import TASKS, HostTask, HostVecEnv, find_task, suite_task
 from covr_jax.envs.task import Task
 from covr_jax.io.checkpoint import BEST, Checkpointer
 from covr_jax.io.run_dir import read_options
@@ -24,6 +25,9 @@ def load_run(
     checkpoint: int | Literal["best"] | None = None,
     distractors: Distractors | None = None,
     task: str | None = None,
+    renderer: RendererName | None = None,
+    *,
+    in_suite: bool = False,
 ) -> tuple[Config, Programs, EvaluatedState]:
     """Config, programs and policy of a run. No VLM is loaded, and neither replay nor environments are read.
 
@@ -32,6 +36,8 @@ def load_run(
       checkpoint: env steps of one; "best" for the policy of the best evaluation; None: the newest.
       distractors: take the place of the run's own in evaluation.
       task: takes the place of the run's own, see ``in_task``; None: the run's own.
+      renderer: takes the place of the run's own; None: the run's own.
+      in_suite: evaluate in dm_control's own task with its own pictures, see ``suite_envs``.
 
     Raises:
       ConfigError, CheckpointError: no run there, one that cannot be read, or one in which the VLM acts; or a task in
@@ -42,16 +48,43 @@ def load_run(
     config = resolve(configuration.from_dict(read_options(run_dir)))
     if distractors:
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, distractors=distractors))
+    if renderer:
+        config = dataclasses.replace(config, renderer=renderer)
     if config.method in VLM_POLICY_METHODS:
         shown = run_dir / "metrics.jsonl"
         raise ConfigError(f"{config.method} has no policy but the VLM's; its evaluations are in {shown}")
     if task is not None:
         config = in_task(config, task)
     programs = Programs(config)
+    if in_suite:
+        programs.evaluate_in(suite_envs(config, programs.parts.frame_stack))
     env_steps, folder = (None, BEST) if checkpoint == "best" else (checkpoint, "checkpoints")
     checkpointer = Checkpointer(run_dir, folder, added=ADDED)
     state, _, _ = checkpointer.restore(programs.init_policy, env_steps, partial=True)
     return config, programs, state
+
+
+def suite_envs(config: Config, frame_stack: int) -> HostVecEnv:
+    """dm_control's own version of a run's task, one environment per processor and at most one per episode.
+
+    Args:
+      config: of the run, resolved.
+      frame_stack: frames of an observation of its policy.
+
+    Raises:
+      ConfigError: dm_control has no such task, or it would have to draw distractors.
+    """
+    if config.task not in TASKS:
+        raise ConfigError(f"dm_control has no {config.task}; its tasks are {', '.join(TASKS)}")
+    if config.eval.distractors != "none":
+        raise ConfigError(f"dm_control draws no distractors {config.eval.distractors}; give --distractors none")
+    return HostVecEnv(
+        suite_task(config.task),
+        min(len(os.sched_getaffinity(0)), config.eval.episodes),
+        action_repeat=config.env.action_repeat,
+        image_size=config.env.image_size,
+        frame_stack=frame_stack,
+    )
 
 
 def load_experience(run_dir: Path) -> tuple[Config, ExperienceState]:

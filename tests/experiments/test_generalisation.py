@@ -102,6 +102,9 @@ def test_a_policy_of_one_walker_is_evaluated_in_the_other(tiny_config, tmp_path,
     assert (other["task"], other["trained_on"]) == ("walker_run", "walker_walk")
     assert 0 < own["return"] / 6 <= other["return"] < own["return"]
     assert evaluate.line(other).startswith("walker_run (trained on walker_walk) sac seed 1 at ")
+    suite = evaluate.measure(run_dir, 2, backend="dm_control")
+    assert {name for name in own if own[name] != suite[name]} == {"backend", "renderer", "return", "return_std"}
+    assert (suite["backend"], suite["renderer"]) == ("dm_control", "dm_control") and 0 < suite["return"] < 1000
 
     generalisation.measure([sweep.Job(run_dir, []), sweep.Job(tmp_path / "none", [])], ["walker_walk", "walker_run"], 2)
     assert capsys.readouterr().out.splitlines() == [evaluate.line(own), evaluate.line(other)]

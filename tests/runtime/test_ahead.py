@@ -75,7 +75,7 @@ def test_a_signal_need_not_wait_for_the_compiler(slow):
     ahead = Ahead(stop=lambda: "SIGTERM")
     ahead.begin("physics", slow[0])
     assert slow[0].begun.wait(60.0) and compiling()
-    with pytest.raises(Preempted, match="^SIGTERM$"):
+    with pytest.raises(Preempted, match=r"^SIGTERM$"):
         ahead.wait("physics")
     assert not slow[0].let_go.is_set()
 

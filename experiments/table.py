@@ -1,10 +1,12 @@
 """Final returns of finished runs as a table: a row per method, a column per task, mean ± std over the seeds.
 
     python experiments/table.py runs/*/*/seed*
-    python experiments/table.py runs/*/*/seed* --output table.md          # or .csv, .json
+    python experiments/table.py runs/*/*/seed* --output table.md          # or .csv, .json, .tex
 
-The std is the population's, as in the report; the number of seeds is in brackets. Runs that have not finished are
-named and left out. `--metric` is any evaluation metric, for example eval/DD.
+The std is the population's, as in the report; the number of seeds is in brackets. A second table has the interquartile
+means with their bootstrap intervals, and how the runs were made; cells of fewer than five seeds, and cells of runs that
+were made differently, are warned of. Runs that have not finished are named and left out. `--metric` is any evaluation
+metric, for example eval/DD.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from covr_jax.report import ReportError
 from covr_jax.report.names import disambiguate
-from covr_jax.report.table import KINDS, read_final, render, summarise
+from covr_jax.report.table import KINDS, read_final, render, summarise, warnings
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -42,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"table.py: {run_dir} {state} and is left out", file=sys.stderr)
         finished = [(run_dir, final) for run_dir, final in zip(options.run_dir, finals, strict=True) if final]
         cells = summarise(disambiguate(*zip(*finished, strict=True)) if finished else [])
+        for line in warnings(cells):
+            print(f"table.py: {line}", file=sys.stderr)
         print(render(cells, ".md"))
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from covr_jax.io.files import to_json
-from covr_jax.report.data import ReportError, method_name, read_run
+from covr_jax.report.data import ReportError, Run, method_name, number, read_run
+from covr_jax.report.intervals import Interval, interquartile
 
-KINDS = (".md", ".csv", ".json")
+KINDS = (".md", ".csv", ".json", ".tex")
 RANDOM = "random policy"
+FEW = 5  # seeds below which a cell is warned of
+
+
+class Origin(NamedTuple):
+    """How a number was made; of a cell, all answers of its runs."""
+
+    env_steps: str = ""
+    renderer: str = ""  # of the images
+    physics: str = ""
+    commit: str = ""
 
 
 class Final(NamedTuple):
@@ -22,6 +35,7 @@ class Final(NamedTuple):
     method: str
     value: float
     random: float | None  # mean return of the random policy
+    origin: Origin = Origin()
 
 
 class Cell(NamedTuple):
@@ -32,6 +46,8 @@ class Cell(NamedTuple):
     mean: float
     std: float  # population
     seeds: int
+    interval: Interval | None = None
+    origin: Origin = Origin()
 
     def text(self, decimals: int = 1) -> str:
         """Formats the cell as mean ± std (number of seeds)."""
@@ -54,7 +70,17 @@ def read_final(run_dir: str | Path, metric: str = "eval/episode_return") -> Fina
         known = sorted({name for row in run.rows for name in row if name.startswith("eval/")})
         raise ReportError(f"{run.folder}: no metric {metric}; it has {', '.join(known)}")
     random = run.random_return if metric == "eval/episode_return" else None
-    return Final(str(run.config.get("task", "unknown")), method_name(run.config), value, random)
+    return Final(str(run.config.get("task", "unknown")), method_name(run.config), value, random, _origin(run))
+
+
+def _origin(run: Run) -> Origin:
+    env, steps = run.config.get("env"), number(run.result.get("env_steps"))
+    return Origin(
+        "" if steps is None else f"{steps:,.0f}",
+        str(run.result.get("renderer", "")),
+        str(env.get("physics", "")) if isinstance(env, dict) else "",
+        str(run.result.get("commit", "")),
+    )
 
 
 def summarise(finals: list[Final]) -> list[Cell]:
@@ -65,16 +91,36 @@ def summarise(finals: list[Final]) -> list[Cell]:
     """
     if not finals:
         raise ReportError("no finished runs to tabulate")
-    groups: dict[tuple[str, str], list[float]] = {}
+    groups: dict[tuple[str, str], list[tuple[float, Origin]]] = {}
     for final in finals:
-        groups.setdefault((final.task, final.method), []).append(final.value)
+        groups.setdefault((final.task, final.method), []).append((final.value, final.origin))
     for final in finals:
         if final.random is not None:
-            groups.setdefault((final.task, RANDOM), []).append(final.random)
-    return [
-        Cell(task, method, float(np.mean(values)), float(np.std(values)), len(values))
-        for (task, method), values in groups.items()
-    ]
+            groups.setdefault((final.task, RANDOM), []).append((final.random, final.origin))
+    return [_cell(task, method, *zip(*found, strict=True)) for (task, method), found in groups.items()]
+
+
+def _cell(task: str, method: str, values: Sequence[float], origins: Sequence[Origin]) -> Cell:
+    mean, std = float(np.mean(values)), float(np.std(values))
+    origin = Origin(*(_joined(answers) for answers in zip(*origins, strict=True)))
+    return Cell(task, method, mean, std, len(values), interquartile(values), origin)
+
+
+def _joined(answers: Sequence[str]) -> str:
+    """All different answers; runs of an earlier version lack some."""
+    return " and ".join(dict.fromkeys(answer or "unknown" for answer in answers)) if any(answers) else ""
+
+
+def warnings(cells: list[Cell]) -> list[str]:
+    """Returns a line for each cell of runs that were made differently, or of fewer than ``FEW`` seeds."""
+    lines = []
+    for cell in cells:
+        mixed = [f"{name} {value}" for name, value in cell.origin._asdict().items() if " and " in value]
+        if cell.method != RANDOM and mixed:
+            lines.append(f"{cell.method} on {cell.task} mixes runs of {', '.join(mixed)}")
+        if cell.method != RANDOM and cell.seeds < FEW:
+            lines.append(f"{cell.method} on {cell.task} has {cell.seeds} seed{'s' if cell.seeds > 1 else ''}")
+    return lines
 
 
 def markdown(rows: Iterable[Sequence[str]]) -> str:
@@ -84,7 +130,7 @@ def markdown(rows: Iterable[Sequence[str]]) -> str:
 
 
 def render(cells: list[Cell], kind: str) -> str:
-    """Formats cells as Markdown, CSV or JSON.
+    """Formats cells as Markdown or LaTeX, with a second table of intervals and origins, or as CSV or JSON.
 
     Args:
       cells: as ``summarise`` returns them.
@@ -93,14 +139,57 @@ def render(cells: list[Cell], kind: str) -> str:
     Raises:
       ReportError: another kind.
     """
-    if kind == ".json":
-        return to_json([cell._asdict() for cell in cells], indent=1)
-    if kind == ".csv":
-        return "\n".join([",".join(Cell._fields), *(",".join(map(str, cell)) for cell in cells)])
-    if kind != ".md":
+    if kind not in KINDS:
         raise ReportError(f"unknown kind of table {kind!r}, expected one of {', '.join(KINDS)}")
+    if kind in (".json", ".csv"):
+        flat = [_flat(cell) for cell in cells]
+        return to_json(flat, indent=1) if kind == ".json" else _csv(flat)
+    draw = markdown if kind == ".md" else latex
+    return "\n\n".join(draw(rows) for rows in (_means(cells), _details(cells)))
+
+
+def _means(cells: list[Cell]) -> list[list[str]]:
+    """A row per method, a column per task."""
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     methods = sorted(dict.fromkeys(cell.method for cell in cells), key=lambda method: method == RANDOM)
     found = {(cell.method, cell.task): cell.text() for cell in cells}
-    rows = [[method, *(found.get((method, task), "") for task in tasks)] for method in methods]
-    return markdown([["", *tasks], *rows])
+    return [["", *tasks], *([method, *(found.get((method, task), "") for task in tasks)] for method in methods)]
+
+
+def _details(cells: list[Cell]) -> list[list[str]]:
+    """A row per cell."""
+    head = ["task", "method", "interquartile mean, 95% interval", "seeds", "env steps", "renderer", "physics", "commit"]
+    return [head, *([cell.task, cell.method, _shown(cell), str(cell.seeds), *cell.origin] for cell in cells)]
+
+
+def _shown(cell: Cell) -> str:
+    if (interval := cell.interval) is None:
+        return ""
+    return f"{interval.iqm:.1f}" + ("" if interval.low is None else f" [{interval.low:.1f}, {interval.high:.1f}]")
+
+
+def _flat(cell: Cell) -> dict[str, Any]:
+    """A cell as names and values without structure."""
+    interval = cell.interval._asdict() if cell.interval else dict.fromkeys(Interval._fields)
+    return {name: getattr(cell, name) for name in Cell._fields[:5]} | interval | cell.origin._asdict()
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def latex(rows: Iterable[Sequence[str]]) -> str:
+    """Formats rows of cells as a LaTeX tabular; the first row is the header."""
+    head, *body = ([_escaped(cell) for cell in row] for row in rows)
+    lines = [f"{' & '.join(row)} \\\\" for row in (head, *body)]
+    return "\n".join([f"\\begin{{tabular}}{{{'l' * len(head)}}}", lines[0], "\\hline", *lines[1:], "\\end{tabular}"])
+
+
+def _escaped(text: str) -> str:
+    for character in "&%$#_{}":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("±", "$\\pm$")

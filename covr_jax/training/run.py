@@ -8,6 +8,7 @@ from covr_jax import config as configuration
 from covr_jax.config import VLM_POLICY_METHODS, Config
 from covr_jax.config.validate import validate
 from covr_jax.io.files import append_json, write_json
+from covr_jax.io.provenance import commit
 from covr_jax.io.reporter import Reporter
 from covr_jax.io.run_dir import Result, check_config, claim
 from covr_jax.training.loop import AgentTrainer
@@ -84,6 +85,6 @@ def train(
         finally:
             if trainer.vlm:
                 trainer.vlm.close()
-        facts = {"renderer": trainer.programs.parts.image_source, "command": command}
+        facts = {"renderer": trainer.programs.parts.image_source, "command": command, "commit": commit()}
         write_json(result_file, result._asdict() | facts)
     return result

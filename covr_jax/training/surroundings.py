@@ -10,12 +10,13 @@ import jax
 
 from covr_jax import __version__
 from covr_jax.agents.networks.convolution import has_kernel
+from covr_jax.io.provenance import commit
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "numpy")
 
 
 def surroundings() -> dict[str, Any]:
-    """Processors, devices, settings and versions that decide how sums are rounded; JSON-able."""
+    """Processors, devices, settings, versions and code that decide how sums are rounded; JSON-able."""
     settings: Any = jax.config
     return {
         "processors": len(os.sched_getaffinity(0)),
@@ -26,6 +27,7 @@ def surroundings() -> dict[str, Any]:
         "matmul_precision": settings.jax_default_matmul_precision,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "covr_jax": __version__,
+        "commit": commit(),
     } | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 

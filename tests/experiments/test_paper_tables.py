@@ -145,7 +145,8 @@ def test_results_are_shown_beside_the_published_ones(tmp_path):
         values.append([row["eval/episode_return"] for row in rows if "eval/episode_return" in row][-1])
     cells = tables.cells_of(small, [1, 2, 3], tmp_path)
     (mean, spread) = sum(values) / 2, abs(values[0] - values[1]) / 2
-    assert cells == {("RAD", "Walker"): Cell("walker_walk", "rad", pytest.approx(mean), pytest.approx(spread), 2)}
+    found = {place: cell[:5] for place, cell in cells.items()}
+    assert found == {("RAD", "Walker"): ("walker_walk", "rad", pytest.approx(mean), pytest.approx(spread), 2)}
     assert tables.render(small, cells).splitlines()[2:] == [
         "|  | Walker, paper | Walker, ours |",
         "| --- | --- | --- |",

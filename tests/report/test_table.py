@@ -1,15 +1,18 @@
 """Final returns of several runs: hand-worked means, and the script."""
 
 import csv
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from covr_jax.report import ReportError
-from covr_jax.report.table import Cell, Final, markdown, read_final, render, summarise
+from covr_jax.report.intervals import Interval, interquartile
+from covr_jax.report.table import Final, Origin, markdown, read_final, render, summarise, warnings
 from tests.support.synthetic_run import make_run
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "table.py"
@@ -28,8 +31,10 @@ def table(*arguments):
 
 def test_means_and_deviations_by_hand():
     rad, sac, cheetah, random = summarise(FINALS)
-    assert rad == Cell("walker", "rad", 200.0, 100.0, 2)
-    assert sac == Cell("walker", "sac", 7.5, 0.0, 1) and cheetah == Cell("cheetah", "sac", 1.0, 0.0, 1)
+    assert rad[:5] == ("walker", "rad", 200.0, 100.0, 2)
+    assert rad.interval == Interval(200.0, 100.0, 300.0)  # of two values a resample is one, the other or both
+    assert sac[:5] == ("walker", "sac", 7.5, 0.0, 1) and cheetah[:5] == ("cheetah", "sac", 1.0, 0.0, 1)
+    assert sac.interval == Interval(7.5, None, None)
     assert (random.method, random.mean, random.seeds) == ("random policy", 30.0, 3)
     assert random.std == pytest.approx((200 / 3) ** 0.5)
 
@@ -39,7 +44,7 @@ def test_markdown_of_any_rows():
 
 
 def test_a_cell_without_runs_is_empty():
-    assert render(summarise(FINALS), ".md").splitlines() == [
+    assert render(summarise(FINALS), ".md").splitlines()[:5] == [
         "|  | walker | cheetah |",
         "| --- | --- | --- |",
         "| rad | 200.0 ± 100.0 (2) |  |",
@@ -48,12 +53,53 @@ def test_a_cell_without_runs_is_empty():
     ]
 
 
+def test_a_second_table_says_how_the_numbers_were_made():
+    here, there = Origin("100,000", "jax", "mujoco", "abc"), Origin("100,000", "jax", "mujoco", "")
+    finals = [Final("walker", "rad", float(value), None, here) for value in (1, 2, 3, 100)]
+    cells = summarise([*finals, Final("walker", "sac", 1.0, None, here), Final("walker", "sac", 2.0, None, there)])
+    *_, rad, sac = render(cells, ".md").splitlines()
+    assert rad.startswith("| walker | rad | 2.5 [1.")  # of four values the middle two
+    assert rad.endswith(" | 4 | 100,000 | jax | mujoco | abc |")
+    assert sac == "| walker | sac | 1.5 [1.0, 2.0] | 2 | 100,000 | jax | mujoco | abc and unknown |"
+    assert warnings(cells) == [
+        "rad on walker has 4 seeds",
+        "sac on walker mixes runs of commit abc and unknown",
+        "sac on walker has 2 seeds",
+    ]
+    assert warnings(summarise([*finals, finals[0]])) == []
+
+
+def test_the_interval_is_that_of_all_resamples():
+    """Four values have 256 resamples, whose 2.5% and 97.5% points the bootstrap approaches."""
+    values = [3.0, 10.0, 18.0, 31.0]
+    means = np.sort([np.mean(sorted(resample)[1:3]) for resample in itertools.product(values, repeat=4)])
+    found = interquartile(values)
+    assert found.iqm == 14.0
+    for point, share in ((found.low, 0.025), (found.high, 0.975)):
+        assert means[int(255 * (share - 0.01))] <= point <= means[int(np.ceil(255 * min(share + 0.01, 1.0)))]
+    assert interquartile(values) == found  # the same resamples each time
+
+
+def test_latex_is_escaped():
+    first, _ = render(summarise([Final("walker_walk", "a & b", 1.5, None)]), ".tex").split("\n\n")
+    assert first.splitlines() == [
+        r"\begin{tabular}{ll}",
+        r" & walker\_walk \\",
+        r"\hline",
+        r"a \& b & 1.5 $\pm$ 0.0 (1) \\",
+        r"\end{tabular}",
+    ]
+
+
 def test_other_kinds_say_the_same():
     cells = summarise(FINALS)
-    assert [Cell(**row) for row in json.loads(render(cells, ".json"))] == cells
+    found = json.loads(render(cells, ".json"))
+    assert [(row["method"], row["mean"], row["iqm"]) for row in found] == [
+        (cell.method, cell.mean, cell.interval.iqm) for cell in cells
+    ]
     rows = list(csv.DictReader(render(cells, ".csv").splitlines()))
     assert [(row["method"], float(row["mean"])) for row in rows] == [(cell.method, cell.mean) for cell in cells]
-    with pytest.raises(ReportError, match=r"unknown kind of table '.xls', expected one of .md, .csv, .json"):
+    with pytest.raises(ReportError, match=r"unknown kind of table '.xls', expected one of .md, .csv, .json, .tex"):
         render(cells, ".xls")
 
 
@@ -67,7 +113,7 @@ def test_what_a_run_ended_with(tmp_path):
     run = finished(tmp_path, method="rad", task="walker_walk")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = [row["eval/episode_return"] for row in rows if "eval/episode_return" in row][-1]
-    assert read_final(run) == Final("walker_walk", "rad", last, 27.4)
+    assert read_final(run)[:4] == ("walker_walk", "rad", last, 27.4)
     with pytest.raises(ReportError, match=r"no metric eval/distance; it has eval/episode_return"):
         read_final(run, "eval/distance")
     (run / "result.json").unlink()
@@ -78,9 +124,13 @@ def test_the_script_leaves_out_what_has_not_finished(tmp_path):
     runs = [finished(tmp_path / str(seed), method="rad", task="walker_walk", seed=seed) for seed in (1, 2)]
     (runs[1] / "result.json").unlink()
     done = table(*runs, "--output", tmp_path / "new" / "table.csv")
-    assert done.returncode == 0 and done.stderr == f"table.py: {runs[1]} has not finished and is left out\n"
+    assert done.returncode == 0 and done.stderr.splitlines() == [
+        f"table.py: {runs[1]} has not finished and is left out",
+        "table.py: rad on walker_walk has 1 seed",
+    ]
     assert done.stdout.splitlines()[2].startswith("| rad | ") and done.stdout.splitlines()[2].endswith("± 0.0 (1) |")
-    assert (tmp_path / "new" / "table.csv").read_text().startswith("task,method,mean,std,seeds\nwalker_walk,rad,")
+    written = (tmp_path / "new" / "table.csv").read_text()
+    assert written.startswith("task,method,mean,std,seeds,iqm,low,high,env_steps,renderer,physics,commit\nwalker_walk,")
     none = table(runs[1])
     assert (none.returncode, none.stdout) == (2, "")
     assert none.stderr.splitlines()[-1] == "table.py: no finished runs to tabulate"

@@ -37,6 +37,7 @@ from experiments.benchmark.small_runs import Child, numbers, train
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS_PER_RUN = 5
+PARTS = ("kills", "points", "signals", "disks", "contests", "leaks", "checkpoints", "environments", "field")
 GRACE_S = 10.0  # in which a run that is asked to stop must have stopped
 
 
@@ -183,7 +184,41 @@ checkpoint (run the same command again), 130 a second Ctrl-C.
 """
 
 
-def main() -> int:
+def stages(trials: Trials, arguments: argparse.Namespace) -> dict[str, Callable[[], list[dict[str, Any]]]]:
+    """What makes the rows of each part of the table, in its order."""
+    root, seed, few = trials.root, arguments.seed, max(arguments.kills // 4, 1)
+    tried = {
+        "kills": ("SIGKILL at a random moment", trials.kill, -(-arguments.kills // KILLS_PER_RUN), KILLS_PER_RUN),
+        "points": ("SIGKILL at a named point", trials.kill_at, min(2 * few, len(POINTS)), 1),
+        "signals": ("SIGTERM, SIGUSR1, SIGINT, SIGHUP", trials.stop, few, 1),
+        "disks": ("full disk", trials.full_disk, few, 1),
+        "contests": ("two processes at once", trials.contest, few, 1),
+    }
+
+    def rows_of(name: str, trial: Callable[[int], str], count: int, each: int) -> list[dict[str, Any]]:
+        return [repeat(name, "same", trial, count, each)]
+
+    found: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        part: functools.partial(rows_of, *row) for part, row in tried.items()
+    }
+    if arguments.minutes:
+        found["leaks"] = lambda: [leaks.watch(train, root / "leaks", arguments.minutes)]
+    return found | {
+        "checkpoints": lambda: in_child(lambda: damage.checkpoints(root / "whole", arguments.flips, seed), root),
+        "environments": lambda: in_child(lambda: damage.environments(1000, seed), root),
+        "field": lambda: field_cases(root),
+    }
+
+
+def merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of an earlier run with those of this one in their places, or behind them."""
+    new = {row["broken by"]: row for row in rows}
+    kept = {row["broken by"]: new.get(row["broken by"], row) for row in before}
+    return list((kept | new).values())
+
+
+def parse() -> argparse.Namespace:
+    """Parses the command line."""
     parser = argparse.ArgumentParser(prog="reliability.py", description=__doc__)
     parser.add_argument(
         "--kills", type=int, default=20, help="kills; signals, full disks and contests are a quarter, named points half"
@@ -191,37 +226,29 @@ def main() -> int:
     parser.add_argument("--flips", type=int, default=300, help="flipped bits; a third as many truncations")
     parser.add_argument("--minutes", type=float, default=0.0, help="of training under watch for leaks")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts to run; the output keeps the rows of others")
     parser.add_argument("--output", type=Path, help="JSON file for the table")
     parser.add_argument("--page", type=Path, help="Markdown page for the table")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse()
     cli.import_quietly()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="covr_jax_") as folder:
-        root, few = Path(folder), max(arguments.kills // 4, 1)
-        trials = Trials(root, arguments.seed)
-        for name, trial, count, each in (
-            ("SIGKILL at a random moment", trials.kill, -(-arguments.kills // KILLS_PER_RUN), KILLS_PER_RUN),
-            ("SIGKILL at a named point", trials.kill_at, min(2 * few, len(POINTS)), 1),
-            ("SIGTERM, SIGUSR1, SIGINT, SIGHUP", trials.stop, few, 1),
-            ("full disk", trials.full_disk, few, 1),
-            ("two processes at once", trials.contest, few, 1),
-        ):
-            rows.append(repeat(name, "same", trial, count, each))
-            print(measure.table(rows[-1:]), flush=True)
-        if arguments.minutes:
-            rows.append(leaks.watch(train, root / "leaks", arguments.minutes))
-            print(measure.table(rows[-1:]), flush=True)
-        for work in (
-            lambda: damage.checkpoints(root / "whole", arguments.flips, arguments.seed),
-            lambda: damage.environments(1000, arguments.seed),
-        ):
-            rows += in_child(work, root)
-        rows += field_cases(root)
+        for part, work in stages(Trials(Path(folder), arguments.seed), arguments).items():
+            if part in (arguments.only or PARTS):
+                rows += work()
+                print(measure.table(rows[-1:]), flush=True)
+    shown = rows
     if arguments.output:
-        measure.write(arguments.output, rows)
+        if arguments.only and arguments.output.exists():
+            shown = merged(json.loads(arguments.output.read_text())["rows"], rows)
+        measure.write(arguments.output, shown)
     if arguments.page:
-        arguments.page.write_text(page(rows))
-    print("\n" + measure.table(rows))
+        arguments.page.write_text(page(shown))
+    print("\n" + measure.table(shown))
     return 0 if all(row["held"] for row in rows) else 1
 
 

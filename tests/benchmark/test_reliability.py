@@ -48,6 +48,12 @@ def test_a_row_holds_only_with_what_was_wanted():
     assert "| flips | 3 | fell back or refused | 2 fell back, 1 refused |" in reliability.page([row])
 
 
+def test_parts_that_are_run_again_take_the_place_of_their_rows():
+    before = [{"broken by": name, "trials": 1} for name in ("kills", "flips")]
+    rows = reliability.merged(before, [{"broken by": name, "trials": 2} for name in ("leaks", "kills")])
+    assert [(row["broken by"], row["trials"]) for row in rows] == [("kills", 2), ("flips", 1), ("leaks", 2)]
+
+
 def test_numbers_leave_out_what_the_clock_decides(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"env_steps": 8, "wall_s": 1.5, "losses/critic": 0.25}\n')
     (tmp_path / "result.json").write_text('{"final_return": 1.0, "random_return": 2.0, "env_steps": 8, "seconds": 3}')

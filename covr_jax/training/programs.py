@@ -39,7 +39,8 @@ from covr_jax.training.pieces import Metrics, compile_pieces
 from covr_jax.training.state import EvaluatedState, TrainState, initial_progress
 
 _VALUE_BATCH = 256  # observations per call of the critic
-_LEARNING = ("critic's update", "update of critic and actor")
+_UPDATES = ("critic's update", "update of critic and actor")
+_CHUNKS = ("chunk of random actions", "chunk of updates")
 
 
 class Programs:
@@ -111,7 +112,7 @@ class Programs:
         self.check_memory()
         parts, env_key = self.parts, self.parts.device_put(stream(self.config.seed, ENV))
         pinned = self.config.replay.storage == "host"  # which shapes are not
-        if self._ahead_of_calls and self._dispatched and not pinned:
+        if self._ahead_of_calls and not pinned:
             self._begin_compiling(env_key)
         ring, progress = self._init_replay(), initial_progress(parts.env.num_envs)
         learner, ring, progress = parts.device_put((self._init_learner(), ring, progress))
@@ -129,10 +130,15 @@ class Programs:
         learner = jax.eval_shape(self._init_learner)
         ring, progress = jax.eval_shape(lambda: (self._init_replay(), initial_progress(self.parts.env.num_envs)))
         if isinstance(stepper, JitStepper):
-            _, timestep = stepper.begin_compiling(self.ahead, env_key)
+            env, timestep = stepper.begin_compiling(self.ahead, env_key)
+            if not self._dispatched:
+                state = TrainState(learner, ring, env, timestep, progress)
+                for name, learn in zip(_CHUNKS, (False, True), strict=True):
+                    self.ahead.begin(name, self._scanned, state, self._cycles, learn)
+                return
             previous = stepper.action if self.parts.method.residual else None
             self.ahead.begin("policy", pieces.act, learner, timestep.observation, progress.vec_steps, previous)
-        for name, with_actor in zip(_LEARNING, (False, True), strict=True):
+        for name, with_actor in zip(_UPDATES, (False, True), strict=True):
             self.ahead.begin(name, pieces.learn[with_actor], learner, ring)
 
     def _init_replay(self) -> ReplayState:
@@ -160,12 +166,17 @@ class Programs:
           state: as ``init``, a checkpoint or the chunk before left it.
           learn: False for random actions and no updates.
         """
-        cycles = self.parts.chunk_steps // self.parts.cycle
+        if not self._dispatched:
+            self.ahead.wait(_CHUNKS[learn])
+            return ChunkResult(*self.scanned(state, self._cycles, learn))
         if learn:
-            self.ahead.wait("policy", *_LEARNING)
-        if self._dispatched:
-            return dispatched_chunk(self.parts, self.pieces, self.stepper, state, cycles, learn)
-        return ChunkResult(*self.scanned(state, cycles, learn))
+            self.ahead.wait("policy", *_UPDATES)
+        return dispatched_chunk(self.parts, self.pieces, self.stepper, state, self._cycles, learn)
+
+    @property
+    def _cycles(self) -> int:
+        """Cycles of a chunk."""
+        return self.parts.chunk_steps // self.parts.cycle
 
     def catch_up(self, state: TrainState) -> TrainState:
         """Makes the ``sac.catch_up_updates`` on random experience with which learning starts; the state is donated.
@@ -174,7 +185,7 @@ class Programs:
         multiple of their actor's interval.
         """
         learner, store = state.learner, state.replay
-        self.ahead.wait(*_LEARNING)
+        self.ahead.wait(*_UPDATES)
         for _ in range(self.config.sac.catch_up_updates):
             learner, store, _ = run_updates(
                 self.pieces,

@@ -85,6 +85,40 @@ def test_the_scanned_chunk_can_be_exported_for_every_platform(plain):
     assert len(exported.out_avals) == len(jax.tree.leaves(abstract)) + len(NAMES)
 
 
+class Noted:
+    """Stands where the record of programs that are compiled ahead does, and compiles nothing."""
+
+    def __init__(self):
+        self.arguments, self.waited = {}, []
+
+    def begin(self, name, program, *arguments):
+        self.arguments[name] = (program, *arguments)
+
+    def wait(self, *names):
+        self.waited += names
+
+
+@pytest.mark.slow
+def test_the_chunks_that_are_compiled_ahead_are_those_that_are_called(plain, monkeypatch):
+    """An accelerator compiles both chunks; that their shapes are those of the calls can be seen without compiling."""
+    noted = Noted()
+    monkeypatch.setattr(runtime, "on_cpu", lambda: False)
+    monkeypatch.setattr(plain, "ahead", noted)
+    monkeypatch.setattr(plain, "_ahead_of_calls", True)
+    calls = []
+    monkeypatch.setattr(plain, "_scanned", lambda *arguments: calls.append(arguments) or (arguments[0], {}))
+    state = plain.init()
+    for learn in (False, True):
+        plain.chunk(state, learn=learn)
+    names = ("chunk of random actions", "chunk of updates")
+    assert [name for name in noted.waited if "chunk" in name] == [*names]
+    for name, call in zip(names, calls, strict=True):
+        program, *arguments = noted.arguments[name]
+        assert program is plain._scanned and arguments[1:] == [*call[1:]]
+        shapes, called = (jax.tree.map(jax.typeof, tree) for tree in (arguments[0], call[0]))
+        assert shapes == called
+
+
 @pytest.mark.parametrize(
     ("pattern", "period"), [((), 0), ((True,), 1), ((True, False) * 8, 2), ((True, False, True), 3), ((False,) * 4, 1)]
 )

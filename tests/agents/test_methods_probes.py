@@ -43,13 +43,6 @@ def constant(g: np.random.Generator, action: np.ndarray) -> Steps:
     return Steps(lamp, action, ones, ones, lamp, ones / (1 - GAMMA))
 
 
-def lamp_dependent(g: np.random.Generator, action: np.ndarray) -> Steps:
-    """Reward 1 with a lamp, -1 without, then termination: Q = r."""
-    lamp = g.choice([0, 2], B)
-    reward = np.where(lamp == 0, 1.0, -1.0)
-    return Steps(lamp, action, reward, np.zeros(B), lamp, reward)
-
-
 def delayed(g: np.random.Generator, action: np.ndarray) -> Steps:
     """No lamp, then a lamp, then reward 1 and termination: Q = gamma, 1."""
     lamp = g.choice([0, 2], B)
@@ -77,7 +70,6 @@ def image_position_dependent(g: np.random.Generator, action: np.ndarray) -> Step
 
 PROBES: dict[str, tuple[Callable[..., Steps], int]] = {  # probe and number of updates
     "constant": (constant, 250),
-    "seen": (lamp_dependent, 250),
     "delayed": (delayed, 300),
     # The actor first saturates, following a critic that has not learned the maximum yet, and needs hundreds of updates
     # to come back: 600 suffice, but TACO needs up to 1000.

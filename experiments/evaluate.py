@@ -133,7 +133,7 @@ def measure(
         "return": float(values.mean()),
         "return_std": float(values.std()),
         "backend": backend,
-        "renderer": evaluator.env.task.image_source if in_suite else programs.parts.image_source,
+        "renderer": "dm_control" if in_suite else programs.parts.image_source,
         "distractors": config.eval.distractors,
         **evaluator.episode_metrics(),
     }

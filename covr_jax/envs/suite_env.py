@@ -59,14 +59,15 @@ class SuiteEnv(dm_env.Environment):
           ValueError: an action of another shape, or that is no finite number.
         """
         action = np.clip(finite_actions(action, self._env.action_spec().shape), -1.0, 1.0)
-        reward, timestep = 0.0, None
-        for _ in range(self._repeat):
-            timestep = self._env.step(action)
-            if timestep.first():  # the action after the end of an episode begins the next one
-                return dm_env.restart(self._picture())
-            reward += timestep.reward
+        timestep = self._env.step(action)
+        if timestep.first():  # the action after the end of an episode begins the next one
+            return dm_env.restart(self._picture())
+        reward = timestep.reward
+        for _ in range(self._repeat - 1):
             if timestep.last():
                 break
+            timestep = self._env.step(action)
+            reward += timestep.reward
         return timestep._replace(reward=reward, observation=self._picture())
 
     def metrics(self) -> dict[str, float]:

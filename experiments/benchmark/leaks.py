@@ -16,7 +16,7 @@ from experiments.benchmark.damage import row_of
 
 OPTIONS = (
     "--method covr --base sac --vlm fake --vlm.every 5 --vlm.held-out 4 --covr.psi-0 8000 --covr.cold-start-rounds 1"
-    " --covr.min-keep 4 --total-steps 1000000000"
+    " --covr.min-keep 4 --run.checkpoint-every 8000 --total-steps 1000000000"
 )  # rounds, evaluations and checkpoints for as long as the run lasts
 _WARM_UP_S = 60.0  # compiles, first checkpoints and rounds
 _GROWTH = 0.02  # of the memory, from the second fifth of the time to the last

@@ -28,15 +28,23 @@ UNAVAILABLE = 69  # sysexits.h: a service that the run needs is gone
 
 def fail(message: object, code: int = USAGE_ERROR) -> NoReturn:
     """Prints one line to standard error and exits with a code."""
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    say(f"error: {' '.join(str(message).split())}")
     raise SystemExit(code)
+
+
+def say(line: str) -> None:
+    """Prints a line to standard error; a full disk, on which logs may be too, does not change the exit code."""
+    for stream, text in ((sys.stdout, ""), (sys.stderr, line + "\n")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:  # the interpreter tries again when it exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def leave(code: int) -> NoReturn:
     """Exits with a code, even where the compiler is still at work, for which Python would wait."""
     if compiling():
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     raise SystemExit(code) from None
 
@@ -198,7 +206,7 @@ def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> N
     except EnvironmentLost as error:
         fail(f"{error}; the same command goes on from the last checkpoint", UNAVAILABLE)
     except Preempted as error:
-        print(f"{error}; the same command goes on from there", file=sys.stderr)
+        say(f"{error}; the same command goes on from there")
         leave(PREEMPTED)
     except Diverged as error:
         fail(f"{error}; a lower --sac.learning-rate may help, in another --run-dir", DIVERGED)
@@ -208,5 +216,5 @@ def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> N
         where = f" {error.filename}" if error.filename else ""
         fail(f"cannot read or write{where}: {os.strerror(error.errno)}; mend that and run the same command again")
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        say("stopped; the same command goes on from the last checkpoint")
         raise SystemExit(130) from None

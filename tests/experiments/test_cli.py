@@ -261,3 +261,19 @@ def test_what_cannot_be_shown_does_not_end_a_run(reads):
     assert process.returncode == 7, said
     assert said == b"went on\n"
     assert not reads or (rb"\xb1" in output and output.endswith(b"end\n"))
+
+
+@pytest.mark.field
+@pytest.mark.parametrize("unwritable", ["stdout", "stderr"])
+def test_a_log_on_a_full_disk_does_not_change_the_exit_code(unwritable):
+    code = (
+        "from experiments import cli\ndef main():\n    print('progress')\n    cli.fail('no space')\ncli.guarded(main)"
+    )
+    with open("/dev/full", "w") as full:
+        outputs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, unwritable: full}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, check=False, timeout=60, **outputs)
+    assert done.returncode == 2
+    if unwritable == "stderr":
+        assert done.stdout == "progress\n"
+    else:  # of an unbuffered output it is known at once, and said instead
+        assert done.stderr.count("\n") == 1 and ("no space" in done.stderr or "cannot read or write" in done.stderr)

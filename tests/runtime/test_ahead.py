@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ def slow():
     yield programs
     for program in programs:
         program.let_go.set()
+    while compiling():
+        time.sleep(0.001)
 
 
 def test_a_call_does_not_compile_again():

@@ -1,4 +1,4 @@
-"""Compiles programs side by side before they are called for the first time.
+"""Compiles programs in threads before they are called for the first time.
 
 A call does not compile again what was compiled ahead for arguments of the same shapes: jit keeps both the trace and the
 program. An error shows where the program is called.
@@ -45,7 +45,8 @@ class Ahead:
           *arguments: of the first call, or their shapes.
         """
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+            # One processor is the caller's: on two of them, two compilers beside it took longer than one.
+            self._pool = ThreadPoolExecutor(max(len(os.sched_getaffinity(0)) - 1, 1))
         job = self._jobs[name] = self._pool.submit(lambda: program.lower(*arguments).compile())
         _AT_WORK.add(job)
         job.add_done_callback(_AT_WORK.discard)

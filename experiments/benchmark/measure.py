@@ -7,7 +7,6 @@ import os
 import platform
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from covr_jax.io.files import to_json
+from covr_jax.io.provenance import commit
 
 PACKAGES = (
     "jax",
@@ -50,9 +50,6 @@ def median_rate(work: Callable[[], Any], amount: float, *, seconds: float = 1.0,
 
 def identity() -> dict[str, Any]:
     """Command, commit, versions and hardware of this process."""
-    root = Path(__file__).parent
-    git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     versions = {}
     for package in PACKAGES:
         try:
@@ -61,7 +58,7 @@ def identity() -> dict[str, Any]:
             continue
     return {
         "command": shlex.join(["python", *sys.argv]),
-        "commit": commit or "unknown",
+        "commit": commit() or "unknown",
         "python": platform.python_version(),
         "versions": versions,
         "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]},

@@ -58,7 +58,7 @@ class Programs:
 
         Args:
           config: of the run.
-          ahead: compiles the programs of training side by side, from ``init`` on; None: each where it is called.
+          ahead: compiles the programs of training in threads, from ``init`` on; None: each where it is called.
 
         Raises:
           ConfigError: options that do not fit together.

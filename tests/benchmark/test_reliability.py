@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 from experiments.benchmark import damage, leaks, reliability
 from experiments.benchmark.small_runs import numbers, with_options
@@ -46,6 +47,12 @@ def test_a_row_holds_only_with_what_was_wanted():
     assert row["held"] and row["found"] == "2 fell back, 1 refused" and row["s"] == 1
     assert not damage.row_of("flips", 3, "fell back", Counter({"fell back": 2, "SILENT": 1}), 1.0)["held"]
     assert "| flips | 3 | fell back or refused | 2 fell back, 1 refused |" in reliability.page([row])
+
+
+def test_every_part_of_the_table_can_be_run_alone():
+    trials = SimpleNamespace(**dict.fromkeys(("root", "kill", "kill_at", "stop", "full_disk", "contest")))
+    options = SimpleNamespace(seed=0, kills=4, flips=3, minutes=1.0)
+    assert tuple(reliability.stages(trials, options)) == reliability.PARTS
 
 
 def test_parts_that_are_run_again_take_the_place_of_their_rows():

@@ -108,8 +108,11 @@ def batch_of(steps: Steps, g: np.random.Generator, method) -> Batch:
     )
 
 
-@pytest.mark.parametrize("probe", PROBES)
-@pytest.mark.parametrize("name", NAMES)
+# A method that solves the last of each kind can solve the first; SAC, the loss of all, is asked all four.
+CASES = [(name, probe) for probe in PROBES for name in (NAMES if probe in ("delayed", "image-position-dependent") else ("sac",))]
+
+
+@pytest.mark.parametrize(("name", "probe"), CASES)
 def test_every_method_solves_the_probe(name, probe):
     now, (make, updates), g = composition(name), PROBES[probe], np.random.default_rng(0)
     if name == "taco":

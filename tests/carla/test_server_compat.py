@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,8 +30,10 @@ def seen_by_second_client(env):
     """The state that a second client reads while the first goes on stepping."""
     command = [sys.executable, LOOKER, str(env.supervisor.address.port)]
     looker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=child_environment())
-    while looker.poll() is None:
+    end = time.monotonic() + 120.0
+    while looker.poll() is None and time.monotonic() < end:
         env.step(np.zeros(2))
+    looker.kill()  # where it has not ended by itself
     return json.loads(looker.communicate()[0])
 
 

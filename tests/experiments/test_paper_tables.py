@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def published(name, label):
     return next(row.published for row in table(name).rows if row.label == label)
 
 
+@cache
+def config_of(arguments):
+    """The config of a run's arguments but for the directory; tables share runs."""
+    return cli.parse_config([*arguments], "train.py", "")
+
+
 CASES = [pytest.param(name, marks=pytest.mark.slow if name in ("table3", "table4") else []) for name in NAMES]
 
 
@@ -46,7 +53,7 @@ def test_every_run_has_options_that_train_takes_and_a_directory_of_its_own(name)
     configs = []
     for job in jobs:
         _, arguments = cli.split_option(job.arguments, "run-dir")
-        configs.append(cli.parse_config(arguments, "train.py", ""))
+        configs.append(config_of((*arguments,)))
         validate(configs[-1])
     assert len(set(configs)) == len({job.run_dir for job in jobs}) == len(jobs)
     rows, columns = table(name).rows, table(name).columns
@@ -62,7 +69,7 @@ def test_tables_that_share_a_run_share_its_directory():
     for name in NAMES:
         for job in tables.jobs_of(table(name), [1], Path("runs"), []):
             _, arguments = cli.split_option(job.arguments, "run-dir")
-            runs.setdefault(job.run_dir, set()).add(cli.parse_config(arguments, "train.py", ""))
+            runs.setdefault(job.run_dir, set()).add(config_of((*arguments,)))
     assert all(len(configs) == 1 for configs in runs.values())
     assert Path("runs/cartpole_swingup/covr/seed1") in runs and Path("runs/carla_highway/covr_sac/seed1") in runs
 
@@ -72,7 +79,7 @@ def parsed(name, options, clip=None):
     configs = {}
     for job in tables.jobs_of(table(name), [1], Path("runs"), options, clip):
         _, arguments = cli.split_option(job.arguments, "run-dir")
-        configs[job.run_dir.parent.name] = cli.parse_config(arguments, "train.py", "")
+        configs[job.run_dir.parent.name] = config_of((*arguments,))
     return configs
 
 

@@ -183,10 +183,21 @@ def _message(box: str) -> str:
     return " ".join(parts[0]).rstrip(".") + guess
 
 
-def import_quietly() -> None:
-    """Imports MJX without its note that an optional backend is missing."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        import mujoco.mjx  # noqa: F401
+def import_quietly(*, warp: bool = True) -> None:
+    """Imports MJX without its notes that optional backends are missing.
+
+    Args:
+      warp: False where Warp does not draw: importing it takes longer than all else that training imports.
+    """
+    found = sys.modules.get("warp")
+    if not (warp or found):
+        sys.modules["warp"] = None  # pyright: ignore[reportArgumentType]  # an import of it fails
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            import mujoco.mjx  # noqa: F401
+    finally:
+        if not (warp or found):
+            del sys.modules["warp"]
 
 
 def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> NoReturn:

@@ -166,7 +166,7 @@ def main() -> int:
 
     from covr_jax import runtime
 
-    cli.import_quietly()
+    cli.import_quietly(warp="warp" in (arguments.renderer, read_config(arguments.run_dir).get("renderer")))
     runtime.configure()
     cli.check_device()
     row = measure(

@@ -103,7 +103,7 @@ def unfinished(jobs: list[Job]) -> list[Job]:
       ConfigError: options that cannot be used, or the directory of another configuration; nothing has run then.
     """
     configs = [cli.parse_config(cli.split_option(job.arguments, "run-dir")[1], "train.py", "") for job in jobs]
-    cli.import_quietly()  # only now: what cannot be parsed does not wait for JAX
+    cli.import_quietly(warp=False)  # only now: what cannot be parsed does not wait for JAX
     cli.check_device()
     from covr_jax.io.run_dir import check_config
     from covr_jax.training.resolve import comparable

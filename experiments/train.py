@@ -30,7 +30,7 @@ def main(config: Config, directory: Path) -> int:
     from covr_jax import runtime
     from covr_jax.vlm.gpu_share import torch_share
 
-    cli.import_quietly()
+    cli.import_quietly(warp=config.renderer == "warp")
     runtime.configure()
     if share := torch_share(config):
         runtime.share_gpu(share)

@@ -173,11 +173,8 @@ def piece_sizes():
     """How many variants of each compiled piece of some Programs there are."""
 
     def sizes(programs):
-        pieces = programs.pieces._asdict()
-        learn = pieces.pop("learn")
-        pieces |= {f"learn {with_actor}": piece for with_actor, piece in learn.items()}
-        used = ("act", "random_action", "add", "count", "query", "set_prior", "learn False", "learn True")
-        pieces = {name: pieces[name] for name in used}
+        used = ("act", "random_action", "add", "count", "query", "set_prior", "learn_critic", "learn_actor")
+        pieces = {name: getattr(programs.pieces, name) for name in used}
         pieces["mean_action"] = programs.evaluator.mean_action
         pieces |= {name: getattr(programs.stepper, name) for name in ("_initial", "_advance", "_observe")}
         return {name: piece._cache_size() for name, piece in pieces.items()}

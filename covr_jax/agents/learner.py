@@ -11,6 +11,7 @@ Letters: B batch, H W image, C channels, A action.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from jaxtyping import Array
@@ -18,7 +19,7 @@ from jaxtyping import Array
 from covr_jax.agents.checks import check_batch, check_images
 from covr_jax.agents.method import Method, Metrics
 from covr_jax.agents.state import LearnerState, init_state, make_parts
-from covr_jax.agents.updates import update_all
+from covr_jax.agents.updates import ActorInputs, actor_half, critic_half
 from covr_jax.checks import check_shape
 from covr_jax.config import SACConfig
 from covr_jax.types import Batch
@@ -37,6 +38,8 @@ class Learner(NamedTuple):
       value: ``(state, observation, action) -> f32[B]``, min_i Q_i(s, a).
       update: ``(state, batch, key, *, with_actor: bool) -> (state, metrics)``; the metrics are scalars but for
         ``td_error`` f32[B].
+      critic_half: ``(state, batch, key) -> (state, metrics, inputs)``, an update without the actor.
+      actor_half: ``(state, inputs) -> (state, metrics)``, what ``with_actor`` adds; apart, a loop compiles each once.
     """
 
     init: Callable[[Array, Array, Array], LearnerState]
@@ -45,6 +48,8 @@ class Learner(NamedTuple):
     mean_entropy: Callable[..., Array]
     value: Callable[[LearnerState, Array, Array], Array]
     update: Callable[..., tuple[LearnerState, Metrics]]
+    critic_half: Callable[[LearnerState, Batch, Array], tuple[LearnerState, Metrics, ActorInputs]]
+    actor_half: Callable[[LearnerState, ActorInputs], tuple[LearnerState, Metrics]]
 
 
 def make_learner(
@@ -90,7 +95,14 @@ def make_learner(
         return parts.q(state.params["critic"], state.params["auxiliary"], features, action).min(0)
 
     def update(state: LearnerState, batch: Batch, key: Array, *, with_actor: bool) -> tuple[LearnerState, Metrics]:
-        check_batch(batch, action_dim)
-        return update_all(parts, state, batch, key, with_actor=with_actor)
+        state, metrics, inputs = critics(state, batch, key)
+        if not with_actor:
+            return state, metrics
+        state, more = actor_half(parts, state, inputs)
+        return state, metrics | more
 
-    return Learner(init, act, entropy, mean_entropy, value, update)
+    def critics(state: LearnerState, batch: Batch, key: Array) -> tuple[LearnerState, Metrics, ActorInputs]:
+        check_batch(batch, action_dim)
+        return critic_half(parts, state, batch, key)
+
+    return Learner(init, act, entropy, mean_entropy, value, update, critics, partial(actor_half, parts))

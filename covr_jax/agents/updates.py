@@ -6,13 +6,13 @@ Letters: B batch, A action, V views of an image.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int32, Shaped
 
 from covr_jax.agents import losses
 from covr_jax.agents.method import AuxiliaryParams, Metrics, Views
@@ -20,7 +20,27 @@ from covr_jax.agents.networks import Params
 from covr_jax.agents.state import LearnerParts, LearnerState, auxiliary_params, critic_params
 from covr_jax.config import SACConfig, required
 from covr_jax.covr.guidance import effective_share, guidance_loss
-from covr_jax.types import Batch
+from covr_jax.types import Batch, Prior
+
+
+class ActorInputs(NamedTuple):
+    """What the actor's half of an update takes from the critic's half.
+
+    Attributes:
+      observation: u8[B,H,W,C], the first view.
+      prior: of the batch.
+      previous_action: of the batch.
+      key: PRNG key, consumed.
+      whole: bool[], whether the critic's half made all its steps.
+      skipped_in_a_row: i32[], before this update.
+    """
+
+    observation: Any
+    prior: Prior
+    previous_action: Array | None
+    key: Array
+    whole: Bool[Array, ""]
+    skipped_in_a_row: Int32[Array, ""]
 
 
 def concat_views(views: tuple[Shaped[Array | np.ndarray, "B ..."], ...]) -> Any:
@@ -103,23 +123,21 @@ def update_auxiliary(
     return state.replace(params=params, auxiliary_opt=auxiliary_opt), metrics
 
 
-def update_actor(
-    parts: LearnerParts, state: LearnerState, views: Views, batch: Batch, key: Array
-) -> tuple[LearnerState, Metrics]:
-    """Minimises L_pi + lambda ||a_v - a_r||^2 (COVR Eq. 4), then updates the temperature. The key is consumed."""
+def update_actor(parts: LearnerParts, state: LearnerState, inputs: ActorInputs) -> tuple[LearnerState, Metrics]:
+    """Minimises L_pi + lambda ||a_v - a_r||^2 (COVR Eq. 4), then updates the temperature."""
     params, policy = state.params, parts.method.policy
-    features = parts.networks.torso.apply(params["torso"], views.observation[0])
-    alpha = jnp.exp(state.log_alpha)
+    features = parts.networks.torso.apply(params["torso"], inputs.observation)
+    alpha, prior = jnp.exp(state.log_alpha), inputs.prior
 
     def loss(actor: Params) -> tuple[Array, tuple[Array, Array, Array, Array]]:
-        outputs = parts.actor({"actor": actor}, features, batch.previous_action)
-        action, log_prob = policy.sample(key, outputs, state.exploration_noise)
+        outputs = parts.actor({"actor": actor}, features, inputs.previous_action)
+        action, log_prob = policy.sample(inputs.key, outputs, state.exploration_noise)
         q = parts.q(params["critic"], params["auxiliary"], features, action)
-        valid = batch.prior.valid
+        valid = prior.valid
         if parts.config.prior_gate == "advantage":
-            prior_q = parts.q(params["critic"], params["auxiliary"], features, batch.prior.action)
+            prior_q = parts.q(params["critic"], params["auxiliary"], features, prior.action)
             valid = valid & (prior_q.min(0) > q.min(0))
-        guidance = guidance_loss(action, batch.prior.action, valid, parts.guidance_mean)
+        guidance = guidance_loss(action, prior.action, valid, parts.guidance_mean)
         base = losses.actor_loss(q, log_prob, alpha)
         share = effective_share(valid, parts.guidance_mean)
         return base + state.guidance_weight * guidance, (base, log_prob, guidance, share)
@@ -135,7 +153,7 @@ def update_actor(
     }
     if not policy.entropy_regularised:
         return state, metrics | {"sac/exploration_noise": state.exploration_noise}
-    state, value = update_temperature(parts, state, log_prob, batch.action.shape[-1])
+    state, value = update_temperature(parts, state, log_prob, prior.action.shape[-1])
     metrics |= {"losses/alpha": value, "sac/alpha": alpha, "sac/entropy": -log_prob.mean()}
     return state, metrics
 
@@ -170,29 +188,31 @@ def update_target(config: SACConfig, state: LearnerState) -> LearnerState:
     return state.replace(target=updated)
 
 
-def count_update(state: LearnerState, whole: Bool[Array, ""]) -> LearnerState:
-    """Counts an update, and whether a part of it was skipped."""
-    row = jnp.where(whole, 0, state.skipped_in_a_row + 1)
-    return state.replace(updates=state.updates + 1, skipped=state.skipped + ~whole, skipped_in_a_row=row)
-
-
-def update_all(
-    parts: LearnerParts, state: LearnerState, batch: Batch, key: Array, *, with_actor: bool
-) -> tuple[LearnerState, Metrics]:
-    """One update of critic and auxiliary loss, and ``with_actor`` of actor, temperature and targets."""
+def critic_half(
+    parts: LearnerParts, state: LearnerState, batch: Batch, key: Array
+) -> tuple[LearnerState, Metrics, ActorInputs]:
+    """One update of critic and auxiliary loss, which is counted."""
     # A separate key for the auxiliary loss, so that methods with and without one draw the same numbers elsewhere.
     auxiliary_key = jax.random.fold_in(jax.random.clone(key), 3)
     augment_key, critic_key, actor_key = jax.random.split(key, 3)
     views = parts.method.augmentation.augment(augment_key, batch.observation, batch.next_observation)
+    before = state.skipped_in_a_row
     state, metrics = update_critic(parts, state, views, batch, critic_key)
     whole = metrics.pop("finite")
     if parts.method.auxiliary is not None:
         state, more = update_auxiliary(parts, state, views, batch, auxiliary_key)
         whole &= more.pop("finite")
         metrics |= more
-    if with_actor:
-        state, more = update_actor(parts, state, views, batch, actor_key)
-        whole &= more.pop("finite")
-        state = update_target(parts.config, state)
-        metrics |= more
-    return count_update(state, whole), metrics
+    row = jnp.where(whole, 0, before + 1)
+    state = state.replace(updates=state.updates + 1, skipped=state.skipped + ~whole, skipped_in_a_row=row)
+    inputs = ActorInputs(views.observation[0], batch.prior, batch.previous_action, actor_key, whole, before)
+    return state, metrics, inputs
+
+
+def actor_half(parts: LearnerParts, state: LearnerState, inputs: ActorInputs) -> tuple[LearnerState, Metrics]:
+    """The same update's step of actor, temperature and targets."""
+    state, metrics = update_actor(parts, state, inputs)
+    finite = metrics.pop("finite")
+    state = update_target(parts.config, state)
+    row = jnp.where(inputs.whole & finite, 0, inputs.skipped_in_a_row + 1)
+    return state.replace(skipped=state.skipped + (inputs.whole & ~finite), skipped_in_a_row=row), metrics

@@ -64,8 +64,11 @@ def run_updates(
     ) -> tuple[LearnerState, ReplayState, Metrics]:
         metrics: Metrics = {}
         for with_actor in part:
-            learner, latest, index, td_error = pieces.learn[with_actor](learner, store)
+            learner, latest, index, td_error, inputs = pieces.learn_critic(learner, store)
             metrics |= latest
+            if with_actor:
+                learner, latest = pieces.learn_actor(learner, inputs)
+                metrics |= latest
             if prioritised:
                 store = pieces.set_priorities(store, index, td_error)
         return learner, store, metrics

@@ -14,6 +14,7 @@ from jax import Array
 
 from covr_jax import replay, runtime
 from covr_jax.agents import LearnerState
+from covr_jax.agents.updates import ActorInputs
 from covr_jax.replay import ReplayState, sampling
 from covr_jax.runtime.rng import ACT, UPDATE, stream
 from covr_jax.training.parts import Parts
@@ -35,8 +36,9 @@ class Pieces(NamedTuple):
     set_priorities: Callable[..., ReplayState]  # (replay, index, td error f32[B])
     mark_elite: Callable[..., ReplayState]  # (replay, time i32[N], env_id i32[N])
     set_prior: Callable[..., ReplayState]  # (replay, prior, end)
-    # by whether the actor is updated too: (learner, replay) -> (learner, metrics, index, td error f32[B])
-    learn: dict[bool, Callable[..., tuple[LearnerState, Metrics, Any, Array]]]
+    # (learner, replay) -> (learner, metrics, index, td error f32[B], inputs of ``learn_actor``)
+    learn_critic: Callable[..., tuple[LearnerState, Metrics, Any, Array, ActorInputs]]
+    learn_actor: Callable[..., tuple[LearnerState, Metrics]]  # (learner, inputs)
     count: Callable[..., Any]  # (progress, time step) -> progress
     query: Callable[..., Any]  # (learner, replay) -> Query: frames for the VLM
     entropy: Callable[..., Array]  # (learner, observation, key, previous action) -> f32[N], nats
@@ -48,10 +50,6 @@ def compile_pieces(parts: Parts) -> Pieces:
     """Jits every piece of a run; each is traced on its first call."""
     vlm, learner = parts.config.vlm, parts.learner
     act_key, update_key = (stream(parts.config.seed, purpose) for purpose in (ACT, UPDATE))
-    learn = {
-        with_actor: runtime.jit(partial(_update, parts, update_key, with_actor=with_actor), donate_argnums=0)
-        for with_actor in (False, True)
-    }
     return Pieces(
         act=runtime.jit(partial(_act, parts, act_key)),
         random_action=runtime.jit(partial(_random_action, parts, act_key)),
@@ -62,7 +60,8 @@ def compile_pieces(parts: Parts) -> Pieces:
         set_priorities=runtime.jit(sampling.set_priorities, donate_argnums=0),
         mark_elite=runtime.jit(sampling.mark_elite, donate_argnums=0),
         set_prior=runtime.jit(partial(replay.set_prior, every=vlm.every, hold=vlm.hold), donate_argnums=0),
-        learn=learn,
+        learn_critic=runtime.jit(partial(_learn_critic, parts, update_key), donate_argnums=0),
+        learn_actor=runtime.jit(learner.actor_half, donate_argnums=0),
         count=runtime.jit(advance),
         query=runtime.jit(partial(select_query, parts)),
         entropy=runtime.jit(learner.entropy),
@@ -86,10 +85,10 @@ def _random_action(parts: Parts, key: Array, vec_steps: Array) -> Array:
     return jax.random.uniform(jax.random.fold_in(key, vec_steps), shape, minval=-1.0, maxval=1.0)
 
 
-def _update(
-    parts: Parts, key: Array, learner: LearnerState, store: ReplayState, *, with_actor: bool
-) -> tuple[LearnerState, Metrics, Any, Array]:
-    """Samples a batch and updates the learner; also returns what the batch's priorities become."""
+def _learn_critic(
+    parts: Parts, key: Array, learner: LearnerState, store: ReplayState
+) -> tuple[LearnerState, Metrics, Any, Array, ActorInputs]:
+    """Samples a batch and makes the critic's half of an update; also returns what the batch's priorities become."""
     sample_key, update_key = jax.random.split(jax.random.fold_in(key, learner.updates))
     sac, method = parts.config.sac, parts.method
     batch = replay.sample(
@@ -105,5 +104,5 @@ def _update(
         sampler=sampling.make_sampler(parts.config.replay),
         updates=learner.updates,
     )
-    learner, metrics = parts.learner.update(learner, batch, update_key, with_actor=with_actor)
-    return learner, metrics, batch.index, metrics.pop("td_error")
+    learner, metrics, inputs = parts.learner.critic_half(learner, batch, update_key)
+    return learner, metrics, batch.index, metrics.pop("td_error"), inputs

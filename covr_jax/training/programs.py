@@ -39,7 +39,7 @@ from covr_jax.training.pieces import Metrics, compile_pieces
 from covr_jax.training.state import EvaluatedState, TrainState, initial_progress
 
 _VALUE_BATCH = 256  # observations per call of the critic
-_UPDATES = ("critic's update", "update of critic and actor")
+_UPDATES = ("update of the critic", "update of the actor")
 _CHUNKS = ("chunk of random actions", "chunk of updates")
 
 
@@ -72,6 +72,7 @@ class Programs:
             parts.eval_env,
             self.stepper if parts.eval_env is parts.env else make_stepper(parts.eval_env, parts.device_put),
         )
+        self._init = runtime.jit(parts.learner.init)
         self._scanned = runtime.jit(
             partial(scanned_chunk, parts, self.pieces, self.stepper), static_argnums=(1, 2), donate_argnums=0
         )
@@ -127,7 +128,7 @@ class Programs:
 
     def _begin_compiling(self, env_key: Array) -> None:
         pieces, stepper = self.pieces, self.stepper
-        learner = jax.eval_shape(self._init_learner)
+        learner = jax.eval_shape(self._init, *self._init_inputs())
         ring, progress = jax.eval_shape(lambda: (self._init_replay(), initial_progress(self.parts.env.num_envs)))
         if isinstance(stepper, JitStepper):
             env, timestep = stepper.begin_compiling(self.ahead, env_key)
@@ -138,8 +139,9 @@ class Programs:
                 return
             previous = stepper.action if self.parts.method.residual else None
             self.ahead.begin("policy", pieces.act, learner, timestep.observation, progress.vec_steps, previous)
-        for name, with_actor in zip(_UPDATES, (False, True), strict=True):
-            self.ahead.begin(name, pieces.learn[with_actor], learner, ring)
+        *_, inputs = jax.eval_shape(pieces.learn_critic, learner, ring)
+        self.ahead.begin(_UPDATES[0], pieces.learn_critic, learner, ring)
+        self.ahead.begin(_UPDATES[1], pieces.learn_actor, learner, inputs)
 
     def _init_replay(self) -> ReplayState:
         parts, store = self.parts, self.config.replay
@@ -152,12 +154,14 @@ class Programs:
         return parts.device_put(EvaluatedState(self._init_learner(), initial_progress(parts.env.num_envs)))
 
     def _init_learner(self) -> LearnerState:
+        return self._init(*self._init_inputs())
+
+    def _init_inputs(self) -> tuple[Array, Array, Array]:
+        """Key, and an observation and an action for their shapes."""
         parts, size = self.parts, self.config.env.image_size
         observation = jnp.zeros((1, size, size, 3 * parts.frame_stack), jnp.uint8)
         action = jnp.zeros((1, parts.env.action_dim), jnp.float32)
-        # Not compiled as one program: concurrent QR factorisations (orthogonal initialisation) deadlock XLA's CPU
-        # thread pool when there are few cores.
-        return parts.learner.init(stream(self.config.seed, INIT), observation, action)
+        return stream(self.config.seed, INIT), observation, action
 
     def chunk(self, state: TrainState, *, learn: bool) -> ChunkResult:
         """Runs ``parts.chunk_steps`` agent steps; the state is donated.

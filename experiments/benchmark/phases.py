@@ -61,17 +61,19 @@ class Bench:
         act = (state.learner, state.timestep.observation, state.progress.vec_steps, previous)
         action = programs.pieces.act(*act)
         add = (state.replay, state.timestep, action)
-        learn, ring = (state.learner, state.replay), Cost(0.0, state.replay.frame.nbytes)
+        *_, inputs = self.jax.eval_shape(programs.pieces.learn_critic, state.learner, state.replay)
+        ring = Cost(0.0, state.replay.frame.nbytes)
         cost = roofline.cost_of
         costs = {
             "act": cost(programs.pieces.act, *act),
             "env": cost(self.lanes._advance, state.env, action),
             "render": cost(self.lanes._observe, state.env, self.lanes._no_reward),
             "add": cost(programs.pieces.add, *add),
-            **{f"learn {flag}": cost(programs.pieces.learn[flag], *learn) - ring for flag in (False, True)},
+            "critic": cost(programs.pieces.learn_critic, state.learner, state.replay) - ring,
+            "actor": cost(programs.pieces.learn_actor, state.learner, inputs),
         }
         sample, augment = self._sample_and_augment()
-        critic, actor = (self._seconds(partial(self._update, flag)) for flag in (False, True))
+        critic, actor = self._seconds(self._learn_critic), self._seconds(self._learn_actor)
         return [
             Phase("act", self._seconds(lambda: programs.pieces.act(self.state.learner, *act[1:])), 1.0, costs["act"]),
             Phase("env", self._seconds(lambda: self._physics(action)), 1.0, costs["env"]),
@@ -79,8 +81,8 @@ class Bench:
             Phase("replay, add", self._seconds(lambda: self._add(action)), 1.0, costs["add"]),
             Phase("replay, sample", sample[0], updates, sample[1]),
             Phase("augment", augment[0], updates, augment[1]),
-            Phase("critic", critic - sample[0] - augment[0], updates, costs["learn False"] - sample[1] - augment[1]),
-            Phase("actor", actor - critic, with_actor, costs["learn True"] - costs["learn False"]),
+            Phase("critic", critic - sample[0] - augment[0], updates, costs["critic"] - sample[1] - augment[1]),
+            Phase("actor", actor, with_actor, costs["actor"]),
         ]
 
     def _sample_and_augment(self) -> list[tuple[float, Cost]]:
@@ -177,8 +179,14 @@ class Bench:
         self.state = self.state.replace(replay=self.programs.pieces.add(self.state.replay, self.state.timestep, action))
         return self.state.replay.count
 
-    def _update(self, with_actor: bool) -> Any:
-        learner, metrics, *_ = self.programs.pieces.learn[with_actor](self.state.learner, self.state.replay)
+    def _learn_critic(self) -> Any:
+        learner, metrics, *_, self._inputs = self.programs.pieces.learn_critic(self.state.learner, self.state.replay)
+        self.state = self.state.replace(learner=learner)
+        return metrics
+
+    def _learn_actor(self) -> Any:
+        """On what the last update of the critic has left."""
+        learner, metrics = self.programs.pieces.learn_actor(self.state.learner, self._inputs)
         self.state = self.state.replace(learner=learner)
         return metrics
 

@@ -4,12 +4,12 @@ Takes every option of train.py, so that users profile their own configuration, a
 JSON, ``--trace DIR`` for a profiler trace of three chunks: an XProf directory (``xprof --logdir DIR``) with a
 ``perfetto_trace.json.gz`` in it (ui.perfetto.dev).
 
-Each phase is timed alone. ``critic`` is the critic's update less sampling and augmenting, ``actor`` what the update of
-actor, temperature and targets adds; ``VLM`` asks about the frames of one chunk, ``transfer`` is what crosses between
-host and device for it, ``host`` is the start of programs. ``whole`` is the run's own chunk, in which all but the VLM
-happen, and ``compile`` what compiling took before. mflop and mbyte are XLA's count for one call (a loop's body counts
-once, so physics shows too little); of_roofline is the shortest time that the device's measured ceilings allow for them,
-divided by the time taken: above 1 where caches serve bytes.
+Each phase is timed alone. ``critic`` is the critic's update less sampling and augmenting, ``actor`` that of actor,
+temperature and targets; ``VLM`` asks about the frames of one chunk, ``transfer`` is what crosses between host and
+device for it, ``host`` is the start of programs. ``whole`` is the run's own chunk, in which all but the VLM happen, and
+``compile`` what compiling took before. mflop and mbyte are XLA's count for one call (a loop's body counts once, so
+physics shows too little); of_roofline is the shortest time that the device's measured ceilings allow for them, divided
+by the time taken: above 1 where caches serve bytes.
 """
 
 from __future__ import annotations

@@ -109,7 +109,11 @@ def batch_of(steps: Steps, g: np.random.Generator, method) -> Batch:
 
 
 # A method that solves the last of each kind can solve the first; SAC, the loss of all, is asked all four.
-CASES = [(name, probe) for probe in PROBES for name in (NAMES if probe in ("delayed", "image-position-dependent") else ("sac",))]
+CASES = [
+    (name, probe)
+    for probe in PROBES
+    for name in (NAMES if probe in ("delayed", "image-position-dependent") else ("sac",))
+]
 
 
 @pytest.mark.parametrize(("name", "probe"), CASES)

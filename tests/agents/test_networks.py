@@ -6,7 +6,9 @@ B batch, H W image, S stack, N filters.
 from __future__ import annotations
 
 import copy
+import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 
 from covr_jax.agents.networks import delta_orthogonal, init_networks, make_networks
 from covr_jax.agents.networks.convolution import bias_relu
+from covr_jax.agents.networks.layers import orthogonal
 
 B, SIZE, S, N = 2, 7, 3, 4
 
@@ -60,6 +63,18 @@ def test_the_basis_changes_nothing_of_a_single_frame():
 
 
 # --------------------------------------------------------------- initialisation
+
+
+def test_a_batch_of_matrices_is_drawn_one_by_one():
+    """Two factorisations of batches at the same time wait for each other's threads, and for ever on two cores."""
+    keys, shape = jax.random.split(jax.random.key(0), 3), (12, 8)
+    draw = orthogonal(2.0)
+    jaxpr = str(jax.make_jaxpr(jax.vmap(lambda key: draw(key, shape)))(keys))
+    assert re.findall(r"f32\[([0-9,]+)\] \w+:\S+ = qr\[", jaxpr) == ["12,8"]
+    drawn = jax.jit(jax.vmap(lambda key: draw(key, shape)))(keys)
+    for key, matrix in zip(keys, drawn, strict=True):
+        np.testing.assert_array_equal(matrix, nn.initializers.orthogonal(2.0)(key, shape))
+        np.testing.assert_allclose(matrix.T @ matrix, 4.0 * np.eye(8), atol=1e-5)
 
 
 def test_delta_orthogonal_is_orthogonal_at_the_centre_and_zero_elsewhere():

@@ -107,8 +107,12 @@ def test_shadows_are_traced_near_the_items_only(make_zoo):
 
 
 @pytest.mark.slow
-def test_four_quads_are_lit_like_other_planes(make_zoo, monkeypatch):
-    model, data = make_zoo(floor='size="2 2 10" material="grid"')
+def test_four_quads_are_lit_like_other_planes(monkeypatch):
+    model = mujoco.MjModel.from_xml_string("""<mujoco><worldbody><light pos=".5 .2 2" dir="-.1 0 -1" exponent="3"/>
+      <geom type="plane" size="2 2 10" rgba=".5 .6 .7 1"/><camera pos="0 -3 2" xyaxes="1 0 0 0 .6 1"/>
+      </worldbody></mujoco>""")
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
     usual = image_of(model, data)
     monkeypatch.setattr(plane, "is_coarse", lambda item: False)
     assert np.abs(usual.astype(int) - image_of(model, data)).max() <= 1

@@ -88,7 +88,8 @@ def test_prioritised_replay_learns_the_errors_and_compiles_once(short, tmp_path)
     priority = np.asarray(trainer.state.replay.priority)
     assert len(np.unique(priority)) > 10 and float(trainer.state.replay.top_priority) >= priority.max()
     assert trainer.programs.pieces.set_priorities._cache_size() == 1
-    assert [piece._cache_size() for piece in trainer.programs.pieces.learn.values()] == [1, 1]
+    pieces = trainer.programs.pieces
+    assert (pieces.learn_critic._cache_size(), pieces.learn_actor._cache_size()) == (1, 1)
 
 
 @pytest.mark.slow
@@ -101,7 +102,8 @@ def test_deterministic_policies_explore_less_and_less(short, tmp_path):
             assert row["sac/exploration_noise"] == pytest.approx(0.8 - 0.6 * min(steps / 100, 1.0), rel=1e-6)
             assert not {"sac/alpha", "losses/alpha"} & row.keys()
     assert rows[-1]["sac/exploration_noise"] == pytest.approx(0.2)
-    assert all(piece._cache_size() == 1 for flag, piece in trainer.programs.pieces.learn.items() if flag)
+    pieces = trainer.programs.pieces
+    assert (pieces.learn_critic._cache_size(), pieces.learn_actor._cache_size()) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -244,15 +244,27 @@ def test_learning_starts_with_the_updates_that_are_caught_up(tiny_config, make_p
     assert_trees_equal(after.env, before.env)
 
 
+def test_a_learner_is_initialised_in_one_program(tiny_config, caplog):
+    """More than a hundred small ones took a quarter of a cold start."""
+    programs = Programs(resolve(tiny_config))
+    with jax.log_compiles():
+        learner = programs.init_policy().learner
+    compiled = re.findall(r"XLA compilation of jit\((\w+)\)", caplog.text)
+    assert "init" in compiled and not {"_orthogonal", "qr", "dot_general", "_normal"} & set(compiled)
+    observation, action = jnp.zeros((1, 20, 20, 9), jnp.uint8), jnp.zeros((1, 1))
+    key = rng.stream(tiny_config.seed, rng.INIT)
+    assert_trees_equal(learner, programs.parts.learner.init(key, observation, action))
+
+
 def test_what_is_compiled_ahead_is_what_is_called(tiny_config, caplog):
     """Shapes that differed from those of the calls would compile everything twice."""
     programs = Programs(resolve(tiny_config), Ahead())
     state = programs.init()
-    programs.ahead.wait("physics", "policy", "critic's update", "update of critic and actor")
+    programs.ahead.wait("physics", "policy", "update of the critic", "update of the actor")
     caplog.clear()
     with jax.log_compiles():
         for learn in (False, True):
             state = programs.chunk(state, learn=learn).state
     compiled = re.findall(r"XLA compilation of jit\((\w+)\)", caplog.text)
     assert "_random_action" in compiled  # not compiled ahead
-    assert not {"_act", "_update", "observe", "initial"} & set(compiled)
+    assert not {"_act", "_learn_critic", "actor_half", "observe", "initial"} & set(compiled)

@@ -44,10 +44,24 @@ ARITHMETIC: dict[Precision, Arithmetic] = {
 }
 
 
+def orthogonal(scale: float = 1.0) -> nn.initializers.Initializer:
+    """Returns flax's orthogonal initialisation for matrices that are factorised one after the other under ``vmap``.
+
+    A batch of QR factorisations waits for threads of the pool in which it runs itself, and for ever if a second one
+    does the same.
+    """
+    draw = nn.initializers.orthogonal(scale)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return jax.custom_batching.sequential_vmap(lambda key: draw(key, shape, dtype))(key)
+
+    return init
+
+
 def delta_orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Float[Array, "K K C N"]:
     """Initialises a kernel: orthogonal at the centre, zero elsewhere, times the gain sqrt(2) (Xiao et al. 2018)."""
     height, width, inputs, outputs = shape
-    centre = nn.initializers.orthogonal(scale=_RELU_GAIN)(key, (inputs, outputs), dtype)
+    centre = orthogonal(_RELU_GAIN)(key, (inputs, outputs), dtype)
     return jnp.zeros(shape, dtype).at[height // 2, width // 2].set(centre)
 
 
@@ -74,7 +88,7 @@ class Conv(nn.Module):
     def __call__(self, x: Shaped[Array, "B H W C"]) -> Float[Array, "B H2 W2 N"]:
         """Returns the activations for images or feature maps."""
         disjoint = self.size == self.stride  # windows share no pixel: a linear layer of each
-        kernel_init = nn.initializers.orthogonal(scale=_RELU_GAIN) if disjoint else delta_orthogonal
+        kernel_init = orthogonal(_RELU_GAIN) if disjoint else delta_orthogonal
         kernel = self.param("kernel", kernel_init, (self.size, self.size, x.shape[-1], self.filters))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
         if self.differences:
@@ -90,7 +104,7 @@ class Conv(nn.Module):
 
 def dense(size: int, arithmetic: Arithmetic, name: str | None = None, bias: bool = True) -> nn.Dense:
     """Returns a linear layer with orthogonal initialisation."""
-    kernel_init, (dtype, precision) = nn.initializers.orthogonal(), arithmetic
+    kernel_init, (dtype, precision) = orthogonal(), arithmetic
     return nn.Dense(size, use_bias=bias, dtype=dtype, precision=precision, kernel_init=kernel_init, name=name)
 
 

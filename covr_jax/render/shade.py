@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
+from covr_jax.render.facets import lit_normal
 from covr_jax.render.raycast import Code
 from covr_jax.render.rays import Rays
 from covr_jax.render.shadow import SHADOW_BIAS, is_lit
@@ -203,7 +204,7 @@ def surface(view: View, rays: Rays, items: tuple[int, ...], index: Int32[Array, 
 
     candidates = (index[None] == jnp.arange(len(view.scene.items))[:, None]).any(1)
     t, normal = view.visit(rays, items, take, (t, normal), candidates)
-    return rays.at(t), unit(normal)
+    return rays.at(t), lit_normal(view, rays, items, index, t, normal)
 
 
 def shade_solids(

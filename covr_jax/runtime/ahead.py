@@ -45,8 +45,7 @@ class Ahead:
           *arguments: of the first call, or their shapes.
         """
         if self._pool is None:
-            # One processor is the caller's: on two of them, two compilers beside it took longer than one.
-            self._pool = ThreadPoolExecutor(max(len(os.sched_getaffinity(0)) - 1, 1))
+            self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))  # the caller traces, then waits
         job = self._jobs[name] = self._pool.submit(lambda: program.lower(*arguments).compile())
         _AT_WORK.add(job)
         job.add_done_callback(_AT_WORK.discard)

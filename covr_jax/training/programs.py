@@ -116,6 +116,7 @@ class Programs:
         if self._ahead_of_calls and not pinned:
             self._begin_compiling(env_key)
         ring, progress = self._init_replay(), initial_progress(parts.env.num_envs)
+        self.ahead.wait("networks")
         learner, ring, progress = parts.device_put((self._init_learner(), ring, progress))
         start = self.stepper.reset if begin else self.stepper.abstract_state
         env, timestep = parts.device_put(start(env_key))
@@ -129,6 +130,7 @@ class Programs:
     def _begin_compiling(self, env_key: Array) -> None:
         pieces, stepper = self.pieces, self.stepper
         learner = jax.eval_shape(self._init, *self._init_inputs())
+        self.ahead.begin("networks", self._init, *self._init_inputs())
         ring, progress = jax.eval_shape(lambda: (self._init_replay(), initial_progress(self.parts.env.num_envs)))
         if isinstance(stepper, JitStepper):
             env, timestep = stepper.begin_compiling(self.ahead, env_key)

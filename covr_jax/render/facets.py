@@ -1,0 +1,98 @@
+"""The normals by which OpenGL lights balls and capsules, which MuJoCo draws as many flat facets.
+
+A sample of a pixel shows one facet, whose colour is continued in its plane to the pixel's centre. Inside of a surface
+that makes no difference. At a silhouette it does, and items thinner than a few pixels have nothing but silhouettes: the
+facets that the samples see lie around the side, far from what the ray through the centre hits. Letters: P pixels.
+"""
+
+# pyright: reportArgumentType=false, reportReturnType=false
+# Vectors are tuples built by comprehension, whose length the checker cannot see.
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int32
+
+from covr_jax.render.rays import ParallelRays, PinholeRays
+from covr_jax.render.scene import CAPSULE, SPHERE, Lens
+from covr_jax.render.vector import Block, Vec, add, dot, pick, pick_vec, scale, sub, unit
+from covr_jax.render.view import View
+
+CameraRays = PinholeRays | ParallelRays
+_AXES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+_ZERO = (0.0, 0.0, 0.0)
+_STEEPEST = float(np.sin(np.pi / 28))  # cosine of the facet nearest to a silhouette, of MuJoCo's 28 around a circle
+
+
+def lit_normal(
+    view: View, rays: CameraRays, items: tuple[int, ...], index: Int32[Array, " P"], t: Block, normal: Vec
+) -> Vec:
+    """The unit normals by which pixels are lit.
+
+    Args:
+      view: the env.
+      rays: through the pixels' centres.
+      items: item indices that may occur in `index`.
+      index: item index.
+      t: ray parameter where the ray hits the item.
+      normal: of the item there, as `raycast.Hit` has it.
+    """
+    scene = view.scene
+    shapes = {k: scene.items[k].type in (SPHERE, CAPSULE) for k in items}
+    if len(scene.samples) == 1 or not any(shapes.values()):
+        return unit(normal)
+    tendons = [k for k in items if scene.items[k].kind == "tendon"]  # whose sizes are the env's
+    radius = pick(index, {k: scene.items[k].size[0] if turns else 0.0 for k, turns in shapes.items()})
+    if tendons:
+        radius = pick(index, {k: view.size[k, 0] if k in tendons else radius for k in items})
+    axis = pick_vec(index, {k: view.pose(k).axes[2] if scene.items[k].type == CAPSULE else _ZERO for k in items})
+    # A capsule turns about its axis at its side, and in all directions at its caps, which its normals tell apart.
+    at_side = jnp.abs(dot(normal, axis)) < 1e-3 * radius
+    axis = tuple(jnp.where(at_side, a, 0.0) for a in axis)
+    turned = mean_facet(scene.lens, scene.samples, rays, t, normal, jnp.maximum(radius, 1e-9), axis)
+    return unit(tuple(jnp.where(radius > 0, new, old) for new, old in zip(turned, normal, strict=True)))
+
+
+def mean_facet(
+    lens: Lens,
+    samples: tuple[tuple[float, float], ...],
+    rays: CameraRays,
+    t: Block,
+    normal: Vec,
+    radius: Block,
+    axis: Vec,
+) -> Vec:
+    """The mean normal, of any length, of the facets that the samples of a pixel see of a ball or capsule.
+
+    With u the offset of a ray from the middle of the circle of normals, in radii, the facet at u_j has the normal
+    (u_j, sqrt(1 - u_j^2)), across and towards the viewer. Its plane continued to the pixel's u is lit as
+    (u, (1 - u u_j) / sqrt(1 - u_j^2)).
+
+    Args:
+      lens: of the camera.
+      samples: their places in a pixel, 0..1 to the right and down.
+      rays: through the pixels' centres.
+      t: ray parameter where they hit the item.
+      normal: of the item there, as long as the radius.
+      radius: m.
+      axis: direction of a capsule's side, 0 at its caps and of balls.
+    """
+    slope, inverse = rays.along(axis), 1.0 / radius
+    front = unit(tuple(slope * axis[k] - rays.along(_AXES[k]) for k in range(3)))  # the normal nearest to the viewer
+    across = scale(inverse, sub(normal, scale(dot(normal, front), front)))
+    offset, right, up = dot(across, across), dot(across, rays.right), dot(across, rays.up)
+    # Inner products of the image's directions, without what leads towards the viewer or along a capsule.
+    (rf, ra), (uf, ua) = ((dot(v, front), dot(v, axis)) for v in (rays.right, rays.up))
+    rr, ru, uu = 1.0 - rf * rf - ra * ra, -rf * uf - ra * ua, 1.0 - uf * uf - ua * ua
+    width = rays.width_at(t) * inverse  # of the image plane, in radii
+    towards, seen = jnp.zeros_like(offset), jnp.zeros_like(offset)
+    for x, y in samples:
+        dx, dy = (x - 0.5) * lens.width * width, (0.5 - y) * lens.height * width
+        step = dx * right + dy * up  # u (u_j - u)
+        square = offset + 2.0 * step + dx * dx * rr + 2.0 * dx * dy * ru + dy * dy * uu  # u_j^2
+        facing = (1.0 - offset - step) * jax.lax.rsqrt(jnp.maximum(1.0 - square, _STEEPEST**2))
+        towards = towards + jnp.where(square < 1.0, facing, 0.0)
+        seen = seen + jnp.where(square < 1.0, 1.0, 0.0)
+    alone = jnp.sqrt(jnp.maximum(1.0 - offset, 0.0))
+    return add(across, scale(jnp.where(seen > 0, towards / jnp.maximum(seen, 1.0), alone), front))

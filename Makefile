@@ -31,10 +31,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --threads 2 --pythonpath $(BIN)/python
 
-# Breaks small runs on purpose; RUNS=200 for as many kills.
+# Breaks small runs on purpose; RUNS=200 FLIPS=300 for as many kills and flipped bits.
 RUNS ?= 4
+FLIPS ?= 100
 reliability: install
-	$(BIN)/python experiments/benchmark/reliability.py --kills $(RUNS) --page docs/reliability.md
+	$(BIN)/python experiments/benchmark/reliability.py --kills $(RUNS) --flips $(FLIPS) --page docs/reliability.md
 
 # Pages of docs/ and an API page per module, out of the sources: nothing is imported. A warning fails.
 docs: install

@@ -58,14 +58,16 @@ class Ahead:
         """
         jobs = {name: job for name in names if (job := self._jobs.pop(name, None))}
         told, seconds = False, 0.0
-        while any(not job.done() for job in jobs.values()):
+        while jobs:
+            if reason := self._stop():  # also where all are compiled: a signal may have come in the meantime
+                raise Preempted(reason)
+            if all(job.done() for job in jobs.values()):
+                break
             if seconds >= _TOLD_AFTER_S and not told:
                 told = True
                 self._tell(f"compiling: {', '.join(name for name, job in jobs.items() if not job.done())}")
             wait(jobs.values(), timeout=0.2)
             seconds += 0.2
-            if reason := self._stop():
-                raise Preempted(reason)
         if self._pool and not self._jobs:
             self._pool.shutdown(wait=False)
             self._pool = None

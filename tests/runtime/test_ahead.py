@@ -83,6 +83,16 @@ def test_a_signal_need_not_wait_for_the_compiler(slow):
     assert not slow[0].let_go.is_set()
 
 
+def test_a_signal_that_came_while_all_was_compiled_is_seen(slow):
+    ahead = Ahead(stop=lambda: "SIGTERM")
+    slow[0].let_go.set()
+    ahead.begin("physics", slow[0])
+    while compiling():
+        time.sleep(0.001)
+    with pytest.raises(Preempted, match=r"^SIGTERM$"):
+        ahead.wait("physics")
+
+
 def test_python_waits_for_a_compiler_that_is_at_work(slow):
     ahead = Ahead()
     assert not compiling()

@@ -85,3 +85,17 @@ def test_the_second_signal_does_what_it_does_by_default(number):
         after = [signal.getsignal(number) for number in STOPPING]
         assert after == [signal.SIG_DFL, signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL]
     assert {number: signal.getsignal(number) for number in STOPPING} == before
+
+
+@pytest.mark.slow
+def test_a_signal_does_not_wait_for_the_compiler(tmp_path, monkeypatch):
+    """Nor does it where the compiler has been faster than the rest: it came before the first program was needed."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "empty"))
+    directory = tmp_path / "run"
+    process = start(directory, 10_000_000)
+    wait_until(process, directory.exists)  # made before the first program; config.json comes after the last one
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 75, error
+    assert error == "stopped by SIGTERM before anything was trained; the same command goes on from there\n"
+    assert not (directory / "checkpoints").exists()

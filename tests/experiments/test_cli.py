@@ -56,6 +56,15 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, arguments, message
     assert "Traceback" not in result.stdout + result.stderr
 
 
+def test_warp_is_left_out_where_it_does_not_draw():
+    """And can be imported afterwards."""
+    program = "import sys; from experiments import cli; cli.import_quietly(warp=False); "
+    program += "assert 'mujoco.mjx' in sys.modules and 'warp' not in sys.modules; import warp"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, cwd=ROOT)
+    assert result.returncode == 0 or "No module named 'warp'" in result.stderr, result.stderr
+    assert result.stdout == ""
+
+
 def test_a_run_directory_belongs_to_one_renderer(tmp_path):
     ours, opengl = (cli.parse_config(["--renderer", name], "train.py", "") for name in ("jax", "gl"))
     (tmp_path / "config.json").write_text(json.dumps(to_dict(ours)))

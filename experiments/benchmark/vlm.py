@@ -43,6 +43,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--architecture", default="tiny", choices=ARCHITECTURES)
     parser.add_argument("--depth", type=float, default=1.0, help="share of a released architecture's layers")
+    parser.add_argument(
+        "--dtype",
+        default="bfloat16",
+        choices=("bfloat16", "float32"),
+        help="of a released architecture's weights; many CPUs have no instructions for bfloat16",
+    )
     parser.add_argument("--device", default="cpu", help="Torch device: cpu or cuda")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64])
@@ -68,7 +74,7 @@ def engine_parts(arguments: argparse.Namespace) -> dict[str, Any]:
 
     runtime.configure()
     found: dict[str, Any] = {}
-    size = arguments.architecture, arguments.device, arguments.action_dim, arguments.depth
+    size = arguments.architecture, arguments.device, arguments.action_dim, arguments.depth, arguments.dtype
     engine = contest.make_vlm(*size, merge=arguments.merge)
     if "answers" in arguments.parts:
         priors = contest.Priors(engine, arguments.frame_size, max(arguments.batches))

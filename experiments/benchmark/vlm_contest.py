@@ -26,13 +26,14 @@ TASKS = {1: "cartpole_swingup", 2: "reacher_easy", 6: "walker_walk"}  # by actio
 RELEASED = {"2b": QWEN2_VL, "3b": QWEN2_5_VL, "7b": LLAVA}
 
 
-def random_backbone(architecture: str, device: str, depth: float = 1.0) -> Backbone:
-    """Makes a released architecture in bfloat16 with random weights and the tokenizer of a tiny model.
+def random_backbone(architecture: str, device: str, depth: float = 1.0, dtype: str = "bfloat16") -> Backbone:
+    """Makes a released architecture with random weights and the tokenizer of a tiny model.
 
     Args:
       architecture: a key of ``RELEASED``.
       device: Torch device.
       depth: share of the layers of both towers, whose sizes are the released ones.
+      dtype: Torch's name of the weights' type.
     """
     description = RELEASED[architecture]
     sizes = {key: dict(value) if isinstance(value, dict) else value for key, value in description.released.items()}
@@ -46,7 +47,7 @@ def random_backbone(architecture: str, device: str, depth: float = 1.0) -> Backb
         if hasattr(small, name):
             setattr(config, name, getattr(small, name))
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(getattr(torch, dtype))
     try:
         with torch.device(device):
             model = getattr(transformers, description.model_class)(config)
@@ -56,13 +57,18 @@ def random_backbone(architecture: str, device: str, depth: float = 1.0) -> Backb
 
 
 def make_vlm(
-    architecture: str, device: str, action_dim: int = ACTION_DIM, depth: float = 1.0, **options: Any
+    architecture: str,
+    device: str,
+    action_dim: int = ACTION_DIM,
+    depth: float = 1.0,
+    dtype: str = "bfloat16",
+    **options: Any,
 ) -> VLMEngine:
-    """Makes the engine as a run would; ``depth`` of ``random_backbone``, ``options`` of ``VLMEngine``."""
+    """Makes the engine as a run would; ``depth`` and ``dtype`` of ``random_backbone``, ``options`` of ``VLMEngine``."""
     name = architecture, TASKS[action_dim], action_dim
     if architecture in tiny.FAMILIES:
         return VLMEngine(*name, device=device, **options)
-    return VLMEngine(*name, backbone=random_backbone(architecture, device, depth), **options)
+    return VLMEngine(*name, backbone=random_backbone(architecture, device, depth, dtype), **options)
 
 
 def random_frames(count: int, size: int, seed: int = 0) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The normals by which OpenGL lights balls and capsules, which MuJoCo draws as many flat facets.
+"""The normals by which OpenGL lights balls, capsules and cylinders, which MuJoCo draws as many flat facets.
 
 A sample of a pixel shows one facet, whose colour is continued in its plane to the pixel's centre. Inside of a surface
 that makes no difference. At a silhouette it does, and items thinner than a few pixels have nothing but silhouettes: the
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Int32
 
 from covr_jax.render.rays import ParallelRays, PinholeRays
-from covr_jax.render.scene import CAPSULE, SPHERE, Lens
+from covr_jax.render.scene import CAPSULE, CYLINDER, SPHERE, Lens
 from covr_jax.render.vector import Block, Vec, add, dot, pick, pick_vec, scale, sub, unit
 from covr_jax.render.view import View
 
@@ -39,17 +39,21 @@ def lit_normal(
       normal: of the item there, as `raycast.Hit` has it.
     """
     scene = view.scene
-    shapes = {k: scene.items[k].type in (SPHERE, CAPSULE) for k in items}
+    shapes = {k: scene.items[k].type in (SPHERE, CAPSULE, CYLINDER) for k in items}
     if len(scene.samples) == 1 or not any(shapes.values()):
         return unit(normal)
     tendons = [k for k in items if scene.items[k].kind == "tendon"]  # whose sizes are the env's
     radius = pick(index, {k: scene.items[k].size[0] if turns else 0.0 for k, turns in shapes.items()})
     if tendons:
         radius = pick(index, {k: view.size[k, 0] if k in tendons else radius for k in items})
-    axis = pick_vec(index, {k: view.pose(k).axes[2] if scene.items[k].type == CAPSULE else _ZERO for k in items})
-    # A capsule turns about its axis at its side, and in all directions at its caps, which its normals tell apart.
+    long = {k: scene.items[k].type in (CAPSULE, CYLINDER) for k in items}
+    axis = pick_vec(index, {k: view.pose(k).axes[2] if turns else _ZERO for k, turns in long.items()})
+    # A side turns about the axis, a capsule's cap in all directions, and a cylinder's lid is flat.
     at_side = jnp.abs(dot(normal, axis)) < 1e-3 * radius
     axis = tuple(jnp.where(at_side, a, 0.0) for a in axis)
+    lids = {k: scene.items[k].type == CYLINDER for k in items}
+    if any(lids.values()):
+        radius = jnp.where(pick(index, lids) & ~at_side, 0.0, radius)
     turned = mean_facet(scene.lens, scene.samples, rays, t, normal, jnp.maximum(radius, 1e-9), axis)
     return unit(tuple(jnp.where(radius > 0, new, old) for new, old in zip(turned, normal, strict=True)))
 
@@ -63,7 +67,7 @@ def mean_facet(
     radius: Block,
     axis: Vec,
 ) -> Vec:
-    """The mean normal, of any length, of the facets that the samples of a pixel see of a ball or capsule.
+    """The mean normal, of any length, of the facets that the samples of a pixel see of a round surface.
 
     With u the offset of a ray from the middle of the circle of normals, in radii, the facet at u_j has the normal
     (u_j, sqrt(1 - u_j^2)), across and towards the viewer. Its plane continued to the pixel's u is lit as
@@ -76,13 +80,13 @@ def mean_facet(
       t: ray parameter where they hit the item.
       normal: of the item there, as long as the radius.
       radius: m.
-      axis: direction of a capsule's side, 0 at its caps and of balls.
+      axis: direction of a side, 0 where the surface turns in all directions.
     """
     slope, inverse = rays.along(axis), 1.0 / radius
     front = unit(tuple(slope * axis[k] - rays.along(_AXES[k]) for k in range(3)))  # the normal nearest to the viewer
     across = scale(inverse, sub(normal, scale(dot(normal, front), front)))
     offset, right, up = dot(across, across), dot(across, rays.right), dot(across, rays.up)
-    # Inner products of the image's directions, without what leads towards the viewer or along a capsule.
+    # Inner products of the image's directions, without what leads towards the viewer or along a side.
     (rf, ra), (uf, ua) = ((dot(v, front), dot(v, axis)) for v in (rays.right, rays.up))
     rr, ru, uu = 1.0 - rf * rf - ra * ra, -rf * uf - ra * ua, 1.0 - uf * uf - ua * ua
     width = rays.width_at(t) * inverse  # of the image plane, in radii

@@ -102,7 +102,7 @@ def hit_cylinder(rays: Rays, pose: Pose, radius: Block, half: Block) -> Hit:
         o[0] * d[0] + o[1] * d[1],
         o[0] * o[0] + o[1] * o[1] - radius * radius,
     )
-    on_side = (discriminant >= 0) & (jnp.abs(o[2] + side * d[2]) <= half) & (side > 0)
+    on_side = (jnp.abs(o[2] + side * d[2]) <= half) & (side > 0)
     dz = _nonzero(d[2])
     cap = (-jnp.sign(dz) * half - o[2]) / dz
     x, y = o[0] + cap * d[0], o[1] + cap * d[1]
@@ -113,7 +113,7 @@ def hit_cylinder(rays: Rays, pose: Pose, radius: Block, half: Block) -> Hit:
         jnp.where(on_side, o[1] + side * d[1], zero),
         jnp.where(on_side, zero, -jnp.sign(dz)),
     )
-    return Hit(jnp.where(on_side, side, cap), on_side | on_cap, _world(normal, pose))
+    return Hit(jnp.where(on_side, side, cap), jnp.where(on_side, discriminant >= 0, on_cap), _world(normal, pose))
 
 
 def hit_box(rays: Rays, pose: Pose, size: Floats | Vec) -> Hit:

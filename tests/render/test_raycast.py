@@ -110,3 +110,12 @@ def test_last_of_items_at_the_same_distance_shows():
     assert int(code.index(min(packed))) == 2
     nearer = code.pack(jnp.float32(1.9), jnp.bool_(True), 0)
     assert int(code.index(min([nearer, *packed]))) == 0
+
+
+@pytest.mark.parametrize("kind", [CYLINDER, CAPSULE])
+def test_a_pixel_whose_centre_just_misses_a_side_is_shaded_as_the_side(kind):
+    """Not as the lid, which may face away from all light."""
+    hit = intersect(pinhole_rays((1.5, 1.1)), kind, (1.0, 2.0, 0.0), Pose((0.0, 0.0, 5.0), ALONG_X))
+    assert not hit.ok.any()
+    assert hit.t[0] == pytest.approx(5.0, abs=2e-6)
+    np.testing.assert_allclose(np.ravel([np.ravel(v)[0] for v in hit.normal]), [0.0, 1.1, 0.0], atol=1e-5)

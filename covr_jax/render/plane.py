@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
+from covr_jax.render.facets import Normals
 from covr_jax.render.plane_texture import PlaneHit, plane_hit, texture_of
 from covr_jax.render.scene import Item
 from covr_jax.render.shade import Material, clamp, light_passes, material_of, pack_colour, unpack_colour
@@ -57,7 +58,7 @@ def _corner_terms(view: View, hit: PlaneHit) -> list[Vec]:
     corners = ((x1, y0), (x0, y1), (jnp.where(lower, x0, x1), jnp.where(lower, y0, y1)))
     weights = (jnp.where(lower, u, 1 - v), jnp.where(lower, v, 1 - u), jnp.abs(1 - u - v))
     passes = [
-        light_passes(view.lights, hit.to_world(corner), hit.pose.axes[2], (0.0, 0.0, 0.0), material)
+        light_passes(view.lights, hit.to_world(corner), Normals.flat(hit.pose.axes[2]), (0.0, 0.0, 0.0), material)
         for corner in corners
     ]
     return [
@@ -75,7 +76,7 @@ def _four_quads(view: View, hit: PlaneHit, item: Item, material: Material) -> li
     """`_corner_terms` of a plane of four quads: the light is computed once at their nine corners."""
     half = np.array([item.half(axis) for axis in range(2)], np.float32)
     corner = tuple(half[axis] * (np.indices((3, 3))[axis] - 1) for axis in range(2))
-    passes = light_passes(view.lights, hit.to_world(corner), hit.pose.axes[2], (0.0, 0.0, 0.0), material)
+    passes = light_passes(view.lights, hit.to_world(corner), Normals.flat(hit.pose.axes[2]), (0.0, 0.0, 0.0), material)
     right, above = (hit.local[axis] >= 0 for axis in range(2))
     u, v = (hit.local[axis] / half[axis] + jnp.where(hit.local[axis] >= 0, 0.0, 1.0) for axis in range(2))
     lower = u + v <= 1

@@ -91,11 +91,11 @@ def shade_reflection(
     rays = mirrored(view, view.rays(x, y)).rays
     items, mirror = _mirrored_items(view), view.scene.items[view.scene.mirror]
     nearest = code.index(seen.min(0))
-    point, normal = surface(view, rays, items, nearest)
+    point, normals = surface(view, rays, items, nearest)
     plain = material_of(view, items, nearest)
     dimmed = plain._replace(colour=scale(mirror.reflectance, plain.colour))
-    passes = light_passes(view.lights, point, normal, rays.eye, dimmed, shadows=False)
-    (colour,) = with_cubes(view, rays, items, nearest, point, normal, passes)
+    passes = light_passes(view.lights, point, normals, rays.eye, dimmed, shadows=False)
+    (colour,) = with_cubes(view, rays, items, nearest, point, normals.seen, passes)
     share = (code.index(seen) != code.mask).astype(jnp.float32).mean(0)
     share = share * pick(nearest, {k: 1.0 - (1.0 - view.scene.items[k].alpha) ** 2 for k in items})
     return pack_colour(tuple(c * share for c in colour))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
-from covr_jax.render.facets import lit_normal
+from covr_jax.render.facets import Normals, lit_normals
 from covr_jax.render.raycast import Code
 from covr_jax.render.rays import Rays
 from covr_jax.render.shadow import SHADOW_BIAS, is_lit
@@ -60,17 +60,18 @@ def _power(x: Block, exponent: Block) -> Block:
     return jnp.maximum(x, 1e-6) ** exponent
 
 
-def light_eval(light: Light, point: Vec, normal: Vec, eye: Vec, material: Material) -> Vec:
+def light_eval(light: Light, point: Vec, normals: Normals, eye: Vec, material: Material) -> Vec:
     """Light of one source at surface points before clamping, by GL's vertex lighting with a local viewer.
 
-    attenuation * spot * (ambient c + max(n.l, 0) diffuse c + [n.l > 0] max(n.h, 0)^(128 shininess) specular s)
+    attenuation * spot * (ambient c + [n.l > 0] (n'.l diffuse c + max(n.h, 0)^(128 shininess) specular s))
 
-    `l` points to the light, `h` is halfway between `l` and the direction to the eye.
+    `l` points to the light, `h` is halfway between `l` and the direction to the eye, `n` is the normal of what is seen,
+    and `n'` is it continued to the point.
 
     Args:
       light: the light.
       point: the points.
-      normal: unit normals.
+      normals: the normals.
       eye: where the viewer is.
       material: the material.
 
@@ -93,11 +94,11 @@ def light_eval(light: Light, point: Vec, normal: Vec, eye: Vec, material: Materi
             a0, a1, a2 = constants.attenuation
             distance = 1.0 / inverse
             strength = strength / (a0 + a1 * distance + a2 * distance * distance)
-    facing = dot(normal, to_light)
+    lit = dot(normals.seen, to_light) > 0
+    facing = jnp.where(lit, dot(normals.continued, to_light), 0.0)
     half = add(to_light, unit(sub(eye, point)))
-    shine = _power(jnp.maximum(dot(normal, unit(half)), 0.0), 128.0 * material.shininess)
-    shine = jnp.where(facing > 0, shine, 0.0) * material.specular
-    facing = jnp.maximum(facing, 0.0)
+    shine = _power(jnp.maximum(dot(normals.seen, unit(half)), 0.0), 128.0 * material.shininess)
+    shine = jnp.where(lit, shine, 0.0) * material.specular
     return tuple(
         strength
         * ((constants.ambient[k] + facing * constants.diffuse[k]) * material.colour[k] + shine * constants.specular[k])
@@ -106,7 +107,7 @@ def light_eval(light: Light, point: Vec, normal: Vec, eye: Vec, material: Materi
 
 
 def light_passes(
-    lights: tuple[Light, ...], point: Vec, normal: Vec, eye: Vec, material: Material, shadows: bool = True
+    lights: tuple[Light, ...], point: Vec, normals: Normals, eye: Vec, material: Material, shadows: bool = True
 ) -> list[Vec]:
     """MuJoCo's passes at surface points: all lights without shadows and the emission, then one per light with shadows.
 
@@ -116,7 +117,7 @@ def light_passes(
     Args:
       lights: the lights.
       point: the points.
-      normal: unit normals.
+      normals: the normals.
       eye: where the viewer is.
       material: the material.
       shadows: False puts all lights into the first pass.
@@ -126,7 +127,7 @@ def light_passes(
     """
     main, others = scale(material.emission, material.colour), []
     for light in lights:
-        colour = light_eval(light, point, normal, eye, material)
+        colour = light_eval(light, point, normals, eye, material)
         if shadows and light.constants.shadow:
             others.append(clamp(colour))
         else:
@@ -182,7 +183,7 @@ def material_of(view: View, items: tuple[int, ...], index: Index, textured: bool
     )
 
 
-def surface(view: View, rays: Rays, items: tuple[int, ...], index: Int32[Array, " P"]) -> tuple[Vec, Vec]:
+def surface(view: View, rays: Rays, items: tuple[int, ...], index: Int32[Array, " P"]) -> tuple[Vec, Normals]:
     """Intersects rays with the visible item of each pixel.
 
     Args:
@@ -192,7 +193,7 @@ def surface(view: View, rays: Rays, items: tuple[int, ...], index: Int32[Array, 
       index: item index.
 
     Returns:
-      Points and unit normals; of the surface continued past its silhouette where the ray misses the item.
+      Points and normals; of the surface continued past its silhouette where the ray misses the item.
     """
     t = jnp.ones(index.shape, jnp.float32)
     normal = tuple(jnp.zeros(index.shape, jnp.float32) for _ in range(3))
@@ -204,7 +205,7 @@ def surface(view: View, rays: Rays, items: tuple[int, ...], index: Int32[Array, 
 
     candidates = (index[None] == jnp.arange(len(view.scene.items))[:, None]).any(1)
     t, normal = view.visit(rays, items, take, (t, normal), candidates)
-    return rays.at(t), lit_normal(view, rays, items, index, t, normal)
+    return rays.at(t), lit_normals(view, rays, items, index, t, normal)
 
 
 def shade_solids(
@@ -222,21 +223,23 @@ def shade_solids(
       Packed colours.
     """
     scene, rays = view.scene, view.rays(x, y)
-    point, normal = surface(view, rays, scene.solids, index)
+    point, normals = surface(view, rays, scene.solids, index)
     material = material_of(view, scene.solids, index)
-    passes = light_passes(view.lights, point, normal, (0.0, 0.0, 0.0), material)
-    colour, *others = with_cubes(view, rays, scene.solids, index, point, normal, passes)
+    passes = light_passes(view.lights, point, normals, (0.0, 0.0, 0.0), material)
+    colour, *others = with_cubes(view, rays, scene.solids, index, point, normals.seen, passes)
     casting = [light for light in view.lights if light.constants.shadow]
     if scene.coincident:
-        others = _with_coincident(view, index, point, normal, others)
+        others = _with_coincident(view, index, point, normals, others)
     valid = index < len(scene.items)
     for light, extra in zip(casting, others, strict=True):
-        lit = is_lit(view, light, point, normal, 2 * SHADOW_BIAS, valid)
+        lit = is_lit(view, light, point, normals.seen, 2 * SHADOW_BIAS, valid)
         colour = add(colour, tuple(jnp.where(lit, c, 0.0) for c in extra))
     return pack_colour(colour)
 
 
-def _with_coincident(view: View, index: Int32[Array, " P"], point: Vec, normal: Vec, others: list[Vec]) -> list[Vec]:
+def _with_coincident(
+    view: View, index: Int32[Array, " P"], point: Vec, normals: Normals, others: list[Vec]
+) -> list[Vec]:
     """Adds the light of items that coincide with the visible one to the passes of lights with shadows.
 
     Such a pass adds to what is there, and OpenGL draws a surface that is as near as another over it.
@@ -245,7 +248,7 @@ def _with_coincident(view: View, index: Int32[Array, " P"], point: Vec, normal: 
       view: the env.
       index: item index of the visible solid, of coincident ones the last.
       point: the points.
-      normal: unit normals.
+      normals: the normals.
       others: rgb of the passes after the first.
     """
     shown: dict[int, list[int]] = {}
@@ -260,7 +263,7 @@ def _with_coincident(view: View, index: Int32[Array, " P"], point: Vec, normal: 
             chosen: Array = chosen, partner: Array = partner, first: tuple = tuple(partners.values())
         ) -> list[Vec]:
             material = material_of(view, first, partner)
-            passes = light_passes(view.lights, point, normal, (0.0, 0.0, 0.0), material)[1:]
+            passes = light_passes(view.lights, point, normals, (0.0, 0.0, 0.0), material)[1:]
             return [tuple(jnp.where(chosen, c, 0.0) for c in extra) for extra in passes]
 
         none = [tuple(jnp.zeros(index.shape, jnp.float32) for _ in range(3)) for _ in others]

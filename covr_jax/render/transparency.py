@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
+from covr_jax.render.facets import Normals, lit_normals
 from covr_jax.render.haze import backdrop_distance
 from covr_jax.render.plane_texture import backface_hit, texture_of
 from covr_jax.render.raycast import Code, intersect
@@ -20,7 +21,7 @@ from covr_jax.render.rays import CameraRays
 from covr_jax.render.scene import PLANE
 from covr_jax.render.shade import light_passes, material_of, pack_colour, unpack_colour
 from covr_jax.render.solid_texture import with_cubes
-from covr_jax.render.vector import Vec, dot, unit, vec
+from covr_jax.render.vector import Vec, dot, vec
 from covr_jax.render.view import View, any_pixel, when
 
 BACKFACE_ALPHA = 0.3  # factor of a plane's alpha when the camera is behind it
@@ -81,9 +82,10 @@ def _layer(view: View, rays: CameraRays, index: int, depth: Array) -> Layer:
     def shade() -> Array:
         centre = intersect(rays, item.type, size, pose)
         material = material_of(view, (index,), index)
-        point, normal = rays.at(centre.t), unit(centre.normal)
-        passes = light_passes(view.lights, point, normal, (0.0, 0.0, 0.0), material, False)
-        (colour,) = with_cubes(view, rays, (index,), index, point, normal, passes)
+        point = rays.at(centre.t)
+        normals = lit_normals(view, rays, (index,), index, centre.t, centre.normal)
+        passes = light_passes(view.lights, point, normals, (0.0, 0.0, 0.0), material, False)
+        (colour,) = with_cubes(view, rays, (index,), index, point, normals.seen, passes)
         return pack_colour(colour)
 
     colour = when(any_pixel(shown), shade, jnp.zeros(rays.x.shape, jnp.int32))
@@ -105,7 +107,7 @@ def _backface(view: View, rays: CameraRays, index: int, depth: Array) -> Layer:
         (colour,) = light_passes(
             view.lights,
             hit.point,
-            hit.pose.axes[2],
+            Normals.flat(hit.pose.axes[2]),
             (0.0, 0.0, 0.0),
             material_of(view, (index,), index, textured=False),
             shadows=False,

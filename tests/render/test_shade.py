@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from covr_jax.render import scene
+from covr_jax.render.facets import Normals
 from covr_jax.render.shade import LEVELS, Material, light_eval, light_passes, pack_colour, unpack_colour
 from covr_jax.render.tendon import hanging_chain
 from covr_jax.render.view import Light
@@ -15,6 +16,7 @@ from covr_jax.render.view import Light
 GREY = Material((0.8, 0.8, 0.8), 0.0, 0.5, 0.5)
 UP = (0.0, 0.0, 1.0)
 ORIGIN = (0.0, 0.0, 0.0)
+FLAT = Normals.flat(UP)
 LAMP = scene.Light(
     index=0,
     directional=False,
@@ -36,8 +38,8 @@ def lamp(position=(0.0, 0.0, 2.0), direction=(0.0, 0.0, -1.0), **changes):
     return Light(dataclasses.replace(LAMP, **changes), position, direction)
 
 
-def shine(light, eye=(0.0, 0.0, 3.0), point=ORIGIN, material=GREY):
-    return float(light_eval(light, point, UP, eye, material)[0])
+def shine(light, eye=(0.0, 0.0, 3.0), point=ORIGIN, material=GREY, normals=FLAT):
+    return float(light_eval(light, point, normals, eye, material)[0])
 
 
 def test_light_from_straight_above():
@@ -62,6 +64,14 @@ def test_light_from_below_is_ambient_only():
     assert shine(lamp(directional=True, direction=UP)) == pytest.approx(0.1 * 0.8, rel=1e-5)
 
 
+def test_a_facet_is_continued_in_its_plane():
+    """Its diffuse light may fall below zero there, and its highlight stays."""
+    brighter, darker = (shine(lamp(), normals=Normals(UP, (0.0, 0.0, z))) for z in (1.3, -0.5))
+    assert brighter == pytest.approx((0.1 + 1.3 * 0.5) * 0.8 + 0.5 * 0.3, rel=1e-5)
+    assert darker == pytest.approx((0.1 - 0.5 * 0.5) * 0.8 + 0.5 * 0.3, rel=1e-5)
+    assert shine(lamp(), normals=Normals((0.0, 0.0, -1.0), UP)) == pytest.approx(0.1 * 0.8, rel=1e-5)
+
+
 def test_spot_fades_and_ends():
     aside = (2.0 * math.tan(math.radians(40)), 0.0, 0.0)
     beyond = (2.0 * math.tan(math.radians(51)), 0.0, 0.0)
@@ -79,15 +89,15 @@ def test_attenuation():
 def test_each_pass_is_clamped_by_itself():
     bright = (2.0, 2.0, 2.0)
     lights = (lamp(diffuse=bright), lamp(diffuse=bright, shadow=True))
-    passes = light_passes(lights, ORIGIN, UP, (0.0, 0.0, 3.0), GREY)
+    passes = light_passes(lights, ORIGIN, FLAT, (0.0, 0.0, 3.0), GREY)
     assert [float(colour[0]) for colour in passes] == [1.0, 1.0]
-    (together,) = light_passes(lights, ORIGIN, UP, (0.0, 0.0, 3.0), GREY, shadows=False)
+    (together,) = light_passes(lights, ORIGIN, FLAT, (0.0, 0.0, 3.0), GREY, shadows=False)
     assert float(together[0]) == 1.0
 
 
 def test_emission_belongs_to_the_first_pass():
     glowing = GREY._replace(emission=0.25)
-    first, second = light_passes((lamp(), lamp(shadow=True)), ORIGIN, UP, (0.0, 0.0, 3.0), glowing)
+    first, second = light_passes((lamp(), lamp(shadow=True)), ORIGIN, FLAT, (0.0, 0.0, 3.0), glowing)
     assert float(first[0] - second[0]) == pytest.approx(0.25 * 0.8, rel=1e-5)
 
 

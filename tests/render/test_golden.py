@@ -86,6 +86,21 @@ def test_every_item_type_is_close_to_opengl(name, make_zoo, opengl, decibel):
 
 
 @pytest.mark.slow
+def test_cylinders_are_lit_as_in_opengl(opengl, decibel):
+    """Thick and thin ones, seen from the side and on a lid."""
+    model = mujoco.MjModel.from_xml_string("""<mujoco><worldbody><light pos="0 -1 3" dir="0 .3 -1"/>
+      <geom type="plane" size="3 3 .1" rgba=".4 .5 .6 1"/>
+      <geom pos="0 0 .6" type="cylinder" size=".3 .4" rgba=".8 .4 .2 1"/>
+      <geom pos=".8 .2 .5" euler="70 20 0" type="cylinder" size=".04 .5" rgba=".3 .8 .3 1"/>
+      <geom pos="-.8 .2 .5" euler="20 60 0" type="cylinder" size=".2 .02" rgba=".3 .3 .9 1"/>
+      <geom pos="-.2 -.6 .2" euler="90 30 0" type="cylinder" size=".02 .4" rgba=".9 .9 .3 1"/>
+      <camera name="eye" pos="0 -2.5 1.4" xyaxes="1 0 0 0 .4 1"/></worldbody></mujoco>""")
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    assert decibel(Renderer(model, 84, 84, "eye")(data), opengl(model, 84, 84, "eye")(data)) >= 40.0
+
+
+@pytest.mark.slow
 def test_turning_camera_is_close_to_opengl(make_zoo, opengl, decibel):
     model, data = make_zoo()
     image = Renderer(model, 72, 96, "rider", samples=1)(data)

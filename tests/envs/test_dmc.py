@@ -20,9 +20,10 @@ from tests.support.pairs import ENGINES, NUM_ENVS, compiled, flat, load
 
 MAX_AGE = 60  # control steps of random actions before a state is taken
 
-# A few of their states are in hard contact, where forces computed in float32 cost more (five in a hundred at most).
-HARD_CONTACTS = ("finger_spin", "hopper_hop")
 PHYSICS = [name for name in TASKS if name != "walker_run"]  # which shares walker_walk's
+# MJX of these is compared below, step by step, and as cheetahs settle in test_starts; compiling takes minutes.
+ELSEWHERE = {("cheetah_run", "mjx"), ("finger_spin", "mjx")}
+PAIRS = [(name, physics) for name in PHYSICS for physics in ENGINES if (name, physics) not in ELSEWHERE]
 
 
 class Reference(NamedTuple):
@@ -73,8 +74,7 @@ def reference(name):
 TOLERANCES = {"mujoco": (2e-6, 1e-5, 1e-6), "mjx": (2e-5, 2e-3, 1e-4)}
 
 
-@pytest.mark.parametrize("physics", ENGINES)
-@pytest.mark.parametrize("name", PHYSICS)
+@pytest.mark.parametrize(("name", "physics"), PAIRS)
 def test_a_control_step_equals_dm_controls(name, physics):
     task, known = compiled(name, physics), reference(name)
     position, velocity, reward = TOLERANCES[physics]
@@ -136,10 +136,9 @@ def arranged(name, model, count=40):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["walker_walk", "finger_spin"])
-def test_physics_steps_equal_mujocos(name):
+def test_finger_s_physics_steps_equal_mujocos():
     """One and ten physics steps from the same states with the same control, float32 against C's float64."""
-    env, known = compiled(name, "mjx").env, reference(name)
+    env, known = compiled("finger_spin", "mjx").env, reference("finger_spin")
     low, high = env.mj_model.actuator_ctrlrange.T
     ctrl = low + 0.5 * (known.action + 1.0) * (high - low)
 
@@ -157,7 +156,7 @@ def test_physics_steps_equal_mujocos(name):
             theirs[env_id, step] = data.qpos
     gap = np.abs(ours - theirs).max(-1)
     assert np.quantile(gap[:, 0], 0.95) <= 3e-7
-    assert gap[:, 0].max() <= (5e-6 if name in HARD_CONTACTS else 1e-6)
+    assert gap[:, 0].max() <= 5e-6  # a few of the states are in hard contact, where forces in float32 cost more
     assert gap[:, 9].max() <= 1e-4
 
 
@@ -200,8 +199,7 @@ def test_a_start_can_be_given():
     np.testing.assert_array_equal(timestep.observation[:, :2], known.qpos)
 
 
-@pytest.mark.parametrize("physics", ENGINES)
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(("name", "physics"), PAIRS)
 def test_the_first_observation_is_dm_controls_of_that_state(name, physics):
     state, timestep = compiled(name, physics).reset(jax.random.key(13))
     env = load(name)

@@ -40,7 +40,7 @@ def drawn(scene, name, seed=0, time=0.0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in DISTRACTORS if name != "none"])
+@pytest.mark.parametrize("name", ["background_easy", "camera_easy", "color_hard"])  # the others vary the same parts
 def test_an_appearance_depends_on_its_key_only(scene, name):
     plain, _ = drawn(scene, "none")
     one, other = drawn(scene, name, 1)[0], drawn(scene, name, 2)[0]

@@ -21,8 +21,8 @@ DOMAINS = {
     "reacher": ("easy", 46.2, None),
     "cheetah": ("run", 51.3, None),
     "walker": ("walk", 45.0, 42.0),
-    "finger": ("spin", 44.0, 43.0),
-    "ball_in_cup": ("catch", 47.8, 43.0),
+    "finger": ("spin", None, 43.0),
+    "ball_in_cup": ("catch", None, 43.0),
     "hopper": ("hop", 50.2, None),
     "pendulum": ("swingup", 47.0, None),
 }
@@ -48,7 +48,7 @@ FIRST_TIER = [("cartpole", 1)]
 CASES = [
     pytest.param(domain, samples, marks=[] if (domain, samples) in FIRST_TIER else pytest.mark.slow)
     for domain, samples in product(DOMAINS, (1, 4))
-    if samples == 1 or DOMAINS[domain][2]
+    if (DOMAINS[domain][2] if samples == 4 else DOMAINS[domain][1])
 ]
 
 
@@ -66,12 +66,10 @@ def test_domain_is_close_to_opengl(domain, samples, opengl, decibel):
 
 
 DULL = '<light pos="0 0 4" dir="0 0 -1" diffuse=".5 .6 .7" castshadow="false"/>'
-FADING = '<light pos="0 0 4" dir="0 0 -1" attenuation=".5 .1 .02" exponent="3.5"/>'
 ZOOS = {
     "checker": ({}, 40.0),
     "endless": ({"floor": 'size="0 0 .5" material="grid"'}, 38.0),
     "plain, no shadow": ({"floor": 'size="2 2 .2" rgba=".4 .5 .4 1"', "light": DULL}, 42.0),
-    "attenuated": ({"light": FADING}, 40.0),
 }
 
 

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import tyro
 
@@ -183,11 +183,22 @@ def _message(box: str) -> str:
     return " ".join(parts[0]).rstrip(".") + guess
 
 
+def uses_warp(recorded: dict[str, Any], *named: str | None) -> bool:
+    """Whether a run needs Warp.
+
+    Args:
+      recorded: options of its run directory, empty if there is none.
+      named: renderers and physics that the command names.
+    """
+    env = recorded.get("env")
+    return "warp" in (*named, recorded.get("renderer"), env.get("physics") if isinstance(env, dict) else None)
+
+
 def import_quietly(*, warp: bool = True) -> None:
     """Imports MJX without its notes that optional backends are missing.
 
     Args:
-      warp: False where Warp does not draw: importing it takes longer than all else that training imports.
+      warp: False where Warp is not used: importing it takes longer than all else that training imports.
     """
     found = sys.modules.get("warp")
     if not (warp or found):

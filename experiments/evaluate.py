@@ -166,7 +166,7 @@ def main() -> int:
 
     from covr_jax import runtime
 
-    cli.import_quietly(warp="warp" in (arguments.renderer, read_config(arguments.run_dir).get("renderer")))
+    cli.import_quietly(warp=cli.uses_warp(read_config(arguments.run_dir), arguments.renderer))
     runtime.configure()
     cli.check_device()
     row = measure(

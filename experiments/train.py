@@ -28,9 +28,10 @@ def parse(arguments: list[str]) -> tuple[Config, Path]:
 def main(config: Config, directory: Path) -> int:
     """Trains, writes the report, and prints the final return."""
     from covr_jax import runtime
+    from covr_jax.report.data import read_config
     from covr_jax.vlm.gpu_share import torch_share
 
-    cli.import_quietly(warp=config.renderer == "warp")
+    cli.import_quietly(warp=cli.uses_warp(read_config(directory), config.renderer, config.env.physics))
     runtime.configure()
     if share := torch_share(config):
         runtime.share_gpu(share)

@@ -26,7 +26,7 @@ Fraction = Annotated[float, Interval(ge=0, le=1)]
 Distractors = Literal[
     "none", "color_easy", "color_hard", "background_easy", "background_hard", "camera_easy", "camera_hard"
 ]
-PhysicsEngine = Literal["auto", "mjx", "mujoco"]
+PhysicsEngine = Literal["auto", "mjx", "warp", "mujoco"]
 RendererName = Literal["jax", "warp", "gl"]
 Storage = Literal["device", "host"]
 Agent = Literal["sac", "rad", "drq", "drqv2", "deepmdp", "curl", "svea", "resact", "taco", "spr", "mlr"]

@@ -49,8 +49,8 @@ class EnvConfig:
     image_size: PositiveInt = 100  # rendered height = width, pixels [RAD: 100, augmented to 108]
     samples: int = 4  # visibility rays per pixel: 1, 2 or 4 [MuJoCo]
     distractors: Distractors = "none"  # visual changes drawn anew for each episode
-    # Engine of the DMControl tasks: MJX inside of compiled programs, or C MuJoCo on the host. auto: what the run
-    # directory records, or else MuJoCo where JAX runs on CPUs and MJX elsewhere [ours]
+    # Engine of the DMControl tasks: MJX inside of compiled programs, MJX's kernels on NVIDIA Warp, or C MuJoCo on the
+    # host. auto: what the run directory records, or else MuJoCo where JAX runs on CPUs and MJX elsewhere [ours]
     physics: PhysicsEngine = "auto"
 
 

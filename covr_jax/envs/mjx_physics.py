@@ -22,6 +22,7 @@ class MJXPhysics(Physics):
             newton, line_search = task.solver_iterations
             solver: Any = {"opt.iterations": newton, "opt.ls_iterations": line_search}
             self.model = cast(mjx.Model, self.model.tree_replace(solver))
+        self._simulated, self._empty = self.model, mjx.make_data(self.mj_model)
 
     def control_steps(
         self,
@@ -33,12 +34,11 @@ class MJXPhysics(Physics):
         count: int,
     ) -> Stepped:
         """As ``Physics.control_steps``."""
-        start = mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl, qacc_warmstart=qacc_warmstart)
+        start = self._empty.replace(qpos=qpos, qvel=qvel, ctrl=ctrl, qacc_warmstart=qacc_warmstart)
 
         def control_step(data: mjx.Data, _: None) -> tuple[mjx.Data, Array]:
-            data, _ = jax.lax.scan(lambda d, _: (mjx.step(self.model, d), None), data, None, length=self.substeps)
-            data = self._kinematics(data, goal)
-            return data, self.task.reward(self.model, data)
+            data, _ = jax.lax.scan(lambda d, _: (self._step(d), None), data, None, length=self.substeps)
+            return data, self.task.reward(self.model, self._kinematics(self._readable(data), goal))
 
         data, rewards = jax.lax.scan(control_step, start, None, length=count)
         touch = data.sensordata if self.task.touch else None
@@ -76,11 +76,18 @@ class MJXPhysics(Physics):
         moves = jnp.zeros((steps, self.model.nq)).at[0].set(move)
 
         def step(data: mjx.Data, move: Float[Array, " nq"]) -> tuple[mjx.Data, None]:
-            data = mjx.step(self.model, data)
+            data = self._step(data)
             return data.replace(qpos=data.qpos + move), None
 
-        data, _ = jax.lax.scan(step, mjx.make_data(self.model), moves)
+        data, _ = jax.lax.scan(step, self._empty, moves)
         return data.qpos, data.qvel
+
+    def _step(self, data: mjx.Data) -> mjx.Data:
+        return mjx.step(self._simulated, data)
+
+    def _readable(self, data: mjx.Data) -> mjx.Data:
+        """Data of a simulation as the functions of MJX's own engine take them."""
+        return data
 
     def _kinematics(self, data: mjx.Data, goal: Float[Array, " G"] | None) -> mjx.Data:
         for stage in (mjx.kinematics, mjx.com_pos, mjx.camlight, mjx.com_vel):

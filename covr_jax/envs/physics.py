@@ -1,4 +1,4 @@
-"""Physics of one env (no batch axis), which ``VecEnv`` vmaps: what both engines share. Letters: A action, G goal."""
+"""Physics of one env (no batch axis), which ``VecEnv`` vmaps: what the engines share. Letters: A action, G goal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Stepped = tuple[
 
 
 class Physics(abc.ABC):
-    """The model of a task and the functions that step it and complete its data; pure and jit-able in both engines.
+    """The model of a task and the functions that step it and complete its data; pure and jit-able in all engines.
 
     Letters of shapes: S sensors.
 

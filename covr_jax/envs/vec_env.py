@@ -62,8 +62,8 @@ class VecEnv:
       samples: visibility samples per pixel.
       renderer: one of ``render.RENDERERS``: ``jax``; ``gl``, MuJoCo's OpenGL on the host; ``warp``, mjx.render.
       distractors: a name of ``render.distract.DISTRACTORS``, for example ``color_hard``.
-      physics: one of ``PHYSICS``: ``mjx``; ``mujoco``, the C engine on the threads of the host; ``auto``, as
-        ``default_physics`` says.
+      physics: one of ``PHYSICS``: ``mjx``; ``warp``, the same on NVIDIA Warp; ``mujoco``, the C engine on the threads
+        of the host; ``auto``, as ``default_physics`` says.
 
     Raises:
       ValueError: on construction, for an option out of range.
@@ -94,7 +94,7 @@ class VecEnv:
         self.frame_stack = frame_stack
         self.image_size = image_size
         self.action_repeat = action_repeat or task.action_repeat
-        self.physics = make_physics(task, physics)
+        self.physics = make_physics(task, physics, num_envs)
         if isinstance(self.physics, MuJoCoPhysics) and num_envs > self.physics.max_envs:
             most = self.physics.max_envs
             raise ValueError(f"physics mujoco steps up to {most} {task.name} envs, got {num_envs}; use physics mjx")

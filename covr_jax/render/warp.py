@@ -5,10 +5,6 @@ Letters: E envs, H W image.
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +16,8 @@ from mujoco import mjx
 from covr_jax.render.base import RendererError
 from covr_jax.render.camera import FREE, Camera, read_camera
 from covr_jax.render.poses import light_pose
+from covr_jax.runtime.nvidia_warp import WarpError, open_warp
 
-MIN_MJX_VERSION = (3, 12)  # before, images could be drawn before the poses arrived: google-deepmind/mujoco issue 3435
 RAYS_PER_EDGE = {1: 1, 4: 2}  # of a pixel, by samples per pixel
 
 
@@ -66,15 +62,16 @@ class WarpRenderer:
         samples: int = 4,
         num_envs: int = 1,
     ) -> None:
-        check_versions()
         if samples not in RAYS_PER_EDGE:
             raise RendererError(f"renderer warp: samples must be one of {sorted(RAYS_PER_EDGE)}, got {samples}")
-        setup, device = read_camera(mj_model, camera, height, width), _device_name()
+        try:
+            device = open_warp()
+        except WarpError as error:
+            raise RendererError(f"renderer warp: {error}") from error
+        setup = read_camera(mj_model, camera, height, width)
         if setup.index == FREE or setup.lens.orthographic:
             raise ValueError("renderer warp: draws the model's own perspective cameras, no free or orthographic one")
         index = setup.index
-        warp = importlib.import_module("warp")  # pyright resolves `import warp` to this file
-        warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # no log line per kernel
         self.num_envs = num_envs
         self._model, self._empty_data = mjx.put_model(mj_model, impl="warp"), mjx.make_data(mj_model, impl="warp")
         self._light_mounts = [_light_mount(mj_model, k) for k in range(mj_model.nlight)]
@@ -155,38 +152,6 @@ class WarpRenderer:
         raise RendererError(
             f"renderer warp: {size} batches of {self.num_envs} envs cannot be drawn by one vmap; give num_envs all envs"
         )
-
-
-def check_versions(
-    version: Callable[[str], str] = importlib.metadata.version,
-    requires: Callable[[str], list[str] | None] = importlib.metadata.requires,
-) -> None:
-    """Raises RendererError unless mujoco-mjx is free of the race and warp-lang is the version it was made for."""
-    mjx_version = version("mujoco-mjx")
-    if tuple(int(part) for part in mjx_version.split(".")[:2]) < MIN_MJX_VERSION:
-        raise RendererError(
-            f"renderer warp: mujoco-mjx {mjx_version} may draw poses of the step before; pip install mujoco-mjx==3.17.0"
-        )
-    pins = re.findall(r"^warp-lang==([\w.]+)", "\n".join(requires("mujoco-mjx") or []), flags=re.MULTILINE)
-    remedy = f"pip install warp-lang=={pins[0]}" if pins else "pip install warp-lang"
-    try:
-        found = version("warp-lang")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise RendererError(f"renderer warp: warp-lang is not installed; {remedy}") from error
-    if pins and found != pins[0]:
-        raise RendererError(
-            f"renderer warp: mujoco-mjx {mjx_version} goes with warp-lang {pins[0]}, not {found}; {remedy}"
-        )
-
-
-def _device_name() -> str:
-    """Warp's name of JAX's first device."""
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        return "cpu"
-    if "cuda" in device.client.platform_version.lower():
-        return f"cuda:{device.local_hardware_id}"
-    raise RendererError(f"renderer warp: draws on CPU and on NVIDIA GPUs, not on {device.device_kind}")
 
 
 def _light_mount(model: mujoco.MjModel, k: int) -> LightMount:

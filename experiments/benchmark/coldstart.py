@@ -44,7 +44,7 @@ def started(began: float, options: list[str]) -> dict[str, float]:
       options: of ``train.py``.
     """
     config = cli.parse_config(options, "coldstart.py", "")
-    cli.import_quietly(warp=config.renderer == "warp")
+    cli.import_quietly(warp=cli.uses_warp({}, config.renderer, config.env.physics))
 
     import jax
 

@@ -24,6 +24,12 @@ PHYSICS = [name for name in TASKS if name != "walker_run"]  # which shares walke
 # MJX of these is compared below, step by step, and as cheetahs settle in test_starts; compiling takes minutes.
 ELSEWHERE = {("cheetah_run", "mjx"), ("finger_spin", "mjx")}
 PAIRS = [(name, physics) for name in PHYSICS for physics in ENGINES if (name, physics) not in ELSEWHERE]
+# Kernels of Warp are compiled for one device or the other; on CPUs, where nobody needs them, one task stands for all.
+ON_GPU = pytest.mark.skipif(jax.default_backend() != "gpu", reason="physics warp of this task is tested on NVIDIA GPUs")
+WARP = [
+    pytest.param(name, "warp", marks=[pytest.mark.slow] if name == "walker_walk" else [ON_GPU])
+    for name in PHYSICS
+]
 
 
 class Reference(NamedTuple):
@@ -71,10 +77,10 @@ def reference(name):
 
 
 # Positions, velocities and observations, rewards: MuJoCo's numbers are dm_control's, rounded to float32.
-TOLERANCES = {"mujoco": (2e-6, 1e-5, 1e-6), "mjx": (2e-5, 2e-3, 1e-4)}
+TOLERANCES = {"mujoco": (2e-6, 1e-5, 1e-6), "mjx": (2e-5, 2e-3, 1e-4), "warp": (2e-5, 2e-3, 1e-4)}
 
 
-@pytest.mark.parametrize(("name", "physics"), PAIRS)
+@pytest.mark.parametrize(("name", "physics"), PAIRS + WARP)
 def test_a_control_step_equals_dm_controls(name, physics):
     task, known = compiled(name, physics), reference(name)
     position, velocity, reward = TOLERANCES[physics]
@@ -199,7 +205,7 @@ def test_a_start_can_be_given():
     np.testing.assert_array_equal(timestep.observation[:, :2], known.qpos)
 
 
-@pytest.mark.parametrize(("name", "physics"), PAIRS)
+@pytest.mark.parametrize(("name", "physics"), PAIRS + WARP)
 def test_the_first_observation_is_dm_controls_of_that_state(name, physics):
     state, timestep = compiled(name, physics).reset(jax.random.key(13))
     env = load(name)

@@ -14,7 +14,7 @@ from tests.support.trees import assert_trees_equal
 
 @pytest.mark.parametrize(
     ("physics", "value"),
-    [*(("mujoco", value) for value in (np.nan, np.inf, 1e12)), pytest.param("mjx", np.nan, marks=pytest.mark.slow)],
+    [*(("mujoco", value) for value in (np.nan, np.inf, 1e12)), pytest.param("warp", np.nan, marks=pytest.mark.slow)],
 )
 def test_a_failed_env_begins_anew_and_the_others_do_not_notice(physics, value):
     env = envs.make("pendulum_swingup", 3, pixels=False, physics=physics)

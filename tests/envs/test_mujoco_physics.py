@@ -113,7 +113,7 @@ def test_auto_is_mujoco_on_cpus_and_mjx_elsewhere(monkeypatch, backend, expected
 
 
 def test_an_unknown_engine_is_refused():
-    with pytest.raises(ValueError, match="unknown physics 'bullet'; choose from auto, mjx, mujoco"):
+    with pytest.raises(ValueError, match="unknown physics 'bullet'; choose from auto, mjx, warp, mujoco"):
         envs.make("pendulum_swingup", 1, physics="bullet")
 
 
@@ -137,16 +137,16 @@ print(float(jax.jit(env.step)(state, jnp.zeros((2844, 6)))[1].reward.sum()) > 0)
     assert done.stdout.split() == ["True"], done.stderr
 
 
-def test_both_engines_have_the_same_state():
+def test_all_engines_have_the_same_state():
     """A run's checkpoint holds the same arrays, whichever steps it."""
     shapes = []
-    for physics in ("mjx", "mujoco"):
+    for physics in ("mjx", "mujoco", "warp"):
         env = envs.make("reacher_easy", 2, pixels=False, physics=physics)
         state = jax.eval_shape(env.initial, jax.random.key(0))
         after, reward = jax.eval_shape(env.advance, state, jnp.zeros((2, 2)))
         assert jax.tree.structure(after) == jax.tree.structure(state)
         shapes.append([(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((state, after, reward))])
-    assert shapes[0] == shapes[1]
+    assert shapes[0] == shapes[1] == shapes[2]
 
 
 class Roped(Task):

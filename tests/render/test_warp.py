@@ -13,6 +13,7 @@ from mujoco import mjx
 from covr_jax import envs
 from covr_jax.config import ConfigError
 from covr_jax.render import RendererError, make_renderer
+from covr_jax.runtime.nvidia_warp import WarpError, check_warp
 from covr_jax.training.programs import Programs
 
 STATES = 10
@@ -91,7 +92,7 @@ def test_another_device_is_refused(warp, monkeypatch):
         platform, device_kind, client = "tpu", "TPU v5 lite", type("Client", (), {"platform_version": "libtpu"})
 
     monkeypatch.setattr(warp.jax, "devices", lambda: [Device()])
-    with pytest.raises(RendererError, match="draws on CPU and on NVIDIA GPUs, not on TPU v5 lite"):
+    with pytest.raises(RendererError, match="renderer warp: it runs on CPUs and on NVIDIA GPUs, not on TPU v5 lite"):
         make_renderer("warp", MODEL)
 
 
@@ -110,9 +111,9 @@ def test_versions_that_do_not_fit_are_refused(warp, changed, line):
             raise importlib.metadata.PackageNotFoundError(package)
         return found
 
-    with pytest.raises(RendererError, match=line):
-        warp.check_versions(version, lambda package: ["jax", 'warp-lang==1.18.0; extra == "warp"'])
-    warp.check_versions()  # what is installed here fits
+    with pytest.raises(WarpError, match=line):
+        check_warp(version, lambda package: ["jax", 'warp-lang==1.18.0; extra == "warp"'])
+    check_warp()  # what is installed here fits
 
 
 def test_an_option_that_does_not_fit_is_an_option_error(warp, tiny_config):

@@ -30,6 +30,8 @@ PACKAGES = (
     "carla",
 )
 
+_COMMIT = commit() or "unknown"  # before this process writes results, which are tracked files too
+
 
 def median_rate(work: Callable[[], Any], amount: float, *, seconds: float = 1.0, repeats: int = 5) -> float:
     """Median of ``amount`` per second over ``repeats`` blocks of about ``seconds`` each.
@@ -58,7 +60,7 @@ def identity() -> dict[str, Any]:
             continue
     return {
         "command": shlex.join(["python", *sys.argv]),
-        "commit": commit() or "unknown",
+        "commit": _COMMIT,
         "python": platform.python_version(),
         "versions": versions,
         "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]},

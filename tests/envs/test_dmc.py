@@ -26,10 +26,7 @@ ELSEWHERE = {("cheetah_run", "mjx"), ("finger_spin", "mjx")}
 PAIRS = [(name, physics) for name in PHYSICS for physics in ENGINES if (name, physics) not in ELSEWHERE]
 # Kernels of Warp are compiled for one device or the other; on CPUs, where nobody needs them, one task stands for all.
 ON_GPU = pytest.mark.skipif(jax.default_backend() != "gpu", reason="physics warp of this task is tested on NVIDIA GPUs")
-WARP = [
-    pytest.param(name, "warp", marks=[pytest.mark.slow] if name == "walker_walk" else [ON_GPU])
-    for name in PHYSICS
-]
+WARP = [pytest.param(name, "warp", marks=[pytest.mark.slow] if name == "walker_walk" else [ON_GPU]) for name in PHYSICS]
 
 
 class Reference(NamedTuple):

@@ -28,6 +28,7 @@ from covr_jax.runtime.errors import one_line
 KEEP = 2  # newest checkpoints that stay
 BEST = "best"  # folder of the checkpoint with the policy of a run's best evaluation
 _COPY_SHARE = 0.8  # of the host's free memory that a copy of the state may take
+_COPY_BYTES = 2**30  # that it may take where the state is in the host's memory itself: orbax copies a copy once more
 _FIRST_VERSION = "0.1.0"  # it did not name itself
 _FIRST_WITH_MANIFEST = 3
 FORMAT = 4  # of the checkpoints that this version writes; it reads all formats up to this one
@@ -110,7 +111,7 @@ class Checkpointer:
         """Writes one checkpoint; drops the oldest ones beyond ``keep`` and those of later steps, which were damaged.
 
         The state is copied and written by a thread; programs may reuse its memory from now on. Where the host's memory
-        does not hold a copy, this waits until it is written.
+        does not hold a copy, or holds a large state itself, this waits until it is written as it is.
 
         Args:
           env_steps: of the run so far; names the checkpoint.
@@ -125,7 +126,7 @@ class Checkpointer:
           CheckpointError: the disk refused, this time or the last; earlier checkpoints are untouched.
         """
         from covr_jax.io import arrays
-        from covr_jax.runtime import memory
+        from covr_jax.runtime import memory, on_cpu
 
         self.wait()
         began, final, temporary = time.monotonic(), self._root / str(env_steps), self._root / f"{env_steps}.tmp"
@@ -137,8 +138,8 @@ class Checkpointer:
             write_json(temporary / "host.json", host | {"format": FORMAT, "covr_jax_version": __version__})
         except OSError as error:
             raise _refused(final, temporary, error) from error
-        free = memory.free_bytes("host")
-        if aside := free is None or arrays.nbytes(state) <= _COPY_SHARE * free:
+        free, size = memory.free_bytes("host"), arrays.nbytes(state)
+        if aside := (free is None or size <= _COPY_SHARE * free) and (size <= _COPY_BYTES or not on_cpu()):
             state = arrays.host_copy(state)
         self._writing = self._writer.submit(self._write, env_steps, state, began, time.monotonic() if aside else None)
         if not aside:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from covr_jax import __version__
-from covr_jax.io import manifest
+from covr_jax.io import checkpoint, manifest
 from covr_jax.io.checkpoint import FORMAT, Checkpointer, CheckpointError
 from covr_jax.runtime import memory
 from tests.support.checkpoints import assert_equal, refuse, saved, state
@@ -71,9 +71,18 @@ def test_training_goes_on_while_a_copy_of_the_state_is_written(tmp_path, monkeyp
     np.testing.assert_array_equal(written[0]["w"], [0, 1, 2])
     assert checkpointer.steps() == [5] and checkpointer.last.env_steps == 5
     assert 0 < checkpointer.last.blocked_seconds < checkpointer.last.seconds
-    monkeypatch.setattr(memory, "free_bytes", lambda storage: 10)  # no copy fits
+
+
+@pytest.mark.parametrize("changed", [(memory, "free_bytes", lambda storage: 10), (checkpoint, "_COPY_BYTES", 11)])
+def test_a_state_is_not_copied_where_memory_does_not_hold_it_or_it_is_large(tmp_path, monkeypatch, changed):
+    from covr_jax.io import arrays
+
+    written = []
+    monkeypatch.setattr(arrays, "save", lambda path, tree: (written.append(tree), path.mkdir()))
+    monkeypatch.setattr(*changed)
+    checkpointer = Checkpointer(tmp_path)
     checkpointer.save(6, {"w": jnp.ones(3)}, {})
-    assert (tmp_path / "checkpoints" / "6").exists() and isinstance(written[1]["w"], jax.Array)
+    assert (tmp_path / "checkpoints" / "6").exists() and isinstance(written[0]["w"], jax.Array)
     assert checkpointer.last.blocked_seconds == checkpointer.last.seconds
 
 

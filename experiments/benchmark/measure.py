@@ -63,8 +63,16 @@ def identity() -> dict[str, Any]:
         "commit": _COMMIT,
         "python": platform.python_version(),
         "versions": versions,
-        "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]},
+        "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]} | _accelerator(),
     }
+
+
+def _accelerator() -> dict[str, str]:
+    """The device that JAX computes on in this process, where it is not the processor."""
+    jax = sys.modules.get("jax")
+    if jax is None or jax.default_backend() == "cpu":
+        return {}
+    return {"accelerator": jax.devices()[0].device_kind}
 
 
 def _cpu() -> str:

@@ -18,6 +18,7 @@ from covr_jax.envs.engines import make_physics
 from covr_jax.envs.mujoco_physics import MuJoCoPhysics
 from covr_jax.envs.starts import given_or_drawn
 from covr_jax.envs.task import Task
+from covr_jax.envs.warp_physics import WarpPhysics
 from covr_jax.render import BatchRenderer, Renderer, make_renderer
 from covr_jax.render.distract import Appearance
 from covr_jax.types import StepType, TimeStep
@@ -243,7 +244,9 @@ class VecEnv:
     def draw_starts(
         self, keys: Key[Array, " K"]
     ) -> tuple[Float[Array, "K nq"], Float[Array, "K nv"], Float[Array, "K G"] | None, Appearance | None]:
-        """Draws qpos, qvel, goal and appearance of new episodes, one per key."""
+        """Draws qpos, qvel, goal and appearance of new episodes, one per key; with physics warp, up to E."""
+        if isinstance(self.physics, WarpPhysics) and len(keys) > self.num_envs:  # whose contacts would be lost
+            raise ValueError(f"physics warp draws up to {self.num_envs} starts at once here, got {len(keys)}")
 
         def draw(key: Array) -> tuple[Array, Array, Array | None, Appearance | None]:
             renderer = self._renderer

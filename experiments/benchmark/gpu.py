@@ -78,13 +78,13 @@ def result_of(part: Part, seconds: float) -> dict[str, Any]:
         command = [sys.executable, str(part.script), *part.options, *where]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds, cwd=ROOT)
-            said = (done.stderr.strip() or done.stdout.strip() or "nothing was said").splitlines()[-1]
+            if done.returncode or not written.exists():
+                said = (done.stderr.strip() or done.stdout.strip() or "nothing was said").splitlines()[-1]
+                found = {"error": said}
+            else:
+                found = json.loads(written.read_text())
         except subprocess.TimeoutExpired:
-            said = f"more than {seconds:.0f} s"
-        try:
-            found = json.loads(written.read_text())
-        except (OSError, ValueError):
-            found = {"error": said}
+            found = {"error": f"more than {seconds:.0f} s"}
     return found | {"took_s": time.monotonic() - began}
 
 

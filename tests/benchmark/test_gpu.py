@@ -16,7 +16,11 @@ open(path, "w").write(json.dumps({"rows": [{"contestant": "ours", "rate": 2.5}, 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    scripts = {"good": WRITES, "broken": "raise SystemExit('no such device')", "slow": "import time; time.sleep(60)"}
+    scripts = {
+        "good": WRITES,
+        "broken": WRITES + "raise SystemExit('no such device')",
+        "slow": "import time; time.sleep(60)",
+    }
     for name, text in scripts.items():
         (tmp_path / f"{name}.py").write_text(text)
     known = {name: gpu.Part(tmp_path / f"{name}.py", (), 60, ("rate",)) for name in ("broken", "good", "slow")}

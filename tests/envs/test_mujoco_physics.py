@@ -122,6 +122,12 @@ def test_more_envs_than_a_callback_can_take_are_refused():
         envs.make(TASK, 2845, physics="mujoco")
 
 
+def test_warp_loses_no_contacts_of_more_starts_than_it_has_room_for():
+    env = envs.make("pendulum_swingup", 1, pixels=False, physics="warp")
+    with pytest.raises(ValueError, match="physics warp draws up to 1 starts at once here, got 2"):
+        env.draw_starts(jax.random.split(jax.random.key(0), 2))
+
+
 @pytest.mark.slow
 def test_the_most_envs_are_stepped_on_one_core():
     """Beyond the limit this program would wait for itself."""

@@ -66,4 +66,4 @@ def test_a_ball_is_lit_by_the_planes_that_touch_it():
 def test_the_middle_of_a_thick_item_is_as_round_as_it_is():
     through, radius = rays([0.5], [0.0]), 3.0
     for found in lit(hit_sphere(through, (0.0, 0.0, 0.0), radius), through, SAMPLES[4], radius):
-        np.testing.assert_allclose(found, [0.5 / radius, 0.0, np.sqrt(1 - (0.5 / radius) ** 2)], atol=1e-4)
+        np.testing.assert_allclose(found, [0.5 / radius, 0.0, np.sqrt(1 - (0.5 / radius) ** 2)], atol=1e-5)

@@ -24,7 +24,7 @@ class JitStepper:
     """``reset`` and ``step`` of a VecEnv in compiled pieces, so that drawing is compiled once for both, and cached."""
 
     def __init__(self, env: VecEnv, device_put: Callable[[Any], Any] = lambda x: x):
-        self._initial = runtime.jit(env.initial)
+        self._initial = runtime.jit(env.initial, rarely=True)
         self._advance = runtime.jit(env.advance, donate_argnums=0)
         self._observe = runtime.jit(env.observe, donate_argnums=0)
         self._host_fields = runtime.jit(env.host_fields)

@@ -138,8 +138,7 @@ class View(NamedTuple):
             group = [k for k in items if self.scene.items[k].type == kind]
             if not one_by_one() or len(group) < MIN_LOOP_ITEMS:
                 for k in group:
-                    size = vec(self.size[k]) if self.scene.items[k].kind == "tendon" else self.scene.items[k].size
-                    get_hit = partial(intersect, rays, kind, size, self.pose(k))
+                    get_hit = partial(self._hit, rays, k)
                     if one_by_one():
                         carry = when(candidates[k], partial(step, carry, k, get_hit), carry)
                     else:
@@ -148,6 +147,11 @@ class View(NamedTuple):
             for first in range(0, len(group), MAX_LOOP_ITEMS):
                 carry = self._visit_in_loop(rays, kind, group[first : first + MAX_LOOP_ITEMS], step, carry, candidates)
         return carry
+
+    def _hit(self, rays: Rays, k: int) -> Hit:
+        """Intersects rays with an item; called where the hit is needed, so that a branch takes arrays, not scalars."""
+        item = self.scene.items[k]
+        return intersect(rays, item.type, vec(self.size[k]) if item.kind == "tendon" else item.size, self.pose(k))
 
     def _visit_in_loop(
         self,

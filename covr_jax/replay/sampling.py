@@ -43,9 +43,13 @@ def _oldest(state: ReplayState, frame_stack: int) -> Array:
 def _between(state: ReplayState, key: Array, batch_size: int, oldest: Array) -> SampleIndices:
     """Samples uniformly among the transitions that start at ``oldest`` or later."""
     slots, num_envs = state.reward.shape
-    env_key, time_key = jax.random.split(key)
-    env_ids = jax.random.randint(env_key, (_CANDIDATES, batch_size), 0, num_envs)
-    times = jax.random.randint(time_key, (_CANDIDATES, batch_size), oldest, state.count - 1)
+
+    def draw(key: Array, least: Array, end: Array) -> Array:
+        return jax.random.randint(key, (_CANDIDATES, batch_size), least, end)
+
+    # As one call for both: the random bits are a large part of what the compiler of an update has to do.
+    ends = jnp.array([num_envs, state.count - 1])
+    env_ids, times = jax.vmap(draw)(jax.random.split(key), jnp.array([0, oldest]), ends)
     starts = state.step_type[times % slots, env_ids] < StepType.LAST
     chosen = jnp.argmax(starts, axis=0)[None]
     env_id = jnp.take_along_axis(env_ids, chosen, axis=0)[0]

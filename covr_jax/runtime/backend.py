@@ -17,6 +17,8 @@ from jax.lax import platform_dependent
 from covr_jax.runtime.cache import cache_folder
 from covr_jax.runtime.forks import refuse_forked
 
+_QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}  # of a CPU's compiler
+
 
 def configure(cache_dir: str | Path | None = None) -> None:
     """Set up the process; call it once, before the first array. Nothing in the package does this at import.
@@ -53,17 +55,23 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Any:
+def jit(function: Callable[..., Any], *, rarely: bool = False, **options: Any) -> Any:
     """``jax.jit`` with the backend's compile options.
 
     On CPU, XLA's YNNPACK path makes un-padded convolutions 4 to 8 times slower than the default one, so it is off.
+
+    Args:
+      function: the function.
+      rarely: it is called a few times at most, so that a CPU's compiler need not make it fast; that takes a fifth of
+        the time. Other last digits are possible.
+      **options: of ``jax.jit``.
 
     Raises:
       RuntimeError: in a process that was forked after JAX had started.
     """
     refuse_forked()
     if on_cpu():
-        options["compiler_options"] = {"xla_cpu_experimental_ynn_fusion_type": ""}
+        options["compiler_options"] = {"xla_cpu_experimental_ynn_fusion_type": ""} | (_QUICK if rarely else {})
     return jax.jit(function, **options)
 
 
@@ -72,7 +80,7 @@ def once(function: Callable[..., Any], *arguments: Any) -> Any:
 
     Called as it is, each of its operations would be compiled for these shapes, and kept until the process ends.
     """
-    return jit(lambda *arguments: function(*arguments))(*arguments)  # the program belongs to the lambda
+    return jit(lambda *arguments: function(*arguments), rarely=True)(*arguments)  # the program belongs to the lambda
 
 
 def no_inline(function: Callable[..., Any]) -> Callable[..., Any]:

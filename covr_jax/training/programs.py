@@ -72,7 +72,7 @@ class Programs:
             parts.eval_env,
             self.stepper if parts.eval_env is parts.env else make_stepper(parts.eval_env, parts.device_put),
         )
-        self._init = runtime.jit(parts.learner.init)
+        self._init = runtime.jit(parts.learner.init, rarely=True)
         self._scanned = runtime.jit(
             partial(scanned_chunk, parts, self.pieces, self.stepper), static_argnums=(1, 2), donate_argnums=0
         )

@@ -70,6 +70,14 @@ def test_a_standalone_function_can_be_differentiated_and_mapped():
     np.testing.assert_array_equal(jax.grad(lambda x: function(x, y).sum())(x[0]), [2.0, 0.0])
 
 
+def test_what_is_called_rarely_gives_the_same_numbers():
+    def draw(key):
+        return jnp.linalg.qr(jax.random.normal(key, (8, 8)))[0] @ jnp.arange(8.0)
+
+    key = jax.random.key(3)
+    np.testing.assert_allclose(runtime.jit(draw, rarely=True)(key), runtime.jit(draw)(key), rtol=1e-5, atol=1e-5)
+
+
 def test_jax_takes_what_torch_leaves_of_a_gpu(monkeypatch):
     """JAX reads the variable when its backend starts; the user's own stays."""
     monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)

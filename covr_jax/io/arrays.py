@@ -19,6 +19,8 @@ from orbax.checkpoint import v1 as ocp
 
 from covr_jax.runtime.errors import one_line
 
+_PIECE_BYTES = 2**24  # of an array in a file; one that is read is in memory twice
+
 
 def nbytes(tree: Any) -> int:
     """Bytes of all arrays of a tree."""
@@ -47,9 +49,10 @@ def save(directory: Path, tree: Any) -> None:
     Raises:
       OSError: the disk refused.
     """
-    refused = None
+    refused, context = None, ocp.Context()
+    context.array.saving.storage_options.chunk_byte_size = _PIECE_BYTES
     _pass_over_what_is_raised()
-    with _plain_path(directory) as path, _quiet_loggers("absl", "asyncio"):
+    with _plain_path(directory) as path, context, _quiet_loggers("absl", "asyncio"):
         try:
             ocp.save(path, tree)
         except (ValueError, RuntimeError) as error:  # what TensorStore makes of a full disk
@@ -62,6 +65,7 @@ def save(directory: Path, tree: Any) -> None:
 
 def abstract(tree: Any) -> tuple[Any, list[bool]]:
     """Shapes, dtypes and placement of a tree's arrays, and which of them are pinned to their place."""
+    jax.block_until_ready(tree)  # only then is its memory free once it is dropped
     pinned = [leaf.committed for leaf in jax.tree.leaves(tree)]
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree), pinned
 
@@ -158,7 +162,6 @@ def _copy_like(leaf: Any, pinned: bool) -> Any:
         return leaf
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_copy_like(jax.random.key_data(leaf), pinned))
-    sharding, values = leaf.sharding, np.array(leaf)
-    leaf.delete()  # before there is another copy
-    # Pinned on purpose, perhaps in the host's memory.
-    return jax.device_put(values, sharding) if pinned else jnp.array(values, copy=True)
+    if pinned:
+        return leaf  # on purpose, perhaps in the host's memory
+    return jnp.array(np.asarray(leaf), copy=True)

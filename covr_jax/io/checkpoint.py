@@ -211,6 +211,7 @@ class Checkpointer:
             version of covr_jax wrote.
         """
         from covr_jax.io import arrays
+        from covr_jax.runtime import memory
 
         known = self.steps()
         if not known or (env_steps is not None and env_steps not in known):
@@ -222,7 +223,10 @@ class Checkpointer:
                 host, version = _read_host(directory)
                 abstract = abstract or arrays.abstract(like())
                 lacking = {name for later, names in self._added.items() if later > version for name in names}
-                return _load(directory, abstract, lacking, partial=partial), host, directory
+                memory.give_back()
+                state = _load(directory, abstract, lacking, partial=partial)
+                memory.give_back()
+                return state, host, directory
             except _DamagedError as error:
                 line = f"checkpoint {directory} is damaged: {error}"
                 if number == len(wanted) - 1:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +39,17 @@ def free_bytes(storage: Storage) -> int | None:
         stats = jax.local_devices()[0].memory_stats() or {}
         return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
     return min((n for n in (_available(), _left_in_group()) if n is not None), default=None)
+
+
+def give_back() -> None:
+    """Gives what is free within the process back to the system, which `backend.configure` keeps glibc from doing.
+
+    For moments after which less is needed than before: a large array finds no room where a larger one was if a small
+    one has come in between.
+    """
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _available() -> int | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -116,6 +118,31 @@ def test_the_state_to_fill_is_gone_before_one_is_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ocp, "load", watched)
     assert_equal(checkpointer.restore(like)[0], state(1))
+
+
+RESTORING = """
+import sys
+import jax.numpy as jnp
+from covr_jax import runtime
+from covr_jax.io.checkpoint import Checkpointer
+runtime.configure()
+
+def resident(name):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+
+like = lambda: {"frames": jnp.zeros((256, 2**20), jnp.uint8)}  # 256 MiB
+checkpointer, before = Checkpointer(sys.argv[1]), resident("VmRSS:")
+state, _, _ = checkpointer.restore(like)
+print(resident("VmHWM:") - before, resident("VmRSS:") - before, int(state["frames"][7, 0]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_process_that_restores_a_state_keeps_one_copy_of_it(tmp_path):
+    saved(Checkpointer(tmp_path), 1, {"frames": jnp.full((256, 2**20), 9, jnp.uint8)}, {})
+    command = [sys.executable, "-c", RESTORING, str(tmp_path)]
+    peak, kept, value = map(int, subprocess.run(command, capture_output=True, timeout=300, check=True).stdout.split())
+    assert value == 9 and kept < 1.5 * 2**28 and peak < 3.6 * 2**28
 
 
 @pytest.mark.field

@@ -145,7 +145,7 @@ def render(cells: list[Cell], kind: str) -> str:
         flat = [_flat(cell) for cell in cells]
         return to_json(flat, indent=1) if kind == ".json" else _csv(flat)
     draw = markdown if kind == ".md" else latex
-    return "\n\n".join(draw(rows) for rows in (_means(cells), _details(cells)))
+    return "\n\n".join(draw(rows) for rows in (_means(cells), details(cells)))
 
 
 def _means(cells: list[Cell]) -> list[list[str]]:
@@ -156,8 +156,8 @@ def _means(cells: list[Cell]) -> list[list[str]]:
     return [["", *tasks], *([method, *(found.get((method, task), "") for task in tasks)] for method in methods)]
 
 
-def _details(cells: list[Cell]) -> list[list[str]]:
-    """A row per cell."""
+def details(cells: list[Cell]) -> list[list[str]]:
+    """Returns the head of a table of intervals and origins, then a row per cell."""
     head = ["task", "method", "interquartile mean, 95% interval", "seeds", "env steps", "renderer", "physics", "commit"]
     return [head, *([cell.task, cell.method, _shown(cell), str(cell.seeds), *cell.origin] for cell in cells)]
 

@@ -1,7 +1,7 @@
 """The appendix's cross-scenario generalisation: every run is evaluated in its own scenario and in the others.
 
     python experiments/paper/generalisation.py --endpoint localhost:2000 --vlm /models/Qwen2.5-VL-3B-Instruct
-    python experiments/paper/generalisation.py --tasks walker_walk walker_run --methods rad covr --preset cpu --vlm tiny
+    python experiments/paper/generalisation.py --tasks walker_walk walker_run --methods rad covr --scale cpu --vlm tiny
 
 The paper shows this study without numbers that we know of, so none stand beside ours. A run is evaluated as by
 evaluate.py --task, from the same start states in every run of its seed, and keeps the results in RUN/evaluations. Tasks

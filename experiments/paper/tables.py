@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from covr_jax.config import ConfigError
+from covr_jax.presets import PRESETS
 from covr_jax.report import ReportError
-from covr_jax.report.table import Cell, markdown, read_final, summarise
+from covr_jax.report.table import Cell, details, markdown, read_final, summarise, warnings
 from experiments import cli, sweep
 
-OTHERS = """Options that are not listed here go to every train.py, for example --preset cpu, --vlm PATH or
---endpoint HOST:PORT; what a row of the table sets stays as it is there. The same command goes on where it was
-stopped."""
+OTHERS = """Options that are not listed here go to every train.py, for example --vlm PATH or --endpoint HOST:PORT; what a
+row of the table sets stays as it is there, except for its length at a reduced scale. The same command goes on where it
+was stopped."""
+SCALES = ("paper", "throughput", "cpu", "demo")  # presets
+_REDUCED = SCALES[2:]  # smaller than what the paper's numbers are of
 Published = tuple[float, float | None]  # mean, std where there is one
 
 
@@ -60,7 +63,14 @@ def means(*values: float) -> tuple[Published, ...]:
     return tuple((value, None) for value in values)
 
 
-def jobs_of(table: Table, seeds: list[int], root: Path, options: list[str], clip: str | None = None) -> list[sweep.Job]:
+def jobs_of(
+    table: Table,
+    seeds: list[int],
+    root: Path,
+    options: list[str],
+    clip: str | None = None,
+    scale: str = SCALES[0],
+) -> list[sweep.Job]:
     """Lists the runs of a table, seeds outermost; tables that need the same run share its directory.
 
     Args:
@@ -69,7 +79,9 @@ def jobs_of(table: Table, seeds: list[int], root: Path, options: list[str], clip
       root: directory of all runs.
       options: options of train.py for all runs; those of the table and of its rows take precedence.
       clip: model of DGC-like, which cannot use the ``--vlm`` of the other rows.
+      scale: one of ``SCALES``; a reduced one decides how long the runs are.
     """
+    options = options if scale == SCALES[0] else ["--preset", scale, *options]
     _, without_vlm = cli.split_option(cli.split_option(options, "vlm")[1], "vlm.name")
     tasks = list(dict.fromkeys(column.task for column in table.columns))
     jobs = []
@@ -82,7 +94,7 @@ def jobs_of(table: Table, seeds: list[int], root: Path, options: list[str], clip
                 given = without_vlm if {"dgc_like", "--vlm.name"} & set(row.options) else options
                 if "dgc_like" in row.options and clip:
                     given = [*given, "--vlm.name", clip]
-                fixed = [*table.options, *row.options]
+                fixed = cli.without((*table.options, *row.options), ["--total-steps"] if scale in _REDUCED else [])
                 given = cli.without(given, [cli.option_name(argument) for argument in fixed])
                 arguments = ["--task", task, *given, *fixed, "--seed", str(seed)]
                 jobs.append(sweep.Job(run_dir, [*arguments, "--run-dir", str(run_dir)]))
@@ -127,8 +139,29 @@ def shown(cell: Cell) -> str:
 
 
 def finals(table: Table, seeds: list[int], root: Path) -> str:
-    """Formats the final evaluations of the finished runs."""
-    return render(table, cells_of(table, seeds, root))
+    """Formats the final evaluations of the finished runs: the table, intervals and origins, and what to beware of."""
+    found = cells_of(table, seeds, root)
+    named = [cell._replace(task=column, method=row) for (row, column), cell in found.items()]
+    parts = [render(table, found)]
+    if named:
+        parts += [markdown(details(named)), "\n".join(f"* {line}" for line in warnings(named))]
+    return "\n\n".join(part for part in parts if part)
+
+
+def reduction(scale: str) -> str:
+    """Says what a reduced scale reduces; empty for the paper's."""
+    if scale not in _REDUCED:
+        return ""
+    small, full = PRESETS[scale](), PRESETS[SCALES[0]]()
+    sizes = ", ".join(
+        f"{of(small):,} {name} (paper: {of(full):,})"
+        for name, of in (
+            ("env steps", lambda config: config.total_steps),
+            ("pixels", lambda config: config.env.image_size),
+            ("units", lambda config: config.sac.hidden_dim),
+        )
+    )
+    return f"Scale `{scale}`, a reduced budget: {sizes}. These are no results beside the published ones."
 
 
 def main(
@@ -155,7 +188,10 @@ def main(
         parents=[parent] if parent else [],
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED")
-    parser.add_argument("--root", type=Path, default=Path("runs/paper"), help="a run goes to ROOT/TASK/METHOD/seedSEED")
+    shown = "size of the runs, the preset of this name; reduced ones are named in the output"
+    parser.add_argument("--scale", default=SCALES[0], choices=SCALES, help=shown)
+    shown = "a run goes to ROOT/TASK/METHOD/seedSEED; default: runs/SCALE"
+    parser.add_argument("--root", type=Path, default=None, help=shown)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--gpus", nargs="+", default=[], metavar="GPU", help="one run at a time on each of these")
     parser.add_argument("--clip", metavar="MODEL", help="of DGC-like, in the tables that have it; --vlm is the others'")
@@ -164,9 +200,13 @@ def main(
     parser.add_argument("--output", type=Path, metavar="FILE", help="Markdown file to write")
     own, options = parser.parse_known_args()
 
+    root = own.root or Path("runs") / own.scale
+
     def run() -> int:
         sweep.refuse_own(options)
-        jobs = jobs_of(table, own.seeds, own.root, options, own.clip)
+        if cli.split_option(options, "preset")[0]:
+            raise ConfigError(f"give --scale {' or '.join(SCALES)} instead of --preset")
+        jobs = jobs_of(table, own.seeds, root, options, own.clip, own.scale)
         if own.list:
             print("\n".join(sweep.command_of(job) for job in jobs))
             return 0
@@ -175,7 +215,7 @@ def main(
             failed = sweep.run_all(sweep.unfinished(jobs), sweep.make_slots(own.jobs, own.gpus))
             if measure:
                 measure([job for job in jobs if job not in failed])
-        text = show(table, own.seeds, own.root)
+        text = "\n\n".join(part for part in (show(table, own.seeds, root), reduction(own.scale)) if part)
         print(text)
         if own.output:
             own.output.parent.mkdir(parents=True, exist_ok=True)

@@ -171,7 +171,7 @@ def test_results_of_the_loopback_server_are_marked():
 
 
 def test_the_script_lists_its_commands_and_runs_nothing(tmp_path, monkeypatch, capsys):
-    options = ["--list", "--seeds", "4", "--root", str(tmp_path), "--preset", "cpu"]
+    options = ["--list", "--seeds", "4", "--root", str(tmp_path), "--scale", "cpu"]
     monkeypatch.setattr(sys, "argv", ["table3.py", *options])
     with pytest.raises(SystemExit) as stopped:
         tables.main(table("table3"), "")
@@ -179,6 +179,40 @@ def test_the_script_lists_its_commands_and_runs_nothing(tmp_path, monkeypatch, c
     assert stopped.value.code == 0 and len(lines) == 36 and list(tmp_path.iterdir()) == []
     command = "--task cartpole_swingup --preset cpu --method covr --base sac --seed 4 --run-dir "
     assert lines[1].endswith(f"{command}{tmp_path}/cartpole_swingup/covr_sac/seed4")
+
+
+@pytest.mark.parametrize(("scale", "steps"), [("paper", 500_000), ("throughput", 500_000), ("demo", 240_000)])
+def test_a_scale_is_a_preset_and_a_reduced_one_has_its_own_length(scale, steps):
+    jobs = tables.jobs_of(table("hard"), [1], Path("runs"), [], scale=scale)
+    configs = [config_of((*cli.split_option(job.arguments, "run-dir")[1],)) for job in jobs]
+    assert {(config.preset, config.total_steps) for config in configs} == {(scale, steps)}
+
+
+def test_a_reduced_scale_is_named_in_the_output(tmp_path, monkeypatch, capsys):
+    def shown(*options):
+        monkeypatch.setattr(sys, "argv", ["table3.py", "--show", "--root", str(tmp_path), *options])
+        with pytest.raises(SystemExit) as stopped:
+            tables.main(table("table3"), "")
+        return stopped.value.code, capsys.readouterr()
+
+    budget = "240,000 env steps (paper: 100,000), 48 pixels (paper: 100), 256 units (paper: 1,024)"
+    assert f"Scale `demo`, a reduced budget: {budget}." in shown("--scale", "demo")[1].out
+    assert "reduced" not in shown()[1].out
+    code, refused = shown("--preset", "cpu")
+    assert code == 2 and "--scale paper or throughput or cpu or demo instead of --preset" in refused.err
+
+
+def test_finished_cells_have_intervals_and_are_warned_of(tmp_path):
+    folder = tmp_path / "walker_walk" / "rad" / "seed1"
+    run = make_run(folder, rounds=0, method="rad", task="walker_walk", seed=1)
+    (run / "result.json").write_text('{"random_return": 1.0, "env_steps": 5000, "commit": "abc"}')
+    small = tables.Table(
+        "T", (tables.Column("Walker", "walker_walk"),), (tables.Row("RAD", "rad", (), tables.means(5)),)
+    )
+    text = tables.finals(small, [1, 2], tmp_path)
+    row = next(line for line in text.splitlines() if line.startswith("| Walker | RAD |"))
+    assert row.split(" | ")[3:5] == ["1", "5,000"] and "abc" in row
+    assert text.endswith("* RAD on Walker has 1 seed")
 
 
 def test_returns_of_the_vlm_alone_are_shown_by_round(tmp_path):

@@ -14,9 +14,9 @@ from covr_jax.report import ReportError
 from covr_jax.report.table import Cell, details, markdown, read_final, summarise, warnings
 from experiments import cli, sweep
 
-OTHERS = """Options that are not listed here go to every train.py, for example --vlm PATH or --endpoint HOST:PORT; what a
-row of the table sets stays as it is there, except for its length at a reduced scale. The same command goes on where it
-was stopped."""
+OTHERS = """Options that are not listed here go to every train.py, for example --vlm PATH or --endpoint HOST:PORT.
+What a row of the table sets stays as it is there, except for its length at a reduced scale. The same command goes on
+where it was stopped."""
 SCALES = ("paper", "throughput", "cpu", "demo")  # presets
 _REDUCED = SCALES[2:]  # smaller than what the paper's numbers are of
 Published = tuple[float, float | None]  # mean, std where there is one
@@ -46,6 +46,26 @@ class Table(NamedTuple):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     options: tuple[str, ...] = ()  # options of train.py for all rows
+
+
+def part_of(table: Table, rows: list[str] | None, columns: list[str] | None) -> Table:
+    """Returns a table of some of the rows and columns; None: all of them.
+
+    Raises:
+      ConfigError: an unknown label; the message lists the known ones.
+    """
+
+    def chosen(known: list[str], asked: list[str] | None, what: str) -> list[int]:
+        if unknown := [label for label in asked or () if label not in known]:
+            raise ConfigError(f"{table.title} has no {what} {unknown[0]!r}; it has {', '.join(known)}")
+        return [k for k, label in enumerate(known) if asked is None or label in asked]
+
+    kept = chosen([row.label for row in table.rows], rows, "row")
+    shown = chosen([column.label for column in table.columns], columns, "column")
+    return table._replace(
+        columns=tuple(table.columns[k] for k in shown),
+        rows=tuple(table.rows[k]._replace(published=tuple(table.rows[k].published[i] for i in shown)) for k in kept),
+    )
 
 
 def guided(method: str, base: str) -> tuple[str, ...]:
@@ -164,6 +184,29 @@ def reduction(scale: str) -> str:
     return f"Scale `{scale}`, a reduced budget: {sizes}. These are no results beside the published ones."
 
 
+def _parser(description: str, parent: argparse.ArgumentParser | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=f"{description}\n\n{OTHERS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        parents=[parent] if parent else [],
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED")
+    shown = "size of the runs, the preset of this name; reduced ones are named in the output"
+    parser.add_argument("--scale", default=SCALES[0], choices=SCALES, help=shown)
+    shown = "a run goes to ROOT/TASK/METHOD/seedSEED; default: runs/SCALE"
+    parser.add_argument("--root", type=Path, default=None, help=shown)
+    parser.add_argument("--rows", nargs="+", metavar="LABEL", help="only these rows")
+    parser.add_argument("--columns", nargs="+", metavar="LABEL", help="only these columns")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--gpus", nargs="+", default=[], metavar="GPU", help="one run at a time on each of these")
+    parser.add_argument("--clip", metavar="MODEL", help="of DGC-like, in the tables that have it; --vlm is the others'")
+    parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
+    parser.add_argument("--show", action="store_true", help="print the table of what has finished and run nothing")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="Markdown file to write")
+    return parser
+
+
 def main(
     table: Table,
     description: str,
@@ -181,32 +224,15 @@ def main(
       measure: measures what the table shows besides the runs' own evaluations, after the runs.
       parent: options of the script's own, which it has read already.
     """
-    parser = argparse.ArgumentParser(
-        description=f"{description}\n\n{OTHERS}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        parents=[parent] if parent else [],
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED")
-    shown = "size of the runs, the preset of this name; reduced ones are named in the output"
-    parser.add_argument("--scale", default=SCALES[0], choices=SCALES, help=shown)
-    shown = "a run goes to ROOT/TASK/METHOD/seedSEED; default: runs/SCALE"
-    parser.add_argument("--root", type=Path, default=None, help=shown)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--gpus", nargs="+", default=[], metavar="GPU", help="one run at a time on each of these")
-    parser.add_argument("--clip", metavar="MODEL", help="of DGC-like, in the tables that have it; --vlm is the others'")
-    parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
-    parser.add_argument("--show", action="store_true", help="print the table of what has finished and run nothing")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="Markdown file to write")
-    own, options = parser.parse_known_args()
-
+    own, options = _parser(description, parent).parse_known_args()
     root = own.root or Path("runs") / own.scale
 
     def run() -> int:
         sweep.refuse_own(options)
         if cli.split_option(options, "preset")[0]:
             raise ConfigError(f"give --scale {' or '.join(SCALES)} instead of --preset")
-        jobs = jobs_of(table, own.seeds, root, options, own.clip, own.scale)
+        some = part_of(table, own.rows, own.columns)
+        jobs = jobs_of(some, own.seeds, root, options, own.clip, own.scale)
         if own.list:
             print("\n".join(sweep.command_of(job) for job in jobs))
             return 0
@@ -215,7 +241,7 @@ def main(
             failed = sweep.run_all(sweep.unfinished(jobs), sweep.make_slots(own.jobs, own.gpus))
             if measure:
                 measure([job for job in jobs if job not in failed])
-        text = "\n\n".join(part for part in (show(table, own.seeds, root), reduction(own.scale)) if part)
+        text = "\n\n".join(part for part in (show(some, own.seeds, root), reduction(own.scale)) if part)
         print(text)
         if own.output:
             own.output.parent.mkdir(parents=True, exist_ok=True)

@@ -202,6 +202,17 @@ def test_a_reduced_scale_is_named_in_the_output(tmp_path, monkeypatch, capsys):
     assert code == 2 and "--scale paper or throughput or cpu or demo instead of --preset" in refused.err
 
 
+def test_some_rows_and_columns_are_run_alone():
+    some = tables.part_of(table("table3"), ["SAC", "SAC + COVR"], ["Reacher"])
+    assert [row.published for row in some.rows] == [((239, 183),), ((246, 345),)]
+    assert {job.run_dir.parts[1:3] for job in tables.jobs_of(some, [1], Path("runs"), [])} == {
+        ("reacher_easy", "sac"),
+        ("reacher_easy", "covr_sac"),
+    }
+    with pytest.raises(tables.ConfigError, match=r"no row 'PPO'; it has SAC, SAC [+] COVR, DeepMDP"):
+        tables.part_of(table("table3"), ["PPO"], None)
+
+
 def test_finished_cells_have_intervals_and_are_warned_of(tmp_path):
     folder = tmp_path / "walker_walk" / "rad" / "seed1"
     run = make_run(folder, rounds=0, method="rad", task="walker_walk", seed=1)

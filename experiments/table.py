@@ -2,11 +2,12 @@
 
     python experiments/table.py runs/*/*/seed*
     python experiments/table.py runs/*/*/seed* --output table.md          # or .csv, .json, .tex
+    python experiments/table.py runs/*/*/seed* --against rad
 
 The std is the population's, as in the report; the number of seeds is in brackets. A second table has the interquartile
 means with their bootstrap intervals, and how the runs were made; cells of fewer than five seeds, and cells of runs that
 were made differently, are warned of. Runs that have not finished are named and left out. `--metric` is any evaluation
-metric, for example eval/DD.
+metric, for example eval/DD. `--against` prints how likely a run of each method is better than one of the method named.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from covr_jax.report import ReportError
 from covr_jax.report.names import disambiguate
-from covr_jax.report.table import KINDS, read_final, render, summarise, warnings
+from covr_jax.report.table import KINDS, improvements, markdown, read_final, render, summarise, warnings
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -29,6 +30,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("run_dir", type=Path, nargs="+", help="run directories")
     parser.add_argument("--metric", default="eval/episode_return", help="default: eval/episode_return")
+    parser.add_argument("--against", metavar="METHOD", help="a row of the table to compare the others with")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"file to write, {', '.join(KINDS)}")
     return parser.parse_args(arguments)
 
@@ -47,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         for line in warnings(cells):
             print(f"table.py: {line}", file=sys.stderr)
         print(render(cells, ".md"))
+        if options.against:
+            print("\n" + markdown(improvements(cells, options.against)))
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             options.output.write_text(render(cells, options.output.suffix) + "\n")

@@ -12,7 +12,7 @@ import numpy as np
 
 from covr_jax.io.files import to_json
 from covr_jax.report.data import ReportError, Run, method_name, number, read_run
-from covr_jax.report.intervals import Interval, interquartile
+from covr_jax.report.intervals import Interval, improvement, interquartile
 
 KINDS = (".md", ".csv", ".json", ".tex")
 RANDOM = "random policy"
@@ -48,6 +48,7 @@ class Cell(NamedTuple):
     seeds: int
     interval: Interval | None = None
     origin: Origin = Origin()
+    values: tuple[float, ...] = ()  # one per seed
 
     def text(self, decimals: int = 1) -> str:
         """Formats the cell as mean ± std (number of seeds)."""
@@ -103,7 +104,7 @@ def summarise(finals: list[Final]) -> list[Cell]:
 def _cell(task: str, method: str, values: Sequence[float], origins: Sequence[Origin]) -> Cell:
     mean, std = float(np.mean(values)), float(np.std(values))
     origin = Origin(*(_joined(answers) for answers in zip(*origins, strict=True)))
-    return Cell(task, method, mean, std, len(values), interquartile(values), origin)
+    return Cell(task, method, mean, std, len(values), interquartile(values), origin, tuple(values))
 
 
 def _joined(answers: Sequence[str]) -> str:
@@ -162,10 +163,30 @@ def details(cells: list[Cell]) -> list[list[str]]:
     return [head, *([cell.task, cell.method, _shown(cell), str(cell.seeds), *cell.origin] for cell in cells)]
 
 
+def improvements(cells: list[Cell], against: str) -> list[list[str]]:
+    """Returns the head of a table of probabilities of improvement over a method, then a row per other method and task.
+
+    Raises:
+      ReportError: the method has no cell.
+    """
+    base = {cell.task: cell.values for cell in cells if cell.method == against}
+    if not base:
+        known = dict.fromkeys(cell.method for cell in cells if cell.method != RANDOM)
+        raise ReportError(f"no runs of {against!r} to compare with; there are {', '.join(known)}")
+    rows = [["task", "method", f"better than {against}: probability, 95% interval"]]
+    for cell in cells:
+        if cell.method not in (against, RANDOM) and cell.task in base:
+            rows.append([cell.task, cell.method, _bounded(*improvement(cell.values, base[cell.task]), decimals=2)])
+    return rows
+
+
 def _shown(cell: Cell) -> str:
-    if (interval := cell.interval) is None:
-        return ""
-    return f"{interval.iqm:.1f}" + ("" if interval.low is None else f" [{interval.low:.1f}, {interval.high:.1f}]")
+    return "" if cell.interval is None else _bounded(*cell.interval, decimals=1)
+
+
+def _bounded(value: float, low: float | None, high: float | None, decimals: int) -> str:
+    bounds = "" if low is None else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
+    return f"{value:.{decimals}f}{bounds}"
 
 
 def _flat(cell: Cell) -> dict[str, Any]:

@@ -11,8 +11,17 @@ import numpy as np
 import pytest
 
 from covr_jax.report import ReportError
-from covr_jax.report.intervals import Interval, interquartile
-from covr_jax.report.table import Final, Origin, markdown, read_final, render, summarise, warnings
+from covr_jax.report.intervals import Improvement, Interval, improvement, interquartile
+from covr_jax.report.table import (
+    Final,
+    Origin,
+    improvements,
+    markdown,
+    read_final,
+    render,
+    summarise,
+    warnings,
+)
 from tests.support.synthetic_run import make_run
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "table.py"
@@ -78,6 +87,31 @@ def test_the_interval_is_that_of_all_resamples():
     for point, share in ((found.low, 0.025), (found.high, 0.975)):
         assert means[int(255 * (share - 0.01))] <= point <= means[int(np.ceil(255 * min(share + 0.01, 1.0)))]
     assert interquartile(values) == found  # the same resamples each time
+
+
+def test_the_probability_of_improvement_counts_pairs():
+    assert improvement([1.0, 5.0], [1.0]) == Improvement(0.75, None, None)  # a tie is half a win
+    values, others = [3.0, 10.0, 18.0], [4.0, 10.0]
+    found = improvement(values, others)
+    assert found.probability == (0 + 0 + 1 + 0.5 + 1 + 1) / 6
+    shares = np.sort(
+        [
+            np.mean([(x > y) + 0.5 * (x == y) for x in some for y in rest])
+            for some in itertools.product(values, repeat=3)
+            for rest in itertools.product(others, repeat=2)
+        ]
+    )
+    for point, share in ((found.low, 0.025), (found.high, 0.975)):
+        assert shares[int(107 * (share - 0.015))] <= point <= shares[int(np.ceil(107 * min(share + 0.015, 1.0)))]
+
+
+def test_methods_are_compared_with_one_of_them():
+    cells = summarise([*FINALS, Final("walker", "sac", 200.0, None)])
+    rows = improvements(cells, "rad")
+    assert rows[0][-1] == "better than rad: probability, 95% interval"
+    assert [row[:2] for row in rows[1:]] == [["walker", "sac"]] and rows[1][2].startswith("0.25 [0.00, ")
+    with pytest.raises(ReportError, match="no runs of 'drq' to compare with; there are rad, sac"):
+        improvements(cells, "drq")
 
 
 def test_latex_is_escaped():

@@ -14,7 +14,19 @@ Rooms, from the ground up (imports run strictly downward, see ``tests/test_impor
 * ``envs``      vectorised DMControl tasks on MJX, environments on the host; ``envs.interop``: brax, dm_env, gymnasium
 * ``vlm``       the vision-language model: prompts, decoding, LoRA fine-tuning, serving
 * ``presets``   named starting points
+* ``policy``    a trained policy as one file: ``load_policy(path).act(observation)``
 * ``training``  the compiled programs of a run, its loop, its queries to the VLM, its COVR rounds: ``run.train``
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from covr_jax.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from covr_jax.policy import load_policy
+
+__all__ = ["__version__", "load_policy"]
+__getattr__ = lazy_names(__name__, {"policy": ("load_policy",)})
 __version__ = "0.2.0"

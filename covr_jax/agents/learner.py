@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from covr_jax.agents.checks import check_batch, check_images
 from covr_jax.agents.method import Method, Metrics
+from covr_jax.agents.networks import Params
 from covr_jax.agents.state import LearnerState, init_state, make_parts
 from covr_jax.agents.updates import ActorInputs, actor_half, critic_half
 from covr_jax.checks import check_shape
@@ -33,6 +34,8 @@ class Learner(NamedTuple):
     Attributes:
       init: ``(key, observation u8[1,H,W,C], action f32[1,A]) -> state``; the inputs give shapes only.
       act: ``(state, observation, key=None, previous_action=None) -> f32[B,A]``, the policy's mode without a key.
+      mode: ``(params, observation, previous_action=None) -> f32[B,A]``, the same from ``torso`` and ``actor`` of
+        ``state.params`` alone.
       entropy: ``(state, observation, key, previous_action=None) -> f32[B]``, nats: -log pi(a|s) of one sample.
       mean_entropy: ``(state, observation, previous_action=None) -> f32[B]``, its mean without sampling, nats.
       value: ``(state, observation, action) -> f32[B]``, min_i Q_i(s, a).
@@ -44,6 +47,7 @@ class Learner(NamedTuple):
 
     init: Callable[[Array, Array, Array], LearnerState]
     act: Callable[..., Array]
+    mode: Callable[..., Array]
     entropy: Callable[..., Array]
     mean_entropy: Callable[..., Array]
     value: Callable[[LearnerState, Array, Array], Array]
@@ -71,22 +75,30 @@ def make_learner(
         check_shape("action", action, (1, action_dim))
         return init_state(parts, key, observation, action)
 
+    def mode(params: dict[str, Params], observation: Array, previous_action: Array | None = None) -> Array:
+        check_images("observation", observation)
+        return method.policy.mode(parts.policy(params, observation, previous_action))
+
     def act(
         state: LearnerState, observation: Array, key: Array | None = None, previous_action: Array | None = None
     ) -> Array:
-        check_images("observation", observation)
-        outputs = parts.policy(state, observation, previous_action, explore=key is not None)
         if key is None:
-            return method.policy.mode(outputs)
+            return mode(state.params, observation, previous_action)
+        check_images("observation", observation)
+        outputs = parts.policy(state.params, observation, previous_action, explore=True)
         return method.policy.explore(key, outputs, state.exploration_noise)
 
     def entropy(state: LearnerState, observation: Array, key: Array, previous_action: Array | None = None) -> Array:
         check_images("observation", observation)
-        return method.policy.entropy(key, parts.policy(state, observation, previous_action), state.exploration_noise)
+        return method.policy.entropy(
+            key, parts.policy(state.params, observation, previous_action), state.exploration_noise
+        )
 
     def mean_entropy(state: LearnerState, observation: Array, previous_action: Array | None = None) -> Array:
         check_images("observation", observation)
-        return method.policy.mean_entropy(parts.policy(state, observation, previous_action), state.exploration_noise)
+        return method.policy.mean_entropy(
+            parts.policy(state.params, observation, previous_action), state.exploration_noise
+        )
 
     def value(state: LearnerState, observation: Array, action: Array) -> Array:
         check_images("observation", observation)
@@ -105,4 +117,4 @@ def make_learner(
         check_batch(batch, action_dim)
         return critic_half(parts, state, batch, key)
 
-    return Learner(init, act, entropy, mean_entropy, value, update, critics, partial(actor_half, parts))
+    return Learner(init, act, mode, entropy, mean_entropy, value, update, critics, partial(actor_half, parts))

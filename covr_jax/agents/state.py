@@ -53,13 +53,13 @@ class LearnerParts(NamedTuple):
         return self.networks.actor.apply(params["actor"], features, *inputs)
 
     def policy(
-        self, state: LearnerState, observation: Array, previous_action: Array | None, *, explore: bool = False
+        self, params: dict[str, Params], observation: Array, previous_action: Array | None, *, explore: bool = False
     ) -> Any:
         """Returns the actor's outputs for observations u8[B,H,W,C], as they are evaluated or as training acts."""
         augmentation = self.method.augmentation
         prepare = augmentation.explore if explore and augmentation.explore is not None else augmentation.center
-        features = self.networks.torso.apply(state.params["torso"], prepare(observation))
-        return self.actor(state.params, features, previous_action)
+        features = self.networks.torso.apply(params["torso"], prepare(observation))
+        return self.actor(params, features, previous_action)
 
     def q(self, critic: Params, auxiliary: Params, features: Array, action: Array) -> Array:
         """Returns both critics' values f32[2,B] of torso features f32[B,N] and actions f32[B,A]."""

@@ -5,6 +5,8 @@ Only where XLA's own code is far from what the processor can do. Without a compi
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import ctypes
 import functools
 import hashlib
@@ -15,6 +17,7 @@ import subprocess
 import tempfile
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -27,19 +30,32 @@ _FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC")
 _SUM = ".sha256"
 OFF = "COVR_JAX_NATIVE"  # "0" in the environment: do without
 _LOCK = threading.Lock()
+_LEFT_OUT: contextvars.ContextVar[bool] = contextvars.ContextVar("left_out", default=False)
 
 
 class _NotBuilt(Exception):
     """Says why, in one line."""
 
 
+@contextlib.contextmanager
+def left_out() -> Iterator[None]:
+    """Within it programs are traced without kernels, which other processes do not have."""
+    token = _LEFT_OUT.set(True)
+    try:
+        yield
+    finally:
+        _LEFT_OUT.reset(token)
+
+
 def targets(source: Path, *symbols: str) -> bool:
     """Make the XLA FFI handlers that a C++ file defines known as targets of ``jax.ffi.ffi_call``, under their names.
 
     Returns:
-      Whether they are. False where programs run elsewhere than on CPU, where ``COVR_JAX_NATIVE`` is 0, and, with one
-      warning, where they cannot be compiled.
+      Whether they are. False where programs run elsewhere than on CPU, where ``COVR_JAX_NATIVE`` is 0, within
+      ``left_out``, and, with one warning, where they cannot be compiled.
     """
+    if _LEFT_OUT.get():
+        return False
     with _LOCK:
         return _targets(source, *symbols)
 

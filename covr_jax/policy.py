@@ -169,7 +169,8 @@ def load_policy(path: str | Path) -> SavedPolicy:
     try:
         with safe_open(file, framework="numpy") as opened:
             told = json.loads((opened.metadata() or {})["covr_jax"])
-            arrays = {name: jnp.asarray(opened.get_tensor(name)) for name in opened.keys()}
+            names = opened.keys()
+            arrays = {name: jnp.asarray(opened.get_tensor(name)) for name in names}
     except FileNotFoundError:
         raise PolicyError(f"no policy {file}; experiments/export.py writes one from a run") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:

@@ -10,11 +10,13 @@ import pytest
 from absl.testing import absltest
 from dm_env import StepType as DmStepType
 from dm_env import test_utils
+from gymnasium.utils.env_checker import check_env
 
 from covr_jax import envs
+from covr_jax.envs.interop import gymnasium_ids
 from covr_jax.envs.interop.as_brax import BraxEnv
 from covr_jax.envs.interop.as_dm_env import DmEnv
-from covr_jax.envs.interop.as_gymnasium import GymVectorEnv
+from covr_jax.envs.interop.as_gymnasium import GymEnv, GymVectorEnv
 
 TASK = "pendulum_swingup"  # the smallest
 LONG = {"action_repeat": 100}  # ten agent steps an episode
@@ -56,6 +58,31 @@ def test_gymnasium_envs_restart_on_the_next_step():
         ends.append((terminated.any(), truncated.all(), truncated.any()))
     assert [end[1] for end in ends] == [False] * 9 + [True] + [False] * 2
     assert not any(end[0] for end in ends)
+
+
+def test_the_ids_are_those_of_the_tasks():
+    assert set(gymnasium_ids.TASKS) == set(envs.TASKS)
+    assert all(f"covr_jax/{task}-v0" in gymnasium.registry for task in envs.TASKS)
+
+
+def test_gymnasiums_own_checker_passes_a_single_env(recwarn):
+    env = gymnasium.make("covr_jax/pendulum_swingup-v0", image_size=16, samples=1, render_mode="rgb_array", **LONG)
+    check_env(env.unwrapped)
+    assert [str(warning.message) for warning in recwarn if "covr_jax" in str(warning.message)] == []
+    observation, _ = env.reset(seed=3)
+    np.testing.assert_array_equal(env.render(), observation[..., -3:])
+    assert env.metadata["render_fps"] == 0.5  # 100 control steps of 0.02 s
+    ends = [env.step(np.zeros(1, np.float32))[3] for _ in range(10)]
+    assert ends == [False] * 9 + [True]
+    with pytest.raises(RuntimeError, match=r"call reset\(\) before step\(\): no episode is going on"):
+        env.step(np.zeros(1, np.float32))
+    with pytest.raises(ValueError, match="leave pixels=False or render_mode out"):
+        GymEnv(TASK, pixels=False, render_mode="rgb_array")
+
+
+def test_an_id_makes_vectors_too():
+    env = gymnasium.make_vec("covr_jax/pendulum_swingup-v0", 2, vectorization_mode="vector_entry_point", pixels=False)
+    assert isinstance(env.unwrapped, GymVectorEnv) and env.reset(seed=1)[0].shape == (2, 3)
 
 
 def test_gymnasium_requires_a_reset_first():

@@ -6,10 +6,13 @@ import dataclasses
 import itertools
 import json
 import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from covr_jax import load_policy, runtime
 from covr_jax.config import ConfigError
 from covr_jax.io.checkpoint import Checkpointer, CheckpointError
 from covr_jax.io.metrics import read_metrics
@@ -21,6 +24,7 @@ from covr_jax.training.selection import DataSelector
 from covr_jax.training.state import EvaluatedState
 from covr_jax.training.surroundings import changes
 from covr_jax.vlm.serving.fake import FakeVLM
+from experiments import export
 from tests.support.reporters import Quiet
 from tests.support.trees import assert_trees_equal, host_copy
 from tests.support.watched_runs import TIMING, Stop
@@ -189,6 +193,17 @@ def test_a_finished_run_is_left_alone(run, covr, tiny_config, folder):
     before = (folder / "covr/metrics.jsonl").read_bytes()
     again = run(tiny_config, folder / "covr")
     assert again.began is None and (folder / "covr/metrics.jsonl").read_bytes() == before
+
+
+def test_an_exported_policy_acts_bit_for_bit_as_its_run(covr, folder, make_programs, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(restore, "Programs", make_programs)
+    monkeypatch.setattr(runtime, "configure", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["export.py", str(folder / "covr"), "--output", str(tmp_path / "p.safetensors")])
+    assert export.main() == 0 and "at 12,320 env steps" in capsys.readouterr().out
+    policy, images = load_policy(tmp_path / "p.safetensors"), np.random.default_rng(0).integers(0, 256, (2, 20, 20, 9))
+    programs = make_programs(policy.config)
+    expected = programs.evaluator.mean_action(covr.ended.learner, images.astype(np.uint8), None)
+    np.testing.assert_array_equal(policy.act(images.astype(np.uint8)), expected)
 
 
 def test_a_run_can_be_loaded_without_its_vlm(covr, tiny_config, folder, make_programs, monkeypatch):

@@ -1,8 +1,11 @@
-"""A task as ``gymnasium.vector.VectorEnv`` with next-step autoreset. Letters: E envs, A action, N state."""
+"""A task as ``gymnasium.vector.VectorEnv`` with next-step autoreset, and as ``gymnasium.Env``.
+
+Letters: E envs, A action, N state.
+"""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 import jax
@@ -30,6 +33,9 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
       pixels: whether observations are images u8[E,H,W,3*frame_stack]; False: dm_control's state observation f32[E,N].
       **options: further options of ``VecEnv``.
 
+    Attributes:
+      steps_per_second: agent steps per second of simulated time.
+
     Raises:
       ValueError: on construction, for an unknown task.
     """
@@ -41,6 +47,7 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
         self.num_envs, self._action_shape = num_envs, (num_envs, self._env.action_dim)
         self._compiled_reset, self._compiled_step = runtime.jit(self._env.reset), runtime.jit(self._env.step)
         self._state, self._seed, self._resets = None, 0, 0
+        self.steps_per_second = 1.0 / (self._env.task.control_timestep * self._env.action_repeat)
         example = jax.eval_shape(self._env.reset, jax.random.key(0))[1].observation
         low, high = (0, 255) if pixels else (-np.inf, np.inf)
         self.single_observation_space = gymnasium.spaces.Box(low, high, example.shape[1:], np.dtype(example.dtype))
@@ -99,3 +106,58 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
         terminated = last & (np.asarray(timestep.discount) == 0.0)
         observation, reward = np.array(timestep.observation), np.asarray(timestep.reward, np.float64)
         return observation, reward, terminated, last & ~terminated, {}
+
+
+class GymEnv(gymnasium.Env):
+    """One env of a task.
+
+    Args:
+      task: one of ``envs.TASKS``.
+      pixels: as ``GymVectorEnv``.
+      render_mode: ``rgb_array``: ``render`` returns the observation's newest image; None: it returns None.
+      **options: further options of ``VecEnv``.
+
+    Raises:
+      ValueError: on construction, for an unknown task, or images to render where there are none.
+    """
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+    def __init__(
+        self, task: str, *, pixels: bool = True, render_mode: Literal["rgb_array"] | None = None, **options: Any
+    ):
+        if render_mode is not None and not pixels:
+            raise ValueError("render_mode shows the observation's newest image: leave pixels=False or render_mode out")
+        self._vector = GymVectorEnv(task, 1, pixels=pixels, **options)
+        self.observation_space = self._vector.single_observation_space
+        self.action_space = self._vector.single_action_space
+        self.render_mode, self._observation, self._over = render_mode, None, True
+        self.metadata = self.metadata | {"render_fps": self._vector.steps_per_second}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[Shaped[np.ndarray, " *observation"], dict]:
+        """Starts an episode, see ``GymVectorEnv.reset``."""
+        super().reset(seed=seed)
+        observation, info = self._vector.reset(seed=seed, options=options)
+        self._observation, self._over = observation[0], False
+        return observation[0], info
+
+    def step(
+        self, action: Float[np.ndarray, " A"]
+    ) -> tuple[Shaped[np.ndarray, " *observation"], float, bool, bool, dict]:
+        """Applies an action in [-1, 1] for one agent step.
+
+        Raises:
+          RuntimeError: before the first ``reset``, or after the end of an episode.
+          ValueError: an action of another shape, or one that is not finite.
+        """
+        if self._over:
+            raise RuntimeError("call reset() before step(): no episode is going on")
+        observation, reward, terminated, truncated, info = self._vector.step(np.asarray(action)[None])
+        self._observation, self._over = observation[0], bool(terminated[0] or truncated[0])
+        return observation[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
+
+    def render(self) -> Shaped[np.ndarray, "H W 3"] | None:
+        """Returns the newest image where ``render_mode`` is ``rgb_array``."""
+        return None if self.render_mode is None or self._observation is None else self._observation[..., -3:]

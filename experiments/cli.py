@@ -14,16 +14,18 @@ from typing import Any, NoReturn
 import tyro
 
 from covr_jax import presets
-from covr_jax.config import CarlaConfig, Config, ConfigError, value_or
+from covr_jax.config import CarlaConfig, Config, ConfigError, from_dict, is_whole, value_or, with_options
 from covr_jax.config.validate import validate
 from covr_jax.runtime.ahead import compiling
 from covr_jax.runtime.errors import one_line
 from covr_jax.types import Diverged, EnvironmentLost, Preempted
+from experiments.config_file import read_config_file
 
 USAGE_ERROR = 2
 DIVERGED = 3
 PREEMPTED = 75  # sysexits.h: try again later
 UNAVAILABLE = 69  # sysexits.h: a service that the run needs is gone
+_CHOICES = {"preset": "paper", "method": "covr", "base": "rad", "task": Config.task}  # of the defaults, as presets.make
 
 
 def fail(message: object, code: int = USAGE_ERROR) -> NoReturn:
@@ -123,37 +125,31 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
     """Returns the preset of ``--preset P --method M --base B --task T`` with every ``--group.option value`` applied.
 
     The preset reads ``--carla.profile`` too. ``--vlm X`` is short for ``--vlm.name X``, ``--endpoint X`` for
-    ``--carla.endpoint X``. Arguments that cannot be parsed, and values out of range, end the process with one line and
-    ``USAGE_ERROR``.
+    ``--carla.endpoint X``. ``--config FILE`` stands for the options of a file, which others on the command line change.
+    Arguments that cannot be parsed, and values out of range, end the process with one line and ``USAGE_ERROR``.
 
     Args:
       arguments: without the program's name.
       prog: name of the program in messages.
       description: text of ``--help``.
     """
-    preset, rest = split_option(arguments, "preset")
+    file, rest = split_option(arguments, "config")
     for short, full in (("vlm", "vlm.name"), ("endpoint", "carla.endpoint")):
         value, rest = split_option(rest, short)
         rest += [f"--{full}={value}"] if value is not None else []
-    method, rest = split_option(rest, "method")
-    base, rest = split_option(rest, "base")
-    task, rest = split_option(rest, "task")
+    chosen = {}
+    for name in _CHOICES:
+        chosen[name], rest = split_option(rest, name)
     profile, _ = split_option(rest, "carla.profile")
     refuse_repeated(rest)
     try:
-        default = presets.make(
-            value_or(preset, "paper"),
-            value_or(method, "covr"),
-            value_or(base, "rad"),
-            value_or(task, Config.task),
-            value_or(profile, CarlaConfig.profile),
-        )
+        default = _defaults(chosen, profile, file)
     except ConfigError as error:
         fail(error)
     if {"-h", "--help"} & set(rest):
         names = ",".join(presets.PRESETS)
-        print(f"--preset {{{names}}}, --method, --base and --task choose the defaults below; --vlm X is --vlm.name X,")
-        print("--endpoint X is --carla.endpoint X\n")
+        print(f"--preset {{{names}}}, --method, --base and --task choose the defaults below, and --config FILE (YAML or")
+        print("JSON) changes them; --vlm X is --vlm.name X, --endpoint X is --carla.endpoint X\n")
         return tyro.cli(Config, prog=prog, description=description, default=default, args=["--help"])
     output = io.StringIO()
     try:
@@ -165,6 +161,28 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
     except ConfigError as error:
         fail(error)
     return config
+
+
+def _defaults(chosen: dict[str, str | None], profile: str | None, file: str | None) -> Config:
+    """The values of the options that the command line does not name.
+
+    Args:
+      chosen: what it says of ``_CHOICES``.
+      profile: what it says of ``--carla.profile``.
+      file: options on top of the preset; or a whole config, as a run's config.json, in place of one.
+
+    Raises:
+      ConfigError: a choice that does not exist, or a file that cannot be used.
+    """
+    values = read_config_file(file) if file else {}
+    if is_whole(values):
+        if beside := next((name for name, value in chosen.items() if value is not None), None):
+            raise ConfigError(f"{file} is a whole config, whose options --{beside} would not change; change it there")
+        return from_dict(values, str(file))
+    named = (value_or(chosen[name], str(values.get(name, default))) for name, default in _CHOICES.items())
+    told = values.get("carla", {}) if isinstance(values.get("carla"), dict) else {}
+    config = presets.make(*named, value_or(profile, str(told.get("profile", CarlaConfig.profile))))
+    return with_options(config, {name: value for name, value in values.items() if name not in _CHOICES}, str(file))
 
 
 def _message(box: str) -> str:

@@ -1,6 +1,6 @@
 """Options of a run as a tree of frozen dataclasses (``options``), its rules (``validate``) and JSON (``convert``)."""
 
-from covr_jax.config.convert import differences, from_dict, to_dict
+from covr_jax.config.convert import differences, from_dict, is_whole, to_dict, with_options
 from covr_jax.config.kinds import (
     DETERMINISTIC,
     GUIDED,
@@ -53,7 +53,9 @@ __all__ = [
     "agent",
     "differences",
     "from_dict",
+    "is_whole",
     "required",
     "to_dict",
     "value_or",
+    "with_options",
 ]

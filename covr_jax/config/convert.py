@@ -12,6 +12,7 @@ from covr_jax.config.options import Config
 
 # Options that came later, whose defaults are not what runs did before.
 _EARLIER: dict[str, dict[str, Any]] = {"env": {"physics": "mjx"}}
+_GROUPS = ("env", "augment", "sac", "replay", "covr", "vlm", "eval", "run")  # that runs of all versions have
 _IDENTITY = ("task", "method", "seed")  # a default in their place would silently be another run
 
 
@@ -20,12 +21,35 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(values: dict[str, Any]) -> Config:
+def is_whole(values: dict[str, Any]) -> bool:
+    """Whether a nested dict is a whole config, as ``to_dict`` makes it, and not some options of one."""
+    return {*_IDENTITY, *_GROUPS} <= values.keys()
+
+
+def with_options(config: Config, values: dict[str, Any], source: str) -> Config:
+    """Returns a config with some options of a nested dict.
+
+    Args:
+      config: the others' values.
+      values: nested dict of options by their group.
+      source: what names an unusable option.
+
+    Raises:
+      ConfigError: as ``from_dict``.
+    """
+    merged = to_dict(config)
+    for name, value in values.items():
+        merged[name] = merged[name] | value if isinstance(value, dict) and name in merged else value
+    return from_dict(merged, source)
+
+
+def from_dict(values: dict[str, Any], source: str = "config.json") -> Config:
     """Inverse of ``to_dict``; accepts files of earlier versions.
 
     Args:
       values: nested dict as read from config.json; lists stand for tuples. Options that it lacks, because they were
         added later, get the values that stand for what runs did before.
+      source: what names an unusable option.
 
     Raises:
       ConfigError: an unknown option, a value of a wrong type, or no task, method or seed.
@@ -33,15 +57,15 @@ def from_dict(values: dict[str, Any]) -> Config:
     known = to_dict(Config())
     unknown = sorted(_flatten(values).keys() - _flatten(known).keys() - known.keys())
     if unknown:
-        raise ConfigError(f"unknown option {unknown[0]} in config.json")
+        raise ConfigError(f"unknown option {unknown[0]} in {source}")
     missing = [name for name in _IDENTITY if name not in values]
     if missing:
-        raise ConfigError(f"missing option {missing[0]} in config.json")
+        raise ConfigError(f"missing option {missing[0]} in {source}")
     values = values | {group: added | values.get(group, {}) for group, added in _EARLIER.items()}
     try:
         return dacite.from_dict(Config, values, dacite.Config(cast=[tuple]))
     except dacite.DaciteError as error:
-        raise ConfigError(f"config.json: {error}") from error
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -148,8 +148,8 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
         fail(error)
     if {"-h", "--help"} & set(rest):
         names = ",".join(presets.PRESETS)
-        print(f"--preset {{{names}}}, --method, --base and --task choose the defaults below, and --config FILE (YAML or")
-        print("JSON) changes them; --vlm X is --vlm.name X, --endpoint X is --carla.endpoint X\n")
+        print(f"--preset {{{names}}}, --method, --base and --task choose the defaults below, and --config FILE (YAML")
+        print("or JSON) changes them; --vlm X is --vlm.name X, --endpoint X is --carla.endpoint X\n")
         return tyro.cli(Config, prog=prog, description=description, default=default, args=["--help"])
     output = io.StringIO()
     try:

@@ -16,6 +16,7 @@ Rooms, from the ground up (imports run strictly downward, see ``tests/test_impor
 * ``presets``   named starting points
 * ``policy``    a trained policy as one file: ``load_policy(path).act(observation)``
 * ``training``  the compiled programs of a run, its loop, its queries to the VLM, its COVR rounds: ``run.train``
+* ``commands``  what users type: training, evaluation, export, sweeps, tables
 """
 
 from __future__ import annotations

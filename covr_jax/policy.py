@@ -172,7 +172,7 @@ def load_policy(path: str | Path) -> SavedPolicy:
             names = opened.keys()
             arrays = {name: jnp.asarray(opened.get_tensor(name)) for name in names}
     except FileNotFoundError:
-        raise PolicyError(f"no policy {file}; experiments/export.py writes one from a run") from None
+        raise PolicyError(f"no policy {file}; covr-export (experiments/export.py) writes one from a run") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise PolicyError(f"{file} is no policy of covr_jax or is damaged: {one_line(error)}") from error
     if told["format"] > _FORMAT:

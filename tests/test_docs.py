@@ -18,10 +18,10 @@ import yaml
 from covr_jax import config as configuration
 from covr_jax import envs
 from covr_jax.agents import make_method
+from covr_jax.commands import train
 from covr_jax.config import Config
 from covr_jax.config.validate import validate
 from covr_jax.training.resolve import resolve
-from experiments import train
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -211,11 +211,12 @@ def test_options_with_a_group_exist():
 
 def options_of(script):
     """Options without a group that a script takes: those in its text, and train.py's where it passes them on."""
-    sources = [script, *script.parent.glob("tables.py")]
+    behind = ROOT / "covr_jax" / "commands" / script.name
+    sources = [script, *script.parent.glob("tables.py"), *([behind] if behind.exists() else [])]
     found = set(re.findall(r'"(--[a-z0-9-]+)"', "".join(read(source) for source in sources)))
-    if "train.py" in read(script) or script.name == "train.py" or script.parent.name == "paper":
+    if any("train.py" in read(source) for source in sources) or script.parent.name == "paper":
         found |= {f"--{field.name}".replace("_", "-") for field in fields(Config)}
-        found |= {"--run-dir", "--preset", "--vlm", "--endpoint"}
+        found |= {"--run-dir", "--preset", "--vlm", "--endpoint", "--config"}
     return found | {"--help"}
 
 

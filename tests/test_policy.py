@@ -131,7 +131,7 @@ def test_files_that_cannot_be_used_say_so_in_one_line(rad, tmp_path):
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert refused(tmp_path / "x.bin").endswith("x.bin; experiments/export.py writes one from a run")
+    assert refused(tmp_path / "x.bin").endswith("writes one from a run")
     (tmp_path / "cut").write_bytes(rad[0].read_bytes()[:1000])
     (tmp_path / "text").write_text("hello")
     save_file({"a": np.zeros(2)}, tmp_path / "other")

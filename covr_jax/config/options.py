@@ -1,6 +1,6 @@
 """Options of a run: a tree of frozen dataclasses whose defaults are the paper's.
 
-``experiments/`` parses the tree from the command line, where the comment of a field is its help text; library code
+``commands.cli`` parses the tree from the command line, where the comment of a field is its help text; library code
 receives the part that it needs. A comment gives the meaning, the unit and, in brackets, the source of the default:
 [COVR] the paper; [RAD], [PlaNet], [SAC-AE] and others the publications that its tables build on; [ours] a choice of
 this project where the paper is silent. Bounds of a single option stand in its annotation and are checked by

@@ -1,4 +1,4 @@
-"""What a front end shows of a run; ``experiments/console.py`` implements it for terminals."""
+"""What a front end shows of a run; ``commands.console`` implements it for terminals."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from covr_jax.carla.channel import SessionSetup
 from covr_jax.carla.env import CarlaEnv, RetryPolicy
 from covr_jax.carla.scenarios import PROFILES, SCENARIOS
 from covr_jax.carla.servers import OwnServer, child_environment, loopback_command
-from experiments import cli
+from covr_jax.commands import cli
 from experiments.benchmark import measure
 
 GENTLE = np.array([0.0, 0.1], np.float32)

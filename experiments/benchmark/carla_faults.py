@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from covr_jax.carla.env import CarlaEnv, RetryPolicy
 from covr_jax.carla.loopback.faults import KINDS, PICTURE, PICTURE_KINDS, Fault, arm
-from experiments import cli
+from covr_jax.commands import cli
 from experiments.benchmark import measure
 
 SCENARIOS = ("highway", "ghost_pedestrian")

@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from experiments import cli
+from covr_jax.commands import cli
 from experiments.benchmark import measure
 
 TASKS = (

@@ -99,10 +99,10 @@ def environments(count: int, seed: int) -> list[dict[str, Any]]:
     import numpy as np
 
     from covr_jax import runtime
+    from covr_jax.commands import cli
     from covr_jax.training.programs import Programs
     from covr_jax.training.resolve import resolve
     from covr_jax.types import StepType
-    from experiments import cli
 
     runtime.configure()
     started, found, generator = time.monotonic(), Counter[str](), np.random.default_rng(seed)

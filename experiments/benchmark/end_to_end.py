@@ -22,8 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from covr_jax import presets
+from covr_jax.commands import cli
 from covr_jax.config import AugmentConfig, Config, ReplayConfig
-from experiments import cli
 from experiments.benchmark import measure
 from experiments.benchmark.turns import Contestant, elsewhere, pin, row, take_turns
 

@@ -26,8 +26,8 @@ from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from covr_jax.commands import cli
 from covr_jax.config import PhysicsEngine
-from experiments import cli
 from experiments.benchmark import measure, rivals
 
 SIZE = 84

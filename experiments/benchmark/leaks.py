@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import cli
+from covr_jax.commands import cli
 from experiments.benchmark.damage import row_of
 
 OPTIONS = (

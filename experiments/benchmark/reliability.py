@@ -30,7 +30,7 @@ from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from experiments import cli
+from covr_jax.commands import cli
 from experiments.benchmark import damage, kill_points, leaks, measure
 from experiments.benchmark.kill_points import POINTS
 from experiments.benchmark.small_runs import Child, numbers, train
@@ -45,9 +45,9 @@ class Trials:
     """Breaks runs in folders under ``root``; ``expected`` is what an undisturbed run comes to."""
 
     def __init__(self, root: Path, seed: int):
+        import covr_jax.commands.console
         import covr_jax.report
         import covr_jax.training.run  # noqa: F401
-        import experiments.console  # noqa: F401 what a run imports, once for all
 
         self.root, self.random = root, random.Random(seed)
         for name in ("compiled", "whole"):  # the first run fills the compile cache

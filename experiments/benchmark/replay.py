@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from experiments import cli
+from covr_jax.commands import cli
 from experiments.benchmark import measure
 
 STACK = 3

@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from experiments import cli
+from covr_jax.commands import cli
 from experiments.benchmark import measure
 
 LEVEL = 0.01

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments import cli
+from covr_jax.commands import cli
 from experiments.benchmark import measure
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import cli
+from covr_jax.commands import cli
 
 OPTIONS = shlex.split(
     "--method sac --env.image-size 20 --env.samples 1 --env.action-repeat 40 --sac.hidden-dim 16 --sac.feature-dim 8"
@@ -72,7 +72,7 @@ def train(directory: Path, more: str = "", prepare: Callable[[], None] = lambda:
       more: options, which win over those of all trials.
       prepare: called first in the run's process.
     """
-    from experiments import train as script
+    from covr_jax.commands import train as script
 
     def work() -> None:
         prepare()

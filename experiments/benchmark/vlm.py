@@ -28,7 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from experiments import cli
+from covr_jax.commands import cli
 from experiments.benchmark import measure
 from experiments.benchmark.turns import pin
 

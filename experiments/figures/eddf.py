@@ -21,13 +21,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from covr_jax.commands import cli
 from covr_jax.config import ConfigError
 from covr_jax.io.checkpoint import CheckpointError
 from covr_jax.report import ReportError
 from covr_jax.report.charts import PALETTE, matplotlib_style
 from covr_jax.report.data import Round, Run, numbers, read_run
 from covr_jax.report.formatting import show, tick, whole
-from experiments import cli
 
 FRAMES = 8  # of the kept samples, and of the dropped ones
 BINS = 40  # of the histogram of the scores

@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
+from covr_jax.commands import cli, evaluate, sweep
 from covr_jax.config import VLM_POLICY_METHODS, Config, ConfigError
 from covr_jax.io.files import to_json, write_json
 from covr_jax.report.table import RANDOM, Cell, markdown, read_final
-from experiments import cli, evaluate, sweep
 from experiments.paper.tables import Column, Row, Table, main, shown, unpublished
 
 TASKS = ("carla_highway", "carla_ghost_pedestrian")

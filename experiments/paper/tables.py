@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from covr_jax.commands import cli, sweep
 from covr_jax.config import ConfigError
 from covr_jax.presets import PRESETS
 from covr_jax.report import ReportError
 from covr_jax.report.table import Cell, details, markdown, read_final, summarise, warnings
-from experiments import cli, sweep
 
 OTHERS = """Options that are not listed here go to every train.py, for example --vlm PATH or --endpoint HOST:PORT.
 What a row of the table sets stays as it is there, except for its length at a reduced scale. The same command goes on

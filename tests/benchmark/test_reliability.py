@@ -15,7 +15,7 @@ from experiments.benchmark.small_runs import numbers, with_options
 CHILDREN = """
 import signal, time
 from pathlib import Path
-from experiments import cli
+from covr_jax.commands import cli
 from experiments.benchmark.small_runs import Child
 
 def lost():

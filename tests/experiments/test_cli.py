@@ -13,10 +13,10 @@ from pathlib import Path
 import jax
 import pytest
 
+from covr_jax.commands import cli
 from covr_jax.config import Config, ConfigError, to_dict
 from covr_jax.io.run_dir import check_config
 from covr_jax.training.resolve import resolve
-from experiments import cli
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--preset", "demo", "--env.image-size", "20", "--env.num-envs", "1"]
@@ -59,7 +59,7 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, arguments, message
 
 def test_warp_is_left_out_where_it_does_not_draw():
     """And can be imported afterwards."""
-    program = "import sys; from experiments import cli; cli.import_quietly(warp=False); "
+    program = "import sys; from covr_jax.commands import cli; cli.import_quietly(warp=False); "
     program += "assert 'mujoco.mjx' in sys.modules and 'warp' not in sys.modules; import warp"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, cwd=ROOT)
     assert result.returncode == 0 or "No module named 'warp'" in result.stderr, result.stderr
@@ -241,8 +241,8 @@ def test_a_device_that_is_not_there_is_one_line(monkeypatch, capsys):
 CHANNELS = """
 import sys
 sys.path.insert(0, {root!r})
-from experiments import cli
-from experiments.console import ConsoleReporter
+from covr_jax.commands import cli
+from covr_jax.commands.console import ConsoleReporter
 
 def main():
     with ConsoleReporter(10) as reporter:
@@ -276,9 +276,8 @@ def test_what_cannot_be_shown_does_not_end_a_run(reads):
 @pytest.mark.field
 @pytest.mark.parametrize("unwritable", ["stdout", "stderr"])
 def test_a_log_on_a_full_disk_does_not_change_the_exit_code(unwritable):
-    code = (
-        "from experiments import cli\ndef main():\n    print('progress')\n    cli.fail('no space')\ncli.guarded(main)"
-    )
+    start = "from covr_jax.commands import cli\ndef main():\n    print('progress')\n"
+    code = f"{start}    cli.fail('no space')\ncli.guarded(main)"
     with open("/dev/full", "w") as full:
         outputs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, unwritable: full}
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, check=False, timeout=60, **outputs)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from covr_jax.commands.doctor import check_budget
 from covr_jax.vlm.models import tiny
-from experiments.doctor import check_budget
 
 pytest.importorskip("torch")
 

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
+from covr_jax.commands import evaluate, sweep
 from covr_jax.config import CarlaConfig, Config, ConfigError
 from covr_jax.training.restore import in_task
 from covr_jax.training.run import train
-from experiments import evaluate, sweep
 from experiments.paper import generalisation
 from tests.support.reporters import Quiet
 from tests.support.synthetic_run import make_run, write_json

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from covr_jax.commands import cli
 from covr_jax.config.validate import validate
 from covr_jax.report.table import Cell
 from covr_jax.training.resolve import resolve
-from experiments import cli
 from experiments.paper import tables
 from tests.support.synthetic_run import make_run
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from covr_jax.commands.signals import silence_lost_terminals, stop_on_signals
 from covr_jax.io.checkpoint import Checkpointer
 from covr_jax.runtime.signals import STOPPING
-from experiments.signals import silence_lost_terminals, stop_on_signals
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = (

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from covr_jax.commands import cli, sweep
 from covr_jax.config import ConfigError, to_dict
 from covr_jax.io.run_dir import Result
-from experiments import cli, sweep
 
 
 def test_each_run_has_its_own_directory_and_options():
@@ -60,7 +60,7 @@ def test_a_run_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
         "if 'bad' in sys.argv: sys.exit('error: no such thing')\n"
         "print('final return 5.0'); print('report: here')\n"
     )
-    monkeypatch.setattr(sweep, "TRAIN", script)
+    monkeypatch.setattr(sweep, "TRAIN", (str(script),))
     jobs = [sweep.Job(tmp_path / name, [name]) for name in ("good", "bad", "better")]
     slot = sweep.Slot(frozenset(sorted(os.sched_getaffinity(0))[:1]), {"CUDA_VISIBLE_DEVICES": "7"})
     assert sweep.run_all(jobs, [slot]) == [jobs[1]]
@@ -77,7 +77,7 @@ def test_a_run_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
 def test_a_sweep_that_is_terminated_terminates_its_runs(tmp_path, monkeypatch):
     script = tmp_path / "train.py"
     script.write_text("import os, signal, time\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(600)\n")
-    monkeypatch.setattr(sweep, "TRAIN", script)
+    monkeypatch.setattr(sweep, "TRAIN", (str(script),))
     before, started, start = signal.getsignal(signal.SIGTERM), [], sweep._start
     monkeypatch.setattr(sweep, "_start", lambda job, slot: started.append(start(job, slot)) or started[-1])
     with pytest.raises(SystemExit) as ended:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from covr_jax.commands import plot as plot_script
 from covr_jax.report import ReportError
 from covr_jax.report.compare import COLORS, DASHES, Curve, method_styles, over_seeds, read_curve, write_comparison
 from covr_jax.report.data import method_name
-from experiments import plot as plot_script
 from tests.support.synthetic_run import make_run
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "plot.py"

@@ -26,8 +26,8 @@ from tests.support.reporters import Quiet
 pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
 
+from covr_jax.commands import cli  # noqa: E402
 from covr_jax.vlm.map_engine import MapVLM  # noqa: E402
-from experiments import cli  # noqa: E402
 
 
 @pytest.fixture(scope="module")

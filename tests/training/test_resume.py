@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from covr_jax import load_policy, runtime
+from covr_jax.commands import export
 from covr_jax.config import ConfigError
 from covr_jax.io.checkpoint import Checkpointer, CheckpointError
 from covr_jax.io.metrics import read_metrics
@@ -24,7 +25,6 @@ from covr_jax.training.selection import DataSelector
 from covr_jax.training.state import EvaluatedState
 from covr_jax.training.surroundings import changes
 from covr_jax.vlm.serving.fake import FakeVLM
-from experiments import export
 from tests.support.reporters import Quiet
 from tests.support.trees import assert_trees_equal, host_copy
 from tests.support.watched_runs import TIMING, Stop

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from covr_jax.commands.console import ConsoleReporter
 from covr_jax.io.checkpoint import Checkpointer
 from covr_jax.report import write_report
 from covr_jax.report.table import read_final
 from covr_jax.training import loop
 from covr_jax.training.divergence import check_updates, tell_skipped
 from covr_jax.types import Diverged, Preempted
-from experiments.console import ConsoleReporter
 from tests.support.reporters import Quiet
 from tests.support.trees import assert_trees_equal, host_copy
 from tests.support.watched_runs import rows_of

@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 import tyro
 
 from covr_jax import presets
+from covr_jax.commands.config_file import read_config_file
 from covr_jax.config import CarlaConfig, Config, ConfigError, from_dict, is_whole, value_or, with_options
 from covr_jax.config.validate import validate
 from covr_jax.runtime.ahead import compiling
 from covr_jax.runtime.errors import one_line
 from covr_jax.types import Diverged, EnvironmentLost, Preempted
-from experiments.config_file import read_config_file
 
 USAGE_ERROR = 2
 DIVERGED = 3

@@ -1,0 +1,70 @@
+"""Writes a run's policy to one file, which acts without the run, Torch or MuJoCo.
+
+    python experiments/export.py runs/cartpole_swingup/covr/seed1
+    python experiments/export.py runs/cartpole_swingup/covr/seed1 --checkpoint best --stablehlo cpu cuda
+
+`covr_jax.load_policy(FILE).act(observation)` loads and uses it. With `--stablehlo` a program beside it holds the same
+policy for `jax.export.deserialize`, which needs JAX alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from covr_jax.commands import cli
+from covr_jax.config import ConfigError
+from covr_jax.io.checkpoint import BEST
+from covr_jax.report.data import read_config
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def _checkpoint(text: str) -> int | str:
+    return text if text == BEST else int(text)
+
+
+def parse() -> argparse.Namespace:
+    """Parses the command line; what cannot be parsed ends the process, before JAX is imported."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path, help="directory that train.py wrote")
+    shown = "env steps of a checkpoint, or best: that of the best evaluation; default: the newest"
+    parser.add_argument("--checkpoint", type=_checkpoint, default=None, help=shown)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: policy.safetensors in the run directory")
+    shown = "write a program for these platforms too, any batch size"
+    parser.add_argument("--stablehlo", nargs="+", choices=PLATFORMS, default=[], metavar="PLATFORM", help=shown)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Exports, and prints what was written."""
+    options = parse()
+
+    from covr_jax import runtime
+
+    cli.import_quietly(warp=cli.uses_warp(read_config(options.run_dir)))
+    runtime.configure()
+    cli.check_device()
+    from covr_jax.policy import FILE, load_policy, save_policy
+    from covr_jax.training.restore import load_run
+
+    config, programs, state = load_run(options.run_dir, options.checkpoint)
+    env = programs.parts.env
+    programs.close()
+    output = options.output or options.run_dir / FILE
+    about = {"env_steps": int(state.progress.transitions) * env.action_repeat, "action_repeat": env.action_repeat}
+    save_policy(output, config, state.learner.params, env.action_dim, about)
+    print(f"{output}: {output.stat().st_size:,} bytes, {config.task} at {about['env_steps']:,} env steps")
+    if options.stablehlo:
+        program = output.with_suffix(".stablehlo")
+        program.write_bytes(load_policy(output).export(tuple(options.stablehlo)))
+        print(f"{program}: {program.stat().st_size:,} bytes, for {', '.join(options.stablehlo)}")
+    return 0
+
+
+def run() -> NoReturn:
+    """Runs ``main`` as a command."""
+    from covr_jax.io.checkpoint import CheckpointError
+
+    cli.guarded(main, ConfigError, CheckpointError)

@@ -1,0 +1,66 @@
+"""Train one agent: ``python experiments/train.py --task cartpole_swingup --method covr --seed 1 --run-dir runs/a``.
+
+The same command on the same run directory continues from the last checkpoint. SIGTERM, SIGUSR1, SIGHUP or Ctrl-C write
+a checkpoint and exit with code 75; a second one ends the process at once.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from covr_jax.commands import cli, program
+from covr_jax.config import Config, ConfigError
+
+
+def parse(arguments: list[str]) -> tuple[Config, Path]:
+    """Returns the config and the run directory; what cannot be parsed ends the process, before JAX is imported."""
+    run_dir, rest = cli.split_option(arguments, "run-dir")
+    config = cli.parse_config(rest, program(), __doc__ or "")
+    return config, Path(run_dir or f"runs/{config.task}/{config.method}/seed{config.seed}")
+
+
+def main(config: Config, directory: Path) -> int:
+    """Trains, writes the report, and prints the final return."""
+    from covr_jax import runtime
+    from covr_jax.report.data import read_config
+    from covr_jax.vlm.gpu_share import torch_share
+
+    cli.import_quietly(warp=cli.uses_warp(read_config(directory), config.renderer, config.env.physics))
+    runtime.configure()
+    if share := torch_share(config):
+        runtime.share_gpu(share)
+    cli.check_device()
+    from covr_jax.commands.console import ConsoleReporter
+    from covr_jax.commands.signals import stop_on_signals
+    from covr_jax.report import write_report
+    from covr_jax.training.run import train
+
+    command = shlex.join(["python", *sys.argv] if sys.argv[0].endswith(".py") else [program(), *sys.argv[1:]])
+    with stop_on_signals() as stop:  # also while the report is written: the run is over then, and ends with code 0
+        with ConsoleReporter(config.total_steps, stop) as reporter:
+            result = train(config, directory, reporter, command, stop)
+        report = write_report(directory)
+    print(
+        f"final return {result.final_return:.1f} ± {result.final_return_std:.1f}"
+        f" (random policy {result.random_return:.1f}) after {result.env_steps:,} env steps, {result.seconds:.0f} s"
+    )
+    print(f"report: {report}")
+    return 0
+
+
+def run() -> NoReturn:
+    """Runs ``main``; what a user can act on is one line and an exit code."""
+    cli.safe_output()
+    options = parse(sys.argv[1:])
+    from covr_jax.io.checkpoint import CheckpointError
+    from covr_jax.vlm.serving.protocol import PriorError
+
+    cli.guarded(partial(main, *options), ConfigError, CheckpointError, PriorError)
+
+
+if __name__ == "__main__":
+    run()

@@ -33,12 +33,12 @@ FLOORS = {
 
 # Foreign packages and the only places that may import them (prefixes of paths within the package).
 FENCES = {
-    "torch": ("runtime/dlpack.py", "vlm/"),
+    "torch": ("runtime/dlpack.py", "vlm/", "commands/doctor.py"),
     "transformers": ("runtime/dlpack.py", "vlm/"),
     "peft": ("runtime/dlpack.py", "vlm/"),
     "safetensors": ("runtime/dlpack.py", "vlm/", "policy.py"),
     "huggingface_hub": ("vlm/", "policy.py"),
-    "mujoco": ("envs/", "render/", "training/video.py"),
+    "mujoco": ("envs/", "render/", "training/video.py", "commands/cli.py", "commands/doctor.py"),
     "dm_control": ("envs/", "render/"),
     "brax": ("envs/",),
     "gymnasium": ("envs/",),

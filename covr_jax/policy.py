@@ -1,12 +1,14 @@
 """A trained policy as one file: all that acting needs, without Torch, VLM, MuJoCo or the run that made it.
 
 The file is in the safetensors format. Its arrays are the parameters of convolutions and actor, named by their place,
-such as ``torso/conv_0/kernel``; its metadata holds one JSON object under ``covr_jax``, see ``save_policy``.
+such as ``torso/conv_0/kernel``; its metadata holds one JSON object under ``covr_jax``, see ``save_policy``, and the
+SHA-256 of that and of all arrays.
 Letters: B batch, H W image, C channels, A action.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -25,6 +27,7 @@ from safetensors.numpy import save_file
 from covr_jax import __version__, runtime
 from covr_jax import config as configuration
 from covr_jax.agents import make_learner, make_method
+from covr_jax.checks import check_shape
 from covr_jax.config import Config, ConfigError, required
 from covr_jax.runtime import cpu_kernels
 from covr_jax.runtime.errors import one_line
@@ -105,6 +108,8 @@ class SavedPolicy:
             )
         if self._residual and previous_action is None:
             raise ValueError("previous_action is needed: this policy changes it; give zeros at the start of an episode")
+        if previous_action is not None:
+            check_shape("previous_action", previous_action, (*observation.shape[:-3], self.action_dim))
         alone = observation.ndim == 3
         given = (observation, previous_action if self._residual else None)
         batch = jax.tree.map(lambda x: jnp.asarray(x)[None] if alone else jnp.asarray(x), given)
@@ -144,13 +149,21 @@ def save_policy(
     Raises:
       OSError: the disk refused.
     """
-    arrays = _by_place(params)
-    told = {"about": dict(about or {}), "config": configuration.to_dict(config), "action_dim": action_dim}
-    told |= {"format": _FORMAT, "covr_jax_version": __version__}
+    arrays = {name: np.array(value) for name, value in _by_place(params).items()}
+    entries = {"about": dict(about or {}), "config": configuration.to_dict(config), "action_dim": action_dim}
+    told = json.dumps(entries | {"format": _FORMAT, "covr_jax_version": __version__})
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    save_file({name: np.array(value) for name, value in arrays.items()}, temporary, {"covr_jax": json.dumps(told)})
+    save_file(arrays, temporary, {"covr_jax": told, "sha256": _digest(told, arrays)})
     os.replace(temporary, path)
+
+
+def _digest(told: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of a text and of arrays by their names."""
+    found = hashlib.sha256(told.encode())
+    for name in sorted(arrays):
+        found.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return found.hexdigest()
 
 
 def load_policy(path: str | Path) -> SavedPolicy:
@@ -168,18 +181,21 @@ def load_policy(path: str | Path) -> SavedPolicy:
         file = _downloaded(str(path))
     try:
         with safe_open(file, framework="numpy") as opened:
-            told = json.loads((opened.metadata() or {})["covr_jax"])
-            names = opened.keys()
-            arrays = {name: jnp.asarray(opened.get_tensor(name)) for name in names}
+            metadata, names = opened.metadata() or {}, opened.keys()
+            arrays = {name: opened.get_tensor(name) for name in names}
+        told = json.loads(metadata["covr_jax"])
+        if metadata["sha256"] != _digest(metadata["covr_jax"], arrays):
+            raise ValueError("its content is not what was written")
+        version, writer = int(told["format"]), told["covr_jax_version"]
     except FileNotFoundError:
         raise PolicyError(f"no policy {file}; covr-export (experiments/export.py) writes one from a run") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise PolicyError(f"{file} is no policy of covr_jax or is damaged: {one_line(error)}") from error
-    if told["format"] > _FORMAT:
-        raise PolicyError(f"{file} was written by covr_jax {told['covr_jax_version']}; install that version or a later")
+    if version > _FORMAT:
+        raise PolicyError(f"{file} was written by covr_jax {writer}; install that version or a later one")
     try:
         config = configuration.from_dict(told["config"])
-        params = flax.traverse_util.unflatten_dict(arrays, sep="/")
+        params = jax.tree.map(jnp.asarray, flax.traverse_util.unflatten_dict(arrays, sep="/"))
         return SavedPolicy(config, params, told["action_dim"], told["about"])
     except (ConfigError, PolicyError, KeyError) as error:
         raise PolicyError(f"{file} cannot be used: {one_line(error)}") from error

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import covr_jax
 from covr_jax import config as configuration
+from covr_jax import policy as policy_file
 from covr_jax import runtime
 from covr_jax.agents import make_learner, make_method
 from covr_jax.policy import FILE, PolicyError, load_policy, save_policy
@@ -110,16 +111,19 @@ def test_observations_of_another_kind_are_refused(rad, tmp_path):
     save_policy(tmp_path / FILE, config, state.params, A)
     with pytest.raises(ValueError, match="previous_action is needed"):
         load_policy(tmp_path).act(images(frames))
+    with pytest.raises(ValueError, match=r"previous_action must be .*\[5,2\]"):
+        load_policy(tmp_path).act(images(frames), np.zeros(A, np.float32))
 
 
-def rewritten(path, folder, change, **arrays):
-    """A copy of a policy file with other metadata or arrays."""
+def rewritten(path, folder, change):
+    """A copy of a policy file with other metadata."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as opened:
         told = json.loads(opened.metadata()["covr_jax"])
     change(told)
-    save_file(load_file(path) | arrays, folder / FILE, {"covr_jax": json.dumps(told)})
+    text, arrays = json.dumps(told), load_file(path)
+    save_file(arrays, folder / FILE, {"covr_jax": text, "sha256": policy_file._digest(text, arrays)})
     return folder
 
 
@@ -137,6 +141,10 @@ def test_files_that_cannot_be_used_say_so_in_one_line(rad, tmp_path):
     save_file({"a": np.zeros(2)}, tmp_path / "other")
     for name in ("cut", "text", "other"):
         assert f"{name} is no policy of covr_jax or is damaged" in refused(tmp_path / name)
+    flipped = bytearray(rad[0].read_bytes())
+    flipped[-7] ^= 1  # in a parameter
+    (tmp_path / "flipped").write_bytes(flipped)
+    assert refused(tmp_path / "flipped").endswith("is damaged: its content is not what was written")
     later = rewritten(rad[0], tmp_path, lambda told: told.update(format=99, covr_jax_version="9.9"))
     assert "was written by covr_jax 9.9; install that version" in refused(later)
     wider = rewritten(rad[0], tmp_path, lambda told: told["config"]["sac"].update(hidden_dim=32))

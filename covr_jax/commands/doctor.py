@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import platform
 import re
 from collections.abc import Callable
@@ -73,15 +74,21 @@ def check_known_bad(versions: Callable[[str], str | None] = installed) -> list[F
 def check_devices() -> list[Finding]:
     """Lists the devices of JAX and Torch."""
     import jax
-    import torch
 
     devices = ", ".join(f"{device.platform}:{device.device_kind}" for device in jax.devices())
-    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-    return [
+    findings = [
         Finding("ok", "python", f"{platform.python_version()} on {platform.machine()}"),
         Finding("ok", "jax devices", devices),
-        Finding("ok", "torch device", f"{cuda}, {torch.get_num_threads()} threads"),
     ]
+    if (torch := _torch()) is None:
+        return findings
+    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+    return [*findings, Finding("ok", "torch device", f"{cuda}, {torch.get_num_threads()} threads")]
+
+
+def _torch() -> Any:
+    """Torch, or None where it is not installed."""
+    return importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 
 
 def check_kernels() -> list[Finding]:
@@ -143,16 +150,18 @@ def check_memory(vlm: str | None) -> list[Finding]:
       vlm: as ``--vlm``; None: the default model.
     """
     import jax
-    import torch
 
     from covr_jax import runtime
     from covr_jax.config import Config, VLMConfig
     from covr_jax.runtime import memory
-    from covr_jax.vlm.gpu_share import torch_share
 
     free = memory.free_bytes("host")
     host = "unknown" if free is None else f"{free / 1e9:.1f} GB free"
     findings = [Finding("ok", "host memory", host)]
+    if (torch := _torch()) is None:
+        return findings
+    from covr_jax.vlm.gpu_share import torch_share
+
     if jax.default_backend() == "cpu" and not torch.cuda.is_available():
         return [*findings, Finding("ok", "JAX and Torch", "both on the CPU, in the host's memory, with no limit set")]
     if not torch.cuda.is_available():
@@ -247,8 +256,12 @@ def main() -> int:
 
         cli.import_quietly()
         runtime.configure()
-        memory, budget = partial(check_memory, vlm), partial(check_budget, vlm)
-        for check in (memory, check_devices, check_kernels, check_renderer, check_bridge, check_vlm, budget):
+        checks = [partial(check_memory, vlm), check_devices, check_kernels, check_renderer]
+        if _torch() is None:
+            findings.append(Finding("note", "Torch", "not installed, so no VLM: pip install 'covr_jax[vlm]'"))
+        else:
+            checks += [check_bridge, check_vlm, partial(check_budget, vlm)]
+        for check in checks:
             try:
                 findings += check()
             except Exception as error:  # a broken installation fails in any way; the table says where

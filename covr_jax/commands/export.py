@@ -10,6 +10,7 @@ policy for `jax.export.deserialize`, which needs JAX alone.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 from typing import NoReturn
 
@@ -40,6 +41,8 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Exports, and prints what was written."""
     options = parse()
+    if options.stablehlo and not importlib.util.find_spec("flatbuffers"):
+        cli.fail("--stablehlo needs the package flatbuffers: pip install flatbuffers, or 'covr_jax[hub]'")
 
     from covr_jax import runtime
 

@@ -1,7 +1,11 @@
 """What the doctor says about a model that it does not load."""
 
+import sys
+
 import pytest
 
+from covr_jax import runtime
+from covr_jax.commands import doctor
 from covr_jax.commands.doctor import check_budget
 from covr_jax.vlm.models import tiny
 
@@ -31,3 +35,21 @@ def test_what_cannot_be_estimated_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     (found,) = check_budget(str(tmp_path))
     assert found.level == "bad" and "is a gpt2; supported: qwen2_5_vl" in found.text
+
+
+def test_without_torch_everything_else_is_checked(monkeypatch, capsys):
+    ran = []
+
+    def check(*_):
+        ran.append(1)
+        return []
+
+    monkeypatch.setattr(doctor, "_torch", lambda: None)
+    for name in ("check_versions", "check_known_bad", "check_kernels", "check_renderer"):
+        monkeypatch.setattr(doctor, name, check)
+    monkeypatch.setattr(doctor, "check_vlm", lambda: pytest.fail("a VLM was asked"))
+    monkeypatch.setattr(runtime, "configure", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["doctor.py"])
+    assert doctor.main() == 0 and len(ran) == 4
+    levels = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert levels == {"ok", "note"}

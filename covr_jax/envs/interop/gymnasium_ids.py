@@ -1,7 +1,7 @@
 """Ids of the tasks for ``gymnasium.make`` and ``make_vec``: ``covr_jax/cartpole_swingup-v0`` and so on.
 
-An installed package registers them by itself, when gymnasium is imported; in a checkout that is not installed, this
-module's import does. Nothing else is imported before an environment is made.
+Importing this module registers them; gymnasium 1.0 and later find no ids by themselves. Nothing else is imported before
+an environment is made. In one go: ``gymnasium.make("covr_jax.envs.interop.gymnasium_ids:covr_jax/walker_walk-v0")``.
 """
 
 from __future__ import annotations

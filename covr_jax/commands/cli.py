@@ -179,9 +179,11 @@ def _defaults(chosen: dict[str, str | None], profile: str | None, file: str | No
         if beside := next((name for name, value in chosen.items() if value is not None), None):
             raise ConfigError(f"{file} is a whole config, whose options --{beside} would not change; change it there")
         return from_dict(values, str(file))
-    named = (value_or(chosen[name], str(values.get(name, default))) for name, default in _CHOICES.items())
+    preset, method, base, task = (
+        value_or(chosen[name], str(values.get(name, default))) for name, default in _CHOICES.items()
+    )
     told = values.get("carla", {}) if isinstance(values.get("carla"), dict) else {}
-    config = presets.make(*named, value_or(profile, str(told.get("profile", CarlaConfig.profile))))
+    config = presets.make(preset, method, base, task, value_or(profile, str(told.get("profile", CarlaConfig.profile))))
     return with_options(config, {name: value for name, value in values.items() if name not in _CHOICES}, str(file))
 
 

@@ -82,9 +82,9 @@ def make_learner(
     def act(
         state: LearnerState, observation: Array, key: Array | None = None, previous_action: Array | None = None
     ) -> Array:
+        check_images("observation", observation)
         if key is None:
             return mode(state.params, observation, previous_action)
-        check_images("observation", observation)
         outputs = parts.policy(state.params, observation, previous_action, explore=True)
         return method.policy.explore(key, outputs, state.exploration_noise)
 

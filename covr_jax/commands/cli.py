@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
@@ -17,6 +18,7 @@ from covr_jax import presets
 from covr_jax.commands.config_file import read_config_file
 from covr_jax.config import CarlaConfig, Config, ConfigError, from_dict, is_whole, value_or, with_options
 from covr_jax.config.validate import validate
+from covr_jax.io.checkpoint import BEST
 from covr_jax.runtime.ahead import compiling
 from covr_jax.runtime.errors import one_line
 from covr_jax.types import Diverged, EnvironmentLost, Preempted
@@ -95,6 +97,16 @@ def split_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[
 def option_name(argument: str) -> str:
     """Returns the option that an argument names: ``--run.video`` for ``--run.no_video`` and for ``--run.video=1``."""
     return argument.split("=", 1)[0].replace("_", "-").replace(".no-", ".")
+
+
+def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--checkpoint``, which of a run's checkpoints is meant: its env steps, or ``best``."""
+
+    def checkpoint(text: str) -> int | str:
+        return text if text == BEST else int(text)
+
+    shown = "env steps of a checkpoint, or best: that of the best evaluation; default: the newest"
+    parser.add_argument("--checkpoint", type=checkpoint, default=None, help=shown)
 
 
 def without(arguments: Sequence[str], names: Iterable[str]) -> list[str]:

@@ -19,7 +19,6 @@ import numpy as np
 
 from covr_jax.commands import cli
 from covr_jax.config import ConfigError, Distractors, RendererName
-from covr_jax.io.checkpoint import BEST
 from covr_jax.io.files import to_json
 from covr_jax.report import shown_method
 from covr_jax.report.data import read_config
@@ -31,10 +30,6 @@ if TYPE_CHECKING:
 BACKENDS = ("own", "dm_control")
 
 
-def _checkpoint(text: str) -> int | str:
-    return text if text == BEST else int(text)
-
-
 def parse() -> argparse.Namespace:
     """Parses the command line; what cannot be parsed ends the process, before JAX is imported."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -42,8 +37,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--task", default=None, help="evaluate in this task; default: that of the run")
     parser.add_argument("--episodes", type=int, default=10, help="episodes, each from its own start state")
     parser.add_argument("--number", type=int, default=0, help="which set of start states")
-    shown = "env steps of a checkpoint, or best: that of the best evaluation; default: the newest"
-    parser.add_argument("--checkpoint", type=_checkpoint, default=None, help=shown)
+    cli.add_checkpoint_option(parser)
     shown = "own: covr_jax's tasks; dm_control: its own physics, starts and OpenGL pictures"
     parser.add_argument("--backend", default="own", choices=BACKENDS, help=shown)
     shown = "draws the observations; default: that of the run; dm_control has gl alone"

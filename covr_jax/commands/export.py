@@ -16,22 +16,16 @@ from typing import NoReturn
 
 from covr_jax.commands import cli
 from covr_jax.config import ConfigError
-from covr_jax.io.checkpoint import BEST
 from covr_jax.report.data import read_config
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-
-
-def _checkpoint(text: str) -> int | str:
-    return text if text == BEST else int(text)
 
 
 def parse() -> argparse.Namespace:
     """Parses the command line; what cannot be parsed ends the process, before JAX is imported."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path, help="directory that train.py wrote")
-    shown = "env steps of a checkpoint, or best: that of the best evaluation; default: the newest"
-    parser.add_argument("--checkpoint", type=_checkpoint, default=None, help=shown)
+    cli.add_checkpoint_option(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: policy.safetensors in the run directory")
     shown = "write a program for these platforms too, any batch size"
     parser.add_argument("--stablehlo", nargs="+", choices=PLATFORMS, default=[], metavar="PLATFORM", help=shown)

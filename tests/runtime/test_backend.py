@@ -70,12 +70,15 @@ def test_a_standalone_function_can_be_differentiated_and_mapped():
     np.testing.assert_array_equal(jax.grad(lambda x: function(x, y).sum())(x[0]), [2.0, 0.0])
 
 
-def test_what_is_called_rarely_gives_the_same_numbers():
+def test_what_is_called_rarely_gives_the_same_numbers(monkeypatch):
     def draw(key):
         return jnp.linalg.qr(jax.random.normal(key, (8, 8)))[0] @ jnp.arange(8.0)
 
     key = jax.random.key(3)
     np.testing.assert_allclose(runtime.jit(draw, rarely=True)(key), runtime.jit(draw)(key), rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(jax, "jit", lambda function, **options: options.get("compiler_options", {}))
+    effort = [runtime.jit(draw, rarely=rarely).get("xla_backend_optimization_level") for rarely in (True, False)]
+    assert effort == ([0, None] if runtime.on_cpu() else [None, None])
 
 
 def test_jax_takes_what_torch_leaves_of_a_gpu(monkeypatch):

@@ -48,7 +48,7 @@ def throughput() -> Config:
 def cpu() -> Config:
     """Returns a preset that takes minutes on one core of a laptop.
 
-    48x48 pixels, a small encoder, one update per two transitions, and the paper's schedule at 0.6 of its length. Two
+    40x40 pixels, a small encoder, one update per two transitions, and the paper's schedule at 0.6 of its length. Two
     environments, so that episodes have ended when the first round is due.
     """
     small = demo()
@@ -72,13 +72,14 @@ def demo() -> Config:
     """
     return Config(
         preset="demo",
-        total_steps=240_000,
-        env=EnvConfig(num_envs=16, image_size=48),
+        total_steps=360_000,
+        env=EnvConfig(num_envs=16, image_size=40),
         sac=SACConfig(
             batch_size=128,
-            updates_per_step=8,
+            updates_per_step=4,
             init_steps=2_000,
             discount=0.98,
+            n_step=3,
             critic_tau=0.1,
             encoder_tau=0.1,
             noise_steps=10_000,
@@ -87,11 +88,11 @@ def demo() -> Config:
             conv_strides=(4, 1),
             frame_basis="differences",
         ),
-        replay=ReplayConfig(capacity=30_000),
-        covr=CovrConfig(guidance_weight=0.1, psi_0=20_000, min_keep=256),
+        replay=ReplayConfig(capacity=45_000, sampling="recent"),
+        covr=CovrConfig(guidance_weight=0.1, psi_0=16_000, min_keep=256),
         vlm=VLMConfig(name="tiny", hold=False, steps=200, return_episodes=10),
         eval=EvalConfig(every=30_000),
-        run=RunConfig(checkpoint_every=60_000, log_every=2_500),
+        run=RunConfig(checkpoint_every=90_000, log_every=2_500),
     )
 
 

@@ -8,7 +8,7 @@ import gc
 import logging
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from covr_jax.io.formats import AS_TODAY, Before
 from covr_jax.runtime.errors import one_line
 
 _PIECE_BYTES = 2**24  # of an array in a file; one that is read is in memory twice
@@ -70,16 +71,14 @@ def abstract(tree: Any) -> tuple[Any, list[bool]]:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree), pinned
 
 
-def load(
-    directory: Path, like: Any, pinned: list[bool], lacking: Collection[str] = (), *, partial: bool = False
-) -> Any:
+def load(directory: Path, like: Any, pinned: list[bool], before: Before = AS_TODAY, *, partial: bool = False) -> Any:
     """Reads the arrays of a directory that ``save`` wrote.
 
     Args:
       directory: of the arrays.
       like: shapes, dtypes and placement, as ``abstract`` returns them.
       pinned: which arrays, in the order of the leaves, shall be pinned to their place.
-      lacking: names of arrays, such as ``.learner.updates``, that the directory does not hold; they become 0.
+      before: arrays that the directory does not hold, which become 0, and those that it holds in another shape.
       partial: whether the directory may hold more arrays than ``like``; they are not read.
 
     Raises:
@@ -87,10 +86,12 @@ def load(
     """
     _pass_over_what_is_raised()
     asked, structure = jax.tree.flatten(like)
-    held = [name not in lacking for name in _names(like)]
-    stored = jax.tree.unflatten(structure, [leaf if there else None for leaf, there in zip(asked, held, strict=True)])
+    names = _names(like)
+    held = [name not in before.lacking for name in names]
+    shaped = [_as_stored(leaf, name, before) for leaf, name in zip(asked, names, strict=True)]
+    stored = jax.tree.unflatten(structure, [leaf if there else None for leaf, there in zip(shaped, held, strict=True)])
     context = ocp.Context()
-    context.pytree.loading.partial_load = partial or bool(lacking)
+    context.pytree.loading.partial_load = partial or bool(before.lacking)
     with _plain_path(directory) as path, context:
         loaded = jax.tree.leaves(ocp.load(path, stored))
     if missing := [name for name, leaf in zip(_names(stored), loaded, strict=True) if not isinstance(leaf, jax.Array)]:
@@ -99,7 +100,7 @@ def load(
     leaves = []
     for leaf, there, pin in zip(asked, held, pinned, strict=True):
         # One by one: no more than one array exists twice at a time.
-        leaves.append(_copy_like(next(read), pin) if there else jnp.zeros(leaf.shape, leaf.dtype))
+        leaves.append(_copy_like(next(read), pin, leaf.shape) if there else jnp.zeros(leaf.shape, leaf.dtype))
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -156,12 +157,21 @@ def _pass_over_what_is_raised() -> None:
     sys.unraisablehook = of_others
 
 
-def _copy_like(leaf: Any, pinned: bool) -> Any:
+def _as_stored(leaf: Any, name: str, before: Before) -> Any:
+    if name not in before.shapes:
+        return leaf
+    return jax.ShapeDtypeStruct(before.shapes[name](leaf.shape), leaf.dtype, sharding=leaf.sharding)
+
+
+def _copy_like(leaf: Any, pinned: bool, shape: tuple[int, ...]) -> Any:
     """A copy like one that a program computed: orbax pins arrays to a device, and pinned ones would compile anew."""
+    if leaf.shape != shape:
+        return jax.device_put(np.asarray(leaf).reshape(shape), leaf.sharding if pinned else None)
     if len(leaf.sharding.device_set) > 1:
         return leaf
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_copy_like(jax.random.key_data(leaf), pinned))
+        data = jax.random.key_data(leaf)
+        return jax.random.wrap_key_data(_copy_like(data, pinned, data.shape))
     if pinned:
         return leaf  # on purpose, perhaps in the host's memory
     return jnp.array(np.asarray(leaf), copy=True)

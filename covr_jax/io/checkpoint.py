@@ -3,9 +3,6 @@
 ``checkpoints/<env_steps>/`` holds ``state/`` (orbax: learner, replay, environments, counters), ``host.json`` (the host
 loop's state, the format and the version that wrote it), ``adapter/`` (the VLM's LoRA weights, where there are any) and
 ``manifest.json`` (a SHA-256 of each file). It is written under a temporary name and moved into place last.
-
-Format 1 has no ``format`` entry (covr_jax 0.1.0); format 2 calls two entries of the host loop's state by other names;
-format 3 adds the manifest; format 4 counts skipped updates.
 """
 
 from __future__ import annotations
@@ -14,24 +11,21 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from covr_jax import __version__
 from covr_jax.io import manifest
 from covr_jax.io.files import sync_directory, write_json
+from covr_jax.io.formats import FIRST_VERSION, FIRST_WITH_MANIFEST, FORMAT, UNCHANGED, Before, History
 from covr_jax.runtime.errors import one_line
 
 KEEP = 2  # newest checkpoints that stay
 BEST = "best"  # folder of the checkpoint with the policy of a run's best evaluation
 _COPY_SHARE = 0.8  # of the host's free memory that a copy of the state may take
 _COPY_BYTES = 2**30  # that it may take where the state is in the host's memory itself: orbax copies a copy once more
-_FIRST_VERSION = "0.1.0"  # it did not name itself
-_FIRST_WITH_MANIFEST = 3
-FORMAT = 4  # of the checkpoints that this version writes; it reads all formats up to this one
 
 
 class CheckpointError(RuntimeError):
@@ -68,8 +62,7 @@ class Checkpointer:
       run_dir: of the run.
       folder: of the checkpoints within it.
       keep: how many of the newest ones stay.
-      added: dotted names of arrays that formats later than the first added, by format; a checkpoint of an earlier
-        format leaves them at 0.
+      history: how the arrays of earlier formats differ.
 
     Attributes:
       last: what was written last; None before that.
@@ -80,9 +73,9 @@ class Checkpointer:
         run_dir: Path,
         folder: str = "checkpoints",
         keep: int = KEEP,
-        added: Mapping[int, Sequence[str]] = MappingProxyType({}),
+        history: History = UNCHANGED,
     ):
-        self._root, self._keep, self._added = Path(run_dir) / folder, keep, added
+        self._root, self._keep, self._history = Path(run_dir) / folder, keep, history
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[Saved] | None = None
         self.last: Saved | None = None
@@ -91,7 +84,7 @@ class Checkpointer:
         """The version of the package that wrote the newest checkpoint; None where none can be read."""
         try:
             host = json.loads((self._root / str(self.steps()[-1]) / "host.json").read_text())
-            return str(host.get("covr_jax_version", _FIRST_VERSION))
+            return str(host.get("covr_jax_version", FIRST_VERSION))
         except (OSError, ValueError, AttributeError, IndexError):
             return None
 
@@ -222,9 +215,8 @@ class Checkpointer:
             try:
                 host, version = _read_host(directory)
                 abstract = abstract or arrays.abstract(like())
-                lacking = {name for later, names in self._added.items() if later > version for name in names}
                 memory.give_back()
-                state = _load(directory, abstract, lacking, partial=partial)
+                state = _load(directory, abstract, self._history.before(version), partial=partial)
                 memory.give_back()
                 return state, host, directory
             except _DamagedError as error:
@@ -243,7 +235,7 @@ def _read_host(directory: Path) -> tuple[dict[str, Any], int]:
         raise _DamagedError(damage)
     try:
         host = dict(json.loads((directory / "host.json").read_text()))
-        version, writer = int(host.pop("format", 1)), str(host.pop("covr_jax_version", _FIRST_VERSION))
+        version, writer = int(host.pop("format", 1)), str(host.pop("covr_jax_version", FIRST_VERSION))
     except (OSError, ValueError, TypeError) as error:
         raise _DamagedError(f"host.json cannot be read ({one_line(error)})") from error
     if version > FORMAT:
@@ -251,13 +243,13 @@ def _read_host(directory: Path) -> tuple[dict[str, Any], int]:
             f"{directory} was written by covr_jax {writer} in format {version}; this is covr_jax {__version__}, which"
             f" reads formats up to {FORMAT}: install {writer} or later"
         )
-    if version >= _FIRST_WITH_MANIFEST and not manifest.has_manifest(directory):
+    if version >= FIRST_WITH_MANIFEST and not manifest.has_manifest(directory):
         raise _DamagedError(f"{manifest.NAME} is missing")
     return host, version
 
 
-def _load(directory: Path, abstract: tuple[Any, list[bool]], lacking: set[str], *, partial: bool) -> Any:
-    """Reads the arrays of a checkpoint; those that it lacks become 0.
+def _load(directory: Path, abstract: tuple[Any, list[bool]], before: Before, *, partial: bool) -> Any:
+    """Reads the arrays of a checkpoint; those that its format lacks become 0.
 
     Raises:
       _DamagedError: they cannot be read, and nothing says that they are as they were written.
@@ -266,7 +258,7 @@ def _load(directory: Path, abstract: tuple[Any, list[bool]], lacking: set[str], 
     from covr_jax.io import arrays
 
     try:
-        return arrays.load(directory / "state", *abstract, lacking, partial=partial)
+        return arrays.load(directory / "state", *abstract, before, partial=partial)
     except Exception as error:  # a damaged array comes out of TensorStore as a bare Exception
         line = one_line(error)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in line:

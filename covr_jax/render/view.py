@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from covr_jax import runtime
 from covr_jax.render import scene as static
 from covr_jax.render.distract import Appearance, move_camera
 from covr_jax.render.poses import Poses
@@ -177,7 +178,7 @@ class View(NamedTuple):
 
 def one_by_one() -> bool:
     """Whether tiles and items are processed one after the other: on a CPU, whose cache is small."""
-    return jax.default_backend() == "cpu"
+    return runtime.on_cpu()
 
 
 def when(condition: Bool[Array, ""], function: Callable[[], Any], otherwise: Any) -> Any:

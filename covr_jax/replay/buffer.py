@@ -49,7 +49,7 @@ def init(
     answer_dim = action_dim if answer_dim is None else answer_dim
     rows = (slots, num_envs)
     return ReplayState(
-        frame=init_frames((*rows, image_size, image_size, 3), storage),
+        frame=init_frames(slots, num_envs, image_size, storage),
         step_type=jnp.zeros(rows, jnp.int8),
         reward=jnp.zeros(rows, jnp.float32),
         discount=jnp.zeros(rows, jnp.float32),

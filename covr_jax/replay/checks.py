@@ -12,6 +12,7 @@ from jax import core
 
 from covr_jax.checks import check_shape
 from covr_jax.replay.state import ReplayState
+from covr_jax.replay.storage import frame_shape
 from covr_jax.types import Prior, TimeStep
 
 
@@ -33,7 +34,7 @@ def check_slot(state: ReplayState, timestep: TimeStep, action: Any) -> None:
     Raises:
       ValueError: an array of another shape, or frames that are no bytes.
     """
-    num_envs, height, width, channels = state.frame.shape[1:]
+    num_envs, (height, width, channels) = state.frame.shape[1], frame_shape(state.frame.shape[2])
     frames = timestep.observation
     shape = tuple(frames.shape)
     if frames.dtype != jnp.uint8 or shape[:-1] != (num_envs, height, width) or not shape[-1] or shape[-1] % channels:

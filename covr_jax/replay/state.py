@@ -1,17 +1,18 @@
-"""State of the replay and its size. T slots, E envs, H W image, A action, N numbers of a VLM's answer."""
+"""State of the replay and its size. T slots, E envs, F bytes of a frame, H = W image, A action, N numbers an answer."""
 
 from __future__ import annotations
 
 import flax.struct
 from jaxtyping import Array, Float, Int, Int8, UInt8
 
+from covr_jax.replay.storage import frame_shape
 from covr_jax.types import Prior
 
 
 class ReplayState(flax.struct.PyTreeNode):
     """The ring. ``count`` is the number of slots ever written; the next one is slot ``count`` modulo T."""
 
-    frame: UInt8[Array, "T E H W 3"]  # newest frame of the observation; in device or in pinned host memory
+    frame: UInt8[Array, "T E F"]  # newest frame of the observation, bytes [H,W,3]; in device or pinned host memory
     step_type: Int8[Array, "T E"]
     reward: Float[Array, "T E"]  # arrived with this slot's time step
     discount: Float[Array, "T E"]  # arrived with this slot's time step
@@ -20,6 +21,11 @@ class ReplayState(flax.struct.PyTreeNode):
     priority: Float[Array, "T E"]  # of the transition that starts here; read by some samplers
     top_priority: Float[Array, ""]  # of a new slot
     count: Int[Array, ""]
+
+    @property
+    def pictures(self) -> UInt8[Array, "T E H W 3"]:
+        """The frames as images."""
+        return self.frame.reshape(*self.frame.shape[:2], *frame_shape(self.frame.shape[2]))
 
 
 def capacity_in_slots(transitions: int, num_envs: int, frame_stack: int) -> int:

@@ -1,9 +1,13 @@
 """Where the replay keeps its frames, nearly all of its bytes: in the device's memory or in pinned host memory.
 
-Which one is part of the array's type, and the compiled programs then move single frames. T slots, E envs, H W image.
+Which one is part of the array's type, and the compiled programs then move single frames. A frame is a row of bytes: as
+[T,E,H,W,3] the compilers for TPUs give the ring another layout where it is read than where it is written, and copy the
+whole of it twice in every program. T slots, E envs, H = W image side, F = 3 H W bytes of a frame.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +18,15 @@ from jaxtyping import Array, Int, UInt8
 from covr_jax.config import Storage
 
 
-def init_frames(shape: tuple[int, ...], storage: Storage) -> UInt8[Array, "T E H W 3"]:
-    """Zeros of a shape (T, E, H, W, 3); ``host`` needs a backend with ``pinned_host`` memory."""
+def frame_shape(row: int) -> tuple[int, int, int]:
+    """Returns (H, W, 3) of a square frame of 3*H*W bytes."""
+    side = math.isqrt(row // 3)
+    return side, side, 3
+
+
+def init_frames(slots: int, num_envs: int, image_size: int, storage: Storage) -> UInt8[Array, "T E F"]:
+    """Zeros for frames of ``image_size`` pixels a side; ``host`` needs a backend with ``pinned_host`` memory."""
+    shape = (slots, num_envs, 3 * image_size**2)
     if storage == "device":
         return jnp.zeros(shape, jnp.uint8)
     host = jax.sharding.SingleDeviceSharding(jax.local_devices()[0], memory_kind="pinned_host")
@@ -27,9 +38,10 @@ def _on_host(frame: Array) -> bool:
 
 
 def write_frames(
-    frame: UInt8[Array, "T E H W 3"], slot: Int[Array, ""], newest: UInt8[Array | np.ndarray, "E H W 3"]
-) -> UInt8[Array, "T E H W 3"]:
+    frame: UInt8[Array, "T E F"], slot: Int[Array, ""], newest: UInt8[Array | np.ndarray, "E H W 3"]
+) -> UInt8[Array, "T E F"]:
     """Returns the frames with those of one slot replaced."""
+    newest = newest.reshape(frame.shape[1:])
     if not _on_host(frame):
         return frame.at[slot].set(newest)
     # Between the two memories XLA moves slices and nothing else: a scatter would be computed on the host.
@@ -39,16 +51,16 @@ def write_frames(
 
 
 def read_frames(
-    frame: UInt8[Array, "T E H W 3"], slot: Int[Array | np.ndarray, "*n"], env_id: Int[Array | np.ndarray, "*n"]
+    frame: UInt8[Array, "T E F"], slot: Int[Array | np.ndarray, "*n"], env_id: Int[Array | np.ndarray, "*n"]
 ) -> UInt8[Array, "*n H W 3"]:
     """Returns the single frames at slots and env ids."""
+    shape = (*slot.shape, *frame_shape(frame.shape[-1]))
     if not _on_host(frame):
-        return frame[slot, env_id]
+        return frame[slot, env_id].reshape(shape)
 
     def fetch(index: tuple[Array, Array]) -> Array:
-        origin = (*index, *[jnp.zeros_like(index[0])] * 3)
-        taken = lax.dynamic_slice(frame, origin, (1, 1, *frame.shape[2:]), allow_negative_indices=False)
+        origin = (*index, jnp.zeros_like(index[0]))
+        taken = lax.dynamic_slice(frame, origin, (1, 1, frame.shape[2]), allow_negative_indices=False)
         return jax.device_put(taken, jax.memory.Space.Device)[0, 0]
 
-    fetched = lax.map(fetch, (slot.ravel(), env_id.ravel()))
-    return fetched.reshape(*slot.shape, *frame.shape[2:])
+    return lax.map(fetch, (slot.ravel(), env_id.ravel())).reshape(shape)

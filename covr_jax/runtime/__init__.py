@@ -11,9 +11,19 @@ from covr_jax.lazy import lazy_names
 from covr_jax.runtime.forks import refuse_forked
 
 if TYPE_CHECKING:
-    from covr_jax.runtime.backend import configure, jit, no_inline, on_cpu, once, peak_memory_bytes, share_gpu
+    from covr_jax.runtime.backend import (
+        compiling_for,
+        configure,
+        jit,
+        no_inline,
+        on_cpu,
+        once,
+        peak_memory_bytes,
+        share_gpu,
+    )
 
 __all__ = [
+    "compiling_for",
     "configure",
     "jit",
     "no_inline",
@@ -25,5 +35,5 @@ __all__ = [
 ]
 __getattr__ = lazy_names(
     __name__,
-    {"backend": ("configure", "jit", "no_inline", "on_cpu", "once", "peak_memory_bytes", "share_gpu")},
+    {"backend": ("compiling_for", "configure", "jit", "no_inline", "on_cpu", "once", "peak_memory_bytes", "share_gpu")},
 )

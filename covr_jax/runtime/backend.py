@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +52,25 @@ def share_gpu(torch_share: float) -> float:
     return float(left)
 
 
+_platform: ContextVar[str | None] = ContextVar("_platform", default=None)  # that programs are for; None: this process's
+
+
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+    """Programs made here are for another platform than this process has: "cuda" or "tpu", compiled without a device.
+
+    Such programs are lowered with arguments that are placed on devices of a topology, ``jax.experimental.topologies``.
+    """
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
+
+
 def on_cpu() -> bool:
     """True when compiled programs run on the CPU backend."""
-    return jax.default_backend() == "cpu"
+    return (_platform.get() or jax.default_backend()) == "cpu"
 
 
 def jit(function: Callable[..., Any], *, rarely: bool = False, **options: Any) -> Any:

@@ -17,7 +17,7 @@ from covr_jax.io.run_dir import read_options
 from covr_jax.training.parts import build_parts
 from covr_jax.training.programs import Programs
 from covr_jax.training.resolve import resolve
-from covr_jax.training.state import ADDED, EvaluatedState, ExperienceState, initial_progress
+from covr_jax.training.state import HISTORY, EvaluatedState, ExperienceState, initial_progress
 
 
 def load_run(
@@ -59,7 +59,7 @@ def load_run(
     if in_suite:
         programs.evaluate_in(suite_envs(config, programs.parts.frame_stack))
     env_steps, folder = (None, BEST) if checkpoint == "best" else (checkpoint, "checkpoints")
-    checkpointer = Checkpointer(run_dir, folder, added=ADDED)
+    checkpointer = Checkpointer(run_dir, folder, history=HISTORY)
     state, _, _ = checkpointer.restore(programs.init_policy, env_steps, partial=True)
     return config, programs, state
 
@@ -101,7 +101,7 @@ def load_experience(run_dir: Path) -> tuple[Config, ExperienceState]:
         store = replay.init(parts.slots, envs, size, parts.env.action_dim, storage, parts.answer_dim)
         return parts.device_put(ExperienceState(store, initial_progress(envs)))
 
-    state, _, _ = Checkpointer(run_dir, added=ADDED).restore(like, partial=True)
+    state, _, _ = Checkpointer(run_dir, history=HISTORY).restore(like, partial=True)
     return config, state
 
 

@@ -8,7 +8,9 @@ from jaxtyping import Array, Float, Int
 
 from covr_jax.agents import LearnerState
 from covr_jax.envs import EnvState, HostState
+from covr_jax.io.formats import History
 from covr_jax.replay import ReplayState
+from covr_jax.replay.storage import frame_shape
 from covr_jax.types import StepType, TimeStep
 
 
@@ -21,8 +23,11 @@ class Progress(flax.struct.PyTreeNode):
     last_return: Float[Array, " E"]  # of the last finished episode; -inf before the first one (no NaN: JAX_DEBUG_NANS)
 
 
-# Arrays that formats of checkpoints later than the first added; see ``io.checkpoint.Checkpointer``.
-ADDED = {4: (".learner.skipped", ".learner.skipped_in_a_row")}
+# How the arrays below differed in checkpoints of earlier formats.
+HISTORY = History(
+    added={4: (".learner.skipped", ".learner.skipped_in_a_row")},
+    reshaped={5: {".replay.frame": lambda shape: (*shape[:2], *frame_shape(shape[2]))}},
+)
 
 
 class EvaluatedState(flax.struct.PyTreeNode):

@@ -24,7 +24,7 @@ from covr_jax.io.run_dir import Result
 from covr_jax.training.evaluation import FINAL_EVALUATION, Policy
 from covr_jax.training.loop_state import LoopState
 from covr_jax.training.programs import Programs
-from covr_jax.training.state import ADDED
+from covr_jax.training.state import HISTORY
 from covr_jax.training.surroundings import changes, surroundings
 from covr_jax.types import Diverged, EnvironmentLost, Preempted, Stop
 
@@ -46,9 +46,9 @@ class Trainer:
         self.config, self.run_dir, self.reporter = config, run_dir, reporter
         self.stop = stop  # asked between chunks
         self.programs, self.vlm = programs, vlm
-        self.checkpointer = Checkpointer(run_dir, added=ADDED)
+        self.checkpointer = Checkpointer(run_dir, history=HISTORY)
         self.best = Checkpointer(
-            run_dir, BEST, keep=1, added=ADDED
+            run_dir, BEST, keep=1, history=HISTORY
         )  # the policy of the best evaluation, without replay
         for checkpointer in (self.checkpointer, self.best):
             checkpointer.clean()  # before anything is restored: a checkpoint may lack only its name

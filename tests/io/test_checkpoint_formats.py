@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax import __version__
+from covr_jax import __version__, replay
 from covr_jax.io import checkpoint, manifest
-from covr_jax.io.checkpoint import FORMAT, Checkpointer, CheckpointError
+from covr_jax.io.checkpoint import Checkpointer, CheckpointError
+from covr_jax.io.formats import AS_TODAY, FORMAT, History
 from covr_jax.runtime import memory
+from covr_jax.training.state import HISTORY, ExperienceState, initial_progress
 from tests.support.checkpoints import assert_equal, refuse, saved, state
 
 
@@ -33,7 +35,7 @@ def test_the_format_is_recorded_and_format_1_is_read(tmp_path):
 def test_arrays_that_a_later_format_added_are_0_in_an_earlier_one(tmp_path):
     added = {FORMAT: ("['count']",), FORMAT - 1: ("['valid']",)}
     earlier = {name: value for name, value in state(7).items() if name != "count"}
-    checkpointer = Checkpointer(tmp_path, added=added)
+    checkpointer = Checkpointer(tmp_path, history=History(added=added))
     path = saved(checkpointer, 1, earlier, {"at": 1})
     with pytest.raises(CheckpointError, match="holds another state"):
         checkpointer.restore(lambda: state(0))
@@ -41,6 +43,28 @@ def test_arrays_that_a_later_format_added_are_0_in_an_earlier_one(tmp_path):
     manifest.write_manifest(path)
     restored, _, _ = checkpointer.restore(lambda: state(3))
     assert_equal(restored, state(7) | {"count": jnp.zeros((), jnp.int32)})
+
+
+def test_an_array_that_has_another_shape_since_a_format_is_read_in_its_order(tmp_path):
+    """Twice reshaped: [5,48] today, [5,4,12] since format FORMAT - 1, [5,4,4,3] before that."""
+    shapes = {FORMAT: {"['frames']": lambda s: (5, 4, 12)}, FORMAT - 1: {"['frames']": lambda s: (5, 4, 4, 3)}}
+    checkpointer = Checkpointer(tmp_path, history=History(reshaped=shapes))
+    today = state(7) | {"frames": state(7)["frames"].reshape(5, 48)}
+    for version, stored in ((FORMAT - 2, (5, 4, 4, 3)), (FORMAT - 1, (5, 4, 12)), (FORMAT, (5, 48))):
+        path = saved(checkpointer, version, state(7) | {"frames": state(7)["frames"].reshape(stored)}, {})
+        (path / "host.json").write_text(json.dumps({"format": version, "covr_jax_version": "0.2.0"}))
+        manifest.write_manifest(path)
+        restored, _, _ = checkpointer.restore(lambda: jax.tree.map(jnp.copy, today), version)
+        assert_equal(restored, today)
+
+
+def test_frames_of_a_run_were_images_before_format_5():
+    (name, shape), *others = HISTORY.before(4).shapes.items()
+    assert not others and shape((5, 2, 48)) == (5, 2, 4, 4, 3)
+    ring = ExperienceState(replay.init(5, 2, 4, 1), initial_progress(2))
+    paths = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(ring)}
+    assert paths[name] == (5, 2, 48)
+    assert HISTORY.before(3).lacking and HISTORY.before(5) == AS_TODAY
 
 
 def test_a_part_of_a_state_is_read_alone_and_must_be_there(tmp_path):

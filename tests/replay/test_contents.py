@@ -38,7 +38,7 @@ def test_add_is_one_program_and_forgets_the_oldest_slot_with_its_prior():
     for time in range(12, 17):
         np.testing.assert_array_equal(state.reward[time % slots], history.reward[time])
         np.testing.assert_array_equal(state.step_type[time % slots], history.step_type[time])
-        np.testing.assert_array_equal(state.frame[time % slots], history.frame[time])
+        np.testing.assert_array_equal(state.pictures[time % slots], history.frame[time])
 
 
 @pytest.mark.parametrize("hold", [True, False])

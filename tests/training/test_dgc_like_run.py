@@ -62,7 +62,7 @@ def assert_maps_are_of_their_frames(store, every):
     assert 0 < len(times) <= (filled // every + 1) * valid.shape[1]
     # The ring has not wrapped: a slot is a time.
     assert int(store.count) <= len(valid) and set(times % every) == {0}
-    again = MapVLM("tiny", "cartpole_swingup", 49).query(np.asarray(store.frame)[times, lanes])
+    again = MapVLM("tiny", "cartpole_swingup", 49).query(np.asarray(store.pictures)[times, lanes])
     np.testing.assert_allclose(np.asarray(store.prior.action)[times, lanes], again.action, atol=1e-3)
     assert np.ptp(np.asarray(again.action), axis=0).max() > 0.02  # frames differ, or this would show nothing
     assert not np.asarray(store.prior.action)[~valid].any()
@@ -94,7 +94,7 @@ def test_a_batch_holds_the_map_of_its_newest_frame_and_no_prior(finished):
     time, env_id = (np.asarray(x) for x in batch.index)
     np.testing.assert_array_equal(batch.maps.value, np.asarray(store.prior.action)[time, env_id])
     np.testing.assert_array_equal(batch.maps.valid, np.asarray(store.prior.valid)[time, env_id])
-    np.testing.assert_array_equal(batch.observation[..., -3:], np.asarray(store.frame)[time, env_id])
+    np.testing.assert_array_equal(batch.observation[..., -3:], np.asarray(store.pictures)[time, env_id])
     assert 0 < batch.maps.valid.sum() < 64
     assert batch.prior.action.shape == batch.action.shape and not batch.prior.valid.any()
 

@@ -103,7 +103,7 @@ def test_every_answer_lies_with_its_frame_and_the_others_are_without(half):
     valid = 0
     for time in range(0, count, 5):
         for env_id in range(2):
-            frame, answered = store.frame[time, env_id], store.prior.valid[time, env_id]
+            frame, answered = store.pictures[time, env_id], store.prior.valid[time, env_id]
             answer = FakeVLM().query(frame[None])
             if frame.tobytes() not in given:
                 assert not answered and not store.prior.action[time, env_id].any()
@@ -169,7 +169,7 @@ def test_late_answers_go_to_the_chunk_of_their_query(run, half, monkeypatch):
         for env_id in range(2):
             if store.prior.valid[time, env_id]:
                 np.testing.assert_array_equal(
-                    store.prior.action[time, env_id], FakeVLM().query(store.frame[time, env_id][None]).action[0]
+                    store.prior.action[time, env_id], FakeVLM().query(store.pictures[time, env_id][None]).action[0]
                 )
                 valid += 1
     assert valid == sum(int(FakeVLM().query(frames).valid.sum()) for frames in asked[:-2]) > 0

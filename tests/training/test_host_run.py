@@ -76,7 +76,7 @@ def start(built, monkeypatch):
 
 def seen(store, time, env_id):
     """(seed of the episode, moment) that the stored picture shows."""
-    picture = np.asarray(store.frame)[time % store.frame.shape[0], env_id, 0, 0]
+    picture = np.asarray(store.pictures)[time % store.frame.shape[0], env_id, 0, 0]
     assert picture[1] == env_id
     return int(picture[0]), int(picture[2])
 

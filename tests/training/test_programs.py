@@ -163,7 +163,7 @@ def test_queries_are_the_frames_of_every_fifth_step(programs, history):
     _, state = history
     frames, index = programs.pieces.query(state.learner, state.replay)
     times = np.arange(int(state.replay.count) - STEPS, int(state.replay.count), 5)
-    expected = np.asarray(state.replay.frame)[times % programs.parts.slots]
+    expected = np.asarray(state.replay.pictures)[times % programs.parts.slots]
     np.testing.assert_array_equal(frames, expected.reshape(-1, *expected.shape[2:]))
     np.testing.assert_array_equal(index, np.arange(2 * ENVS))
     assert programs.parts.num_query_slots == 2 * ENVS

@@ -122,7 +122,11 @@ def ring(slots, steps, envs=2):
     kind = np.full((slots, envs), StepType.MID, np.int8)
     kind[12, 0], kind[15, 0], kind[20, 1] = StepType.FIRST, StepType.LAST, StepType.LAST
     empty = replay.init(slots, envs, 20, 1)
-    return empty.replace(frame=jnp.asarray(frame), step_type=jnp.asarray(kind), count=jnp.asarray(steps, jnp.int32))
+    return empty.replace(
+        frame=jnp.asarray(frame.reshape(*frame.shape[:2], -1)),
+        step_type=jnp.asarray(kind),
+        count=jnp.asarray(steps, jnp.int32),
+    )
 
 
 def test_queries_are_ranked_by_the_policy_on_stacked_observations(tiny_config):
@@ -137,7 +141,7 @@ def test_queries_are_ranked_by_the_policy_on_stacked_observations(tiny_config):
     for steps in (19, 23, 24):  # candidates at 9 and 14; 13 and 18; 14 and 19
         store = ring(40, steps)
         frames, index = queries.select_query(parts, None, store)
-        stored, scores = np.asarray(store.frame), []
+        stored, scores = np.asarray(store.pictures), []
         for time in (steps - 10, steps - 5):
             for env_id in range(2):
                 first = 12 if env_id == 0 and time >= 12 else 0
@@ -153,7 +157,7 @@ def test_several_frames_are_the_newest_of_the_observation(tiny_config):
     """The episode of env 0 began at 12: at 13 it has seen 12 and 13 alone."""
     parts, store = build_parts(gated(tiny_config, 1.0, frames=3)), ring(40, 23)
     shown, index = queries.select_query(parts, None, store)
-    stored, whole = np.asarray(store.frame), np.asarray(shown)
+    stored, whole = np.asarray(store.pictures), np.asarray(shown)
     stacks = {(13, 0): (12, 12, 13), (13, 1): (11, 12, 13), (18, 0): (16, 17, 18), (18, 1): (16, 17, 18)}
     assert whole.shape == (4, 20, 20, 9) and index.tolist() == [0, 1, 2, 3]
     for row, ((_, env_id), times) in enumerate(stacks.items()):

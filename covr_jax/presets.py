@@ -67,12 +67,13 @@ def cpu() -> Config:
 def demo() -> Config:
     """Returns a preset that shows all stages of COVR in about ten minutes on two CPU cores.
 
-    Small images and networks, parallel environments, more data per update, a short schedule of four rounds, and the
-    embedded tiny VLM.
+    Small images and networks, parallel environments, more data per update, three-step returns, recent transitions more
+    often than old ones, a short schedule of five rounds, and the embedded tiny VLM. The guidance begins with the second
+    half.
     """
     return Config(
         preset="demo",
-        total_steps=360_000,
+        total_steps=400_000,
         env=EnvConfig(num_envs=16, image_size=40),
         sac=SACConfig(
             batch_size=128,
@@ -84,15 +85,16 @@ def demo() -> Config:
             encoder_tau=0.1,
             noise_steps=10_000,
             hidden_dim=256,
+            num_filters=16,
             conv_kernels=(4, 3),
             conv_strides=(4, 1),
             frame_basis="differences",
         ),
-        replay=ReplayConfig(capacity=45_000, sampling="recent"),
-        covr=CovrConfig(guidance_weight=0.1, psi_0=16_000, min_keep=256),
-        vlm=VLMConfig(name="tiny", hold=False, steps=200, return_episodes=10),
-        eval=EvalConfig(every=30_000),
-        run=RunConfig(checkpoint_every=90_000, log_every=2_500),
+        replay=ReplayConfig(capacity=50_000, sampling="recent"),
+        covr=CovrConfig(guidance_weight=0.1, psi_0=20_000, min_keep=256),
+        vlm=VLMConfig(name="tiny", hold=False, steps=64, return_episodes=4),
+        eval=EvalConfig(every=40_000),
+        run=RunConfig(checkpoint_every=100_000, log_every=2_500),
     )
 
 

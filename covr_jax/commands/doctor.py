@@ -1,6 +1,7 @@
 """Checks this machine: versions against the pinned set, devices, memory, renderer, DLPack, VLM, known-bad pairs.
 
 ``python experiments/doctor.py`` prints a table; the exit code is 1 when something would give wrong results or fail.
+``python experiments/doctor.py RUN`` says too what made a run, and what is different here.
 """
 
 from __future__ import annotations
@@ -244,11 +245,28 @@ def _fits(needs: Any, left: int, batch_size: int) -> str:
     return f"fine-tunes {size} of {batch_size} samples per pass" + (", activations recomputed" if recompute else "")
 
 
+def check_run(run_dir: Path) -> list[Finding]:
+    """Compares what made a run with what is here."""
+    from covr_jax.config import from_dict
+    from covr_jax.config.convert import PROVENANCE
+    from covr_jax.io.run_dir import read_options
+    from covr_jax.training.surroundings import changes, provenance
+
+    options = read_options(run_dir)
+    made_by = options.get(PROVENANCE)
+    if not isinstance(made_by, dict):
+        return [Finding("note", "run", f"{run_dir} has no record of what made it; an earlier version did")]
+    known = [Finding("ok", f"run: {name}", str(value)) for name, value in made_by.items() if value not in (None, "")]
+    return known + [Finding("note", "run, here", change) for change in changes(made_by, provenance(from_dict(options)))]
+
+
 def main() -> int:
     """Prints the table; returns 1 where something is bad."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", nargs="?", type=Path, help="directory that train.py wrote")
     parser.add_argument("--vlm", help="model whose memory is estimated: a directory or a hub id ")
-    vlm = parser.parse_args().vlm
+    options = parser.parse_args()
+    vlm = options.vlm
     findings = check_versions() + check_known_bad()
     if not any(finding.level == "bad" for finding in findings):
         from covr_jax import runtime
@@ -257,6 +275,8 @@ def main() -> int:
         cli.import_quietly()
         runtime.configure()
         checks = [partial(check_memory, vlm), check_devices, check_kernels, check_renderer]
+        if options.run_dir is not None:
+            checks.append(partial(check_run, options.run_dir))
         if _torch() is None:
             findings.append(Finding("note", "Torch", "not installed, so no VLM: pip install 'covr_jax[vlm]'"))
         else:

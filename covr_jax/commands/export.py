@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from covr_jax.commands import cli
-from covr_jax.config import ConfigError
+from covr_jax.config import Config, ConfigError
 from covr_jax.report.data import read_config
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -32,6 +32,26 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def write_policy(run_dir: Path, checkpoint: int | str | None, output: Path) -> tuple[Config, dict[str, int]]:
+    """Writes the policy of a checkpoint, or of the newest, to a file.
+
+    Returns:
+      Config of the run; the policy's env steps and its action repeat.
+
+    Raises:
+      ConfigError, CheckpointError: no run there, or one that cannot be read.
+    """
+    from covr_jax.policy import save_policy
+    from covr_jax.training.restore import load_run
+
+    config, programs, state = load_run(run_dir, checkpoint)
+    env = programs.parts.env
+    programs.close()
+    about = {"env_steps": int(state.progress.transitions) * env.action_repeat, "action_repeat": env.action_repeat}
+    save_policy(output, config, state.learner.params, env.action_dim, about)
+    return config, about
+
+
 def main() -> int:
     """Exports, and prints what was written."""
     options = parse()
@@ -43,15 +63,10 @@ def main() -> int:
     cli.import_quietly(warp=cli.uses_warp(read_config(options.run_dir)))
     runtime.configure()
     cli.check_device()
-    from covr_jax.policy import FILE, load_policy, save_policy
-    from covr_jax.training.restore import load_run
+    from covr_jax.policy import FILE, load_policy
 
-    config, programs, state = load_run(options.run_dir, options.checkpoint)
-    env = programs.parts.env
-    programs.close()
     output = options.output or options.run_dir / FILE
-    about = {"env_steps": int(state.progress.transitions) * env.action_repeat, "action_repeat": env.action_repeat}
-    save_policy(output, config, state.learner.params, env.action_dim, about)
+    config, about = write_policy(options.run_dir, options.checkpoint, output)
     print(f"{output}: {output.stat().st_size:,} bytes, {config.task} at {about['env_steps']:,} env steps")
     if options.stablehlo:
         program = output.with_suffix(".stablehlo")

@@ -13,6 +13,7 @@ from covr_jax.config.options import Config
 # Options that came later, whose defaults are not what runs did before.
 _EARLIER: dict[str, dict[str, Any]] = {"env": {"physics": "mjx"}}
 _GROUPS = ("env", "augment", "sac", "replay", "covr", "vlm", "eval", "run")  # that runs of all versions have
+PROVENANCE = "provenance"  # entry of a run's config.json beside its options: what made the run
 _IDENTITY = ("task", "method", "seed")  # a default in their place would silently be another run
 
 
@@ -48,13 +49,13 @@ def from_dict(values: dict[str, Any], source: str = "config.json") -> Config:
 
     Args:
       values: nested dict as read from config.json; lists stand for tuples. Options that it lacks, because they were
-        added later, get the values that stand for what runs did before.
+        added later, get the values that stand for what runs did before. ``PROVENANCE`` is passed over.
       source: what names an unusable option.
 
     Raises:
       ConfigError: an unknown option, a value of a wrong type, or no task, method or seed.
     """
-    known = to_dict(Config())
+    known, values = to_dict(Config()), {name: value for name, value in values.items() if name != PROVENANCE}
     unknown = sorted(_flatten(values).keys() - _flatten(known).keys() - known.keys())
     if unknown:
         raise ConfigError(f"unknown option {unknown[0]} in {source}")

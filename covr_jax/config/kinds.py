@@ -29,6 +29,7 @@ Distractors = Literal[
 PhysicsEngine = Literal["auto", "mjx", "warp", "mujoco"]
 RendererName = Literal["jax", "warp", "gl"]
 Storage = Literal["device", "host"]
+LogSink = Literal["tensorboard", "wandb"]
 Agent = Literal["sac", "rad", "drq", "drqv2", "deepmdp", "curl", "svea", "resact", "taco", "spr", "mlr"]
 Guided = Literal["covr", "dpl", "apl"]
 VLMPolicyMethod = Literal["vbe", "vpf"]

@@ -26,6 +26,7 @@ from covr_jax.config.kinds import (
     Distractors,
     Fraction,
     Guided,
+    LogSink,
     MapMethod,
     NonNegative,
     PhysicsEngine,
@@ -180,6 +181,7 @@ class RunConfig:
     """Output of a run."""
 
     checkpoint_every: PositiveInt = 20_000  # env steps between checkpoints
+    log: tuple[LogSink, ...] = ("tensorboard",)  # where metrics go beside metrics.jsonl; short form --log
     log_every: PositiveInt = 1_000  # env steps between metric rows
     video: bool = True  # record one episode of the final policy
     resume: bool = True  # off: refuse a run directory that already holds a checkpoint

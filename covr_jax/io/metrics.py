@@ -1,4 +1,4 @@
-"""The one logger: a JSON line per row in ``metrics.jsonl``, the same numbers to TensorBoard. Host code, no arrays kept.
+"""The one logger: a JSON line per row in ``metrics.jsonl``, the same numbers to ``sinks``. Host code, no arrays kept.
 
 A row is ``{"env_steps": int, "agent_steps": int, "updates": int, "wall_s": float, name: float or null, ...}``. Names
 are ``group/name`` (``eval/episode_return``, ``losses/critic``, ``covr/tau``, ...); a row carries those it has.
@@ -11,9 +11,11 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from covr_jax.io.sinks import Sink
 
 FILE_NAME = "metrics.jsonl"
 COUNTERS = ("env_steps", "agent_steps", "updates", "wall_s")
@@ -84,7 +86,7 @@ def _finite(name: str, value: Any) -> float | None:
 
 
 class MetricsLogger:
-    """Appends rows to ``run_dir/metrics.jsonl`` and to ``run_dir/tensorboard/``.
+    """Appends rows to ``run_dir/metrics.jsonl`` and to sinks.
 
     Args:
       run_dir: made if missing.
@@ -92,11 +94,16 @@ class MetricsLogger:
         them again, a torn last line is repaired, and ``wall_s`` goes on from the last row. None is a new run; rows
         that stand in its way are set aside as ``metrics.jsonl.old``.
       resume_bytes: ``size`` when the checkpoint was written; rows after it are cut too. None: not known.
+      sinks: take the same rows, but for what is not finite.
     """
 
-    def __init__(self, run_dir: str | Path, resume_env_steps: int | None = None, resume_bytes: int | None = None):
-        from tensorboardX import SummaryWriter  # not needed to read metrics, and slow to load
-
+    def __init__(
+        self,
+        run_dir: str | Path,
+        resume_env_steps: int | None = None,
+        resume_bytes: int | None = None,
+        sinks: Sequence[Sink] = (),
+    ):
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / FILE_NAME
@@ -111,11 +118,7 @@ class MetricsLogger:
         already = float(kept[-1].get("wall_s") or 0.0) if kept else 0.0
         self._start = time.monotonic() - already
         self._file = path.open("a", encoding="utf-8", buffering=1)  # a row is whole or absent, short of a crash in it
-        # TensorBoard files cannot be cut; this makes the viewer drop what the resumed run will write again.
-        purge = 0 if resume_env_steps is None else resume_env_steps + 1
-        folder = run_dir / "tensorboard"
-        part = sum(1 for _ in folder.glob("*"))  # the default name has whole seconds only and would be written over
-        self._tensorboard = SummaryWriter(str(folder), purge_step=purge, filename_suffix=f".{part}")
+        self._sinks = sinks
 
     def write(self, metrics: Mapping[str, Any], *, env_steps: int, agent_steps: int, updates: int) -> None:
         """Appends one row.
@@ -136,9 +139,9 @@ class MetricsLogger:
         counters = {"env_steps": int(env_steps), "agent_steps": int(agent_steps), "updates": int(updates)}
         wall = round(time.monotonic() - self._start, 3)
         self._file.write(json.dumps({**counters, "wall_s": wall, **values}, allow_nan=False) + "\n")
-        for name, value in values.items():
-            if value is not None:
-                self._tensorboard.add_scalar(name, value, global_step=int(env_steps))
+        finite = {name: value for name, value in values.items() if value is not None}
+        for sink in self._sinks:
+            sink.write({**counters, "wall_s": wall}, finite)
 
     @property
     def size(self) -> int:
@@ -149,14 +152,16 @@ class MetricsLogger:
         """Forces everything to the disk; call it when a checkpoint is written, which a resume is measured by."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._tensorboard.flush()
+        for sink in self._sinks:
+            sink.flush()
 
     def close(self) -> None:
         """Flushes and closes; a second call does nothing."""
         if not self._file.closed:
             self.flush()
             self._file.close()
-            self._tensorboard.close()
+            for sink in self._sinks:
+                sink.close()
 
     def __enter__(self) -> MetricsLogger:
         return self

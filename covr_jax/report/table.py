@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from covr_jax.config.convert import PROVENANCE
 from covr_jax.io.files import to_json
 from covr_jax.report.data import ReportError, Run, method_name, number, read_run
 from covr_jax.report.intervals import Interval, improvement, interquartile
@@ -26,6 +27,8 @@ class Origin(NamedTuple):
     renderer: str = ""  # of the images
     physics: str = ""
     commit: str = ""
+    device: str = ""  # that JAX computed on
+    jax: str = ""  # version
 
 
 class Final(NamedTuple):
@@ -76,11 +79,15 @@ def read_final(run_dir: str | Path, metric: str = "eval/episode_return") -> Fina
 
 def _origin(run: Run) -> Origin:
     env, steps = run.config.get("env"), number(run.result.get("env_steps"))
+    made_by = run.config.get(PROVENANCE)
+    made_by = made_by if isinstance(made_by, dict) else {}
     return Origin(
         "" if steps is None else f"{steps:,.0f}",
         str(run.result.get("renderer", "")),
         str(env.get("physics", "")) if isinstance(env, dict) else "",
         str(run.result.get("commit", "")),
+        str(made_by.get("device", "")),
+        str(made_by.get("jax", "")),
     )
 
 
@@ -159,7 +166,8 @@ def _means(cells: list[Cell]) -> list[list[str]]:
 
 def details(cells: list[Cell]) -> list[list[str]]:
     """Returns the head of a table of intervals and origins, then a row per cell."""
-    head = ["task", "method", "interquartile mean, 95% interval", "seeds", "env steps", "renderer", "physics", "commit"]
+    origin = [name.replace("_", " ") for name in Origin._fields]
+    head = ["task", "method", "interquartile mean, 95% interval", "seeds", *origin]
     return [head, *([cell.task, cell.method, _shown(cell), str(cell.seeds), *cell.origin] for cell in cells)]
 
 

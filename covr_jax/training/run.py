@@ -6,13 +6,15 @@ from pathlib import Path
 
 from covr_jax import config as configuration
 from covr_jax.config import VLM_POLICY_METHODS, Config
+from covr_jax.config.convert import PROVENANCE
 from covr_jax.config.validate import validate
 from covr_jax.io.files import append_json, write_json
 from covr_jax.io.provenance import commit
 from covr_jax.io.reporter import Reporter
-from covr_jax.io.run_dir import Result, check_config, claim
+from covr_jax.io.run_dir import Result, check_config, claim, read_options
 from covr_jax.training.loop import AgentTrainer
 from covr_jax.training.resolve import comparable, resolve
+from covr_jax.training.surroundings import provenance
 from covr_jax.training.trainer import Trainer
 from covr_jax.training.vlm_agent import VLMTrainer
 from covr_jax.types import Diverged, Preempted, Stop, never
@@ -69,7 +71,8 @@ def train(
             for name, (before, after) in going_on.changes.items():
                 reporter.message(f"from {trainer.env_steps:,} env steps on: {name} {after} (before: {before})")
         if going_on.changes or not (run_dir / "config.json").exists():
-            write_json(run_dir / "config.json", configuration.to_dict(config), indent=2)
+            made_by = read_options(run_dir).get(PROVENANCE) if going_on.changes else provenance(config)
+            write_json(run_dir / "config.json", configuration.to_dict(config) | {PROVENANCE: made_by}, indent=2)
         diverged = run_dir / "diverged.json"
         diverged.unlink(missing_ok=True)  # of an earlier attempt
         try:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import platform
 from typing import Any
 
 import jax
 
 from covr_jax import __version__
 from covr_jax.agents.networks.convolution import has_kernel
+from covr_jax.config import WITH_VLM, Config
 from covr_jax.io.provenance import commit
 
+_VLM_PACKAGES = ("torch", "transformers", "peft")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "numpy")
 
 
@@ -29,6 +32,19 @@ def surroundings() -> dict[str, Any]:
         "covr_jax": __version__,
         "commit": commit(),
     } | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def provenance(config: Config) -> dict[str, Any]:
+    """What made a run beside its options: ``surroundings``, Python, and the packages of the VLM if there is one."""
+    asked = _VLM_PACKAGES if config.method in WITH_VLM else ()
+    return surroundings() | {"python": platform.python_version()} | {name: _version(name) for name in asked}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

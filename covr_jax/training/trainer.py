@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from covr_jax import config as configuration
 from covr_jax.config import Config
 from covr_jax.io.checkpoint import BEST, Checkpointer, CheckpointError
 from covr_jax.io.metrics import MetricsLogger
 from covr_jax.io.reporter import Reporter
 from covr_jax.io.run_dir import Result
+from covr_jax.io.sinks import check_sinks, open_sinks
 from covr_jax.training.evaluation import FINAL_EVALUATION, Policy
 from covr_jax.training.loop_state import LoopState
 from covr_jax.training.programs import Programs
@@ -43,13 +45,12 @@ class Trainer:
     logger: MetricsLogger
 
     def __init__(self, config: Config, run_dir: Path, reporter: Reporter, stop: Stop, programs: Programs, vlm: Any):
+        check_sinks(config.run.log)
         self.config, self.run_dir, self.reporter = config, run_dir, reporter
         self.stop = stop  # asked between chunks
         self.programs, self.vlm = programs, vlm
         self.checkpointer = Checkpointer(run_dir, history=HISTORY)
-        self.best = Checkpointer(
-            run_dir, BEST, keep=1, history=HISTORY
-        )  # the policy of the best evaluation, without replay
+        self.best = Checkpointer(run_dir, BEST, keep=1, history=HISTORY)  # the best evaluation's policy, without replay
         for checkpointer in (self.checkpointer, self.best):
             checkpointer.clean()  # before anything is restored: a checkpoint may lack only its name
         self.damaged_checkpoints = 0  # passed over when this process started
@@ -125,7 +126,10 @@ class Trainer:
     def open_log(self, *, resumed: bool) -> None:
         """Opens the metrics log; a resumed run drops rows that are newer than its checkpoint."""
         at = (self.env_steps, self.loop.metrics_bytes) if resumed else (None, None)
-        self.logger = MetricsLogger(self.run_dir, *at)
+        config = self.config
+        title = f"{config.task}/{config.method}/seed{config.seed}"
+        sinks = open_sinks(config.run.log, self.run_dir, at[0], configuration.to_dict(config), title)
+        self.logger = MetricsLogger(self.run_dir, *at, sinks=sinks)
         if self.damaged_checkpoints:
             self.log({"checkpoint/damaged": self.damaged_checkpoints})
         if self._moved:

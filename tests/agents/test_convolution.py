@@ -88,6 +88,8 @@ SHAPES = [
     ((2, 9, 9, 32), 3, 32, 2, np.float32),  # XLA computes the gradient of x
     ((131, 3, 4, 32), 1, 32, 1, np.float32),  # more images than parts; a kernel of one pixel
     ((1, 3, 30, 32), 3, 32, 1, np.float32),  # one row out
+    ((2, 9, 19, 9), 3, 16, 2, np.uint8),  # half a tile of filters
+    ((2, 6, 17, 48), 3, 80, 1, np.float32),  # one tile and two, and half of one
 ]
 
 

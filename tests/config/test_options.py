@@ -61,6 +61,7 @@ def test_config_json_of_an_earlier_version_loads_with_defaults_for_later_options
     values = to_dict(Config(seed=7))
     del values["vlm"]["every"], values["vpf"]
     assert from_dict(values) == Config(seed=7)
+    assert from_dict(values | {"provenance": {"jax": "0.10.2"}}) == Config(seed=7)  # no option
 
 
 @pytest.mark.parametrize("name", ["task", "method", "seed"])

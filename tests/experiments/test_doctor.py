@@ -1,12 +1,16 @@
 """What the doctor says about a model that it does not load."""
 
+import json
 import sys
 
 import pytest
 
 from covr_jax import runtime
 from covr_jax.commands import doctor
-from covr_jax.commands.doctor import check_budget
+from covr_jax.commands.doctor import Finding, check_budget, check_run
+from covr_jax.config import Config, to_dict
+from covr_jax.training.resolve import resolve
+from covr_jax.training.surroundings import provenance
 from covr_jax.vlm.models import tiny
 
 pytest.importorskip("torch")
@@ -35,6 +39,19 @@ def test_what_cannot_be_estimated_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     (found,) = check_budget(str(tmp_path))
     assert found.level == "bad" and "is a gpt2; supported: qwen2_5_vl" in found.text
+
+
+def test_a_run_is_compared_with_what_is_here(tmp_path):
+    config = resolve(Config(method="rad"))
+    made_by = provenance(config)
+    for recorded, notes in ((made_by, []), (made_by | {"jax": "0.9.0"}, [f"jax 0.9.0 -> {made_by['jax']}"])):
+        (tmp_path / "config.json").write_text(json.dumps(to_dict(config) | {"provenance": recorded}))
+        found = check_run(tmp_path)
+        assert Finding("ok", "run: jax", recorded["jax"]) in found
+        assert [finding.text for finding in found if finding.level == "note"] == notes
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    (found,) = check_run(tmp_path)
+    assert found.level == "note" and "no record" in found.text
 
 
 def test_without_torch_everything_else_is_checked(monkeypatch, capsys):

@@ -129,26 +129,6 @@ def test_resume_without_a_file_starts_one(tmp_path):
     assert steps_of(tmp_path) == [30]
 
 
-def test_tensorboard_gets_the_same_numbers_and_the_purge_mark(tmp_path):
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-    def events(path):
-        data = path.read_bytes()
-        while data:  # length u64, its crc u32, payload, its crc u32
-            length = int.from_bytes(data[:8], "little")
-            yield Event.FromString(data[12 : 12 + length])
-            data = data[16 + length :]
-
-    write_rows(tmp_path, [10, 20])
-    (first,) = (tmp_path / "tensorboard").iterdir()
-    values = [(e.step, e.summary.value[0]) for e in events(first) if e.summary.value]
-    scalars = [(step, value.tag, value.simple_value) for step, value in values]
-    assert scalars == [(10, "losses/critic", 1.0), (20, "losses/critic", 2.0)]
-    write_rows(tmp_path, [20], resume=10)
-    (second,) = set((tmp_path / "tensorboard").iterdir()) - {first}
-    assert [e.step for e in events(second) if e.session_log.status == SessionLog.START] == [11]
-
-
 def test_refuses_what_is_no_scalar_and_names_of_counters(tmp_path):
     with MetricsLogger(tmp_path) as logger:
         with pytest.raises(ValueError, match="'losses/critic' is not a scalar"):

@@ -63,16 +63,18 @@ def test_a_cell_without_runs_is_empty():
 
 
 def test_a_second_table_says_how_the_numbers_were_made():
-    here, there = Origin("100,000", "jax", "mujoco", "abc"), Origin("100,000", "jax", "mujoco", "")
+    here = Origin("100,000", "jax", "mujoco", "abc", "cpu", "0.10.2")
+    there = here._replace(commit="", device="NVIDIA H200")
     finals = [Final("walker", "rad", float(value), None, here) for value in (1, 2, 3, 100)]
     cells = summarise([*finals, Final("walker", "sac", 1.0, None, here), Final("walker", "sac", 2.0, None, there)])
     *_, rad, sac = render(cells, ".md").splitlines()
     assert rad.startswith("| walker | rad | 2.5 [1.")  # of four values the middle two
-    assert rad.endswith(" | 4 | 100,000 | jax | mujoco | abc |")
-    assert sac == "| walker | sac | 1.5 [1.0, 2.0] | 2 | 100,000 | jax | mujoco | abc and unknown |"
+    assert rad.endswith(" | 4 | 100,000 | jax | mujoco | abc | cpu | 0.10.2 |")
+    assert sac.startswith("| walker | sac | 1.5 [1.0, 2.0] | 2 | 100,000 | jax | mujoco | abc and unknown | ")
+    assert sac.endswith(" | cpu and NVIDIA H200 | 0.10.2 |")
     assert warnings(cells) == [
         "rad on walker has 4 seeds",
-        "sac on walker mixes runs of commit abc and unknown",
+        "sac on walker mixes runs of commit abc and unknown, device cpu and NVIDIA H200",
         "sac on walker has 2 seeds",
     ]
     assert warnings(summarise([*finals, finals[0]])) == []
@@ -164,7 +166,9 @@ def test_the_script_leaves_out_what_has_not_finished(tmp_path):
     ]
     assert done.stdout.splitlines()[2].startswith("| rad | ") and done.stdout.splitlines()[2].endswith("± 0.0 (1) |")
     written = (tmp_path / "new" / "table.csv").read_text()
-    assert written.startswith("task,method,mean,std,seeds,iqm,low,high,env_steps,renderer,physics,commit\nwalker_walk,")
+    assert written.startswith(
+        "task,method,mean,std,seeds,iqm,low,high,env_steps,renderer,physics,commit,device,jax\nwalker_walk,"
+    )
     none = table(runs[1])
     assert (none.returncode, none.stdout) == (2, "")
     assert none.stderr.splitlines()[-1] == "table.py: no finished runs to tabulate"

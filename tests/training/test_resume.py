@@ -9,11 +9,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from covr_jax import load_policy, runtime
-from covr_jax.commands import export
+from covr_jax.commands import export, push
 from covr_jax.config import ConfigError
 from covr_jax.io.checkpoint import Checkpointer, CheckpointError
 from covr_jax.io.metrics import read_metrics
@@ -23,7 +24,7 @@ from covr_jax.training.restore import load_run
 from covr_jax.training.rounds import FinetuneScheduler
 from covr_jax.training.selection import DataSelector
 from covr_jax.training.state import EvaluatedState
-from covr_jax.training.surroundings import changes
+from covr_jax.training.surroundings import changes, provenance
 from covr_jax.vlm.serving.fake import FakeVLM
 from tests.support.reporters import Quiet
 from tests.support.trees import assert_trees_equal, host_copy
@@ -77,7 +78,11 @@ def test_a_finished_run_that_is_extended_equals_one_of_that_length(run, tiny_con
     assert final["final_return"] == straight["final_return"]
     changes = [json.loads(line) for line in (directory / "changes.jsonl").read_text().splitlines()]
     assert changes == [{"env_steps": short["env_steps"], "options": {"total_steps": [8000, 12_000]}}]
-    assert json.loads((directory / "config.json").read_text())["total_steps"] == 12_000
+    written, began = (json.loads((folder / name / "config.json").read_text()) for name in ("extended", "covr"))
+    assert written["total_steps"] == 12_000
+    made_by = written["provenance"]  # of the run's first process
+    assert made_by == began["provenance"] == json.loads(json.dumps(provenance(tiny_config)))
+    assert made_by["device"] == "cpu" and made_by["jax"] == jax.__version__ and made_by["torch"]
 
 
 def test_a_checkpoint_that_lacks_only_its_name_is_used(run, tiny_config, folder, covr):
@@ -204,6 +209,14 @@ def test_an_exported_policy_acts_bit_for_bit_as_its_run(covr, folder, make_progr
     programs = make_programs(policy.config)
     expected = programs.evaluator.mean_action(covr.ended.learner, images.astype(np.uint8), None)
     np.testing.assert_array_equal(policy.act(images.astype(np.uint8)), expected)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    push.gather(folder / "covr", None, "people/cartpole", shared)
+    assert (shared / "policy.safetensors").read_bytes() == (tmp_path / "p.safetensors").read_bytes()
+    files = {path.relative_to(shared).as_posix() for path in shared.rglob("*") if path.is_file()}
+    adapter = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+    assert files == {"policy.safetensors", "README.md"} | adapter
+    assert 'load_policy("people/cartpole")' in (shared / "README.md").read_text()
 
 
 def test_a_run_can_be_loaded_without_its_vlm(covr, tiny_config, folder, make_programs, monkeypatch):

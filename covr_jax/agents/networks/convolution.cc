@@ -2,8 +2,9 @@
 //
 // A row of outputs is, for each row of the kernel, a matrix product whose left operand lies in memory as it is: the
 // inputs under one row of a window are neighbours, and the next window starts `stride * channels` further. So nothing
-// is packed or copied, and the products run in registers, kMostRows windows by kFilters filters at a time.
-// Letters: B batch, H W image, C channels, K kernel side, S stride, P Q outputs, F filters (a multiple of kFilters).
+// is packed or copied, and the products run in registers, kMostRows windows by kFilters filters at a time; the last 16
+// of an odd multiple of 16 with twice the windows.
+// Letters: B batch, H W image, C channels, K kernel side, S stride, P Q outputs, F filters (a multiple of 16).
 
 #include <algorithm>
 #include <atomic>
@@ -20,12 +21,12 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-constexpr int kFilters = 32;      // in one tile
+constexpr int kFilters = 32;      // in one tile, or half of them
 constexpr int kParts = 64;        // of a batch, whose sums are added in order: a result does not depend on threads
 constexpr int kLinesAtOnce = 2;   // of outputs, while their inputs are in the nearest cache
 constexpr int kLargestSide = 16;  // of a kernel
 
-// Lanes of a vector register, and windows in a tile: as many as leave the sums in registers.
+// Lanes of a vector register, and windows in a tile of kFilters: as many as leave the sums in registers.
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kMostRows = 12;
 #elif defined(__AVX__)
@@ -54,87 +55,100 @@ inline void Hold(Vector& value) {
 }
 
 // sums[r] += x[r * row + i * step] * weights[i * stride] over i < count.
-template <int R>
+template <int R, int V>
 inline void Multiply(const float* x, ptrdiff_t row, ptrdiff_t step, const float* weights, ptrdiff_t stride, int count,
-                     Vector (&sums)[R][kVectors]) {
+                     Vector (&sums)[R][V]) {
   for (int i = 0; i < count; ++i, x += step, weights += stride) {
-    if constexpr (R < kVectors) {
+    if constexpr (R < V) {
       Vector values[R];
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) values[r] = x[r * row] - Vector{};
 #pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) {
+      for (int v = 0; v < V; ++v) {
         Vector weight = Load(weights + v * kLanes);
         Hold(weight);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) sums[r][v] += values[r] * weight;
       }
     } else {
-      Vector held[kVectors];
+      Vector held[V];
 #pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) held[v] = Load(weights + v * kLanes), Hold(held[v]);
+      for (int v = 0; v < V; ++v) held[v] = Load(weights + v * kLanes), Hold(held[v]);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const Vector value = x[r * row] - Vector{};
 #pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) sums[r][v] += value * held[v];
+        for (int v = 0; v < V; ++v) sums[r][v] += value * held[v];
       }
     }
   }
 }
 
-// R neighbouring outputs, kFilters of each: what one row of the kernel adds. `stride` is from one output to the next,
+// R neighbouring outputs, V vectors of each: what one row of the kernel adds. `stride` is from one output to the next,
 // and from one input's weights to the next's.
-template <int R>
+template <int R, int V>
 void Outputs(const float* x, ptrdiff_t row, const float* weights, int count, ptrdiff_t stride, const float* bias,
              bool first, bool rectify, float* out) {
-  Vector sums[R][kVectors];
+  Vector sums[R][V];
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < V; ++v) {
       const int at = v * kLanes;
       sums[r][v] = !first ? Load(out + r * stride + at) : bias != nullptr ? Load(bias + at) : Vector{};
     }
   }
-  Multiply<R>(x, row, 1, weights, stride, count, sums);
+  Multiply(x, row, 1, weights, stride, count, sums);
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < V; ++v) {
       const Vector sum = sums[r][v];
       Store(out + r * stride + v * kLanes, rectify ? (sum < 0.0f ? Vector{} : sum) : sum);  // NaN stays NaN
     }
   }
 }
 
-// Gradients of R neighbouring weights, kFilters of each, from `lines` rows of `width` outputs.
-template <int R>
+// Gradients of R neighbouring weights, V vectors of each, from `lines` rows of `width` outputs.
+template <int R, int V>
 void Weights(const float* x, ptrdiff_t step, ptrdiff_t x_line, const float* gradient, ptrdiff_t stride,
              ptrdiff_t gradient_line, int width, int lines, float* out) {
-  Vector sums[R][kVectors];
+  Vector sums[R][V];
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = Load(out + r * stride + v * kLanes);
+    for (int v = 0; v < V; ++v) sums[r][v] = Load(out + r * stride + v * kLanes);
   }
   for (int line = 0; line < lines; ++line) {
-    Multiply<R>(x + line * x_line, 1, step, gradient + line * gradient_line, stride, width, sums);
+    Multiply(x + line * x_line, 1, step, gradient + line * gradient_line, stride, width, sums);
   }
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < kVectors; ++v) Store(out + r * stride + v * kLanes, sums[r][v]);
+    for (int v = 0; v < V; ++v) Store(out + r * stride + v * kLanes, sums[r][v]);
   }
 }
 
-// Calls tile(start, size as a constant) for n things in tiles of nearly one size, kMostRows at most.
-template <int R = kMostRows, typename F>
+// Calls tile(size as a constant).
+template <int R, typename F>
 inline void OfSize(int size, F&& tile) {
   if (size == R) return tile(std::integral_constant<int, R>());
   if constexpr (R > 1) OfSize<R - 1>(size, tile);
 }
 
-template <typename F>
+// Calls tile(start, size as a constant) for n things in tiles of nearly one size, kRows at most.
+template <int kRows, typename F>
 inline void Tiled(int n, F&& tile) {
-  const int tiles = (n + kMostRows - 1) / kMostRows;
+  const int tiles = (n + kRows - 1) / kRows;
   for (int i = 0, start = 0; i < tiles; ++i) {
     const int size = (n - start + tiles - i - 1) / (tiles - i);
-    OfSize(size, [&](auto constant) { tile(start, constant); });
+    OfSize<kRows>(size, [&](auto constant) { tile(start, constant); });
     start += size;
   }
+}
+
+// Calls tile(first filter, start, size and vectors as constants) for tiles of all filters of n things.
+template <typename F>
+inline void OfFilters(int filters, int n, F&& tile) {
+  int f = 0;
+  for (; f + kFilters <= filters; f += kFilters) {
+    Tiled<kMostRows>(n, [&](int start, auto size) { tile(f, start, size, std::integral_constant<int, kVectors>()); });
+  }
+  if (f == filters) return;
+  using Half = std::integral_constant<int, kVectors / 2>;
+  Tiled<2 * kMostRows>(n, [&](int start, auto size) { tile(f, start, size, Half()); });
 }
 
 struct Shape {
@@ -148,14 +162,12 @@ struct Shape {
 // One row of `width` outputs of `filters` numbers from `taps` rows of inputs, `count` of them under each window.
 void OutputLine(const float* const* inputs, const float* const* weights, int taps, ptrdiff_t step, int count, int width,
                 int filters, const float* bias, bool rectify, float* out) {
-  for (int f = 0; f < filters; f += kFilters) {
-    for (int tap = 0; tap < taps; ++tap) {
-      Tiled(width, [&](int start, auto size) {
-        Outputs<size()>(inputs[tap] + start * step, step, weights[tap] + f, count, filters,
-                        bias != nullptr ? bias + f : nullptr, tap == 0, rectify && tap == taps - 1,
-                        out + ptrdiff_t{start} * filters + f);
-      });
-    }
+  for (int tap = 0; tap < taps; ++tap) {
+    OfFilters(filters, width, [&](int f, int start, auto size, auto vectors) {
+      Outputs<size(), vectors()>(inputs[tap] + start * step, step, weights[tap] + f, count, filters,
+                                 bias != nullptr ? bias + f : nullptr, tap == 0, rectify && tap == taps - 1,
+                                 out + ptrdiff_t{start} * filters + f);
+    });
   }
 }
 
@@ -214,12 +226,11 @@ void Backward(const Shape& s, const T* x, const float* flipped, const float* y, 
                               ((lines - 1) * s.stride + s.side) * s.Line(), scratch);
     const float* here = masked.data() + from * line + ptrdiff_t{pad} * s.filters;
     for (int tap = 0; tap < s.side; ++tap) {
-      for (int f = 0; f < s.filters; f += kFilters) {
-        Tiled(s.Row(), [&](int start, auto size) {
-          Weights<size()>(in + tap * s.Line() + start, s.stride * s.channels, s.stride * s.Line(), here + f, s.filters,
-                          line, s.out_width, lines, kernel + (ptrdiff_t{tap} * s.Row() + start) * s.filters + f);
-        });
-      }
+      OfFilters(s.filters, s.Row(), [&](int f, int start, auto size, auto vectors) {
+        Weights<size(), vectors()>(in + tap * s.Line() + start, s.stride * s.channels, s.stride * s.Line(), here + f,
+                                   s.filters, line, s.out_width, lines,
+                                   kernel + (ptrdiff_t{tap} * s.Row() + start) * s.filters + f);
+      });
     }
   }
   if (of_x == nullptr) return;

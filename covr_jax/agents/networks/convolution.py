@@ -25,7 +25,7 @@ _SOURCE = Path(__file__).with_name("convolution.cc")
 FORWARD, GRADIENTS, GRADIENTS_WITH_X = TARGETS = (
     "covr_convolution", "covr_convolution_gradients", "covr_convolution_gradients_with_x",
 )  # fmt: skip
-_FILTERS, _LARGEST_SIDE = 32, 16  # filters that convolution.cc computes at once, and its largest kernel side
+_FILTERS, _LARGEST_SIDE = 16, 16  # whose multiples are the filters that convolution.cc takes; its largest kernel side
 
 Images = Shaped[Array | np.ndarray, "B H W C"]  # u8, or the kernel's dtype
 Kernel = Float[Array | np.ndarray, "K K C N"]

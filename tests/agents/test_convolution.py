@@ -155,7 +155,7 @@ def test_a_program_for_another_platform_has_the_convolution_of_xla(platform):
     assert "covr_convolution" not in text and text.count("stablehlo.convolution") == 3
 
 
-@pytest.mark.parametrize(("filters", "dtype"), [(16, jnp.float32), (32, jnp.bfloat16), (32, jnp.float64)])
+@pytest.mark.parametrize(("filters", "dtype"), [(24, jnp.float32), (32, jnp.bfloat16), (32, jnp.float64)])
 def test_other_widths_and_types_are_left_to_xla(filters, dtype):
     x, kernel, bias, _ = operands((2, 6, 6, 32), 3, filters, 1, np.float32)
     with jax.enable_x64(dtype == jnp.float64):

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import struct
+import subprocess
+import sys
 
 import pytest
 
@@ -41,20 +46,29 @@ def test_tensorboard_gets_the_same_numbers_and_the_purge_mark(tmp_path):
     assert [e.step for e in events(second) if e.session_log.status == SessionLog.START] == [11]
 
 
+def records(path):
+    """Records of a file of W&B: after 7 bytes, blocks of 32 KiB of parts, each behind crc u32, length u16, kind u8."""
+    data, at, record = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (left := 2**15 - at % 2**15) < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
 def in_wandb(run_dir):
     """(id, config, rows of history) of every file of a run, oldest first."""
-    import json
-
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     found = []
     for path in sorted(run_dir.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns):
-        store = DataStore()
-        store.open_for_scan(str(path))
         run_id, config, rows = None, {}, []
-        while (data := store.scan_data()) is not None:
-            record = Record.FromString(data)
+        for record in map(Record.FromString, records(path)):
             if record.HasField("run"):
                 run_id = record.run.run_id
                 config |= {item.key: json.loads(item.value_json) for item in record.run.config.update if item.key}
@@ -90,15 +104,36 @@ def test_training_goes_on_without_wandb_where_it_fails(tmp_path, monkeypatch):
     assert [row["env_steps"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [10, 20]
 
 
+WITHOUT_A_KEY = """
+import sys
+from pathlib import Path
+from covr_jax.config import ConfigError
+from covr_jax.io.sinks import WandB
+try:
+    WandB(Path(sys.argv[1]), {}, "a run")
+except ConfigError as error:
+    print(error)
+"""
+
+
 @WANDB
-def test_wandb_without_a_key_is_one_line(tmp_path, monkeypatch):
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody listens
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"^W&B does not take the run \(.*\); set WANDB_MODE=offline, or .*$"):
-        WandB(tmp_path, {}, "a run")
+def test_wandb_without_a_key_is_one_line(tmp_path):
+    """In a process of its own: wandb reads its environment once."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    nowhere = {"HOME": str(tmp_path), "WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_A_KEY, str(tmp_path)],
+        env=kept | nowhere,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("W&B does not take the run (") and line.endswith(
+        "; set WANDB_MODE=offline, or leave wandb out"
+    )
 
 
 def test_a_package_that_is_missing_is_said_before_anything_is_done(monkeypatch):

@@ -36,7 +36,7 @@ def parse_address(text: str) -> Address:
     """
     match = _ADDRESS.fullmatch(text)
     if match is None or not 0 < int(match[2]) < 65536:
-        raise ValueError(f"{text!r} is no endpoint; give loopback or host:port")
+        raise ValueError(f"{text!r} is no endpoint; give loopback or host:port, several with commas")
     return Address(match[1], int(match[2]))
 
 

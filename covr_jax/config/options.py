@@ -138,8 +138,8 @@ class VLMConfig:
 class CarlaConfig:
     """Simulator and rules of the CARLA tasks."""
 
-    # `loopback`: the package's own test server, with its own roads and images; host:port: a running CARLA server, those
-    # of further environments on port + 3, + 6, ...
+    # `loopback`: the package's own test server, with its own roads and images; host:port,host:port,...: running CARLA
+    # servers, which the environments take turns at; further ones on port + 3, + 6, ...
     endpoint: str = "loopback"
     profile: Literal["dmr", "dbc"] = "dmr"  # reward, cameras and rules of DMR (frame skip 1) or of DBC and ResAct (4)
 
@@ -181,6 +181,8 @@ class RunConfig:
     """Output of a run."""
 
     checkpoint_every: PositiveInt = 20_000  # env steps between checkpoints
+    # devices that one run is split over, the environments and the batch by equal parts; short form --devices
+    devices: PositiveInt = 1
     log: tuple[LogSink, ...] = ("tensorboard",)  # where metrics go beside metrics.jsonl; short form --log
     log_every: PositiveInt = 1_000  # env steps between metric rows
     video: bool = True  # record one episode of the final policy

@@ -17,6 +17,7 @@ FREE = (
     "eval.every",
     "eval.episodes",
     "run.checkpoint_every",
+    "run.devices",
     "run.log",
     "run.log_every",
     "run.video",

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from covr_jax.carla.env import LOOPBACK, CarlaEnv
 from covr_jax.carla.reward import RULES
-from covr_jax.carla.servers import parse_address
+from covr_jax.carla.servers import Address, parse_address
 from covr_jax.envs.host_env import HostTask
 from covr_jax.envs.images import resize_area
 
@@ -41,13 +41,30 @@ class CarlaVecEnv(CarlaEnv):
         return timestep._replace(observation=resize_area(timestep.observation, self._size))
 
 
+def server_of(endpoints: str, env_id: int) -> Address:
+    """The server that an env talks to: the envs take turns at the endpoints.
+
+    Args:
+      endpoints: ``host:port,host:port,...``.
+      env_id: n; of N endpoints it is number n mod N, at its port + 3 (n // N).
+
+    Raises:
+      ValueError: an endpoint of another form, one that is given twice, or a port that does not exist.
+    """
+    named = [parse_address(text) for text in endpoints.split(",")]
+    if len(set(named)) < len(named):
+        raise ValueError(f"{endpoints} names a server twice; further envs use port + {_PORTS_PER_SERVER} by themselves")
+    host, port = named[env_id % len(named)]
+    return parse_address(f"{host}:{port + _PORTS_PER_SERVER * (env_id // len(named))}")
+
+
 def carla_task(scenario: str, endpoint: str = LOOPBACK, profile: str = "dmr") -> HostTask:
     """Makes the task of a scenario.
 
     Args:
       scenario: a name of ``carla.scenarios.SCENARIOS``.
-      endpoint: ``loopback``: each env starts a loopback server of its own. ``host:port``: real servers that run
-        already; env n talks to port + 3 n.
+      endpoint: ``loopback``: each env starts a loopback server of its own. ``host:port``, or several with commas
+        between them: real servers that run already, see ``server_of``.
       profile: ``dmr`` or ``dbc``; the images of the latter's five cameras are resized into one square image.
 
     Returns:
@@ -59,7 +76,7 @@ def carla_task(scenario: str, endpoint: str = LOOPBACK, profile: str = "dmr") ->
     if profile not in RULES:
         raise ValueError(f"unknown profile {profile!r}; choose from {', '.join(RULES)}")
     if endpoint != LOOPBACK:
-        parse_address(endpoint)
+        server_of(endpoint, 0)
     rules = RULES[profile]
     return HostTask(
         name=f"carla_{scenario}",
@@ -81,6 +98,6 @@ def _open(
     scenario: str, endpoint: str, profile: str, env_id: int, *, image_size: int, action_repeat: int
 ) -> CarlaVecEnv:
     if endpoint != LOOPBACK:
-        host, port = parse_address(endpoint)
-        endpoint = f"{host}:{port + _PORTS_PER_SERVER * env_id}"
+        host, port = server_of(endpoint, env_id)
+        endpoint = f"{host}:{port}"
     return CarlaVecEnv(scenario, endpoint, profile=profile, image_size=image_size, frame_skip=action_repeat)

@@ -19,14 +19,20 @@ from covr_jax.render import RendererError
 from covr_jax.runtime.ahead import Ahead
 from covr_jax.types import Diverged, TimeStep
 
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
 
 class JitStepper:
     """``reset`` and ``step`` of a VecEnv in compiled pieces, so that drawing is compiled once for both, and cached."""
 
-    def __init__(self, env: VecEnv, device_put: Callable[[Any], Any] = lambda x: x):
-        self._initial = runtime.jit(env.initial, rarely=True)
-        self._advance = runtime.jit(env.advance, donate_argnums=0)
-        self._observe = runtime.jit(env.observe, donate_argnums=0)
+    def __init__(self, env: VecEnv, device_put: Callable[[Any], Any] = _as_it_is, keeping: Wrapper = _as_it_is):
+        self._initial = runtime.jit(keeping(env.initial), rarely=True)
+        self._advance = runtime.jit(keeping(env.advance), donate_argnums=0)
+        self._observe = runtime.jit(keeping(env.observe), donate_argnums=0)
         self._host_fields = runtime.jit(env.host_fields)
         self._no_reward = device_put(jnp.zeros((env.num_envs,), jnp.float32))
         self.action = jax.ShapeDtypeStruct((env.num_envs, env.action_dim), jnp.float32)
@@ -80,7 +86,7 @@ class JitStepper:
 class HostStepper:
     """``reset`` and ``step`` of a HostVecEnv with their results on the device."""
 
-    def __init__(self, env: HostVecEnv, device_put: Callable[[Any], Any] = lambda x: x):
+    def __init__(self, env: HostVecEnv, device_put: Callable[[Any], Any] = _as_it_is):
         self._env = env
         self._device_put = device_put
         self.finished, self.close = env.finished, env.close
@@ -108,9 +114,17 @@ class HostStepper:
         return self._to_device(self._env.step(state, action))
 
 
-def make_stepper(env: VecEnv | HostVecEnv, device_put: Callable[[Any], Any] = lambda x: x) -> JitStepper | HostStepper:
-    """The stepper of an environment; ``device_put`` puts its results where the run's programs expect them."""
-    return HostStepper(env, device_put) if isinstance(env, HostVecEnv) else JitStepper(env, device_put)
+def make_stepper(
+    env: VecEnv | HostVecEnv, device_put: Callable[[Any], Any] = _as_it_is, keeping: Wrapper = _as_it_is
+) -> JitStepper | HostStepper:
+    """The stepper of an environment.
+
+    Args:
+      env: the environment.
+      device_put: puts results where the run's programs expect them.
+      keeping: does so inside of a program.
+    """
+    return HostStepper(env, device_put) if isinstance(env, HostVecEnv) else JitStepper(env, device_put, keeping)
 
 
 def make_envs(config: Config, task: Task | HostTask, frame_stack: int) -> tuple[Any, Any]:

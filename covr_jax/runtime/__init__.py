@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from covr_jax.runtime.backend import (
         compiling_for,
         configure,
+        devices,
         jit,
         no_inline,
         on_cpu,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "compiling_for",
     "configure",
+    "devices",
     "jit",
     "no_inline",
     "on_cpu",
@@ -35,5 +37,5 @@ __all__ = [
 ]
 __getattr__ = lazy_names(
     __name__,
-    {"backend": ("compiling_for", "configure", "jit", "no_inline", "on_cpu", "once", "peak_memory_bytes", "share_gpu")},
+    {"backend": tuple(name for name in __all__ if name != "refuse_forked")},
 )

@@ -52,25 +52,31 @@ def share_gpu(torch_share: float) -> float:
     return float(left)
 
 
-_platform: ContextVar[str | None] = ContextVar("_platform", default=None)  # that programs are for; None: this process's
+_devices: ContextVar[list[Any] | None] = ContextVar("_devices", default=None)  # that programs are for; None: JAX's
 
 
 @contextlib.contextmanager
-def compiling_for(platform: str) -> Iterator[None]:
-    """Programs made here are for another platform than this process has: "cuda" or "tpu", compiled without a device.
+def compiling_for(devices: list[Any]) -> Iterator[None]:
+    """Programs made here are for devices that this process does not have, of ``jax.experimental.topologies``.
 
-    Such programs are lowered with arguments that are placed on devices of a topology, ``jax.experimental.topologies``.
+    Such programs are lowered with arguments that are placed on these devices, and cannot be run.
     """
-    token = _platform.set(platform)
+    token = _devices.set(devices)
     try:
         yield
     finally:
-        _platform.reset(token)
+        _devices.reset(token)
+
+
+def devices() -> list[Any]:
+    """The devices that programs are made for: those of JAX, outside of ``compiling_for``."""
+    return _devices.get() or jax.devices()
 
 
 def on_cpu() -> bool:
     """True when compiled programs run on the CPU backend."""
-    return (_platform.get() or jax.default_backend()) == "cpu"
+    made_for = _devices.get()
+    return (made_for[0].platform if made_for else jax.default_backend()) == "cpu"
 
 
 def jit(function: Callable[..., Any], *, rarely: bool = False, **options: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from covr_jax import config as configuration
 from covr_jax import replay
@@ -18,6 +19,7 @@ from covr_jax.envs import HostTask, HostVecEnv, VecEnv, find_task
 from covr_jax.envs.stepper import make_envs
 from covr_jax.runtime import memory
 from covr_jax.training import needs
+from covr_jax.training.mesh import make_mesh, place
 from covr_jax.training.resolve import resolve
 
 _MIN_CHUNK_STEPS = 10  # agent steps between two visits of the host loop, at least
@@ -35,6 +37,7 @@ class Parts(NamedTuple):
     slots: int  # time slots of the replay, per env
     cycle: int  # agent steps after which "update the actor every n updates" repeats
     chunk_steps: int  # agent steps per chunk; a multiple of ``cycle`` and of ``vlm.every``
+    mesh: Mesh | None  # the devices, if there are several
 
     @property
     def hosted(self) -> bool:
@@ -63,11 +66,13 @@ class Parts(NamedTuple):
         return replay.nbytes(self.slots, self.env.num_envs, size, self.env.action_dim, self.answer_dim)
 
     def device_put(self, tree: Any) -> Any:
-        """Pins a tree to the device where the replay's frames are in host memory.
+        """Puts a tree where the run's programs expect it: on all devices, or pinned where frames are in host memory.
 
         Those frames are pinned by their memory kind, and a program compiled for pinned arrays differs from one for
         unpinned arrays.
         """
+        if self.mesh is not None:
+            return place(self.mesh, tree)
         if self.config.replay.storage == "device":
             return tree
         device = jax.local_devices()[0]
@@ -109,6 +114,7 @@ def build_parts(config: Config) -> Parts:
         slots=replay.capacity_in_slots(config.replay.capacity, env_options.num_envs, frame_stack),
         cycle=cycle,
         chunk_steps=period * math.ceil(_MIN_CHUNK_STEPS / period),
+        mesh=make_mesh(config, hosted=isinstance(task, HostTask)),
     )
     _check_encoder(parts)
     _check_sizes(parts)

@@ -17,6 +17,7 @@ from covr_jax.agents import LearnerState
 from covr_jax.agents.updates import ActorInputs
 from covr_jax.replay import ReplayState, sampling
 from covr_jax.runtime.rng import ACT, UPDATE, stream
+from covr_jax.training.mesh import keep, kept
 from covr_jax.training.parts import Parts
 from covr_jax.training.queries import select_query
 from covr_jax.training.state import advance
@@ -50,19 +51,20 @@ def compile_pieces(parts: Parts) -> Pieces:
     """Jits every piece of a run; each is traced on its first call."""
     vlm, learner = parts.config.vlm, parts.learner
     act_key, update_key = (stream(parts.config.seed, purpose) for purpose in (ACT, UPDATE))
+    keeping = partial(kept, parts.mesh)
     return Pieces(
-        act=runtime.jit(partial(_act, parts, act_key)),
-        random_action=runtime.jit(partial(_random_action, parts, act_key)),
+        act=runtime.jit(keeping(partial(_act, parts, act_key))),
+        random_action=runtime.jit(keeping(partial(_random_action, parts, act_key))),
         last_action=runtime.jit(replay.last_action),
-        add=runtime.jit(replay.add, donate_argnums=0),
-        cut=runtime.jit(replay.cut, donate_argnums=0),
+        add=runtime.jit(keeping(replay.add), donate_argnums=0),
+        cut=runtime.jit(keeping(replay.cut), donate_argnums=0),
         count_cut=runtime.jit(replay.count_cut),
-        set_priorities=runtime.jit(sampling.set_priorities, donate_argnums=0),
-        mark_elite=runtime.jit(sampling.mark_elite, donate_argnums=0),
-        set_prior=runtime.jit(partial(replay.set_prior, every=vlm.every, hold=vlm.hold), donate_argnums=0),
-        learn_critic=runtime.jit(partial(_learn_critic, parts, update_key), donate_argnums=0),
-        learn_actor=runtime.jit(learner.actor_half, donate_argnums=0),
-        count=runtime.jit(advance),
+        set_priorities=runtime.jit(keeping(sampling.set_priorities), donate_argnums=0),
+        mark_elite=runtime.jit(keeping(sampling.mark_elite), donate_argnums=0),
+        set_prior=runtime.jit(keeping(partial(replay.set_prior, every=vlm.every, hold=vlm.hold)), donate_argnums=0),
+        learn_critic=runtime.jit(keeping(partial(_learn_critic, parts, update_key)), donate_argnums=0),
+        learn_actor=runtime.jit(keeping(learner.actor_half), donate_argnums=0),
+        count=runtime.jit(keeping(advance)),
         query=runtime.jit(partial(select_query, parts)),
         entropy=runtime.jit(learner.entropy),
         value=runtime.jit(learner.value),
@@ -104,5 +106,6 @@ def _learn_critic(
         sampler=sampling.make_sampler(parts.config.replay),
         updates=learner.updates,
     )
+    batch = keep(parts.mesh, batch)
     learner, metrics, inputs = parts.learner.critic_half(learner, batch, update_key)
     return learner, metrics, batch.index, metrics.pop("td_error"), inputs

@@ -34,6 +34,7 @@ from covr_jax.training.chunk import (
     to_device_index,
 )
 from covr_jax.training.evaluation import Evaluator
+from covr_jax.training.mesh import kept
 from covr_jax.training.parts import build_parts
 from covr_jax.training.pieces import Metrics, compile_pieces
 from covr_jax.training.state import EvaluatedState, TrainState, initial_progress
@@ -67,10 +68,11 @@ class Programs:
         self.ahead, self._ahead_of_calls = ahead or Ahead(), ahead is not None
         self.parts = parts = build_parts(config)
         self.pieces = compile_pieces(parts)
-        self.stepper = make_stepper(parts.env, parts.device_put)
+        keeping = partial(kept, parts.mesh)
+        self.stepper = make_stepper(parts.env, parts.device_put, keeping)
         self.evaluator = self._evaluator(
             parts.eval_env,
-            self.stepper if parts.eval_env is parts.env else make_stepper(parts.eval_env, parts.device_put),
+            self.stepper if parts.eval_env is parts.env else make_stepper(parts.eval_env, parts.device_put, keeping),
         )
         self._init = runtime.jit(parts.learner.init, rarely=True)
         self._scanned = runtime.jit(

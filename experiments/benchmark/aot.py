@@ -3,17 +3,20 @@
 ``python experiments/benchmark/aot.py --target tpu:v5e:2x2 cuda:h100 --program learner chunk --output FILE``
 
 Needs the compiler of the target and none of its devices: ``pip install libtpu==0.0.42.*`` for TPUs, ``pip install
---no-deps jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2`` for NVIDIA GPUs. A program is made for one chip.
+--no-deps jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2`` for NVIDIA GPUs. A program is made for one chip, or split
+over ``--devices`` of them; then sizes are those of one.
 
 * ``learner``: an update of critic and actor, ``chunk``: act, learn, step and draw as one program, ``act``: the policy,
   ``render``: the pictures of all environments.
 * ``trace_s`` is the time of tracing and lowering, ``compile_s`` the compiler's; ``hlo_lines`` are those of the compiled
-  program. ``copied_mb`` adds up what copies of over 100 MB write; ``on_host`` counts calls of the host.
+  program. ``copied_mb`` adds up what copies of over 100 MB write; ``on_host`` counts calls of the host, and
+  ``collective_mb`` adds up what each exchange between chips gives one of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import re
 import sys
@@ -42,6 +45,9 @@ BYTES = {
 }  # others: 4
 HOST_CALLS = ("xla_python", "xla_ffi_python", "MoveToHost", "MoveToDevice", "HostExecute", "infeed", "outfeed")
 COPY = re.compile(r"= (\w+)\[([\d,]*)\]\S* (?:copy|copy-start|transpose)\(")
+EXCHANGES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+EXCHANGE = re.compile(rf"= (.*?) ({'|'.join(EXCHANGES)})(?:-start)?\(")
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 class Gpu(NamedTuple):
@@ -80,19 +86,20 @@ class Program(NamedTuple):
     static: tuple[Any, ...] = ()
 
 
-def device_of(target: str) -> tuple[str, Any]:
-    """(platform, a device that can only be compiled for) of ``tpu:<topology>`` or ``cuda:<name>``."""
+def devices_of(target: str) -> list[Any]:
+    """Devices that can only be compiled for, of ``tpu:<topology>`` or ``cuda:<name>``."""
     from jax.experimental import topologies
 
     platform, _, name = target.partition(":")
     try:
         if platform == "tpu":
             os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # what machine is this: a question to a cloud's network
-            return platform, topologies.get_topology_desc(name, platform="tpu").devices[0]
+            os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # it locks a device that is not here
+            return topologies.get_topology_desc(name, platform="tpu").devices
         if platform == "cuda" and name in GPUS:
             config = HOPPER.format(gpu=GPUS[name])
             options = {"target_config": config, "topology": "1x1x1"}
-            return platform, topologies.get_topology_desc(name, "cuda", **options).devices[0]
+            return topologies.get_topology_desc(name, "cuda", **options).devices
     except (RuntimeError, ValueError) as error:
         wanted = {"tpu": "libtpu", "cuda": "jax-cuda12-plugin and jax-cuda12-pjrt"}[platform]
         cli.fail(f"no compiler for {target} ({str(error).splitlines()[0]}); install {wanted}, see --help")
@@ -100,8 +107,8 @@ def device_of(target: str) -> tuple[str, Any]:
     cli.fail(f"unknown target {target}; give tpu:<topology>, such as tpu:v5e:2x2, or {known}")
 
 
-def programs_of(options: argparse.Namespace) -> dict[str, Callable[[], Program]]:
-    """The programs of a run by name; made within ``runtime.compiling_for``."""
+def programs_of(options: argparse.Namespace) -> tuple[Any, dict[str, Callable[[], Program]]]:
+    """The mesh of a run, if any, and its programs by name; made within ``runtime.compiling_for``."""
     import jax
 
     from covr_jax import presets
@@ -110,6 +117,7 @@ def programs_of(options: argparse.Namespace) -> dict[str, Callable[[], Program]]
     from covr_jax.training.state import TrainState, initial_progress
 
     config = presets.make(options.preset, options.method, task=options.task)
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, devices=options.devices))
     programs = Programs(config)
     pieces, envs, stepper = programs.pieces, programs.parts.env, programs.stepper
 
@@ -138,15 +146,21 @@ def programs_of(options: argparse.Namespace) -> dict[str, Callable[[], Program]]
         whole = state()
         return Program(jax.jit(stepper._observe, donate_argnums=0), (whole.env, whole.timestep.reward), (None,))
 
-    return {"learner": learner, "chunk": chunk, "act": act, "render": render}
+    return programs.parts.mesh, {"learner": learner, "chunk": chunk, "act": act, "render": render}
 
 
-def compiled(program: Program, device: Any) -> dict[str, Any]:
-    """Compiles a program for a device; returns what is known of it."""
+def compiled(program: Program, mesh: Any) -> dict[str, Any]:
+    """Compiles a program for the devices in use; ``mesh``, if there are several. Returns what is known of it."""
     import jax
 
-    place = jax.sharding.SingleDeviceSharding(device)
-    arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), program.arguments)
+    from covr_jax import runtime
+    from covr_jax.training.mesh import shardings
+
+    one = jax.sharding.SingleDeviceSharding(runtime.devices()[0])
+    places = shardings(mesh, program.arguments) if mesh else jax.tree.map(lambda _: one, program.arguments)
+    arguments = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), program.arguments, places
+    )
     started = time.perf_counter()
     lowered = program.function.lower(*arguments, *program.static)
     traced = time.perf_counter()
@@ -160,7 +174,8 @@ def compiled(program: Program, device: Any) -> dict[str, Any]:
 
 def counts(text: str) -> dict[str, Any]:
     """What a compiled program is made of, from its text."""
-    copied = [size for size in map(_nbytes, COPY.finditer(text)) if size > LARGE_BYTES]
+    copied = [size for found in COPY.finditer(text) if (size := _nbytes(*found.groups())) > LARGE_BYTES]
+    exchanged = [found.groups() for found in EXCHANGE.finditer(text)]
     return {
         "hlo_lines": text.count("\n") + 1,
         "fusions": len(re.findall(r" fusion\(", text)),
@@ -168,11 +183,13 @@ def counts(text: str) -> dict[str, Any]:
         "large_copies": len(copied),
         "copied_mb": round(sum(copied) / 1e6),
         "on_host": sum(text.count(name) for name in HOST_CALLS),
+        "collectives": len(exchanged),
+        "gathers": sum(name == "all-gather" for _, name in exchanged),
+        "collective_mb": sum(_nbytes(*array) for arrays, _ in exchanged for array in ARRAY.findall(arrays)) / 1e6,
     }
 
 
-def _nbytes(match: re.Match[str]) -> int:
-    kind, sizes = match.groups()
+def _nbytes(kind: str, sizes: str) -> int:
     total = BYTES.get(kind, 4)
     for size in filter(None, sizes.split(",")):
         total *= int(size)
@@ -187,6 +204,7 @@ def main() -> None:
     parser.add_argument("--preset", default="throughput")
     parser.add_argument("--task", default="cartpole_swingup")
     parser.add_argument("--method", default="rad")
+    parser.add_argument("--devices", type=int, default=1, help="chips that a program is split over")
     parser.add_argument("--output", type=Path, help="JSON of every number")
     options = parser.parse_args()
     import jax
@@ -196,14 +214,13 @@ def main() -> None:
 
     rows = []
     for target in options.target:
-        platform, device = device_of(target)
-        with runtime.compiling_for(platform):
-            made = programs_of(options)
+        with runtime.compiling_for(devices_of(target)):
+            mesh, made = programs_of(options)
             for name in options.program:
-                rows.append({"target": target, "program": name} | compiled(made[name](), device))
+                rows.append({"target": target, "program": name} | compiled(made[name](), mesh))
                 print(rows[-1], flush=True)
                 if options.output is not None:
-                    settings = {"preset": options.preset, "task": options.task, "method": options.method}
+                    settings = {name: getattr(options, name) for name in ("preset", "task", "method", "devices")}
                     measure.write(options.output, rows, settings=settings)
     print(measure.table(rows))
 

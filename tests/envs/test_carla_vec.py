@@ -62,6 +62,13 @@ def test_each_env_has_a_server_of_its_own():
     assert find_task("carla_highway").image_source == "loopback"
     opened = [task.open(env_id, image_size=8, action_repeat=4) for env_id in range(3)]
     assert [env.supervisor.address for env in opened] == [("10.0.0.7", 2000), ("10.0.0.7", 2003), ("10.0.0.7", 2006)]
+    several = find_task("carla_highway", endpoint="10.0.0.7:2000,other:2100")
+    opened = [several.open(env_id, image_size=8, action_repeat=1).supervisor.address for env_id in range(4)]
+    assert opened == [("10.0.0.7", 2000), ("other", 2100), ("10.0.0.7", 2003), ("other", 2103)]
+    with pytest.raises(ValueError, match=r"^a:1,b:2,a:1 names a server twice; further envs use port \+ 3"):
+        find_task("carla_highway", endpoint="a:1,b:2,a:1")
+    with pytest.raises(ValueError, match="'b' is no endpoint"):
+        find_task("carla_highway", endpoint="a:1,b")
     with pytest.raises(ValueError, match="unknown profile 'abc'"):
         find_task("carla_highway", profile="abc")
 

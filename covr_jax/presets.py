@@ -73,7 +73,7 @@ def demo() -> Config:
     """
     return Config(
         preset="demo",
-        total_steps=400_000,
+        total_steps=340_000,
         env=EnvConfig(num_envs=16, image_size=40),
         sac=SACConfig(
             batch_size=128,
@@ -85,16 +85,15 @@ def demo() -> Config:
             encoder_tau=0.1,
             noise_steps=10_000,
             hidden_dim=256,
-            num_filters=16,
             conv_kernels=(4, 3),
             conv_strides=(4, 1),
             frame_basis="differences",
         ),
-        replay=ReplayConfig(capacity=50_000, sampling="recent"),
-        covr=CovrConfig(guidance_weight=0.1, psi_0=20_000, min_keep=256),
+        replay=ReplayConfig(capacity=42_500, sampling="recent"),
+        covr=CovrConfig(guidance_weight=0.1, psi_0=17_000, min_keep=256),
         vlm=VLMConfig(name="tiny", hold=False, steps=64, return_episodes=4),
-        eval=EvalConfig(every=40_000),
-        run=RunConfig(checkpoint_every=100_000, log_every=2_500),
+        eval=EvalConfig(every=34_000),
+        run=RunConfig(checkpoint_every=85_000, log_every=2_500),
     )
 
 

@@ -11,6 +11,6 @@
 """
 
 from covr_jax.report.data import ReportError, shown_method
-from covr_jax.report.page import write_report
+from covr_jax.report.page import render_report, write_report
 
-__all__ = ["ReportError", "shown_method", "write_report"]
+__all__ = ["ReportError", "render_report", "shown_method", "write_report"]

@@ -147,6 +147,15 @@ def _render(run: Run) -> str:
     )
 
 
+def render_report(run_dir: str | Path) -> str:
+    """Returns the page of ``write_report`` as text, and writes nothing.
+
+    Raises:
+      ReportError: as ``write_report``.
+    """
+    return _render(read_run(run_dir))
+
+
 def write_report(run_dir: str | Path) -> Path:
     """Builds ``run_dir/report.html`` from the files of the directory; the same files give the same bytes.
 

@@ -48,17 +48,18 @@ def throughput() -> Config:
 def cpu() -> Config:
     """Returns a preset that takes minutes on one core of a laptop.
 
-    40x40 pixels, a small encoder, one update per two transitions, and the paper's schedule at 0.6 of its length. Two
-    environments, so that episodes have ended when the first round is due.
+    48x48 pixels, a small encoder, one update per two transitions, and the paper's schedule at 0.6 of its length. Two
+    environments, so that episodes have ended when the first round is due. Targets and replay are those of each method.
     """
     small = demo()
     return dataclasses.replace(
         small,
         total_steps=60_000,
-        env=dataclasses.replace(small.env, num_envs=2),
-        sac=dataclasses.replace(small.sac, updates_per_step=1, init_steps=1_000, noise_steps=2_500),
+        env=dataclasses.replace(small.env, num_envs=2, image_size=48),
+        sac=dataclasses.replace(small.sac, updates_per_step=1, n_step=1, init_steps=1_000, noise_steps=2_500),
+        replay=ReplayConfig(capacity=30_000),
         covr=CovrConfig(guidance_weight=0.1, psi_0=3_000, min_keep=256),
-        vlm=dataclasses.replace(small.vlm, return_episodes=0),
+        vlm=dataclasses.replace(small.vlm, steps=200, return_episodes=0),
         eval=EvalConfig(every=10_000),
         run=RunConfig(checkpoint_every=30_000, log_every=2_500, video=False),
     )

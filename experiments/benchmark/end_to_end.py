@@ -35,11 +35,13 @@ RIVALS = {"torch": False, "torch_channels_last": True}
 def configured(task: str, preset: str) -> Config:
     """RAD on the task in the preset's shapes; the augmentation is the task's.
 
-    Images have the size at which they are placed: the rivals place all of an image.
+    Images have the size at which they are placed, and targets are one-step returns of uniformly drawn transitions: the
+    rivals place all of an image, and their replay knows no others.
     """
     config = presets.make(preset, "rad", task=task)
     env = dataclasses.replace(config.env, image_size=config.augment.center_crop or config.env.image_size)
-    return dataclasses.replace(config, env=env, augment=AugmentConfig(), replay=ReplayConfig(capacity=CAPACITY))
+    sac, store = dataclasses.replace(config.sac, n_step=1), ReplayConfig(capacity=CAPACITY)
+    return dataclasses.replace(config, env=env, augment=AugmentConfig(), sac=sac, replay=store)
 
 
 def ours(config: Config) -> Contestant:

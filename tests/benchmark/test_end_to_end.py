@@ -104,7 +104,8 @@ def test_the_peer_acts_as_our_learner_does(side, channels_last):
 
 def test_both_sides_get_the_presets_shapes():
     demo, paper = (end_to_end.configured("walker_walk", name) for name in ("demo", "paper"))
-    assert (demo.env.num_envs, demo.env.image_size, demo.sac.updates_per_step) == (16, 48, 8)
+    assert (demo.env.num_envs, demo.env.image_size, demo.sac.updates_per_step) == (16, 40, 4)
     assert (paper.env.num_envs, paper.env.image_size, paper.sac.batch_size) == (1, 100, 128)
     for config in (demo, paper):
         assert (config.method, config.task, config.replay.capacity) == ("rad", "walker_walk", end_to_end.CAPACITY)
+        assert (config.sac.n_step, config.replay.sampling) == (1, "uniform")  # what the rivals' replay knows

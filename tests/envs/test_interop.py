@@ -199,3 +199,17 @@ def test_braxs_own_sac_trains_on_a_task(monkeypatch):
         progress_fn=lambda _, metrics: lengths.append(float(metrics["eval/avg_episode_length"])),
     )
     assert lengths == [env.episode_length] * 2
+
+
+@pytest.mark.slow
+def test_stable_baselines_trains_on_an_id():
+    from stable_baselines3 import PPO
+
+    env = gymnasium.make(f"covr_jax/{TASK}-v0", pixels=False, action_repeat=20)
+    model = PPO("MlpPolicy", env, n_steps=200, batch_size=50, n_epochs=2, seed=0, device="cpu")
+    before = [weight.detach().clone() for weight in model.policy.parameters()]
+    model.learn(1000)
+    assert model.num_timesteps == 1000 and len(model.ep_info_buffer) == 1000 // 50
+    assert {episode["l"] for episode in model.ep_info_buffer} == {50}  # truncated at 1000 control steps
+    moved = [not weight.equal(old) for weight, old in zip(model.policy.parameters(), before, strict=True)]
+    assert all(moved)

@@ -181,7 +181,7 @@ def test_the_script_lists_its_commands_and_runs_nothing(tmp_path, monkeypatch, c
     assert lines[1].endswith(f"{command}{tmp_path}/cartpole_swingup/covr_sac/seed4")
 
 
-@pytest.mark.parametrize(("scale", "steps"), [("paper", 500_000), ("throughput", 500_000), ("demo", 240_000)])
+@pytest.mark.parametrize(("scale", "steps"), [("paper", 500_000), ("throughput", 500_000), ("demo", 340_000)])
 def test_a_scale_is_a_preset_and_a_reduced_one_has_its_own_length(scale, steps):
     jobs = tables.jobs_of(table("hard"), [1], Path("runs"), [], scale=scale)
     configs = [config_of((*cli.split_option(job.arguments, "run-dir")[1],)) for job in jobs]
@@ -195,7 +195,7 @@ def test_a_reduced_scale_is_named_in_the_output(tmp_path, monkeypatch, capsys):
             tables.main(table("table3"), "")
         return stopped.value.code, capsys.readouterr()
 
-    budget = "240,000 env steps (paper: 100,000), 48 pixels (paper: 100), 256 units (paper: 1,024)"
+    budget = "340,000 env steps (paper: 100,000), 40 pixels (paper: 100), 256 units (paper: 1,024)"
     assert f"Scale `demo`, a reduced budget: {budget}." in shown("--scale", "demo")[1].out
     assert "reduced" not in shown()[1].out
     code, refused = shown("--preset", "cpu")

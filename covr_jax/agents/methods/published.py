@@ -84,7 +84,7 @@ PUBLISHED: dict[str, PublishedHyperparameters] = {
     "resact": PublishedHyperparameters(
         source="LiuZhenxian123/ResAct: train.py, run_cheetah.sh",
         full_size={"sac.auxiliary_learning_rate": 1e-3} | _PLACED,
-        always={"augment.kind": "translate"},
+        always={"augment.kind": "translate", "sac.n_step": 1},
         places_images=True,
         # The encoder's rate is 2e-4.
         tasks={"cheetah_run": {"sac.feature_dim": 64, "sac.auxiliary_encoder_scale": 0.2}},

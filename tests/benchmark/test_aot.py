@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from covr_jax import runtime
 from experiments.benchmark import aot
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +65,9 @@ def test_an_update_for_an_h100_compiles_and_does_not_copy_the_replay(tmp_path):
 
 def test_programs_are_those_of_a_run():
     options = argparse.Namespace(preset="demo", method="rad", task="pendulum_swingup", devices=1)
-    mesh, made = aot.programs_of(options)
-    assert mesh is None and set(made) == {"learner", "chunk", "act", "render"}
-    act = made["act"]()
+    with runtime.compiling_for([SimpleNamespace(platform="tpu")]):
+        assert not runtime.on_cpu()
+        mesh, made = aot.programs_of(options)
+        act = made["act"]()
+    assert runtime.on_cpu() and mesh is None and set(made) == {"learner", "chunk", "act", "render"}
     assert act.arguments[1].shape == (16, 40, 40, 9) and act.static == (None,)

@@ -38,6 +38,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=10, help="episodes, each from its own start state")
     parser.add_argument("--number", type=int, default=0, help="which set of start states")
     cli.add_checkpoint_option(parser)
+    shown = "also write states of the episodes and the policy's actions there (npz), for train.py --vlm.expert-states"
+    parser.add_argument("--states", type=Path, default=None, metavar="FILE", help=shown)
     shown = "own: covr_jax's tasks; dm_control: its own physics, starts and OpenGL pictures"
     parser.add_argument("--backend", default="own", choices=BACKENDS, help=shown)
     shown = "draws the observations; default: that of the run; dm_control has gl alone"
@@ -72,6 +74,7 @@ def measure(
     random: bool = False,
     constant: Sequence[float] = (),
     video: Path | None = None,
+    states: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run's policy, or another one in its place, on fresh environments.
 
@@ -87,6 +90,7 @@ def measure(
       random: uniform actions in place of the policy's.
       constant: always this action in place of the policy's.
       video: mp4 to record one episode to.
+      states: file for states and actions of the episodes, as ``expert_states`` has them.
 
     Returns:
       What was evaluated, and the mean and standard deviation of its returns.
@@ -95,6 +99,7 @@ def measure(
       ConfigError, CheckpointError: as ``load_run``; or numbers that do not fit the task or the run's environments.
     """
     from covr_jax.envs import HostVecEnv
+    from covr_jax.training.expert_states import Recorder
     from covr_jax.training.restore import load_run
     from covr_jax.training.video import record_episode
 
@@ -108,8 +113,11 @@ def measure(
     policy, name = evaluator.eval_policy(state.learner), shown_method(config.method)
     if random or constant:
         policy, name = _other_policy(programs, number, constant)
+    recorder = Recorder(policy, episodes) if states else None
     try:
-        values = evaluator.evaluate(policy, episodes, number)
+        values = evaluator.evaluate(recorder or policy, episodes, number)
+        if recorder and states:
+            recorder.write(states, config.task)
         if video:
             record_episode(programs, policy, video, number)
     finally:
@@ -172,6 +180,7 @@ def main() -> int:
         random=arguments.random,
         constant=arguments.constant or (),
         video=arguments.video,
+        states=arguments.states,
     )
     print(to_json(row) if arguments.json else line(row))
     return 0

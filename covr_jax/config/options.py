@@ -132,6 +132,9 @@ class VLMConfig:
     steps: PositiveInt | None = None  # optimiser steps per round; None (stays): one epoch of the round's samples [ours]
     held_out: Count = 64  # kept samples per round that measure the action error and are not trained on [ours]
     return_episodes: Count = 0  # episodes that measure the VLM alone, at first and after each round; 0: none [ours]
+    # File of an expert's states and actions, as `evaluate.py --states` writes it, on which the VLM is measured at first
+    # and after each round; None: not [ours]
+    expert_states: str | None = None
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ FREE = (
     "vlm.micro_batch",
     "vlm.checkpointing",
     "vlm.return_episodes",
+    "vlm.expert_states",
     "carla.endpoint",
 )
 # Left open, they depend on the machine or on the budget; a run goes on with what it began with.

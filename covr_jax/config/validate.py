@@ -157,3 +157,5 @@ def _check_maps(config: Config) -> None:
         raise ConfigError(f"{method} takes --vlm.frames 1 only: a map belongs to one frame")
     if vlm.return_episodes:
         raise ConfigError(f"{method} takes --vlm.return-episodes 0 only: its VLM proposes no actions")
+    if vlm.expert_states is not None:
+        raise ConfigError(f"{method} takes no --vlm.expert-states: its VLM proposes no actions")

@@ -202,8 +202,12 @@ def iterations(run: Run) -> list[ChartFigure]:
     if x:
         chart = _over_rounds(rounds, height=240)
         chart.line(x, y, "vlm", dots=True)
-        title = "Mean |VLM action − policy action|, held-out samples"
-        found.append(chart.render(title, ("vlm", "after the round"), zero=True))
+        legend = [("vlm", "the policy's, held-out samples of the round")]
+        x, y = _values(rounds, "expert_error")
+        if x:
+            chart.line(x, y, "policy", dots=True)
+            legend.append(("policy", "the expert's, the same states after every round"))
+        found.append(chart.render("Mean |VLM action − action|", *legend, zero=True))
     return found
 
 

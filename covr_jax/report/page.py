@@ -70,11 +70,16 @@ def _round_row(run: Run, r: Round) -> dict[str, str]:
         "Mean weight": show(r.value("weight_mean")),
         "VLM alone, return": mean if std is None else _MORE.format(mean, f"± {show(std)}"),
         "Action error": show(r.value("action_error")),
+        **({"Error on the expert's states": show(r.value("expert_error"))} if _has_expert(run) else {}),
         "Policy, return": show(run.policy_return_at(r.value("env_steps"))),
         "Tuning time": duration(r.value("finetune_seconds")),
         "Tuned": "–" if (tuned := r.record.get("tuned")) is None else "yes" if tuned else _why_not(r),
         "Guidance after": "–" if guidance is None else "on" if guidance else "off",
     }
+
+
+def _has_expert(run: Run) -> bool:
+    return any(r.value("expert_error") is not None for r in run.all_rounds)
 
 
 def _why_not(r: Round) -> str:

@@ -18,6 +18,7 @@ from covr_jax.covr import ablations, ralw, schedule
 from covr_jax.io.files import write_json
 from covr_jax.io.reporter import Reporter
 from covr_jax.training.estimate import Estimate
+from covr_jax.training.expert_states import expert_measure
 from covr_jax.training.programs import Programs
 from covr_jax.training.queries import vlm_frames
 from covr_jax.training.selection import DataSelector, RoundData, Samples, frames_of
@@ -27,7 +28,16 @@ from covr_jax.vlm.serving.protocol import FinetuneBatch, PriorError, PriorServic
 
 _GALLERY = 6  # samples per round that the report shows
 _HISTOGRAM_BINS = 20
-_METRICS = ("tau", "exploration", "kept_fraction", "weight_mean", "effective_samples", "interval", "action_error")
+_METRICS = (
+    "tau",
+    "exploration",
+    "kept_fraction",
+    "weight_mean",
+    "effective_samples",
+    "interval",
+    "action_error",
+    "expert_error",
+)
 
 
 def tile_frames(frames: np.ndarray) -> np.ndarray:
@@ -59,13 +69,14 @@ class FinetuneScheduler:
         self._selector = DataSelector(config, programs)
         self._directory = run_dir / "vlm"
         self._current: Round | None = None
+        self._expert_error = expert_measure(config, programs)
         self.failures = 0  # rounds of this process that failed and were started again
 
     def baseline(self, reporter: Reporter) -> dict[str, Any]:
         """Writes and returns the record of round 0: the VLM before any fine-tuning."""
         at_once = self._config.method != "covr" or required(self._config.covr.cold_start_rounds) == 0
         record: dict[str, Any] = {"round": 0, "env_steps": 0, "action_error": None, "guidance": at_once}
-        record |= self._vlm_return(reporter)
+        record |= self._vlm_return(reporter) | self._expert_error(self._vlm)
         self._write(0, record)
         return record
 
@@ -141,7 +152,7 @@ class FinetuneScheduler:
             self._complete_baseline(record["action_error_untuned"])
         record["tuned"] = bool(record.get("finetune_loss")) and not record["rolled_back"]
         record["guidance"] = schedule.gate_open(tuned + record["tuned"], required(self._config.covr.cold_start_rounds))
-        record |= self._vlm_return()
+        record |= self._vlm_return() | self._expert_error(self._vlm)
         self._write(current.number, record)
         return record, current.data_start if record.get("rolled_back") else current.next_data_start
 

@@ -1,9 +1,11 @@
 """The claims of EDDF and RALW in miniature: a VLM learns a scripted expert, also from partly random data.
 
 ``python experiments/benchmark/vlm_toy.py --seeds 1 2 3 --output toy.json``
+``python experiments/benchmark/vlm_toy.py --expert cartpole_motion --frames 3 --ways expert --output motion.json``
 
-Frames show cartpole in random poses; the expert's action is clip(0.8 sin(angle) - position), which one frame
-determines. ``expert`` fine-tunes on these labels alone. In the other rows half of the samples have a uniform random
+Frames show a scene in random poses. The ``--expert`` of cartpole acts by clip(0.8 sin(angle) - position), which one
+frame determines; those that end in ``_motion`` act by the motion too, which only several frames (``--frames 3``) show.
+``expert`` fine-tunes on these labels alone. In the other rows half of the samples have a uniform random
 action instead, and each sample has a return: 1 - |action - expert's| plus noise, so that random samples usually have
 lower returns. ``uniform`` weights all samples equally, ``eddf`` drops those under the threshold (Eq. 5, with the
 entropy of a uniform random policy), ``ralw`` weights by return (Eq. 6), ``eddf_ralw`` is COVR. Filter, weights, trainer
@@ -19,6 +21,7 @@ import math
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,38 +38,65 @@ MIN_KEEP = 64
 WAYS = ("expert", "uniform", "eddf", "ralw", "eddf_ralw")
 
 
+class Expert(NamedTuple):
+    """A scripted expert. Poses are drawn as for the tiny model's own training, cartpole's within the rail's middle."""
+
+    domain: str
+    task: str
+    act: Callable[[np.ndarray, np.ndarray], np.ndarray]  # qpos f32[N,nq], motion numbers f32[N,m] -> before the clip
+
+
+EXPERTS = {
+    "cartpole": Expert("cartpole", "cartpole_swingup", lambda q, motion: 0.8 * np.sin(q[:, 1:]) - q[:, :1]),
+    "cartpole_motion": Expert(
+        "cartpole",
+        "cartpole_swingup",
+        lambda q, motion: 0.4 * np.sin(q[:, 1:]) - 0.4 * q[:, :1] + 0.6 * motion[:, 1:] - 0.4 * motion[:, :1],
+    ),
+    "reacher_motion": Expert(
+        "reacher", "reacher_easy", lambda q, motion: -0.5 * np.sin(q / np.array([1.0, 1.8])) - 0.6 * motion
+    ),
+}
+
+
 class Toy(NamedTuple):
     """Samples with their returns."""
 
-    frames: np.ndarray  # u8[N,84,84,3]
-    expert: np.ndarray  # f32[N,1]
-    action: np.ndarray  # f32[N,1], random for half of the samples
+    frames: np.ndarray  # u8[N,84,84,3F]
+    expert: np.ndarray  # f32[N,A]
+    action: np.ndarray  # f32[N,A], random for half of the samples
     random: np.ndarray  # bool[N], whether the action is random
     returns: np.ndarray  # f32[N]
-    heldout_frames: np.ndarray  # u8[M,84,84,3]
-    heldout_expert: np.ndarray  # f32[M,1]
+    heldout_frames: np.ndarray  # u8[M,84,84,3F]
+    heldout_expert: np.ndarray  # f32[M,A]
 
 
-def make_toy(samples: int, noise: float, seed: int) -> Toy:
+def make_toy(samples: int, noise: float, seed: int, expert: Expert = EXPERTS["cartpole"], frames: int = 1) -> Toy:
     """Draws poses, frames, labels and returns; ``noise`` is the largest error of a return."""
-    from experiments.build_tiny_vlm import scene_drawer
+    from experiments.tiny_vlm_scenes import DOMAINS, sample_motions, scene_drawer
 
-    generator, count = np.random.default_rng(seed), samples + HELD_OUT
-    position, angle = generator.uniform(-1.5, 1.5, count), generator.uniform(-np.pi, np.pi, count)
-    frames = scene_drawer("cartpole")(np.stack([position, angle], 1).astype(np.float32), 84)
-    expert = np.clip(0.8 * np.sin(angle) - position, -1.0, 1.0).astype(np.float32)[:, None]
+    generator, count, domain = np.random.default_rng(seed), samples + HELD_OUT, DOMAINS[expert.domain]
+    if expert.domain == "cartpole":  # elsewhere an outward pole is outside of the picture
+        domain = domain._replace(low=(-1.5, -np.pi), high=(1.5, np.pi))
+    # Motions are drawn for one frame too: it does not show what the expert knows.
+    qpos, _, motion = sample_motions(domain, count, max(frames, 2), generator)
+    pictures = scene_drawer(expert.domain)(qpos[:, -frames:].reshape(-1, qpos.shape[-1]), 84)
+    pictures = pictures.reshape(count, frames, *pictures.shape[1:])
+    pictures = np.concatenate([pictures[:, k] for k in range(frames)], -1)
+    label = np.clip(expert.act(qpos[:, -1], motion), -1.0, 1.0).astype(np.float32)
     random = generator.permutation(samples) < samples // 2
-    other = generator.uniform(-1.0, 1.0, (samples, 1)).astype(np.float32)
-    action = np.where(random[:, None], other, expert[:samples])
-    returns = 1.0 - np.abs(action - expert[:samples])[:, 0] + noise * generator.uniform(-1.0, 1.0, samples)
+    other = generator.uniform(-1.0, 1.0, label[:samples].shape).astype(np.float32)
+    action = np.where(random[:, None], other, label[:samples])
+    error = np.abs(action - label[:samples]).mean(1)
+    returns = 1.0 - error + noise * generator.uniform(-1.0, 1.0, samples)
     return Toy(
-        frames[:samples],
-        expert[:samples],
+        pictures[:samples],
+        label[:samples],
         action,
         random,
         returns.astype(np.float32),
-        frames[samples:],
-        expert[samples:],
+        pictures[samples:],
+        label[samples:],
     )
 
 
@@ -85,15 +115,24 @@ def selected(toy: Toy, way: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return kept, toy.action[kept], weights
 
 
-def rows_of(seed: int, ways: list[str], samples: int, steps: int, noise: float) -> list[dict[str, Any]]:
+def rows_of(
+    seed: int, ways: list[str], samples: int, steps: int, noise: float, expert: str, frames: int
+) -> list[dict[str, Any]]:
     """Fine-tunes one engine per way and returns one row each."""
     from covr_jax.vlm.engine import VLMEngine
     from covr_jax.vlm.finetune_round import action_error
 
-    toy, rows = make_toy(samples, noise, seed), []
+    toy, rows = make_toy(samples, noise, seed, EXPERTS[expert], frames), []
     zero = float(np.abs(toy.heldout_expert).mean())
     for way in ways:
-        engine = VLMEngine("tiny", "cartpole_swingup", 1, seed=seed, finetune_options={"steps": steps})
+        engine = VLMEngine(
+            "tiny",
+            EXPERTS[expert].task,
+            toy.action.shape[1],
+            seed=seed,
+            frames=frames,
+            finetune_options={"steps": steps},
+        )
         untuned = action_error(engine, toy.heldout_frames, toy.heldout_expert)
         kept, actions, weights = selected(toy, way)
         started = time.perf_counter()
@@ -124,6 +163,8 @@ def main() -> int:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--expert", default="cartpole", choices=EXPERTS)
+    parser.add_argument("--frames", type=int, default=1, help="that the VLM is shown, one agent step apart")
     parser.add_argument("--samples", type=int, default=32_768, help="before filtering")
     parser.add_argument("--steps", type=int, default=800, help="optimiser steps of 32 samples")
     parser.add_argument("--noise", type=float, default=0.25, help="largest error of a return")
@@ -133,7 +174,7 @@ def main() -> int:
     from covr_jax import runtime
 
     runtime.configure()
-    settings = {name: getattr(arguments, name) for name in ("ways", "samples", "steps", "noise")}
+    settings = {name: getattr(arguments, name) for name in ("ways", "samples", "steps", "noise", "expert", "frames")}
     rows = [row for seed in arguments.seeds for row in rows_of(seed, **settings)]
     errors = {way: [row["error"] for row in rows if row["way"] == way] for way in arguments.ways}
     summary = [

@@ -54,7 +54,7 @@ def test_frames_are_lent_not_copied():
 
 def test_the_toys_samples(monkeypatch):
     """Half of the labels are random and worth less; COVR's share of them is the smallest, its weights are RALW's."""
-    monkeypatch.setattr("experiments.build_tiny_vlm.scene_drawer", lambda name: lambda q, size: np.repeat(q, 2, 1))
+    monkeypatch.setattr("experiments.tiny_vlm_scenes.scene_drawer", lambda name: lambda q, size: np.repeat(q, 2, 1))
     toy = vlm_toy.make_toy(512, 0.3, seed=1)
     position, angle = toy.frames[:, 0], toy.frames[:, 2]
     expert = np.clip(0.8 * np.sin(angle) - position, -1, 1)

@@ -20,7 +20,7 @@ from covr_jax.training.queries import vlm_frames
 from covr_jax.types import TimeStep
 from covr_jax.vlm.serving.protocol import PriorError, PriorService
 
-COUNT = 512  # states of a file, drawn from all of the episodes
+MEASURED = 512  # states that measure a VLM, drawn from those of a file
 _BATCH = 64  # states per query
 
 
@@ -46,41 +46,52 @@ class Recorder:
         return action
 
     def write(self, path: Path, task: str) -> int:
-        """Writes ``COUNT`` of the states, or all where there are fewer; always the same ones. Returns how many.
+        """Writes all states. Returns how many.
 
         Raises:
           OSError: the disk refused.
         """
         observation, action = (np.concatenate(parts) for parts in zip(*self._seen, strict=True))
-        chosen = np.sort(np.random.default_rng(0).permutation(len(action))[:COUNT])
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            np.savez_compressed(file, observation=observation[chosen], action=action[chosen], task=np.array(task))
-        return len(chosen)
+            np.savez_compressed(file, observation=observation, action=action, task=np.array(task))
+        return len(action)
+
+
+def read_file(path: str | Path, task: str) -> ExpertStates:
+    """Reads a file that ``Recorder.write`` has written.
+
+    Raises:
+      ConfigError: there is no such file, or it holds something else, or states of another task.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            of, states = str(file["task"]), ExpertStates(file["observation"], file["action"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path} cannot be read; evaluate.py --states writes such files: {error}") from None
+    ranks = states.observation.ndim, states.action.ndim
+    if ranks != (4, 2) or len(states.observation) != len(states.action):
+        shapes = f"{states.observation.shape} and {states.action.shape}"
+        raise ConfigError(f"{path} has observations and actions of {shapes}, expected [N,H,W,C] and [N,A]")
+    if of != task:
+        raise ConfigError(f"{path} has states of {of}, not of {task}")
+    return states
 
 
 def read_states(path: str | Path, task: str, image_size: int, frames: int, action_dim: int) -> ExpertStates:
-    """Reads a file that ``Recorder.write`` has written.
+    """Reads a file for a run.
 
     Args:
       path: of the file.
-      task: that the states must be of.
+      task: of the run.
       image_size: H = W of the run's images, pixels.
       frames: that the VLM is shown at least.
       action_dim: A.
 
     Raises:
-      ConfigError: there is no such file, or it holds something else; the message says what.
+      ConfigError: as ``read_file``; or other sizes, which the message names.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            of, states = str(file["task"]), ExpertStates(file["observation"], file["action"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ConfigError(
-            f"--vlm.expert-states {path} cannot be read; evaluate.py --states writes such files: {error}"
-        ) from None
-    if of != task:
-        raise ConfigError(f"--vlm.expert-states {path} is of {of}, not of {task}")
+    states = read_file(path, task)
     height, width, channels, actions = *states.observation.shape[1:], states.action.shape[1]
     if (height, width, actions) != (image_size, image_size, action_dim) or channels < 3 * frames:
         raise ConfigError(
@@ -88,6 +99,12 @@ def read_states(path: str | Path, task: str, image_size: int, frames: int, actio
             f" components; this run needs {image_size}x{image_size}, {frames} and {action_dim}"
         )
     return states
+
+
+def measured(states: ExpertStates) -> ExpertStates:
+    """Returns ``MEASURED`` of the states, or all where there are fewer; always the same ones."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(states.action))[:MEASURED])
+    return ExpertStates(*(part[chosen] for part in states))
 
 
 def expert_measure(config: Config, programs: Programs) -> Callable[[PriorService], dict[str, float]]:
@@ -100,7 +117,7 @@ def expert_measure(config: Config, programs: Programs) -> Callable[[PriorService
     if vlm.expert_states is None:
         return lambda _: {}
     sizes = config.env.image_size, vlm.frames, programs.parts.env.action_dim
-    states = read_states(vlm.expert_states, config.task, *sizes)
+    states = measured(read_states(vlm.expert_states, config.task, *sizes))
     return lambda service: expert_error(service, states, vlm.frames)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from covr_jax.config import ConfigError
-from covr_jax.training.expert_states import COUNT, ExpertStates, Recorder, expert_error, read_states
+from covr_jax.training.expert_states import MEASURED, ExpertStates, Recorder, expert_error, measured, read_states
 from covr_jax.types import Prior
 from covr_jax.vlm.serving.protocol import PriorError
 
@@ -31,13 +31,14 @@ def test_states_of_the_asked_episodes_are_written_with_their_actions(tmp_path):
     np.testing.assert_allclose(states.action[:, 0], states.observation[:, 0, 0, 0] / 10, atol=1e-7)
 
 
-def test_a_long_recording_is_thinned_out_the_same_way_each_time(tmp_path):
+def test_the_same_states_of_a_long_recording_measure_each_time(tmp_path):
     """600 states of one environment."""
-    assert recorded(tmp_path / "a.npz", steps=600) == COUNT
-    recorded(tmp_path / "b.npz", steps=600)
-    a, b = (read_states(tmp_path / name, "cartpole_swingup", 4, 1, 1) for name in ("a.npz", "b.npz"))
-    np.testing.assert_array_equal(a.action, b.action)
-    assert len(np.unique(a.action)) == COUNT and a.action.min() < 3 and a.action.max() > 57
+    assert recorded(tmp_path / "states.npz", steps=600) == 600
+    states = read_states(tmp_path / "states.npz", "cartpole_swingup", 4, 1, 1)
+    once, again = measured(states), measured(states)
+    np.testing.assert_array_equal(once.action, again.action)
+    np.testing.assert_allclose(once.action[:, 0] * 10 % 250, once.observation[:, 0, 0, 0], atol=1e-4)
+    assert len(np.unique(once.action)) == MEASURED and once.action.min() < 3 and once.action.max() > 57
 
 
 class Vlm:
@@ -81,7 +82,7 @@ def test_many_states_are_asked_about_in_parts_and_a_silent_vlm_ends_no_run():
 @pytest.mark.parametrize(
     ("task", "sizes", "told"),
     [
-        ("reacher_easy", (4, 1, 1), "is of cartpole_swingup, not of reacher_easy"),
+        ("reacher_easy", (4, 1, 1), "states of cartpole_swingup, not of reacher_easy"),
         (
             "cartpole_swingup",
             (8, 1, 1),
@@ -104,4 +105,13 @@ def test_files_that_hold_no_states_are_refused(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"cannot be read; evaluate\.py --states writes such files"):
+        read_states(path, "cartpole_swingup", 4, 1, 1)
+
+
+@pytest.mark.field
+@pytest.mark.parametrize(("observation", "action"), [((5, 4, 4), (5, 1)), ((5, 4, 4, 3), (5,)), ((5, 4, 4, 3), (4, 1))])
+def test_arrays_of_other_shapes_are_refused(tmp_path, observation, action):
+    path = tmp_path / "states.npz"
+    np.savez(path, observation=np.zeros(observation, np.uint8), action=np.zeros(action), task="cartpole_swingup")
+    with pytest.raises(ConfigError, match=r"expected \[N,H,W,C\] and \[N,A\]"):
         read_states(path, "cartpole_swingup", 4, 1, 1)

@@ -7,7 +7,8 @@
 The std is the population's, as in the report; the number of seeds is in brackets. A second table has the interquartile
 means with their bootstrap intervals, and how the runs were made; cells of fewer than five seeds, and cells of runs that
 were made differently, are warned of. Runs that have not finished are named and left out. `--metric` is any evaluation
-metric, for example eval/DD. `--against` prints how likely a run of each method is better than one of the method named.
+metric, for example eval/DD, or `area`, the area under the curve of returns. `--against` prints how likely a run of each
+method is better than one of the method named.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from typing import NoReturn
 from covr_jax.commands import program
 from covr_jax.report import ReportError
 from covr_jax.report.names import disambiguate
-from covr_jax.report.table import KINDS, improvements, markdown, read_final, render, summarise, warnings
+from covr_jax.report.table import AREA, KINDS, improvements, markdown, read_final, render, summarise, warnings
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path, nargs="+", help="run directories")
-    parser.add_argument("--metric", default="eval/episode_return", help="default: eval/episode_return")
+    shown = f"default: eval/episode_return; {AREA}: the area under its curve per env step"
+    parser.add_argument("--metric", default="eval/episode_return", help=shown)
     parser.add_argument("--against", metavar="METHOD", help="a row of the table to compare the others with")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"file to write, {', '.join(KINDS)}")
     return parser.parse_args(arguments)

@@ -18,6 +18,7 @@ from covr_jax.report.intervals import Interval, improvement, interquartile
 KINDS = (".md", ".csv", ".json", ".tex")
 RANDOM = "random policy"
 FEW = 5  # seeds below which a cell is warned of
+AREA = "area"  # in place of a metric: the mean evaluation over all env steps, the area under the curve per env step
 
 
 class Origin(NamedTuple):
@@ -61,20 +62,33 @@ class Cell(NamedTuple):
 def read_final(run_dir: str | Path, metric: str = "eval/episode_return") -> Final | None:
     """Reads the last value of an evaluation metric; None for a run that has not finished, or has diverged.
 
+    Args:
+      run_dir: of the run.
+      metric: name in metrics.jsonl, or ``AREA``.
+
     Raises:
       ReportError: the run cannot be read, or it has finished without the metric, or its last value is no number.
     """
     run = read_run(run_dir)
     if not run.result or run.diverged:
         return None
-    value = run.last(metric)
+    value = area(run) if metric == AREA else run.last(metric)
     if value is None and any(metric in row for row in run.rows):
         raise ReportError(f"{run.folder}: the last {metric} is no number")
     if value is None:
         known = sorted({name for row in run.rows for name in row if name.startswith("eval/")})
         raise ReportError(f"{run.folder}: no metric {metric}; it has {', '.join(known)}")
-    random = run.random_return if metric == "eval/episode_return" else None
+    random = run.random_return if metric in ("eval/episode_return", AREA) else None
     return Final(str(run.config.get("task", "unknown")), method_name(run.config), value, random, _origin(run))
+
+
+def area(run: Run) -> float | None:
+    """Returns the mean of the evaluations' returns over the env steps from the first to the last, by trapezia.
+
+    None where the run has fewer than two evaluations.
+    """
+    x, y = run.curve("eval/episode_return")
+    return float(np.trapezoid(y, x) / (x[-1] - x[0])) if len(x) > 1 and x[-1] > x[0] else None
 
 
 def _origin(run: Run) -> Origin:

@@ -12,7 +12,7 @@ from covr_jax.commands import cli
 from covr_jax.config.validate import validate
 from covr_jax.report.table import Cell
 from covr_jax.training.resolve import resolve
-from experiments.paper import tables
+from experiments.paper import bases, tables
 from tests.support.synthetic_run import make_run
 
 NAMES = (
@@ -27,6 +27,9 @@ NAMES = (
     "car_racing",
     "iterations",
     "generalisation",
+    "bases",
+    "control",
+    "readings",
 )
 
 
@@ -236,3 +239,20 @@ def test_returns_of_the_vlm_alone_are_shown_by_round(tmp_path):
     lines = iterations.by_round(iterations.TABLE, [1, 2, 3], tmp_path).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     assert rows[2:] == [["0", "-13", "-15 ± 5 (2)"], ["1", "–", "4 ± 0 (1)"], ["5", "97", ""]]
+
+
+def test_agents_are_compared_with_themselves_and_covr(tmp_path):
+    """Every COVR run ends higher than every RAD run; SAC has no run with COVR and is not compared."""
+    finals = {"rad": (10.0, 20.0), "covr": (30.0, 40.0), "sac": (5.0, 7.0)}
+    for run_name, values in finals.items():
+        for seed, value in enumerate(values, 1):
+            folder = tmp_path / "cartpole_swingup" / run_name / f"seed{seed}"
+            run = make_run(folder, rounds=0, method=run_name, task="cartpole_swingup", seed=seed)
+            rows = [{"env_steps": step, "eval/episode_return": value} for step in (0, 100)]
+            (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            (run / "result.json").write_text('{"random_return": 1.0}')
+    text = bases.compared(bases.TABLE, [1, 2], tmp_path)
+    assert "| Cartpole | RAD+COVR | 1.00 [1.00, 1.00] |" in text
+    assert "| Cartpole area | RAD+COVR | 1.00 [1.00, 1.00] |" in text
+    assert "| SAC | – | 6 ± 1 (2) |" in text and "| SAC+COVR | – |  | – |  |" in text
+    assert text.count("[1.00, 1.00]") == 2

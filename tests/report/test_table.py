@@ -13,6 +13,7 @@ import pytest
 from covr_jax.report import ReportError
 from covr_jax.report.intervals import Improvement, Interval, improvement, interquartile
 from covr_jax.report.table import (
+    AREA,
     Final,
     Origin,
     improvements,
@@ -154,6 +155,19 @@ def test_what_a_run_ended_with(tmp_path):
         read_final(run, "eval/distance")
     (run / "result.json").unlink()
     assert read_final(run) is None
+
+
+def test_the_area_under_a_curve_per_env_step(tmp_path):
+    """From 10 to 30 over 100 env steps, then 30 over 200: (20 * 100 + 30 * 200) / 300."""
+    run = make_run(tmp_path / "run", rounds=0)
+    evaluations = [(100, 10.0), (200, 30.0), (400, 30.0)]
+    rows = [{"env_steps": step, "eval/episode_return": value} for step, value in evaluations]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_final(run, AREA).value == pytest.approx(80 / 3)
+    assert read_final(run, AREA).random == read_final(run).random is not None
+    (run / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(ReportError, match="no metric area; it has eval/episode_return"):
+        read_final(run, AREA)
 
 
 def test_the_script_leaves_out_what_has_not_finished(tmp_path):

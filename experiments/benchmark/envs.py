@@ -160,8 +160,8 @@ def main() -> int:
         suite = None if arguments.alone else rivals.child(__file__, "--dm-control", task, MUJOCO_GL=arguments.gl)
         for lanes in arguments.num_envs:
             rows += rows_of(task, lanes, arguments.samples, arguments.physics, suite)
-    if arguments.output:
-        measure.write(arguments.output, rows, gl=arguments.gl, image_size=SIZE)
+        if arguments.output:  # a task takes three minutes
+            measure.write(arguments.output, rows, gl=arguments.gl, image_size=SIZE)
     print("\n" + measure.table(rows))
     return 0
 

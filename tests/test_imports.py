@@ -37,6 +37,7 @@ FENCES = {
     "transformers": ("runtime/dlpack.py", "vlm/"),
     "peft": ("runtime/dlpack.py", "vlm/"),
     "safetensors": ("runtime/dlpack.py", "vlm/", "policy.py"),
+    "httpx2": ("vlm/serving/vllm_client.py",),
     "huggingface_hub": ("vlm/", "policy.py", "commands/push.py"),
     "mujoco": ("envs/", "render/", "training/video.py", "commands/cli.py", "commands/doctor.py"),
     "dm_control": ("envs/", "render/"),

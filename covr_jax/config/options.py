@@ -88,14 +88,19 @@ class VLMConfig:
 
     # `tiny`, `fake` (no model), `none`, a path or a hub id (@revision) [COVR: Qwen2.5-VL-3B]
     name: str = "Qwen/Qwen2.5-VL-3B-Instruct"
-    # sync: the learner waits and errors end the run; async: a thread; process: a child process. In the last two the VLM
-    # may be late, hang or crash, and learning goes on unguided [COVR: sync]
-    mode: Literal["sync", "async", "process"] = "sync"
-    # async, process: longest wait of the learner per chunk, seconds; later answers are stored when they come [ours]
+    # sync: the learner waits and errors end the run; async: a thread; process: a child process; vllm: a thread that
+    # asks the vLLM server at `endpoint`, and fine-tunes here. In the last three the VLM may be late, hang or crash, and
+    # learning goes on unguided [COVR: sync]
+    mode: Literal["sync", "async", "process", "vllm"] = "sync"
+    # vllm: address of the server, such as http://localhost:8000; its key is in COVR_VLLM_API_KEY. None: no server
+    endpoint: str | None = None
+    # Not sync: longest wait of the learner per chunk, seconds; later answers are stored when they come [ours]
     deadline_s: NonNegative = 0.0
-    # async, process: seconds without a sign of work (a layer computed) after which a VLM counts as hung [ours]
+    # Not sync: seconds without a sign of work (a layer computed, an answer of the server) after which a VLM counts as
+    # hung [ours]
     hang_s: Positive = 600.0
-    restarts: Count = 5  # async, process: restarts after failures, with growing pauses, before it is given up [ours]
+    # Not sync: restarts after failures, with growing pauses, before the VLM is given up; a vLLM server never is [ours]
+    restarts: Count = 5
     record: bool = False  # write every answer to vlm/answers.jsonl in the run directory
     replay: str | None = None  # file of recorded answers, played back instead of any VLM; None: no recording
     # constrained: an answer follows the action grammar; free: text that is parsed where possible [ours]

@@ -22,6 +22,7 @@ FREE = (
     "run.log_every",
     "run.video",
     "run.resume",
+    "vlm.endpoint",
     "vlm.deadline_s",
     "vlm.hang_s",
     "vlm.restarts",

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Interval, Le
 
@@ -31,6 +32,8 @@ def validate(config: Config) -> None:
         _check_vpf(config)
     if config.method in MAP_METHODS:
         _check_maps(config)
+    if config.method in WITH_VLM and config.vlm.mode == "vllm" and config.vlm.replay is None:
+        _check_server(config)
 
 
 # ------------------------------------------------------------------------ bounds of a single option
@@ -135,6 +138,8 @@ def _check_vlm(config: Config) -> None:
         raise ConfigError("--vlm.record and --vlm.replay exclude each other")
     if config.method in WITH_VLM and config.vlm.name == "none":
         raise ConfigError(f"{config.method} needs a VLM; use --vlm tiny or a model, or --method rad")
+    if config.method in WITH_VLM and config.vlm.endpoint is not None and config.vlm.mode != "vllm":
+        raise ConfigError("--vlm.endpoint is the address of a vLLM server; add --vlm.mode vllm, or leave it out")
 
 
 def _check_vpf(config: Config) -> None:
@@ -159,3 +164,28 @@ def _check_maps(config: Config) -> None:
         raise ConfigError(f"{method} takes --vlm.return-episodes 0 only: its VLM proposes no actions")
     if vlm.expert_states is not None:
         raise ConfigError(f"{method} takes no --vlm.expert-states: its VLM proposes no actions")
+
+
+def _check_server(config: Config) -> None:
+    endpoint, targets = config.vlm.endpoint, config.vlm.lora_targets
+    if config.method in MAP_METHODS:
+        raise ConfigError(f"{config.method} asks for maps, which a vLLM server cannot give; use another --vlm.mode")
+    if endpoint is None:
+        raise ConfigError("--vlm.mode vllm needs --vlm.endpoint, such as http://localhost:8000 (docs/vlm.md)")
+    if "@" in endpoint:
+        raise ConfigError("--vlm.endpoint is written to config.json; put the key into COVR_VLLM_API_KEY instead")
+    if not _is_address(endpoint):
+        raise ConfigError(f"--vlm.endpoint must be http://host:port, got {endpoint!r}")
+    if targets != "language":
+        raise ConfigError(
+            f"--vlm.mode vllm takes --vlm.lora-targets language only, the layers that vLLM adapts; got {targets}"
+        )
+
+
+def _is_address(text: str) -> bool:
+    """Whether a text is an address of the form http://host:port, with an optional path."""
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and not url.query
+    except ValueError:
+        return False

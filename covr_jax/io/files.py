@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import IO, Any
 
@@ -69,3 +71,16 @@ def sync_directory(directory: Path) -> None:
 def write_json(path: Path, value: Any, indent: int = 1) -> None:
     """Replaces a file by a JSON document, as ``write_text`` does."""
     write_text(path, to_json(value, indent=indent))
+
+
+def link_or_copy(source: str, target: str) -> str:
+    """Makes a file that is replaced, never modified, appear at a second path as well; returns that path.
+
+    It is a hard link, or a copy on another file system. A target that exists stays.
+    """
+    with contextlib.suppress(FileExistsError):
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+    return target

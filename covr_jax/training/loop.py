@@ -83,6 +83,7 @@ class AgentTrainer(Trainer):
             num_envs=parts.env.num_envs,
             frames_queried=self.loop.frames_queried,
             frames_skipped=self.loop.frames_skipped,
+            tell=self.reporter.message,
         )
 
     def _read_counts(self) -> None:
@@ -264,12 +265,10 @@ class AgentTrainer(Trainer):
         number = self.loop.rounds + 1
         wait = self.env_steps >= self.config.total_steps  # no learner waits for this one any more
         tuned = self.loop.tuned_rounds or 0
-        completed = self.finetune_scheduler.step(
-            self.state, number, self._data(), self.reporter, tuned=tuned, wait=wait
-        )
-        if completed is None:
+        done = self.finetune_scheduler.step(self.state, number, self._data(), self.reporter, tuned=tuned, wait=wait)
+        if done is None:
             return False
-        record, self.loop.data_start = completed
+        record, self.loop.data_start = done
         self.loop.rounds, self.loop.tuned_rounds = number, tuned + record["tuned"]
         counts = {"covr/round": number, "covr/tuned_rounds": self.loop.tuned_rounds}
         self.log(round_metrics(record) | counts)

@@ -110,6 +110,7 @@ class QueryManager:
         num_envs: int,
         frames_queried: int = 0,
         frames_skipped: int = 0,
+        tell: Callable[[str], None] | None = None,
     ):
         """Creates a manager without pending queries.
 
@@ -121,7 +122,9 @@ class QueryManager:
           num_envs: E.
           frames_queried: count of the run so far.
           frames_skipped: count of the run so far.
+          tell: is told in one line that the VLM no longer answers, and that it does again; None: nobody.
         """
+        self._tell, self._told = tell, False
         self.frames_queried, self.frames_skipped = frames_queried, frames_skipped
         self._vlm, self._select, self._set_prior = vlm, select, set_prior
         self._num_slots, self._num_envs = num_slots, num_envs
@@ -137,12 +140,18 @@ class QueryManager:
                 self.frames_queried += len(frames)
                 self.frames_skipped += self._num_slots - len(frames)
         answers = self._vlm.poll(now)
+        self._tell_fault()
         for query_time, prior, _ in answers:
             prior = scatter_priors(prior, self._pending[query_time], self._num_envs, self._num_slots)
             state = self.store(state, prior, query_time)
         if answers:  # queries before the newest answer have been dropped or lost
             self._pending = {time: index for time, index in self._pending.items() if time > answers[-1].query_step}
         return state
+
+    def _tell_fault(self) -> None:
+        if self._tell is not None and bool(fault := self._vlm.fault) != self._told:
+            self._told = bool(fault)
+            self._tell(f"the VLM does not answer, learning goes on: {fault}" if fault else "the VLM answers again")
 
     def store(self, state: TrainState, prior: Prior, end: int) -> TrainState:
         """Stores answers (action f32[N/E,E,A], valid bool[N/E,E]) with the chunk that ended at time ``end``."""

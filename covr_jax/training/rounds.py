@@ -263,6 +263,8 @@ def tell_round(record: dict[str, Any], env_steps: int, reporter: Reporter) -> No
     number, names = record["round"], (*_METRICS, "vlm_return")
     shown = ", ".join(f"{name} {record[name]:.3g}" for name in names if record.get(name) is not None)
     reporter.message(f"round {number} at {env_steps:,} env steps: {shown}")
+    if error := record.get("push_error"):
+        reporter.message(f"round {number}'s adapter is not served yet, the one of before answers: {error}")
     if not record["tuned"]:
         why = "its fine-tuning diverged and was rolled back" if record.get("rolled_back") else "it had nothing to learn"
         reporter.message(f"round {number} did not tune the VLM and does not count toward the cold start: {why}")

@@ -22,11 +22,13 @@
 
   serving/        access of a run to its VLM
     protocol      the interface: PriorService, Engine and their records
-    factory       makes the service of a run: sync, async, process, recording, playback
+    factory       makes the service of a run: sync, async, process, vllm, recording, playback
     supervise     deadlines, failures and restarts of a worker
     worker        the thread or child process that runs an engine
     server        the loop of a worker: request -> response
     shared        arrays in shared memory, for the child process
+    vllm_engine   the engine that is fine-tuned here and answers on a vLLM server
+    vllm_client   requests to that server
     recording     answers in a file, and their playback
     fake          an engine without a model
 
@@ -36,8 +38,9 @@
     gae           generalised advantage estimation, in JAX
     rollout       experience, and its conversion to a batch
 
-Torch is imported by ``engine``, ``trainer``, ``decode``, ``map_engine``, ``ppo.policy``, ``ppo.loss`` and ``models``
-(except ``backbones``, ``pretrained`` and ``tiny``), and by the other modules not before an engine is built.
+Torch is imported by ``engine``, ``trainer``, ``decode``, ``map_engine``, ``serving.vllm_engine``, ``ppo.policy``,
+``ppo.loss`` and ``models`` (except ``backbones``, ``pretrained`` and ``tiny``), and by the other modules not before an
+engine is built.
 """
 
 import os as _os

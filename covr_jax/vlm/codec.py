@@ -49,6 +49,11 @@ def format_numbers(values, signed: bool = False) -> str:
     return SEPARATOR.join(f"{v:+.2f}" if signed else f"{v:.2f}" for v in rounded)
 
 
+def max_answer_tokens(action_dim: int) -> int:
+    """Returns a number of tokens that every tokenizer's answer fits into, with room for a few words around it."""
+    return 16 + 8 * action_dim
+
+
 def parse_action(text, action_dim: int) -> tuple[np.ndarray, bool]:
     """Parses an action from free text. It never raises and never makes up a number.
 

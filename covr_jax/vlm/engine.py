@@ -20,9 +20,9 @@ from covr_jax.runtime import dlpack
 from covr_jax.runtime.rng import check_seed
 from covr_jax.types import Prior
 from covr_jax.vlm import budget, decode
-from covr_jax.vlm.codec import format_action
+from covr_jax.vlm.codec import format_action, max_answer_tokens
 from covr_jax.vlm.defaults import RELEASED, TINY
-from covr_jax.vlm.grammar import Grammar, build_grammar
+from covr_jax.vlm.grammar import Grammar, answer_pattern, build_grammar
 from covr_jax.vlm.merging import AdapterMerger
 from covr_jax.vlm.models import adapter
 from covr_jax.vlm.models.loading import (
@@ -37,7 +37,7 @@ from covr_jax.vlm.models.loading import (
 )
 from covr_jax.vlm.models.pretrained import share_gpu
 from covr_jax.vlm.prompts import prompt_for, short_prompt_for
-from covr_jax.vlm.serving.protocol import fresh_counters
+from covr_jax.vlm.serving.protocol import Question, fresh_counters
 from covr_jax.vlm.trainer import FinetuneOptions, finetune
 
 if TYPE_CHECKING:
@@ -162,6 +162,14 @@ class VLMEngine:
         """Bytes of all weights in memory, with those that merging the adapter keeps on the host."""
         return sum(p.nbytes for p in self._backbone.model.parameters()) + self._merger.kept_bytes
 
+    @property
+    def question(self) -> Question:
+        """What is asked with every sample, for a server of the same model."""
+        about, free = self._backbone.description, self.decoding == "free"
+        pattern = None if free else answer_pattern(self.action_dim, self.signed, about.answer_space)
+        size, tokens = self._backbone.image.size, self._max_new_tokens
+        return Question(self.prompt, about.system_role, size, self.action_dim, pattern, tokens)
+
     def parts(self, *, merged: bool | None = None) -> tuple[Backbone, PromptTokens, Grammar]:
         """Returns the model, its prompt and the grammar of its answers.
 
@@ -215,7 +223,7 @@ class VLMEngine:
 
     @property
     def _max_new_tokens(self) -> int:
-        return 16 + 8 * self.action_dim
+        return max_answer_tokens(self.action_dim)
 
     def _answer_batch(self, frames: torch.Tensor, largest: int) -> list[str]:
         """Answers at most ``largest`` samples, padded to the next power of two so that few sizes occur."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covr_jax.vlm.serving.protocol import Engine, FinetuneBatch, Report
+from covr_jax.vlm.serving.protocol import Engine, FinetuneBatch, PriorError, Report
 
 if TYPE_CHECKING:
     from covr_jax.vlm.serving.protocol import Actions, Frames
@@ -23,14 +23,15 @@ def run_finetune_round(engine: Engine, batch: FinetuneBatch, report: Report | No
     Returns:
       trained (number of samples), finetune_loss (list), finetune_loss_floor, finetune_seconds, rolled_back,
       action_error, action_error_before, action_error_untuned (of the model without adapter; errors are None without a
-      valid answer) and answers (texts for the first ``batch.shown`` held-out frames).
+      valid answer), answers (texts for the first ``batch.shown`` held-out frames) and, where the adapter could not be
+      brought to a server, push_error.
     """
     before = action_error(engine, batch.heldout_frames, batch.heldout_action)
     with engine.disable_adapter():
         untuned = action_error(engine, batch.heldout_frames, batch.heldout_action)
     result = engine.finetune(batch.frames, batch.action, batch.weight, report)
     answers = engine.answer(batch.heldout_frames[: batch.shown])
-    return {
+    record = {
         "trained": len(batch.weight),
         "finetune_loss": result["finetune_losses"],
         "finetune_loss_floor": result.get("loss_floor", 0.0),
@@ -41,6 +42,7 @@ def run_finetune_round(engine: Engine, batch: FinetuneBatch, report: Report | No
         "action_error_untuned": untuned,
         "answers": answers,
     }
+    return record | ({"push_error": result["push_error"]} if "push_error" in result else {})
 
 
 def action_error(engine: Engine, frames: Frames, action: Actions) -> float | None:
@@ -52,8 +54,11 @@ def action_error(engine: Engine, frames: Frames, action: Actions) -> float | Non
       action: f32[N,A], a_r.
 
     Returns:
-      The mean, or None if no answer is valid.
+      The mean, or None if no answer is valid, or a server gives none.
     """
-    prior = engine.query(frames)
+    try:
+        prior = engine.query(frames)
+    except PriorError:  # a round must not be lost for its measurements
+        return None
     valid = np.asarray(prior.valid)
     return float(np.abs(np.asarray(prior.action) - np.asarray(action))[valid].mean()) if valid.any() else None

@@ -16,6 +16,7 @@ import numpy as np
 from covr_jax.vlm.codec import PREFIX, SEPARATOR, SUFFIX
 
 _NUMBER = re.compile(r"([+-]?)([0-9])\.([0-9])([0-9])")
+_MAGNITUDE = r"(?:0\.[0-9][0-9]|1\.00)"  # what ``_add_number`` lets follow a sign
 _PROBES = ("0.00", "0.43", "0.97", "1.00")  # numbers with which a tokenizer is tried
 
 
@@ -82,6 +83,21 @@ def build_grammar(tokenizer, action_dim: int, signed: bool, context: str = "\n",
         [(token, state_after)] = edges[state_after].items()
         prefix.append(token)
     return _compile(edges, state_after, state, tuple(prefix), spelling, tokenizer)
+
+
+def answer_pattern(action_dim: int, signed: bool, space: str = "") -> str:
+    """Returns the answers of ``build_grammar`` as a regular expression, for a server that decodes by one.
+
+    It uses only what the engines of structured output have in common: groups, classes and escaped brackets and points.
+
+    Args:
+      action_dim: A.
+      signed: whether positive numbers carry their sign.
+      space: what separates an answer from the context.
+    """
+    number = ("[+-]" if signed else "-?") + _MAGNITUDE
+    opening, closing = (re.sub(r"([][])", r"\\\1", part) for part in (PREFIX, SUFFIX))
+    return space + opening + SEPARATOR.join([number] * action_dim) + closing
 
 
 def continuation(tokenizer, text: str, context: str = "\n", space: str = "") -> tuple[int, ...]:

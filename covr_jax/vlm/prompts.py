@@ -6,7 +6,8 @@ The VLM learns how to act by fine-tuning; the prompt only names the scene, the j
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 
 class Prompt(NamedTuple):
@@ -19,6 +20,23 @@ class Prompt(NamedTuple):
     def digest(self) -> str:
         """Short hash of the text, stored with results to detect changed wording."""
         return hashlib.sha256(f"{self.system}\0{self.user}".encode()).hexdigest()[:12]
+
+
+def chat_messages(prompt: Prompt, images: Sequence[Mapping[str, Any]], *, system_role: bool) -> list[dict[str, Any]]:
+    """Returns a prompt about images as the messages of a chat.
+
+    Args:
+      prompt: text; an empty system part is left out.
+      images: a content part per frame, oldest first, as a model's chat template or a server's interface has it.
+      system_role: whether the model's chat template has a system turn; else its text is put before the user's.
+    """
+    system, user = prompt
+    if system and not system_role:
+        system, user = "", f"{system}\n{user}"
+    messages: list[dict[str, Any]] = []
+    if system:
+        messages.append({"role": "system", "content": [{"type": "text", "text": system}]})
+    return [*messages, {"role": "user", "content": [*images, {"type": "text", "text": user}]}]
 
 
 class _Task(NamedTuple):

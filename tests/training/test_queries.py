@@ -76,6 +76,14 @@ def test_dropped_queries_are_neither_counted_nor_waited_for():
     assert (manager.frames_queried, manager.frames_skipped, manager.pending) == (3, 1, [10])
 
 
+def test_a_run_says_once_that_priors_stop_and_once_that_they_come_again():
+    vlm, told = SimpleNamespace(fault="", poll=lambda step: []), []
+    manager = QueryManager(vlm, None, None, num_slots=4, num_envs=2, tell=told.append)
+    for vlm.fault in ("", "gone", "gone", "refused", "", ""):
+        manager.step(SimpleNamespace(replay=SimpleNamespace(count=10)), query=False)
+    assert told == ["the VLM does not answer, learning goes on: gone", "the VLM answers again"]
+
+
 # --------------------------------------------------------------------- entropy
 
 

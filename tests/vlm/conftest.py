@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.faults import Clock, supervised
+from tests.support.vllm_server import VLLMServer
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)
@@ -46,6 +47,14 @@ def make_engine(monkeypatch):
         return VLMEngine("tiny", settings.pop("task", "reacher_easy"), settings.pop("action_dim", 2), **settings)
 
     return make
+
+
+@pytest.fixture
+def server():
+    """A server that answers by the rule of ``FakeVLM``, in text."""
+    server = VLLMServer()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

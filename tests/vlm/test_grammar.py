@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from covr_jax.vlm.codec import format_action, parse_action
 from covr_jax.vlm.decode import answer_texts
-from covr_jax.vlm.grammar import build_grammar, continuation
+from covr_jax.vlm.grammar import answer_pattern, build_grammar, continuation
 from tests.support.byte_tokenizer import byte_tokenizer
 from tests.support.qwen_tokenizer import qwen_tokenizer
 
@@ -29,6 +31,28 @@ def test_grammar_speaks_exactly_the_codecs_language(backbone, signed):
     written = {format_action([i / 100], signed) for i in range(-100, 101)}
     assert spoken - written == {"Action: [-0.00]"} and written <= spoken
     assert all(parse_action(text, 1)[1] for text in spoken)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_pattern_for_servers_is_the_grammar(backbone, signed):
+    """All texts of three digits with any sign, alone and behind another number."""
+    pattern = {n: answer_pattern(n, signed, space=" " * (n - 1)) for n in (1, 2)}
+    grammar = {n: build_grammar(backbone.tokenizer, n, signed) for n in (1, 2)}
+    first = "-0.50, "
+
+    def speaks(count, text):
+        try:
+            return bool(grammar[count].encode(text))
+        except ValueError:
+            return False
+
+    numbers = [f"{sign}{i // 100}.{i % 100:02d}" for sign in ("", "+", "-") for i in range(220)]
+    for number in [*numbers, "0.5", "0.500", "00.50", ".50", "0,50", ""]:
+        for count, before in ((1, ""), (2, first)):
+            text = f"Action: [{before}{number}]"
+            spoken = speaks(count, text)
+            assert bool(re.fullmatch(pattern[count], " " * (count - 1) + text)) is spoken, text
+    assert speaks(2, f"Action: [{first}{'+' if signed else ''}0.07]")
 
 
 def test_training_tokens_are_the_decoded_tokens(backbone):

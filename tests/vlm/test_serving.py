@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,42 +18,8 @@ from covr_jax.vlm.serving import factory
 from covr_jax.vlm.serving.fake import FakeVLM
 from covr_jax.vlm.serving.protocol import PriorError
 from covr_jax.vlm.serving.recording import PlaybackService, RecordingService, read_recording
-from covr_jax.vlm.serving.supervise import RetryPolicy
 from tests.support.faults import expected, some_batch, some_frames
-
-PATIENT = RetryPolicy(deadline_s=60.0, hang_s=60.0)
-
-
-def make(mode, folder):
-    """A service of a mode around ``FakeVLM``; 'replay' plays back a recording of ``story`` in mode sync."""
-    if mode == "replay":
-        recording = RecordingService(factory.SyncService(FakeVLM()), folder / "answers.jsonl")
-        story(recording, folder / "recorded")
-        return PlaybackService(folder / "answers.jsonl")
-    return factory.make_service(partial(factory.build_engine, "fake", "any", 1, {}), mode, folder / "store", PATIENT)
-
-
-def plain(answers):
-    return [(a.query_step, a.version, np.asarray(a.prior.action).tolist(), a.prior.valid.tolist()) for a in answers]
-
-
-def story(service, folder):
-    """All results of two chunks, a round, a chunk, a measurement, a round, a chunk and a measurement."""
-    results, progress = [], []
-    results.append(plain(service.poll(5)))
-    for step in (10, 20):
-        assert service.submit(step, some_frames(step)) is True
-        results.append(plain(service.poll(step)))
-    for number, step in ((1, 30), (2, 40)):
-        results.append((service.ready, service.poll_finetune()))
-        service.submit_finetune(some_batch(number))
-        result = service.poll_finetune(lambda *step: progress.append(step))
-        results.append((result, service.poll_finetune(), service.ready))
-        service.submit(step, some_frames(step))
-        results.append(plain(service.poll(step)))
-        results.append(service.query(some_frames(number)).action.tolist())
-    service.save_adapter(folder)
-    return results, progress
+from tests.support.services import make, story
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +27,20 @@ def reference(tmp_path_factory):
     return story(factory.SyncService(FakeVLM()), tmp_path_factory.mktemp("reference"))
 
 
-@pytest.fixture(params=["sync", "async", "process", "replay"])
-def service(request, tmp_path):
-    service = make(request.param, tmp_path)
+@pytest.fixture(params=["sync", "async", "process", "vllm", "replay"])
+def mode(request):
+    return request.param
+
+
+@pytest.fixture
+def endpoint(request, mode):
+    """The server of mode vllm; None in the others."""
+    return request.getfixturevalue("server") if mode == "vllm" else None
+
+
+@pytest.fixture
+def service(mode, tmp_path, endpoint):
+    service = make(mode, tmp_path, endpoint)
     yield service
     service.close()
 
@@ -85,10 +61,13 @@ def test_sync_gives_the_answers_of_the_engine(reference):
     assert progress == [(1, 1, 0.5)] * 2
 
 
-def test_every_mode_gives_the_same_results(service, reference, tmp_path):
+def test_every_mode_gives_the_same_results(mode, service, reference, tmp_path):
     results, progress = story(service, tmp_path / "saved")
+    if mode == "vllm":  # the server writes what it sees, ``FakeVLM.answer`` always the same
+        for index in (4, 8):
+            results[index][0].record["answers"] = ["Action: [0.00]"] * 2
     assert results == reference[0]
-    assert progress == ([] if isinstance(service, PlaybackService) else reference[1])  # recordings hold no progress
+    assert progress == ([] if mode == "replay" else reference[1])  # recordings hold no progress
     assert (
         service.model_info.name == "fake"
         and service.model_info.prompt == "Which way?"
@@ -97,17 +76,18 @@ def test_every_mode_gives_the_same_results(service, reference, tmp_path):
     assert service.counters["rounds"] == 2 and service.metrics()["vlm/parse_fail_rate"] > 0
 
 
-def test_adapter_and_counters_of_a_checkpoint_are_restored(service, tmp_path):
+def test_adapter_and_counters_of_a_checkpoint_are_restored(mode, service, tmp_path, endpoint):
     story(service, tmp_path / "saved")
     counters = dict(service.counters)
-    restored = make("sync" if isinstance(service, factory.SyncService) else "async", tmp_path / "restored")
-    if isinstance(service, PlaybackService):
+    if mode == "replay":
         restored = PlaybackService(tmp_path / "answers.jsonl")
+    else:
+        restored = make({"process": "async"}.get(mode, mode), tmp_path / "restored", endpoint)
     restored.restore(tmp_path / "saved", counters, 40)
     assert {k: restored.counters[k] for k in counters} == counters
     restored.submit(50, some_frames(50))
     answers = restored.poll(50)
-    if isinstance(service, PlaybackService):
+    if mode == "replay":
         assert answers == []  # the recording ends there
     else:
         np.testing.assert_array_equal(answers[0].prior.action, expected(some_frames(50), 3.0).action)
@@ -116,9 +96,9 @@ def test_adapter_and_counters_of_a_checkpoint_are_restored(service, tmp_path):
     restored.close()
 
 
-def test_a_saved_adapter_is_not_changed_by_later_rounds(tmp_path):
-    for mode in ("async", "process"):
-        service = make(mode, tmp_path / mode)
+def test_a_saved_adapter_is_not_changed_by_later_rounds(tmp_path, server):
+    for mode in ("async", "process", "vllm"):
+        service = make(mode, tmp_path / mode, server if mode == "vllm" else None)
         for number in (1, 2):
             service.submit_finetune(some_batch(number))
             assert service.poll_finetune().error == ""

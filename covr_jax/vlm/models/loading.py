@@ -18,7 +18,7 @@ from covr_jax.vlm.models.images import ImageSettings
 from covr_jax.vlm.models.images import preprocess as preprocess  # re-exported for callers of the model
 from covr_jax.vlm.models.pretrained import VLMLoadError, load_pretrained, placement
 from covr_jax.vlm.models.vision import use_equal_windows
-from covr_jax.vlm.prompts import Prompt
+from covr_jax.vlm.prompts import Prompt, chat_messages
 
 
 class Backbone(NamedTuple):
@@ -158,11 +158,7 @@ def tokenize_prompt(backbone: Backbone, prompt: Prompt) -> PromptTokens:
     """
     tokenizer, description, image = backbone.tokenizer, backbone.description, backbone.image
     pad_id = backbone.model.config.image_token_id
-    system, user = prompt
-    if system and not description.system_role:
-        system, user = "", f"{system}\n{user}"
-    messages = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
-    messages.append({"role": "user", "content": [*[{"type": "image"}] * image.frames, {"type": "text", "text": user}]})
+    messages = chat_messages(prompt, [{"type": "image"}] * image.frames, system_role=description.system_role)
     templates = (tokenizer.chat_template, description.chat_template)
     candidates = (_apply_template(tokenizer, template, messages) for template in templates)
     ids = next((ids for ids in candidates if ids.count(pad_id) == image.frames), None)

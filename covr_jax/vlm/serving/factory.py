@@ -1,10 +1,10 @@
-"""Makes the service of a run: modes ``sync``, ``async`` and ``process``, recorded or played back from a recording."""
+"""Makes the service of a run, by its mode; recorded, or played back from a recording."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from covr_jax.config import MAP_METHODS, WITH_VLM, Config, ConfigError
 from covr_jax.vlm import finetune_round
@@ -14,6 +14,7 @@ from covr_jax.vlm.serving.protocol import (
     Engine,
     FinetuneBatch,
     FinetuneResult,
+    PriorError,
     PriorService,
     Report,
     model_info,
@@ -27,7 +28,7 @@ from covr_jax.vlm.serving.worker import ProcessWorker, ThreadWorker
 if TYPE_CHECKING:
     from covr_jax.vlm.serving.protocol import Frames
 
-Mode = Literal["sync", "async", "process"]
+Mode = Literal["sync", "async", "process", "vllm"]
 
 
 class SyncService:
@@ -36,6 +37,8 @@ class SyncService:
     Attributes:
       engine: answers and is fine-tuned.
     """
+
+    fault = ""
 
     def __init__(self, engine: Engine):
         self.engine, self.model_info, self.counters = engine, model_info(engine), engine.counters
@@ -128,6 +131,30 @@ def build_mapper(name: str, task: str, answer_dim: int, options: dict[str, Any])
     return MapVLM(name, task, answer_dim, **options)
 
 
+def build_served(build: Build, name: str, endpoint: str, patience_s: float, store: Path) -> Engine:
+    """Makes an engine that is fine-tuned here and answers on a vLLM server; see ``vllm_engine.VLLMEngine``.
+
+    Args:
+      build: makes the engine that is fine-tuned.
+      name: of its model.
+      endpoint: address of the server.
+      patience_s: longest silence of the server during a request.
+      store: directory for the adapter that the server reads.
+
+    Raises:
+      PriorError: if the server cannot be used, or the package httpx2 is missing.
+      RuntimeError: from ``build``.
+      ValueError: from ``build``.
+    """
+    try:
+        from covr_jax.vlm.serving.vllm_engine import VLLMEngine
+    except ModuleNotFoundError as error:
+        if error.name != "httpx2":
+            raise
+        raise PriorError("--vlm.mode vllm needs the package httpx2; pip install 'covr_jax[vllm]'") from error
+    return VLLMEngine(cast(Any, build), name, endpoint, patience_s, store)
+
+
 def make_service(
     build: Build,
     mode: Mode,
@@ -141,7 +168,7 @@ def make_service(
 
     Args:
       build: makes the engine; for 'process' it must be picklable.
-      mode: 'sync', 'async' or 'process'.
+      mode: 'sync', 'async', 'process' or 'vllm', for which ``build`` is that of ``build_served``.
       store: directory for the worker's adapters.
       retry: time limits and number of restarts of the worker.
       record: file to record every answer to; None: no recording.
@@ -157,7 +184,7 @@ def make_service(
     if mode == "sync":
         service: PriorService = SyncService(build())
     else:
-        service = SupervisedService(partial(ThreadWorker if mode == "async" else ProcessWorker, build), store, retry)
+        service = SupervisedService(partial(ProcessWorker if mode == "process" else ThreadWorker, build), store, retry)
     return service if record is None else RecordingService(service, record)
 
 
@@ -202,10 +229,16 @@ def make_vlm(config: Config, answer_dim: int, run_dir: Path) -> PriorService | N
         "finetune_options": {name: value for name, value in finetune_options.items() if value is not None},
     }
     uses_maps = config.method in MAP_METHODS
-    build = partial(build_mapper if uses_maps else build_engine, vlm.name, config.task, answer_dim)
+    builder = build_mapper if uses_maps else build_engine
+    build: Build = partial(
+        builder, vlm.name, config.task, answer_dim, options if uses_maps else options | engine_options
+    )
+    if vlm.mode == "vllm":
+        patience_s = vlm.hang_s / 2  # a server that hangs must be no hang of the worker, which may be in a round
+        build = partial(build_served, build, vlm.name, str(vlm.endpoint), patience_s, run_dir / "vlm" / "served")
     try:
         return make_service(
-            partial(build, options if uses_maps else options | engine_options),
+            build,
             vlm.mode,
             run_dir / "vlm" / "adapters",
             RetryPolicy(vlm.deadline_s, vlm.hang_s, vlm.restarts),

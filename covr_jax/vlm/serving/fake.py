@@ -6,13 +6,14 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from covr_jax.types import Prior
-from covr_jax.vlm.serving.protocol import Report, fresh_counters
+from covr_jax.vlm.codec import max_answer_tokens
+from covr_jax.vlm.prompts import Prompt
+from covr_jax.vlm.serving.protocol import Question, Report, fresh_counters
 
 if TYPE_CHECKING:
     from covr_jax.vlm.serving.protocol import Actions, Frames, Weights
@@ -25,12 +26,13 @@ class FakeVLM:
     """
 
     name, parameter_count, memory_bytes = "fake", "1 of 1", 8
-    prompt = SimpleNamespace(user="Which way?")
+    prompt = Prompt("", "Which way?")
     working: Callable[[], None] | None = None
 
     def __init__(self, action_dim: int = 1):
         self.action_dim, self.bias, self.enabled = action_dim, 0.0, True
         self.counters = fresh_counters()
+        self.question = Question(self.prompt, True, None, action_dim, None, max_answer_tokens(action_dim))
 
     def query(self, frames: Frames) -> Prior:
         """As ``VLMEngine.query``, with NumPy arrays."""

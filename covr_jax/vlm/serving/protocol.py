@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from covr_jax.types import Prior
+from covr_jax.vlm.prompts import Prompt
 
 if TYPE_CHECKING:  # a process whose VLM runs in a child must not pay for importing JAX
     from jaxtyping import Array, Float, UInt8
@@ -26,6 +27,8 @@ if TYPE_CHECKING:  # a process whose VLM runs in a child must not pay for import
     Actions = Float[Array | np.ndarray, "N A"]
     Weights = Float[Array | np.ndarray, " N"]
 
+# Counters of an engine that answers on a server: frames that it gave no answer to, adapters that it did not take.
+SERVER_COUNTERS = ("unanswered", "push_failures")
 Report = Callable[[int, int, float], None]  # progress of fine-tuning: (optimiser step, number of steps, loss)
 
 
@@ -66,6 +69,17 @@ class FinetuneResult(NamedTuple):
 
     record: dict[str, Any]  # of ``finetune_round.run_finetune_round``; empty after an error
     error: str = ""
+
+
+class Question(NamedTuple):
+    """What is asked with the frames of every sample, for a model behind an interface of text and images."""
+
+    prompt: Prompt
+    system_role: bool  # whether the model's chat template has a system turn
+    image_size: int | None  # height = width to which frames are resized, pixels; None: as they are
+    action_dim: int  # A
+    pattern: str | None  # regular expression of the answers; None: free text
+    max_tokens: int  # longest answer
 
 
 class Engine(Protocol):
@@ -131,6 +145,11 @@ class PriorService(Protocol):
 
     model_info: ModelInfo
     counters: dict[str, float]
+
+    @property
+    def fault(self) -> str:
+        """What keeps the VLM from answering, one line; empty while it answers."""
+        ...
 
     @property
     def ready(self) -> bool:

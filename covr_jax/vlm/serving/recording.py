@@ -61,6 +61,11 @@ class RecordingService:
             _drop_torn_line(self._path)
 
     @property
+    def fault(self) -> str:
+        """See ``PriorService``."""
+        return self._service.fault
+
+    @property
     def ready(self) -> bool:
         """See ``PriorService``."""
         ready = self._service.ready
@@ -120,6 +125,8 @@ class PlaybackService:
     Raises:
       PriorError: if the file cannot be read.
     """
+
+    fault = ""
 
     def __init__(self, path: Path):
         self.model_info, entries = read_recording(Path(path))

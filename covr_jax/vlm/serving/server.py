@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from covr_jax.vlm import finetune_round
-from covr_jax.vlm.serving.protocol import Engine, FinetuneBatch, model_info
+from covr_jax.vlm.serving.protocol import Engine, FinetuneBatch, PriorError, model_info
 
 if TYPE_CHECKING:
     from covr_jax.vlm.serving.protocol import Frames
@@ -65,9 +66,12 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """Message of a worker. All kinds but 'hello', 'working' and 'progress' complete a request."""
+    """Message of a worker. All kinds but 'hello', 'working' and 'progress' complete a request.
 
-    kind: Literal["hello", "working", "answer", "progress", "finetuned", "loaded", "refused", "failed"]
+    'failed' is an error of the engine, 'away' one of a server that the engine depends on.
+    """
+
+    kind: Literal["hello", "working", "answer", "progress", "finetuned", "loaded", "refused", "failed", "away"]
     value: Any
     generation: int
     version: int
@@ -94,13 +98,13 @@ def serve(
     try:
         server.start(build)
     except Exception as error:  # libraries raise anything, and the run must go on without the VLM
-        server.respond("failed", describe_error(error))
+        server.respond_error(error)
         return
     while (request := receive()) is not None:
         try:
             server.handle(request)
         except Exception as error:  # as above; running out of memory is among them
-            server.respond("failed", describe_error(error))
+            server.respond_error(error)
         else:
             continue
         if not keep_running:
@@ -138,6 +142,12 @@ class _Server:
         self.told = time.monotonic()
         self.send(Response(kind, value, self.generation, self.version, dict(self.counters)))
 
+    def respond_error(self, error: Exception) -> None:
+        if isinstance(error, PriorError):
+            self.respond("away", str(error))
+        else:
+            self.respond("failed", describe_error(error))
+
     def handle(self, request: Request) -> None:
         if request.state.generation != self.generation:
             self._start_generation(request.state)
@@ -154,7 +164,11 @@ class _Server:
         """Discards what the last generation did not complete, or completed too late."""
         self.generation, self.version = state.generation, state.version or 0
         self.counters.update({k: v for k, v in state.counters.items() if k in self.counters})
-        self.engine.load_adapter(self._adapter_dir(self.version))
+        self._reload_adapter()
+
+    def _reload_adapter(self) -> None:
+        with contextlib.suppress(PriorError):  # the engine has it; a server that is away gets it when it is back
+            self.engine.load_adapter(self._adapter_dir(self.version))
 
     def _finetune(self, batch: FinetuneBatch) -> dict[str, Any]:
         """Runs a round and stores its adapter; on an error restores the adapter and the number of rounds."""
@@ -164,7 +178,7 @@ class _Server:
             self.engine.save_adapter(self._adapter_dir(self.version + 1))
         except BaseException:
             self.counters["rounds"] = rounds
-            self.engine.load_adapter(self._adapter_dir(self.version))
+            self._reload_adapter()
             raise
         self.version += 1
         return record

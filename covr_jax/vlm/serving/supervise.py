@@ -1,22 +1,23 @@
-"""Service of the modes async and process: a worker may be slow, hang or die without blocking the learner.
+"""Service of all modes but sync: a worker may be slow, hang or die without blocking the learner.
 
 Every fault costs priors (the learner goes on without guidance) and is counted in the metrics. A worker that died is
-restarted with the adapter of its last completed round at most ``restarts`` times, after pauses that double.
+restarted with the adapter of its last completed round at most ``restarts`` times, after pauses that double. One whose
+server is away is restarted until the server is back.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from covr_jax.io.files import link_or_copy
 from covr_jax.types import Prior
 from covr_jax.vlm.serving.protocol import (
+    SERVER_COUNTERS,
     Answer,
     FinetuneBatch,
     FinetuneResult,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _MAX_PENDING = 2  # queries; more would only grow old
 _POLL_INTERVAL_S = 0.05  # between two checks whether the worker is alive
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 1.0, 300.0  # before a restart
+_MAX_AWAY_S = 30.0  # likewise, where a server is away
 _FAULT_COUNTERS = ("failures", "hangs", "restarts", "dropped", "lost", "stale")
 
 
@@ -55,9 +57,9 @@ class SupervisedService:
       clock: returns seconds; tests pass a fake clock.
 
     Attributes:
-      counters: those of the engine, and failures (errors and deaths), hangs, restarts, dropped (queries refused because
-        the worker was down or too many were pending), lost (queries that were pending at a failure) and stale (answers
-        of an older adapter).
+      counters: those of the engine, and failures (errors, deaths and outages of a server), hangs, restarts, dropped
+        (queries refused because the worker was down or too many were pending), lost (queries that were pending at a
+        failure) and stale (answers of an older adapter).
 
     Raises:
       PriorError: if the first worker cannot start.
@@ -85,6 +87,7 @@ class SupervisedService:
         self._hung = False  # a thread that hangs; it cannot be ended
         self._restart_due, self._pause_until = False, -math.inf
         self._restarts = 0  # of this process; the counter is that of the run
+        self._outages = 0  # failures in a row of a server
         self._window_end = clock() + retry.deadline_s
         self._error = ""  # newest one
         self._started, self._last_response = False, clock()
@@ -93,6 +96,11 @@ class SupervisedService:
         if not self._started:
             self.close()
             raise PriorError(self._error)
+
+    @property
+    def fault(self) -> str:
+        """See ``PriorService``."""
+        return self._error
 
     @property
     def ready(self) -> bool:
@@ -142,7 +150,7 @@ class SupervisedService:
 
     def save_adapter(self, directory: Path) -> None:
         """See ``PriorService``."""
-        shutil.copytree(self._store / str(self._version), directory, copy_function=_link, dirs_exist_ok=True)
+        shutil.copytree(self._store / str(self._version), directory, copy_function=link_or_copy, dirs_exist_ok=True)
 
     def restore(self, directory: Path, counters: dict[str, float], step: int) -> None:
         """See ``PriorService``."""
@@ -158,7 +166,8 @@ class SupervisedService:
     def metrics(self) -> dict[str, float]:
         """See ``PriorService``."""
         down = self._worker is None or self._hung or self._clock() < self._pause_until
-        faults = {f"vlm/{name}": self.counters[name] for name in _FAULT_COUNTERS}
+        names = [name for name in (*_FAULT_COUNTERS, *SERVER_COUNTERS) if name in self.counters]
+        faults = {f"vlm/{name}": self.counters[name] for name in names}
         return query_metrics(self.counters) | faults | {"vlm/down": float(down)}
 
     def close(self) -> None:
@@ -228,10 +237,11 @@ class SupervisedService:
             self._loading = False
         elif response.kind == "refused":
             self._load_error, self._loading = response.value, False
-        elif response.kind == "failed":
-            self._fail("failures", response.value)
+        elif response.kind in ("failed", "away"):
+            self._fail("failures", response.value, away=response.kind == "away")
 
     def _handle_answer(self, response: Response) -> None:
+        self._outages, self._error = 0, ""
         number, action, valid = response.value
         query_step, prior = self._pending.pop(number), Prior(action, valid)
         if query_step is None:
@@ -253,7 +263,7 @@ class SupervisedService:
         elif self._busy() and not self._hung and self._clock() - self._last_response > self._retry.hang_s:
             self._fail("hangs", f"the VLM said nothing for {self._retry.hang_s:g} s")
 
-    def _fail(self, counter: str, text: str) -> None:
+    def _fail(self, counter: str, text: str, *, away: bool = False) -> None:
         """Gives up the work in progress and pauses. A process is ended; a thread that hangs is left alone."""
         self.counters[counter] += 1
         self.counters["lost"] += len(self._pending)
@@ -268,27 +278,19 @@ class SupervisedService:
             self._worker = None
         self._hung = self._worker is not None and counter == "hangs"
         if not self._hung:
-            used = self._restarts
-            pause = min(_FIRST_PAUSE_S * 2.0**used, _MAX_PAUSE_S) if used < self._retry.restarts else math.inf
-            self._restart_due, self._pause_until = True, self._clock() + pause
+            used, longest = (self._outages, _MAX_AWAY_S) if away else (self._restarts, _MAX_PAUSE_S)
+            pause = min(_FIRST_PAUSE_S * 2.0 ** min(used, 16), longest)
+            given_up = not away and used >= self._retry.restarts
+            self._restart_due, self._pause_until = True, math.inf if given_up else self._clock() + pause
+        self._outages = self._outages + 1 if away else 0
 
     def _restart_if_due(self) -> None:
         """After the pause, starts a worker with the last completed adapter, or uses the thread that is alive again."""
         if not self._restart_due or self._clock() < self._pause_until:
             return
         self._restart_due = False
-        self._restarts += 1
+        self._restarts += not self._outages
         self.counters["restarts"] += 1
         if self._worker is None:
             self._started, self._last_response = False, self._clock()
             self._worker = self._start(WorkerSetup(self._store, self._state()))
-
-
-def _link(source: str, target: str) -> str:
-    """Hard-links a file (adapters are replaced, never modified), or copies it to another file system."""
-    with contextlib.suppress(FileExistsError):
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copy2(source, target)
-    return target

@@ -47,12 +47,11 @@ def reward_bins() -> Float[np.ndarray, "65"]:
 
 
 def two_hot(reward: Float[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape 65"]:
-    """Returns the distribution over the two bins around a reward whose mean it is; rewards beyond all bins are clipped."""
+    """Returns the distribution over the two bins around a reward whose mean it is; rewards beyond all are clipped."""
     bins = jnp.asarray(reward_bins())
     reward = jnp.clip(reward, bins[0], bins[-1])
-    above = jnp.clip(jnp.searchsorted(bins, reward, side="right"), 1, BINS - 1)
-    share = (reward - bins[above - 1]) / (bins[above] - bins[above - 1])
-    share = share[..., None]
+    above = jnp.clip(jnp.sum(bins <= reward[..., None], axis=-1), 1, BINS - 1)
+    share = ((reward - bins[above - 1]) / (bins[above] - bins[above - 1]))[..., None]
     return (1.0 - share) * jax.nn.one_hot(above - 1, BINS) + share * jax.nn.one_hot(above, BINS)
 
 

@@ -125,7 +125,7 @@ def test_the_scale_is_the_mean_size_of_the_stored_rewards(count):
     history = history._replace(reward=np.where(history.step_type == StepType.FIRST, 0.0, history.reward - 1.0))
     stored = slice(max(count - 8, 0), count)
     rewards = history.reward[stored][history.step_type[stored] != StepType.FIRST]
-    assert count == 1 or (rewards < 0).any() and (rewards > 0).any()
+    assert count == 1 or ((rewards < 0).any() and (rewards > 0).any())
     expected = np.abs(rewards).mean() if rewards.size else 0.0
     np.testing.assert_allclose(replay.reward_scale(filled(history, 8)), expected, rtol=1e-6)
 

@@ -139,9 +139,7 @@ def update(
     params = params | {"critic": critic}
     metrics = {"losses/critic": loss.item(), "sac/q_mean": (unit * q.mean()).item()}
     metrics["td_error"] = (q - y).abs().mean(0).numpy()
-    params, more = auxiliary_step(
-        agent, params, target, views, batch, jax.random.fold_in(key, 3), state, optimisers
-    )
+    params, more = auxiliary_step(agent, params, target, views, batch, jax.random.fold_in(key, 3), state, optimisers)
     log_alpha, metrics = tensor(state.log_alpha), metrics | more
     if not with_actor:
         return Result(params, target, log_alpha, optimisers, metrics)

@@ -229,9 +229,7 @@ def auxiliary_step(
     agent: Agent, params: Tree, target: Tree, views: Any, batch: Any, key: Any, state: Any, optimisers: dict[str, Adam]
 ) -> tuple[Tree, dict[str, Any]]:
     loss, config = agent.paper.auxiliary, agent.config
-    optimisers["auxiliary"] = Adam(
-        state.auxiliary_opt, config.auxiliary_learning_rate, decay=config.weight_decay
-    )
+    optimisers["auxiliary"] = Adam(state.auxiliary_opt, config.auxiliary_learning_rate, decay=config.weight_decay)
     mu = optimisers["auxiliary"].mu  # an AuxiliaryParams record of tensors
     trained = type(mu)(params["torso"], params["critic"]["encoder"], params["auxiliary"])
     grads, value, metrics = gradient(lambda p: loss(agent, p, target, views, batch, key), trained)

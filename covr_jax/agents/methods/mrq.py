@@ -13,7 +13,7 @@ d being 1 on termination. On these features, which their losses do not change, c
 where n = 3, a' = clip(pi'(s_{t+n}) + clip(N(0, 0.2), +-0.3)) and rbar is the mean |reward| of the replay. Every 250
 updates all is copied into the targets, marked by a prime, and rbar into rbar'. Transitions are sampled by LAP.
 
-Written from the paper alone. Differences from it: docs/methods.md. Letters: B batch, H W image, C channels, A action,
+Written after the paper, not its code. Differences: docs/methods.md. Letters: B batch, H W image, C channels, A action,
 K steps, F features.
 """
 
@@ -40,7 +40,7 @@ REWARD_WEIGHT, TERMINAL_WEIGHT = 0.1, 0.1  # against 1 of the features
 PRE_ACTIVATION_WEIGHT = 1e-5
 
 
-def reward_bins() -> Float[np.ndarray, "65"]:
+def reward_bins() -> Float[np.ndarray, 65]:
     """Returns the rewards that the bins stand for: symexp(x) = sign(x) (e^|x| - 1)."""
     x = np.linspace(-LIMIT, LIMIT, BINS)
     return (np.sign(x) * np.expm1(np.abs(x))).astype(np.float32)

@@ -101,7 +101,7 @@ class Conv(nn.Module):
             kernel = kernel / 255.0
         dtype, precision = self.arithmetic.dtype or kernel.dtype, self.arithmetic.precision
         kernel, bias = kernel.astype(dtype), bias.astype(dtype)
-        if self.elu:
+        if self.elu:  # the kernel for CPUs has ReLU built in
             return nn.elu(correlate(x, kernel, self.stride, precision) + bias[None, None, None])
         return convolve(x, kernel, bias, self.stride, precision)
 

@@ -75,10 +75,12 @@ class Future(NamedTuple):
     reward: Array  # f32[K,B]
     observation: Array  # u8[K,B,H,W,3*stack]
     valid: Array  # bool[B]: the episode, and what is stored of it, continues for K steps
+    discount: Array | None = None  # f32[K,B], 0 only on termination
+    reached: Array | None = None  # bool[K,B]: the same of that many steps alone; its last row is ``valid``
 
 
 class Batch(NamedTuple):
-    """Transitions sampled from the replay. The last five fields are None where nothing reads them."""
+    """Transitions sampled from the replay. The last six fields are None where nothing reads them."""
 
     observation: Array  # u8[B,H,W,3*stack]
     action: Array  # f32[B,A] in [-1, 1]
@@ -91,3 +93,4 @@ class Batch(NamedTuple):
     previous_action: Array | None = None  # f32[B,A], the action that led to the observation; 0 where it is FIRST
     future: Future | None = None
     maps: Maps | None = None  # value f32[B,G*G], valid bool[B]; no row then has a valid prior
+    reward_scale: Array | None = None  # f32[], mean of |reward| over all that the replay holds

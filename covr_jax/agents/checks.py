@@ -50,6 +50,11 @@ def check_batch(batch: Batch, action_dim: int) -> None:
         check_shape("future.reward", batch.future.reward, (steps, size))
         check_shape("future.observation", batch.future.observation, (steps, *batch.observation.shape))
         check_images("future.observation[0]", batch.future.observation[0])
+        for name in ("future.discount", "future.reached"):
+            if (values := _field(batch, name)) is not None:
+                check_shape(name, values, (steps, size))
+    if batch.reward_scale is not None:
+        check_shape("reward_scale", batch.reward_scale, ())
     if batch.maps is not None and (batch.maps.value.ndim != 2 or len(batch.maps.value) != size):
         raise ValueError(f"maps.value must be [{size},G*G], got {list(batch.maps.value.shape)}")
 

@@ -19,7 +19,7 @@ from jaxtyping import Array
 from covr_jax.agents.checks import check_batch, check_images
 from covr_jax.agents.method import Method, Metrics
 from covr_jax.agents.networks import Params
-from covr_jax.agents.state import LearnerState, init_state, make_parts
+from covr_jax.agents.state import LearnerState, init_state, make_parts, reward_unit
 from covr_jax.agents.updates import ActorInputs, actor_half, critic_half
 from covr_jax.checks import check_shape
 from covr_jax.config import SACConfig
@@ -38,7 +38,7 @@ class Learner(NamedTuple):
         ``state.params`` alone.
       entropy: ``(state, observation, key, previous_action=None) -> f32[B]``, nats: -log pi(a|s) of one sample.
       mean_entropy: ``(state, observation, previous_action=None) -> f32[B]``, its mean without sampling, nats.
-      value: ``(state, observation, action) -> f32[B]``, min_i Q_i(s, a).
+      value: ``(state, observation, action) -> f32[B]``, min_i Q_i(s, a), in units of the reward.
       update: ``(state, batch, key, *, with_actor: bool) -> (state, metrics)``; the metrics are scalars but for
         ``td_error`` f32[B].
       critic_half: ``(state, batch, key) -> (state, metrics, inputs)``, an update without the actor.
@@ -104,7 +104,7 @@ def make_learner(
         check_images("observation", observation)
         check_shape("action", action, (observation.shape[0], action_dim))
         features = parts.networks.torso.apply(state.params["torso"], method.augmentation.center(observation))
-        return parts.q(state.params["critic"], state.params["auxiliary"], features, action).min(0)
+        return parts.q(state.params["critic"], state.params["auxiliary"], features, action).min(0) * reward_unit(state)
 
     def update(state: LearnerState, batch: Batch, key: Array, *, with_actor: bool) -> tuple[LearnerState, Metrics]:
         state, metrics, inputs = critics(state, batch, key)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from covr_jax.agents import policies
+from covr_jax.agents import losses, policies
 from covr_jax.agents.networks import Networks, Params, make_networks
 from covr_jax.agents.policies import Policy
 from covr_jax.config import SACConfig
@@ -72,12 +72,33 @@ class Auxiliary(NamedTuple):
     ema_params: tuple[str, ...] = ()  # entries of the params with a target copy, which follows them by auxiliary_tau
 
 
+def sac_actor_loss(q: Array, log_prob: Array, alpha: Array, outputs: Any) -> Array:
+    """Returns ``losses.actor_loss``, which reads no outputs of the actor."""
+    del outputs
+    return losses.actor_loss(q, log_prob, alpha)
+
+
+class Objective(NamedTuple):
+    """What critic and actor minimise, and what they take for granted. The defaults are SAC's."""
+
+    critic_loss: Callable[[Array, Array, Array | None], Array] = losses.critic_loss  # (q f32[2,B], y f32[B], weight)
+    # (q f32[2,B], log_prob f32[B], temperature, outputs of the actor) -> f32[]
+    actor_loss: Callable[[Array, Array, Array, Any], Array] = sac_actor_loss
+    trains_encoder: bool = True  # by the critic's loss; off: by the auxiliary loss alone
+    # All parameters become the targets' every ``target_period`` updates, and the targets have an actor of their own,
+    # which acts in y; off: moving averages, and the actor that learns acts in y
+    copies_targets: bool = False
+    # With copied targets only: Q in units of ``Batch.reward_scale``, read when targets are copied
+    scales_rewards: bool = False
+
+
 class Method(NamedTuple):
     """The composition of a method. The defaults are those of pixel SAC."""
 
     augmentation: Augmentation
     networks: Callable[..., Networks] = make_networks  # takes the keywords of ``make_networks``
     policy: Policy = policies.squashed_gaussian
+    objective: Objective = Objective()
     auxiliary: Callable[[Networks, Augmentation, int, SACConfig], Auxiliary] | None = None  # int: A
     view_weights: tuple[float, ...] = (1.0,)  # weight of the critic loss on each view of the observation
     residual: bool = False  # the actor also reads the previous action

@@ -35,6 +35,7 @@ class Policy(NamedTuple):
     entropy: Callable[[Array, Any, Array], Array]  # one-sample estimate -log pi(a|s), nats, f32[B]
     mean_entropy: Callable[[Any, Array], Array]  # (outputs, noise) -> entropy without sampling, nats, f32[B]
     entropy_regularised: bool
+    improve: Callable[[Array, Any, Array], tuple[Array, Array]] | None = None  # as ``sample``, in the actor's loss
 
 
 Gaussian = tuple[Float[Array, "*batch A"], Float[Array, "*batch A"]]  # mean and log_std, before the tanh
@@ -94,6 +95,13 @@ def _noisy_sample(
     return _noisy(key, mean, noise, _CLIP), jnp.zeros(mean.shape[:-1], mean.dtype)
 
 
+def _noiseless_sample(
+    key: PRNGKeyArray, mean: Float[Array, "*batch A"], noise: Float[Array, ""]
+) -> tuple[Float[Array, "*batch A"], Float[Array, "*batch"]]:
+    del key, noise
+    return jnp.tanh(mean), jnp.zeros(mean.shape[:-1], mean.dtype)
+
+
 def _noise_entropy(mean: Float[Array, "*batch A"], noise: Float[Array, ""]) -> Float[Array, "*batch"]:
     """Returns the entropy of the noise, as if it were not clipped."""
     per_dimension = 0.5 * _LOG_2PI_E + jnp.log(jnp.maximum(noise, _EDGE))
@@ -109,3 +117,5 @@ noisy_deterministic = Policy(
     mean_entropy=_noise_entropy,
     entropy_regularised=False,
 )
+# The same in targets and for exploring; the actor's loss has no noise (Fujimoto et al. 2018, TD3).
+smoothed_deterministic = noisy_deterministic._replace(improve=_noiseless_sample)

@@ -22,8 +22,10 @@ class LearnerState(flax.struct.PyTreeNode):
     """Everything that updates change. Every leaf is strongly typed, or the compiled update would be traced twice."""
 
     params: dict[str, Params]  # torso, actor, critic, auxiliary
-    target: dict[str, Params]  # torso, critic; auxiliary (and momentum: torso, encoder) where the method has ema_params
-    critic_opt: Any  # Adam over torso and critic, and over auxiliary where the critic reads embedded actions
+    # torso, critic; auxiliary (and momentum: torso, encoder) where the method has ema_params; actor where targets are
+    # copied; reward_scale (online, target: f32[] each, the units of the critics' values) where rewards are scaled
+    target: dict[str, Params]
+    critic_opt: Any  # Adam over ``critic_params``
     actor_opt: Any
     auxiliary_opt: Any  # Adam over AuxiliaryParams; empty for methods without an auxiliary loss
     log_alpha: Array  # f32[], natural logarithm of the temperature
@@ -41,7 +43,8 @@ class LearnerParts(NamedTuple):
     method: Method
     networks: Networks
     auxiliary: Auxiliary
-    optimizer: optax.GradientTransformation  # of critic and actor
+    optimizer: optax.GradientTransformation  # of the actor
+    critic_optimizer: optax.GradientTransformation
     alpha_optimizer: optax.GradientTransformation
     auxiliary_optimizer: optax.GradientTransformation
     config: SACConfig
@@ -77,12 +80,23 @@ def make_parts(
         method=method,
         networks=networks,
         auxiliary=auxiliary,
-        optimizer=optax.adam(learning_rate),
+        optimizer=_adam(learning_rate, config),
+        critic_optimizer=_clipped(_adam(learning_rate, config), config.critic_clip_norm),
         alpha_optimizer=optax.adam(config.alpha_learning_rate, b1=config.alpha_beta1),
         auxiliary_optimizer=_auxiliary_optimizer(config),
         config=config,
         guidance_mean=guidance_mean,
     )
+
+
+def _adam(rate: Any, config: SACConfig) -> optax.GradientTransformation:
+    """Returns Adam, or with a weight decay AdamW; ``rate`` is a number or a schedule."""
+    return optax.adamw(rate, weight_decay=config.weight_decay) if config.weight_decay else optax.adam(rate)
+
+
+def _clipped(optimizer: optax.GradientTransformation, norm: float | None) -> optax.GradientTransformation:
+    """Returns an optimizer of gradients whose norm is clipped; None leaves it as it is."""
+    return optimizer if norm is None else optax.chain(optax.clip_by_global_norm(norm), optimizer)
 
 
 def _auxiliary_optimizer(config: SACConfig) -> optax.GradientTransformation:
@@ -96,7 +110,7 @@ def _auxiliary_optimizer(config: SACConfig) -> optax.GradientTransformation:
         rising = 5e-4 + (1.0 - 5e-4) * step / warmup
         return rate * jnp.where(step < warmup, rising, jnp.sqrt(warmup / jnp.maximum(step, 1)))
 
-    adam = optax.adam(schedule if warmup else rate)
+    adam = _adam(schedule if warmup else rate, config)
     if clip is None and config.auxiliary_encoder_scale == 1.0:
         return adam
 
@@ -128,6 +142,11 @@ def init_state(parts: LearnerParts, key: Array, observation: Array, action: Arra
     params["auxiliary"] = auxiliary
     log_alpha = jnp.log(jnp.asarray(config.init_temperature, jnp.float32))
     target = {"torso": params["torso"], "critic": params["critic"]}
+    objective = parts.method.objective
+    if objective.copies_targets:
+        target["actor"] = params["actor"]
+    if objective.scales_rewards:
+        target["reward_scale"] = {"online": jnp.ones(()), "target": jnp.ones(())}
     if ema_params := {name: auxiliary[name] for name in parts.auxiliary.ema_params}:
         target["auxiliary"] = ema_params
         if config.auxiliary_tau != config.encoder_tau:
@@ -135,7 +154,7 @@ def init_state(parts: LearnerParts, key: Array, observation: Array, action: Arra
     return LearnerState(
         params=params,
         target=jax.tree.map(jnp.copy, target),
-        critic_opt=parts.optimizer.init(critic_params(parts, params)),
+        critic_opt=parts.critic_optimizer.init(critic_params(parts, params)),
         actor_opt=parts.optimizer.init(params["actor"]),
         auxiliary_opt=parts.auxiliary_optimizer.init(auxiliary_params(params)) if parts.method.auxiliary else {},
         log_alpha=log_alpha,
@@ -149,9 +168,21 @@ def init_state(parts: LearnerParts, key: Array, observation: Array, action: Arra
 
 
 def critic_params(parts: LearnerParts, params: dict[str, Params]) -> dict[str, Params]:
-    """Returns the parameters that the critic's loss trains."""
+    """Returns the parameters that the critic's loss trains: the Q heads alone, or torso and critic (and embedding)."""
+    if not parts.method.objective.trains_encoder:
+        return {"heads": params["critic"]["heads"]}
     embeds = parts.auxiliary.embed_action is not same_action
     return {name: params[name] for name in ("torso", "critic", *(("auxiliary",) if embeds else ()))}
+
+
+def with_critic_params(params: dict[str, Params], trained: dict[str, Params]) -> dict[str, Params]:
+    """Returns the parameters with those of ``critic_params`` in their places."""
+    return params | ({"critic": params["critic"] | trained} if "heads" in trained else trained)
+
+
+def reward_unit(state: LearnerState) -> Array | float:
+    """Returns the reward that counts 1 in the critics' values, f32[]: 1 unless the method scales rewards."""
+    return state.target["reward_scale"]["online"] if "reward_scale" in state.target else 1.0
 
 
 def auxiliary_params(params: dict[str, Params]) -> AuxiliaryParams:

@@ -17,7 +17,14 @@ from jaxtyping import Array, Bool, Float, Int32, Shaped
 from covr_jax.agents import losses
 from covr_jax.agents.method import AuxiliaryParams, Metrics, Views
 from covr_jax.agents.networks import Params
-from covr_jax.agents.state import LearnerParts, LearnerState, auxiliary_params, critic_params
+from covr_jax.agents.state import (
+    LearnerParts,
+    LearnerState,
+    auxiliary_params,
+    critic_params,
+    reward_unit,
+    with_critic_params,
+)
 from covr_jax.config import SACConfig, required
 from covr_jax.covr.guidance import effective_share, guidance_loss
 from covr_jax.types import Batch, Prior
@@ -57,15 +64,18 @@ def critic_targets(
     parts: LearnerParts, state: LearnerState, views: Views, batch: Batch, key: Array
 ) -> Float[Array, " B"]:
     """Returns y, the mean over the views of the next observation (DrQ's M views; one elsewhere)."""
-    params, config, count = state.params, parts.config, len(views.next_observation)
+    params, target, count = state.params, state.target, len(views.next_observation)
     images = concat_views(views.next_observation)
-    features = parts.networks.torso.apply(params["torso"], images)
-    outputs = parts.actor(params, features, repeat_for_views(batch.action, count))
+    acting = target if parts.method.objective.copies_targets else params
+    features = parts.networks.torso.apply(acting["torso"], images)
+    outputs = parts.actor(acting, features, repeat_for_views(batch.action, count))
     next_action, next_log_prob = parts.method.policy.sample(key, outputs, state.exploration_noise)
-    target_features = parts.networks.torso.apply(state.target["torso"], images)
-    next_q = parts.q(state.target["critic"], params["auxiliary"], target_features, next_action)
+    target_features = features if acting is target else parts.networks.torso.apply(target["torso"], images)
+    next_q = parts.q(target["critic"], params["auxiliary"], target_features, next_action)
     reward, discount = repeat_for_views(batch.reward, count), repeat_for_views(batch.discount, count)
-    y = losses.soft_target(reward, discount, next_q, next_log_prob, jnp.exp(state.log_alpha), config.discount)
+    if scales := target.get("reward_scale"):
+        next_q, reward = next_q * scales["target"] / scales["online"], reward / scales["online"]
+    y = losses.soft_target(reward, discount, next_q, next_log_prob, jnp.exp(state.log_alpha), parts.config.discount)
     return y if count == 1 else y.reshape(count, -1).mean(0)
 
 
@@ -87,23 +97,24 @@ def update_critic(
     parts: LearnerParts, state: LearnerState, views: Views, batch: Batch, key: Array
 ) -> tuple[LearnerState, Metrics]:
     """Minimises L_Q over critic and torso, weighted over the views. The key is consumed."""
-    params, weights = state.params, parts.method.view_weights
+    params, weights, objective = state.params, parts.method.view_weights, parts.method.objective
     y = critic_targets(parts, state, views, batch, key)
 
     def loss(trained: Any) -> tuple[Array, Array]:
-        features = parts.networks.torso.apply(trained["torso"], concat_views(views.observation))
-        auxiliary = trained.get("auxiliary", params["auxiliary"])
-        q = parts.q(trained["critic"], auxiliary, features, repeat_for_views(batch.action, len(weights)))
+        whole = with_critic_params(params, trained)
+        features = parts.networks.torso.apply(whole["torso"], concat_views(views.observation))
+        q = parts.q(whole["critic"], whole["auxiliary"], features, repeat_for_views(batch.action, len(weights)))
         per_view = jnp.split(q, len(weights), axis=1) if len(weights) > 1 else [q]
-        value = sum(w * losses.critic_loss(part, y, batch.weight) for w, part in zip(weights, per_view, strict=True))
+        value = sum(w * objective.critic_loss(part, y, batch.weight) for w, part in zip(weights, per_view, strict=True))
         return jnp.asarray(value), per_view[0]
 
     trained = critic_params(parts, params)
     (value, q), grads = jax.value_and_grad(loss, has_aux=True)(trained)
-    moved, critic_opt, finite = apply_gradients(parts.optimizer, grads, state.critic_opt, trained)
-    state = state.replace(params=params | moved, critic_opt=critic_opt)
+    moved, critic_opt, finite = apply_gradients(parts.critic_optimizer, grads, state.critic_opt, trained)
+    state = state.replace(params=with_critic_params(params, moved), critic_opt=critic_opt)
     td_error = jnp.abs(q - y[None]).mean(0)
-    return state, {"losses/critic": value, "sac/q_mean": q.mean(), "td_error": td_error, "finite": finite}
+    q_mean = q.mean() * reward_unit(state)
+    return state, {"losses/critic": value, "sac/q_mean": q_mean, "td_error": td_error, "finite": finite}
 
 
 def update_auxiliary(
@@ -125,20 +136,21 @@ def update_auxiliary(
 
 def update_actor(parts: LearnerParts, state: LearnerState, inputs: ActorInputs) -> tuple[LearnerState, Metrics]:
     """Minimises L_pi + lambda ||a_v - a_r||^2 (COVR Eq. 4), then updates the temperature."""
-    params, policy = state.params, parts.method.policy
+    params, policy, objective = state.params, parts.method.policy, parts.method.objective
+    sample = policy.improve or policy.sample
     features = parts.networks.torso.apply(params["torso"], inputs.observation)
     alpha, prior = jnp.exp(state.log_alpha), inputs.prior
 
     def loss(actor: Params) -> tuple[Array, tuple[Array, Array, Array, Array]]:
         outputs = parts.actor({"actor": actor}, features, inputs.previous_action)
-        action, log_prob = policy.sample(inputs.key, outputs, state.exploration_noise)
+        action, log_prob = sample(inputs.key, outputs, state.exploration_noise)
         q = parts.q(params["critic"], params["auxiliary"], features, action)
         valid = prior.valid
         if parts.config.prior_gate == "advantage":
             prior_q = parts.q(params["critic"], params["auxiliary"], features, prior.action)
             valid = valid & (prior_q.min(0) > q.min(0))
         guidance = guidance_loss(action, prior.action, valid, parts.guidance_mean)
-        base = losses.actor_loss(q, log_prob, alpha)
+        base = objective.actor_loss(q, log_prob, alpha, outputs)
         share = effective_share(valid, parts.guidance_mean)
         return base + state.guidance_weight * guidance, (base, log_prob, guidance, share)
 
@@ -188,6 +200,25 @@ def update_target(config: SACConfig, state: LearnerState) -> LearnerState:
     return state.replace(target=updated)
 
 
+def copy_targets(parts: LearnerParts, state: LearnerState, batch: Batch) -> LearnerState:
+    """Copies all parameters into the targets in every ``target_period``-th update, beginning with the first (MR.Q).
+
+    The unit of the critics' values goes with them, and becomes the batch's ``reward_scale``, or 1 while there were no
+    rewards.
+
+    Raises:
+      ValueError: rewards are scaled, and the batch has no ``reward_scale``.
+    """
+    due = state.updates % parts.config.target_period == 0
+    copied = {name: state.params[name] for name in ("torso", "critic", "actor")}
+    if parts.method.objective.scales_rewards:
+        if batch.reward_scale is None:
+            raise ValueError("this method needs batches with a reward_scale, the mean of |reward| over the replay")
+        unit = jnp.where(batch.reward_scale > 0, batch.reward_scale, 1.0)
+        copied["reward_scale"] = {"online": unit, "target": state.target["reward_scale"]["online"]}
+    return state.replace(target=jax.tree.map(partial(jnp.where, due), copied, state.target))
+
+
 def critic_half(
     parts: LearnerParts, state: LearnerState, batch: Batch, key: Array
 ) -> tuple[LearnerState, Metrics, ActorInputs]:
@@ -197,6 +228,8 @@ def critic_half(
     augment_key, critic_key, actor_key = jax.random.split(key, 3)
     views = parts.method.augmentation.augment(augment_key, batch.observation, batch.next_observation)
     before = state.skipped_in_a_row
+    if parts.method.objective.copies_targets:
+        state = copy_targets(parts, state, batch)
     state, metrics = update_critic(parts, state, views, batch, critic_key)
     whole = metrics.pop("finite")
     if parts.method.auxiliary is not None:
@@ -213,6 +246,7 @@ def actor_half(parts: LearnerParts, state: LearnerState, inputs: ActorInputs) ->
     """The same update's step of actor, temperature and targets."""
     state, metrics = update_actor(parts, state, inputs)
     finite = metrics.pop("finite")
-    state = update_target(parts.config, state)
+    if not parts.method.objective.copies_targets:
+        state = update_target(parts.config, state)
     row = jnp.where(inputs.whole & finite, 0, inputs.skipped_in_a_row + 1)
     return state.replace(skipped=state.skipped + (inputs.whole & ~finite), skipped_in_a_row=row), metrics

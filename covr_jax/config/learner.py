@@ -46,14 +46,17 @@ class SACConfig:
     auxiliary_encoder_scale: NonNegative = 1.0  # factor of that rate for the encoder [ours; CURL: 2, SPR: 3]
     auxiliary_warmup: Count = 0  # updates over which that rate rises; then it falls as 1/sqrt; 0: constant [MLR: 6000]
     auxiliary_clip_norm: Positive | None = None  # norm to which its gradients are clipped; stays None: not [MLR: 10]
+    critic_clip_norm: Positive | None = None  # the same for the critic's gradients; stays None: not [MR.Q: 20]
     # Rate of the EMA of encoder and heads that spr and mlr predict, per target update; None: encoder_tau [MLR: 0.05]
     auxiliary_tau: Fraction | None = None
+    weight_decay: NonNegative = 0.0  # AdamW's, of actor, critic, encoder and losses beside SAC's; 0: Adam [MR.Q: 1e-4]
     alpha_learning_rate: Rate = 1e-4  # Adam's, of the temperature [SAC-AE]
     alpha_beta1: Annotated[float, Interval(ge=0, lt=1)] = 0.5  # Adam's beta1 for the temperature [SAC-AE]
     init_temperature: Positive = 0.1  # temperature of the entropy before the first update [SAC-AE]
     critic_tau: Fraction = 0.01  # rate of the target EMA of the Q heads, per target update [SAC-AE]
     encoder_tau: Fraction = 0.05  # rate of the target EMA of the encoder, per target update [SAC-AE]
     torso_tau: Fraction | None = None  # the same for the convolutions; None: encoder_tau [SAC-AE; DrQ-v2: 1, no target]
+    target_period: PositiveInt = 250  # method mrq: updates between two copies of all parameters into targets [MR.Q]
     noise_start: NonNegative = 1.0  # first standard deviation of a deterministic policy's exploration noise [DrQ-v2]
     noise_end: NonNegative = 0.1  # last standard deviation of that noise [DrQ-v2]
     noise_steps: PositiveInt = 100_000  # agent steps from the first to the last, linearly [DrQ-v2: easy tasks]
@@ -80,7 +83,7 @@ class SACConfig:
         return self.conv_filters or (self.num_filters,) * len(self.conv_kernels)
 
     def resolved(self, learning_rate: float) -> SACConfig:
-        """Returns a copy in which only ``auxiliary_clip_norm`` and ``conv_filters`` may be None.
+        """Returns a copy in which only ``conv_filters`` and the norms to which gradients are clipped may be None.
 
         Args:
           learning_rate: of actor, critic and encoder.
@@ -112,10 +115,11 @@ class ReplayConfig:
     """The replay buffer."""
 
     capacity: PositiveInt = 100_000  # transitions of all environments together [SAC-AE]
-    # prioritised: PER; recent: ERE; elite: a share from what EDDF selects in each round, no VLM [COVR, Table 5]
+    # prioritised: PER, or LAP; recent: ERE; elite: a share from what EDDF selects in each round, no VLM [COVR, Table 5]
     sampling: Literal["uniform", "prioritised", "recent", "elite"] = "uniform"
     priority_alpha: NonNegative = 0.6  # prioritised: exponent of the priorities [PER]
     priority_beta: NonNegative = 0.4  # prioritised: exponent of the importance weights, at first [PER]
+    priority_floor: NonNegative = 0.0  # prioritised: lowest priority that counts [PER: 0; LAP: 1]
     recent_eta: Fraction = 0.996  # recent: shrink rate of the sampling window, at first [ERE]
     recent_least: PositiveInt = 5000  # recent: smallest window, transitions [ERE]
     recent_phase: PositiveInt = 1000  # recent: updates until the window is wide again [ours; ERE: those of an episode]

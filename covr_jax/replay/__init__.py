@@ -14,7 +14,7 @@ from covr_jax.replay.buffer import (
     size,
 )
 from covr_jax.replay.reading import Window, window
-from covr_jax.replay.state import ReplayState, capacity_in_slots, nbytes
+from covr_jax.replay.state import ReplayState, capacity_in_slots, nbytes, reward_scale
 
 __all__ = [
     "ReplayState",
@@ -29,6 +29,7 @@ __all__ = [
     "nbytes",
     "observations",
     "previous_actions",
+    "reward_scale",
     "sample",
     "set_prior",
     "size",

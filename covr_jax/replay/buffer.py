@@ -242,14 +242,17 @@ def _future(state: ReplayState, time: Array, env_id: Array, frame_stack: int, ho
     steps = jnp.arange(horizon)[:, None]
     now, after = ((time[None] + steps + shift).clip(max=newest) for shift in (0, 1))
     env_ids = jnp.broadcast_to(env_id[None], now.shape)
-    going_on = (state.step_type[now % slots, env_ids] < StepType.LAST).all(axis=0)
+    going_on = jnp.cumprod(state.step_type[now % slots, env_ids] < StepType.LAST, axis=0).astype(bool)
+    reached = going_on & (time[None] + steps < newest)
     flat = after.reshape(-1), env_ids.reshape(-1)
     stacked = observations(state, *flat, frame_stack)
     return Future(
         action=state.action[now % slots, env_ids],
         reward=state.reward[after % slots, env_ids],
         observation=stacked.reshape(*after.shape, *stacked.shape[1:]),
-        valid=going_on & (time + horizon <= newest),
+        valid=reached[-1],
+        discount=state.discount[after % slots, env_ids],
+        reached=reached,
     )
 
 

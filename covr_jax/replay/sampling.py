@@ -98,15 +98,16 @@ def rising(first: float, updates: Array, anneal_updates: int) -> Array | float:
     return first + (1.0 - first) * jnp.minimum(updates / anneal_updates, 1.0)
 
 
-def prioritised(alpha: float, beta: float, anneal_updates: int = 0) -> Sampler:
+def prioritised(alpha: float, beta: float, anneal_updates: int = 0, floor: float = 0.0) -> Sampler:
     """P(i) ~ p_i^alpha and w_i = (N P(i))^-beta / max_j w_j, p the last |TD error| (Schaul et al. 2016, PER).
 
     A new transition has the largest priority seen so far. The maximum is over the batch, as is customary. beta rises
-    to 1 over ``anneal_updates``.
+    to 1 over ``anneal_updates``. Priorities below ``floor`` count as it; with floor 1 and beta 0 this is LAP (Fujimoto
+    et al. 2020), which goes with a Huber loss.
     """
 
     def sampler(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> SampleIndices:
-        mass = _mass(state, frame_stack, state.priority**alpha)
+        mass = _mass(state, frame_stack, jnp.maximum(state.priority, floor) ** alpha)
         time, env_id, probability = _by_mass(state, key, batch_size, mass)
         weight = (jnp.count_nonzero(mass) * probability) ** -rising(beta, updates, anneal_updates)
         return SampleIndices(time, env_id, weight / weight.max())
@@ -173,7 +174,8 @@ def mark_elite(state: ReplayState, time: Array, env_id: Array) -> ReplayState:
 def make_sampler(config: ReplayConfig) -> Sampler:
     """Returns the sampler that the config names."""
     if config.sampling == "prioritised":
-        return prioritised(config.priority_alpha, config.priority_beta, config.anneal_updates or 0)
+        anneal_updates = config.anneal_updates or 0
+        return prioritised(config.priority_alpha, config.priority_beta, anneal_updates, config.priority_floor)
     if config.sampling == "recent":
         return recent(config.recent_eta, config.recent_least, config.recent_phase, config.anneal_updates or 0)
     if config.sampling == "elite":

@@ -1,12 +1,16 @@
-"""State of the replay and its size. T slots, E envs, F bytes of a frame, H = W image, A action, N numbers an answer."""
+"""State of the replay, its size and the scale of its rewards.
+
+T slots, E envs, F bytes of a frame, H = W image, A action, N numbers of an answer.
+"""
 
 from __future__ import annotations
 
 import flax.struct
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int8, UInt8
 
 from covr_jax.replay.storage import frame_shape
-from covr_jax.types import Prior
+from covr_jax.types import Prior, StepType
 
 
 class ReplayState(flax.struct.PyTreeNode):
@@ -37,3 +41,11 @@ def nbytes(slots: int, num_envs: int, image_size: int, action_dim: int, answer_d
     """Returns the predicted size of the ring in bytes; ``answer_dim`` as in ``buffer.init``."""
     answer_dim = action_dim if answer_dim is None else answer_dim
     return slots * num_envs * (3 * image_size**2 + 4 * (action_dim + answer_dim) + 14)
+
+
+def reward_scale(state: ReplayState) -> Float[Array, ""]:
+    """Returns the mean of |reward| over the stored time steps that have one: all but FIRST. 0 where there is none."""
+    stored = jnp.arange(state.reward.shape[0])[:, None] < state.count
+    counted = stored & (state.step_type != StepType.FIRST)
+    total = jnp.sum(jnp.where(counted, jnp.abs(state.reward), 0.0))
+    return total / jnp.maximum(jnp.count_nonzero(counted), 1)

@@ -106,6 +106,8 @@ def _learn_critic(
         sampler=sampling.make_sampler(parts.config.replay),
         updates=learner.updates,
     )
+    if method.objective.scales_rewards:
+        batch = batch._replace(reward_scale=replay.reward_scale(store))
     batch = keep(parts.mesh, batch)
     learner, metrics, inputs = parts.learner.critic_half(learner, batch, update_key)
     return learner, metrics, batch.index, metrics.pop("td_error"), inputs

@@ -29,9 +29,9 @@ def resolve(config: Config) -> Config:
 
     None remains where nothing decides before a model is loaded or data is there (``vlm.image_size`` of an unknown
     model, ``vlm.steps``, ``vlm.micro_batch`` of a released one), where it is the value (``vlm.replay``,
-    ``sac.auxiliary_clip_norm``, ``sac.conv_filters``, ``augment.center_crop``), and in options that this run does not
-    read: those of LoRA and fine-tuning without a VLM that proposes actions, ``augment.size`` of methods that keep the
-    images' size, the schedules of samplers and of PPO that it does not use.
+    ``sac.auxiliary_clip_norm``, ``sac.critic_clip_norm``, ``sac.conv_filters``, ``augment.center_crop``), and in
+    options that this run does not read: those of LoRA and fine-tuning without a VLM that proposes actions,
+    ``augment.size`` of methods that keep the images' size, the schedules of samplers and of PPO that it does not use.
 
     Args:
       config: a valid config; a resolved one is returned unchanged.

@@ -83,12 +83,14 @@ def _batch(method: Any, size: int, side: int, stack: int) -> Any:
     future = None
     if horizon:
         seen = generator.integers(0, 256, (horizon, *shape), np.uint8)
-        future = Future(np.stack([action] * horizon), np.stack([ones] * horizon), seen, np.ones(size, bool))
+        steps = np.stack([ones] * horizon)
+        future = Future(np.stack([action] * horizon), steps, seen, np.ones(size, bool), steps, steps > 0)
     cells = generator.random((size, method.map_side**2), np.float32)
     maps = Maps(cells, np.ones(size, bool)) if method.map_side else None
     batch = Batch(
         images[0], action, ones, ones, images[1], Prior(action, np.zeros(size, bool)),
         previous_action=action if method.residual else None, future=future, maps=maps,
+        reward_scale=np.float32(1.0) if method.objective.scales_rewards else None,
     )  # fmt: skip
     return jax.tree.map(jax.numpy.asarray, batch)
 

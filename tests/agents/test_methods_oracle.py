@@ -108,12 +108,13 @@ def test_a_prior_with_weight_0_changes_no_bit(name):
     assert not np.array_equal(*(x.params["actor"]["head"]["Dense_2"]["bias"] for x in (guided, one)))
 
 
-@pytest.mark.parametrize("name", ["drqv2", "taco"])
+@pytest.mark.parametrize("name", ["drqv2", "taco", "mrq"])
 def test_deterministic_policies_leave_the_temperature_alone(name):
     now, state = composition(name), updated_state(name)
     after, _ = now.update(state, make_batch(now.method, 62), jax.random.key(63))
     assert_trees_equal((after.log_alpha, after.alpha_opt), (now.start().log_alpha, now.start().alpha_opt))
-    assert_trees_equal(after.target["torso"], after.params["torso"])  # the convolutions have no target copy
+    if name != "mrq":  # the convolutions have no target copy
+        assert_trees_equal(after.target["torso"], after.params["torso"])
 
 
 def test_taco_without_valid_futures_learns_from_shifts_only():

@@ -94,7 +94,10 @@ def batch_of(steps: Steps, g: np.random.Generator, method) -> Batch:
         reward = np.broadcast_to(steps.reward, (method.horizon, B)).astype(np.float32)
         actions = np.broadcast_to(steps.action, (method.horizon, B, A))
         endless = np.full(B, steps.discount.all())
-        future = Future(actions, reward, np.broadcast_to(following, (method.horizon, *following.shape)), endless)
+        discount = np.broadcast_to(steps.discount, reward.shape).astype(np.float32)
+        reached = (np.arange(method.horizon) == 0)[:, None] | endless
+        images = np.broadcast_to(following, (method.horizon, *following.shape))
+        future = Future(actions, reward, images, endless, discount, reached)
     return Batch(
         observation=lamp_images(g, steps.lamp, depth),
         action=steps.action,
@@ -105,12 +108,13 @@ def batch_of(steps: Steps, g: np.random.Generator, method) -> Batch:
         previous_action=g.uniform(-0.9, 0.9, (B, A)).astype(np.float32) if method.residual else None,
         future=future,
         maps=maps_of(steps.lamp, method.map_side) if method.map_side else None,
+        reward_scale=np.float32(1.0) if method.objective.scales_rewards else None,
     )
 
 
 # Every method must see; those with a critic, a policy or targets of their own must also look ahead. SAC, the loss of
 # all, is asked everything.
-OWN_TARGETS = ("drq", "drqv2", "resact", "taco")
+OWN_TARGETS = ("drq", "drqv2", "resact", "taco", "mrq")
 CASES = [(name, "image-position-dependent") for name in NAMES] + [(name, "delayed") for name in OWN_TARGETS]
 CASES += [("sac", probe) for probe in ("constant", "delayed", "action-dependent")]
 

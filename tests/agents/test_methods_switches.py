@@ -14,7 +14,7 @@ from covr_jax.agents import Method, Views, make_learner
 from covr_jax.agents.methods.drq import random_shifts
 from covr_jax.agents.networks import make_networks
 from tests.support.compositions import CONFIG, NAMES, RATE, SIZE, A, B, compose, composition, make_batch
-from tests.support.oracle import Agent, tensor, to_torch
+from tests.support.oracle import make_agent, tensor, to_torch
 from tests.support.papers import cut, papers, translate_at
 from tests.support.trees import assert_trees_equal, assert_trees_equal_but_for_rounding
 
@@ -133,7 +133,7 @@ def centred(name, images):
 def test_acting_is_the_policy_on_the_centred_image(name):
     now, key = composition(name), jax.random.key(5)
     state, batch = now.start(seed=3), make_batch(now.method, 95)
-    agent, params = Agent(papers(SIZE)[name], now.config), to_torch(state.params)
+    agent, params = make_agent(papers(SIZE)[name], now.config), to_torch(state.params)
     features = agent.torso(params["torso"], centred(name, batch.observation))
     before = None if batch.previous_action is None else tensor(batch.previous_action)
 

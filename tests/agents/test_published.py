@@ -64,6 +64,23 @@ ROWS = [  # methods, tasks, options, values
     ("resact", "cheetah_run", "auxiliary_encoder_scale", 0.2),  # the encoder's rate is 2e-4, the heads' 1e-3
     ("rad curl sac spr mlr", "cheetah_run", "learning_rate", 2e-4),  # PlaNet benchmark
     ("rad curl sac spr mlr", "walker_walk reacher_easy", "learning_rate", 1e-3),
+    # arXiv 2501.16142, table of hyperparameters
+    ("mrq", "cheetah_run walker_walk", "batch_size", 256),
+    ("mrq", "cheetah_run walker_walk", "learning_rate", 3e-4),
+    ("mrq", "cheetah_run walker_walk", "auxiliary_learning_rate", 1e-4),
+    ("mrq", "cheetah_run", "weight_decay", 1e-4),
+    ("mrq", "cheetah_run", "critic_clip_norm", 20.0),
+    ("mrq", "cheetah_run", "target_period", 250),
+    ("mrq", "cheetah_run", "n_step", 3),
+    ("mrq", "cheetah_run", "noise_start", 0.2),
+    ("mrq", "cheetah_run", "noise_end", 0.2),
+    ("mrq", "cheetah_run", "feature_dim", 512),
+    ("mrq", "cheetah_run", "hidden_dim", 512),
+    ("mrq", "cheetah_run", "replay.sampling", "prioritised"),
+    ("mrq", "cheetah_run", "replay.priority_alpha", 0.4),
+    ("mrq", "cheetah_run", "replay.priority_floor", 1.0),
+    ("mrq", "cheetah_run", "replay.priority_beta", 0.0),
+    ("mrq", "cheetah_run", "replay.anneal_updates", 0),
     ("drq svea", "cheetah_run walker_walk", "learning_rate", 1e-3),  # denisyarats/drq, config.yaml; arguments.py
 ]
 CASES = [(m, t, option, value) for ms, ts, option, value in ROWS for m in ms.split() for t in ts.split()]
@@ -150,6 +167,26 @@ def test_auxiliary_gradients_are_clipped_by_their_norm():
     _, state = optimizer.update(gradients, optimizer.init(gradients), gradients)
     moments = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if ".mu" in jax.tree_util.keystr(path)]
     np.testing.assert_allclose(np.concatenate(moments), [0.6, 0.8, 0.0], rtol=1e-5)  # (1 - b1) * 10 * (0.6, 0.8, 0)
+
+
+def test_gradients_of_the_critic_are_clipped_and_the_actors_are_not():
+    gradients = {"one": jnp.asarray([30.0]), "two": jnp.asarray([40.0])}
+    parts = small_parts(critic_clip_norm=10.0)
+    for optimizer, expected in ((parts.critic_optimizer, [0.6, 0.8]), (parts.optimizer, [3.0, 4.0])):
+        _, state = optimizer.update(gradients, optimizer.init(gradients), gradients)
+        paths = jax.tree_util.tree_leaves_with_path(state)
+        moments = [leaf for path, leaf in paths if ".mu" in jax.tree_util.keystr(path)]
+        np.testing.assert_allclose(np.concatenate(moments), expected, rtol=1e-5)
+
+
+def test_weights_decay_by_their_share_of_the_rate():
+    """AdamW: without a gradient a weight w moves by -rate decay w; the rates are 1e-3, and 0.1 beside SAC's losses."""
+    parts = small_parts(weight_decay=0.5, auxiliary_learning_rate=0.1)
+    weights, gradients = {"w": jnp.asarray([2.0])}, {"w": jnp.zeros(1)}
+    for optimizer, rate in ((parts.optimizer, 1e-3), (parts.critic_optimizer, 1e-3), (parts.auxiliary_optimizer, 0.1)):
+        three = [AuxiliaryParams(tree, tree, tree) for tree in (gradients, weights)]
+        updates, _ = optimizer.update(three[0], optimizer.init(three[1]), three[1])
+        np.testing.assert_allclose(updates.encoder["w"], -rate * 0.5 * 2.0, rtol=1e-5)
 
 
 @pytest.mark.slow

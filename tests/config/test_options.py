@@ -115,6 +115,7 @@ AT_LEAST_ONE = [
     "sac.hidden-dim",
     "sac.feature-dim",
     "sac.num-filters",
+    "sac.target-period",
     "replay.capacity",
     "replay.recent-least",
     "replay.recent-phase",
@@ -146,6 +147,8 @@ NOT_NEGATIVE = [
     "vlm.deadline-s",
     "replay.priority-alpha",
     "replay.priority-beta",
+    "replay.priority-floor",
+    "sac.weight-decay",
     "vpf.value-weight",
     "vpf.entropy-weight",
     "vpf.max-grad-norm",
@@ -158,7 +161,7 @@ NOT_NEGATIVE = [
     "sac.alpha-learning-rate",
     "vlm.learning-rate",
 ]
-POSITIVE = ["sac.init-temperature", "vlm.hang-s", "sac.auxiliary-clip-norm", "vlm.lora-alpha"]
+POSITIVE = ["sac.init-temperature", "vlm.hang-s", "sac.auxiliary-clip-norm", "sac.critic-clip-norm", "vlm.lora-alpha"]
 UNIT = [
     "sac.discount",
     "sac.critic-tau",

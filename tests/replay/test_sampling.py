@@ -66,6 +66,21 @@ def test_prioritised_draws_follow_the_priorities_and_weights_correct_for_them(co
     assert float(state.priority[count % SLOTS, 0]) == pytest.approx(max(1.0, error.max()))
 
 
+def test_small_errors_count_as_the_floor_and_lap_has_no_weights():
+    """LAP: P ~ max(|error|^0.4, 1)."""
+    state, history = ring(40)
+    places = allowed(history, 40)
+    error = np.random.default_rng(1).uniform(0.0, 4.0, len(places)).astype(np.float32)
+    place = tuple(jnp.asarray(column, jnp.int32) for column in np.array(places).T)
+    mass = np.maximum(error**0.4, 1.0)
+    options = ReplayConfig(
+        sampling="prioritised", priority_alpha=0.4, priority_beta=0.0, priority_floor=1.0, anneal_updates=0
+    )
+    got, indices = frequencies(sampling.make_sampler(options), sampling.set_priorities(state, place, error))
+    assert_frequencies(got, dict(zip(places, mass / mass.sum(), strict=True)))
+    np.testing.assert_array_equal(indices.weight, 1.0)
+
+
 def test_priority_alpha_0_is_uniform():
     state, history = ring(40)
     state = state.replace(priority=jnp.asarray(np.random.default_rng(0).uniform(0, 9, (SLOTS, LANES)), jnp.float32))

@@ -26,6 +26,7 @@ CONFIG = SACConfig(
     auxiliary_learning_rate=1e-3,
     alpha_learning_rate=5e-3,
     discount=0.5,
+    target_period=3,
 )
 NAMES = METHODS
 HASTE = 5.0  # factor on the published target rates, or the probes would take minutes
@@ -77,6 +78,10 @@ def make_batch(method: Method, seed: int, batch: int = B) -> Batch:
     def images(*lead: int) -> np.ndarray:
         return g.integers(0, 256, (*lead, *shape), dtype=np.uint8)
 
+    def ends(steps: int) -> dict[str, np.ndarray]:
+        reached = np.arange(steps)[:, None] < g.integers(1, steps + 1, batch)
+        return {"discount": (g.random((steps, batch)) > 0.3).astype(np.float32), "reached": reached}
+
     return Batch(
         observation=images(),
         action=actions(),
@@ -92,8 +97,10 @@ def make_batch(method: Method, seed: int, batch: int = B) -> Batch:
             reward=g.uniform(0, 2, (method.horizon, batch)).astype(np.float32),
             observation=images(method.horizon),
             valid=g.random(batch) > 0.3,
+            **(ends(method.horizon) if method.objective.scales_rewards else {}),
         ),
         maps=None
         if not method.map_side
         else Maps(g.random((batch, method.map_side**2), np.float32), g.random(batch) > 0.4),
+        reward_scale=np.float32(g.uniform(0.5, 2)) if method.objective.scales_rewards else None,
     )

@@ -77,6 +77,8 @@ class Paper(NamedTuple):
     taus: tuple[float, float, float] = (0.05, 0.05, 0.01)  # convolutions, the critic's encoder, Q heads
     auxiliary: Callable[..., tuple[torch.Tensor, dict[str, Any]]] | None = None
     latent_actions: bool = False
+    agent: Callable[..., Any] | None = None  # (paper, config) -> networks of its own; None: ``Agent``
+    update: Callable[..., Any] | None = None  # in place of ``update``
 
 
 class Agent(NamedTuple):
@@ -115,20 +117,24 @@ class Agent(NamedTuple):
         low, high = self.config.log_std_min, self.config.log_std_max
         log_std = low + 0.5 * (high - low) * (torch.tanh(log_std) + 1)
         u = mean + log_std.exp() * noise
-        normal = torch.distributions.Normal(mean, log_std.exp()).log_prob(u)
-        return torch.tanh(u), (normal - torch.log(4.0 / (u.exp() + (-u).exp()) ** 2)).sum(-1)
+        density = torch.distributions.Normal(mean, log_std.exp()).log_prob(u)
+        return torch.tanh(u), (density - torch.log(4.0 / (u.exp() + (-u).exp()) ** 2)).sum(-1)
+
+
+def make_agent(paper: Paper, config: SACConfig) -> Any:
+    return (paper.agent or Agent)(paper, config)
 
 
 # ---------------------------------------------------------------------- update
 
 
 class Adam:
-    """Adam (Kingma & Ba 2014) on a tree of tensors; starts from optax's moments."""
+    """Adam (Kingma & Ba 2014) on a tree of tensors, with a decay AdamW; starts from optax's moments."""
 
-    def __init__(self, optax_state: Any, rate: float, b1: float = 0.9):
+    def __init__(self, optax_state: Any, rate: float, b1: float = 0.9, decay: float = 0.0):
         adam = optax_state[0]
         self.count, self.mu, self.nu = int(adam.count), to_torch(adam.mu), to_torch(adam.nu)
-        self.rate, self.b1 = rate, b1
+        self.rate, self.b1, self.decay = rate, b1, decay
 
     def step(self, params: Tree, grads: Tree) -> Tree:
         self.count += 1
@@ -136,7 +142,10 @@ class Adam:
         self.nu = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, self.nu, grads)
         first, second = 1 - self.b1**self.count, 1 - 0.999**self.count
         return jax.tree.map(
-            lambda p, m, v: p - self.rate * (m / first) / ((v / second).sqrt() + 1e-8), params, self.mu, self.nu
+            lambda p, m, v: p - self.rate * (m / first / ((v / second).sqrt() + 1e-8) + self.decay * p),
+            params,
+            self.mu,
+            self.nu,
         )
 
 
@@ -161,6 +170,8 @@ def update(
     paper: Paper, config: SACConfig, rate: float, state: Any, batch: Any, key: Any, with_actor: bool = True
 ) -> Result:
     """Returns one update: critic, auxiliary loss and, with ``with_actor``, actor, temperature and targets."""
+    if paper.update is not None:
+        return paper.update(paper, config, rate, state, batch, key, with_actor)
     agent, noise = Agent(paper, config), float(state.exploration_noise)
     augment_key, critic_key, actor_key = jax.random.split(jax.random.clone(key), 3)
     views = paper.views(augment_key, batch.observation, batch.next_observation)
@@ -185,7 +196,8 @@ def update(
     params = params | optimisers["critic"].step(trained, grads)
 
     if paper.auxiliary is not None:
-        params, more = _auxiliary(agent, params, target, views, batch, jax.random.fold_in(key, 3), state, optimisers)
+        aux_key = jax.random.fold_in(key, 3)
+        params, more = auxiliary_step(agent, params, target, views, batch, aux_key, state, optimisers)
         metrics |= more
     if not with_actor:
         return Result(params, target, log_alpha, optimisers, metrics)
@@ -193,7 +205,7 @@ def update(
     return Result(params, _update_target(paper.taus, target, params), log_alpha, optimisers, metrics | more)
 
 
-def _normal(key: Any, *shape: int) -> torch.Tensor:
+def normal(key: Any, *shape: int) -> torch.Tensor:
     return tensor(jax.random.normal(key, shape))
 
 
@@ -202,9 +214,9 @@ def _target(
 ) -> torch.Tensor:
     """Returns the mean over the views of r + gamma (min Qbar(s', a') - alpha log pi(a'|s'))."""
     rows, dimensions = batch.action.shape
-    normal, total = _normal(key, len(views) * rows, dimensions), 0.0
+    noises, total = normal(key, len(views) * rows, dimensions), 0.0
     for number, images in enumerate(views):
-        chosen = normal[number * rows : (number + 1) * rows]
+        chosen = noises[number * rows : (number + 1) * rows]
         features = agent.torso(params["torso"], images)
         action, log_prob = agent.policy(params["actor"], features, chosen, tensor(batch.action), noise)
         q = agent.q(target["critic"], params["auxiliary"], agent.torso(target["torso"], images), action)
@@ -213,11 +225,11 @@ def _target(
     return total / len(views)
 
 
-def _auxiliary(
+def auxiliary_step(
     agent: Agent, params: Tree, target: Tree, views: Any, batch: Any, key: Any, state: Any, optimisers: dict[str, Adam]
 ) -> tuple[Tree, dict[str, Any]]:
-    loss = agent.paper.auxiliary
-    optimisers["auxiliary"] = Adam(state.auxiliary_opt, agent.config.auxiliary_learning_rate)
+    loss, config = agent.paper.auxiliary, agent.config
+    optimisers["auxiliary"] = Adam(state.auxiliary_opt, config.auxiliary_learning_rate, decay=config.weight_decay)
     mu = optimisers["auxiliary"].mu  # an AuxiliaryParams record of tensors
     trained = type(mu)(params["torso"], params["critic"]["encoder"], params["auxiliary"])
     grads, value, metrics = gradient(lambda p: loss(agent, p, target, views, batch, key), trained)
@@ -236,7 +248,7 @@ def _actor(
     prior, valid = tensor(batch.prior.action), torch.tensor(batch.prior.valid)
 
     def loss(p: Tree) -> Any:
-        sampled, log_prob = agent.policy(p, features, _normal(key, rows, dimensions), before, noise)
+        sampled, log_prob = agent.policy(p, features, normal(key, rows, dimensions), before, noise)
         q = agent.q(params["critic"], params["auxiliary"], features, sampled).min(0).values
         base = (alpha * log_prob - q).mean()
         guidance = (((sampled - prior) ** 2).sum(-1) * valid).sum() / rows

@@ -14,6 +14,7 @@ import torch
 
 from covr_jax.agents import augment
 from covr_jax.agents.methods.mlr import sample_mask
+from tests.support.mrq import mrq
 from tests.support.oracle import Agent, Images, Paper, Tree, Views, latent_action, linear, mse, normalised, tensor
 
 # --------------------------------------------------------------------- images
@@ -284,4 +285,5 @@ def papers(size: int) -> dict[str, Paper]:
         "dgc_like": Paper(plain, auxiliary=distilled),
         "spr": Paper(cropped(window), auxiliary=self_prediction(window)),
         "mlr": Paper(cropped(window), auxiliary=reconstruction(window)),
+        "mrq": mrq(shifts(margin), lambda key, images: shifted(key, images, margin)),
     }

@@ -12,7 +12,7 @@ import pytest
 from covr_jax import config as configuration
 from covr_jax.config import ConfigError
 from covr_jax.config.validate import validate
-from covr_jax.replay import sampling
+from covr_jax.replay import reward_scale, sampling
 from covr_jax.training import chunk, loop
 from covr_jax.training.parts import build_parts
 from covr_jax.training.resolve import resolve
@@ -102,6 +102,23 @@ def test_deterministic_policies_explore_less_and_less(short, tmp_path):
             assert row["sac/exploration_noise"] == pytest.approx(0.8 - 0.6 * min(steps / 100, 1.0), rel=1e-6)
             assert not {"sac/alpha", "losses/alpha"} & row.keys()
     assert rows[-1]["sac/exploration_noise"] == pytest.approx(0.2)
+    pieces = trainer.programs.pieces
+    assert (pieces.learn_critic._cache_size(), pieces.learn_actor._cache_size()) == (1, 1)
+
+
+@pytest.mark.slow
+def test_mrq_guided_by_dpl_learns_from_lap_in_units_of_the_mean_reward(short, tmp_path):
+    sac = dataclasses.replace(short.sac, n_step=3, actor_update_every=1, weight_decay=1e-4, target_period=1)
+    lap = {"priority_alpha": 0.4, "priority_beta": 0.0, "priority_floor": 1.0, "anneal_updates": 0}
+    options = dataclasses.replace(short.replay, sampling="prioritised", **lap)
+    trainer, rows, _ = train(dataclasses.replace(short, method="dpl", base="mrq", sac=sac, replay=options), tmp_path)
+    learning = [row for row in rows if "losses/guidance" in row]
+    assert learning and any(row["losses/guidance"] > 0 for row in learning)
+    assert all(np.isfinite(row[f"losses/{name}"]) for row in learning for name in ("reward", "transition", "terminal"))
+    learner, ring = trainer.state.learner, trainer.state.replay
+    scale = float(learner.target["reward_scale"]["online"])  # of the last update, some steps before the end
+    assert scale == pytest.approx(float(reward_scale(ring)), rel=0.05) and 0 < scale < 1
+    assert len(np.unique(np.asarray(ring.priority))) > 10
     pieces = trainer.programs.pieces
     assert (pieces.learn_critic._cache_size(), pieces.learn_actor._cache_size()) == (1, 1)
 

@@ -62,10 +62,14 @@ def test_the_steps_around_a_sample_are_those_that_happened(lanes, slots, stack, 
     np.testing.assert_array_equal(batch.previous_action, np.where(known[..., None], before, 0.0))
     assert 0.1 < known.mean() < 0.95
 
-    future, reached = batch.future, time + horizon <= newest
+    future, reached = batch.future, np.ones(time.shape, bool)
     stacked = stacks(history.step_type, stack)
     for step in range(horizon):
         reached &= at(history.step_type, index, np.minimum(time + step, length - 1)) != LAST
+        reached &= time + step < newest
+        np.testing.assert_array_equal(future.reached[:, step], reached)
+        arrived = at(history.discount, index, np.minimum(time + step + 1, length - 1))
+        np.testing.assert_array_equal(future.discount[:, step][reached], arrived[reached])
     np.testing.assert_array_equal(future.valid, reached)
     assert 0.05 < reached.mean() < 0.95
     sequences, rows = np.nonzero(reached)

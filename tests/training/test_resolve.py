@@ -23,6 +23,7 @@ from covr_jax.training.resolve import comparable, resolve
 OPEN = {
     "replay": "the value is None",
     "auxiliary_clip_norm": "the value is None",
+    "critic_clip_norm": "the value is None",
     "adapter": "the value is None",
     "gpu_share": "what the model needs of the GPU at hand",
     "conv_filters": "num_filters each",

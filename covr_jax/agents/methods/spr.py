@@ -44,7 +44,7 @@ def first_rows(name: str, batch: Batch) -> tuple[UInt8[Array | np.ndarray, "B H 
     """
     if batch.future is None:
         raise ValueError(f"{name} needs batches with a future")
-    action, reward, observation, valid = batch.future
+    action, reward, observation, valid, *_ = batch.future
     first = Future(action[:, :ROWS], reward[:, :ROWS], observation[:, :ROWS], valid[:ROWS])
     return batch.observation[:ROWS], first
 

@@ -47,7 +47,7 @@ def convolve(
     fits = filters % _FILTERS == 0 and side <= min(_LARGEST_SIDE, *x.shape[1:3]) and kernel.dtype == jnp.float32
     if fits and x.size and x.dtype in (jnp.float32, jnp.uint8) and has_kernel():
         return _fused(x, kernel, bias, stride, precision)
-    return bias_relu(_xla_conv(x, kernel, stride, precision), bias)
+    return bias_relu(correlate(x, kernel, stride, precision), bias)
 
 
 def has_kernel() -> bool:
@@ -55,8 +55,8 @@ def has_kernel() -> bool:
     return cpu_kernels.targets(_SOURCE, *TARGETS)
 
 
-def _xla_conv(x: Any, kernel: Any, stride: int, precision: jax.lax.Precision) -> Float[Array, "B P Q N"]:
-    """Returns the convolution by XLA.
+def correlate(x: Any, kernel: Any, stride: int, precision: jax.lax.Precision) -> Float[Array, "B P Q N"]:
+    """Returns the VALID convolution by XLA; arguments as of ``convolve``.
 
     Windows that do not overlap become one matrix product: the numbers are the same, but the gradient of a convolution
     with large strides takes three times as long on CPU.
@@ -115,7 +115,7 @@ def _fused(x: Array, kernel: Array, bias: Array, stride: int, precision: jax.lax
         return _call(FORWARD, jax.ShapeDtypeStruct(shape, kernel.dtype), stride, *operands)
 
     def by_xla(x: Array, kernel: Array, bias: Array) -> Array:
-        return bias_relu(_xla_conv(x, kernel, stride, precision), bias)
+        return bias_relu(correlate(x, kernel, stride, precision), bias)
 
     return platform_dependent(x, kernel, bias, cpu=on_cpu, default=by_xla)
 
@@ -137,7 +137,7 @@ def _fused_backward(
     all_by_kernel = needs_x and stride == 1 and x.shape[-1] % _FILTERS == 0
 
     def x_gradient(x: Array, kernel: Array, masked: Array) -> tuple[Array, ...]:
-        return jax.vjp(lambda x: _xla_conv(x, kernel, stride, precision), x)[1](masked) if needs_x else ()
+        return jax.vjp(lambda x: correlate(x, kernel, stride, precision), x)[1](masked) if needs_x else ()
 
     def on_cpu(x: Array, kernel: Array, y: Array, gradient: Array) -> tuple[Array, ...]:
         shapes = [jax.ShapeDtypeStruct(shape, kernel.dtype) for shape in (kernel.shape, y.shape[-1:], x.shape)]
@@ -148,7 +148,7 @@ def _fused_backward(
 
     def by_xla(x: Array, kernel: Array, y: Array, gradient: Array) -> tuple[Array, ...]:
         masked, bias_gradient = _bias_relu_backward(y, gradient)
-        kernel_gradient = jax.vjp(lambda kernel: _xla_conv(x, kernel, stride, precision), kernel)[1](masked)[0]
+        kernel_gradient = jax.vjp(lambda kernel: correlate(x, kernel, stride, precision), kernel)[1](masked)[0]
         return kernel_gradient, bias_gradient, *x_gradient(x, kernel, masked)
 
     kernel_gradient, bias_gradient, *rest = platform_dependent(x, kernel, y, gradient, cpu=on_cpu, default=by_xla)

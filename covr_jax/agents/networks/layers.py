@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from covr_jax.agents.networks.convolution import convolve
+from covr_jax.agents.networks.convolution import convolve, correlate
 
 Params = Any
 _RELU_GAIN = np.sqrt(2.0).item()
 _DIFFERENCE_GAIN = 2.0  # weight of frame differences in the first kernel: frames differ in few pixels
 
 Precision = Literal["float32", "tf32", "bfloat16"]
+glorot = nn.initializers.glorot_uniform()
 
 
 class Network(NamedTuple):
@@ -75,7 +76,7 @@ def _on_differences(kernel: Float[Array, "K K C N"]) -> Float[Array, "K K C N"]:
 
 
 class Conv(nn.Module):
-    """A VALID convolution and ReLU; bytes are scaled to [0, 1], or to [-0.5, 0.5] with ``centre``."""
+    """A VALID convolution and ReLU, or ELU; bytes are scaled to [0, 1], or to [-0.5, 0.5] with ``centre``."""
 
     filters: int
     size: int
@@ -83,12 +84,13 @@ class Conv(nn.Module):
     arithmetic: Arithmetic
     differences: bool = False
     centre: bool = False
+    elu: bool = False  # with Glorot's initialisation instead of an orthogonal one
 
     @nn.compact
     def __call__(self, x: Shaped[Array, "B H W C"]) -> Float[Array, "B H2 W2 N"]:
         """Returns the activations for images or feature maps."""
         disjoint = self.size == self.stride  # windows share no pixel: a linear layer of each
-        kernel_init = orthogonal(_RELU_GAIN) if disjoint else delta_orthogonal
+        kernel_init = glorot if self.elu else orthogonal(_RELU_GAIN) if disjoint else delta_orthogonal
         kernel = self.param("kernel", kernel_init, (self.size, self.size, x.shape[-1], self.filters))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
         if self.differences:
@@ -99,6 +101,8 @@ class Conv(nn.Module):
             kernel = kernel / 255.0
         dtype, precision = self.arithmetic.dtype or kernel.dtype, self.arithmetic.precision
         kernel, bias = kernel.astype(dtype), bias.astype(dtype)
+        if self.elu:  # the kernel for CPUs has ReLU built in
+            return nn.elu(correlate(x, kernel, self.stride, precision) + bias[None, None, None])
         return convolve(x, kernel, bias, self.stride, precision)
 
 

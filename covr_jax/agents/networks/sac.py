@@ -32,11 +32,13 @@ class Networks(NamedTuple):
     """The networks of an agent.
 
     Attributes:
-      torso: u8[B,H,W,C] -> f32[B,N], or bf16[B,N] where products are computed in bfloat16.
+      torso: u8[B,H,W,C] -> f32[B,N], or bf16[B,N] where products are computed in bfloat16. All that actor and critic
+        share: the convolutions; of MR.Q the whole state encoder.
       actor: torso features (and the previous action f32[B,A] of residual actors) -> (mean, log_std) f32[B,A], or the
         mean only of deterministic actors; before the tanh.
       critic: torso features and action f32[B,A] -> f32[2,B].
-      features: torso features -> f32[B,F], with the critic's ``encoder`` parameters.
+      features: torso features (and action f32[B,A], where the encoder reads it) -> f32[B,F], with the critic's
+        ``encoder`` parameters.
     """
 
     torso: Network
@@ -45,20 +47,24 @@ class Networks(NamedTuple):
     features: Network
 
 
-class _Convolutions(nn.Module):
+class Convolutions(nn.Module):
+    """Convolutions one after the other; ``differences`` and ``centre`` concern the first."""
+
     filters: tuple[int, ...]
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
     differences: bool
     centre: bool
     arithmetic: Arithmetic
+    elu: bool = False
 
     @nn.compact
     def __call__(self, x: UInt8[Array, "B H W C"]) -> Float[Array, "B N"]:
+        """Returns the last feature map, row by row."""
         for index, (filters, size, stride) in enumerate(zip(self.filters, self.kernels, self.strides, strict=True)):
             first = index == 0
             layer = Conv(
-                filters, size, stride, self.arithmetic, self.differences and first, self.centre and first,
+                filters, size, stride, self.arithmetic, self.differences and first, self.centre and first, self.elu,
                 name=f"conv_{index}",
             )  # fmt: skip
             x = layer(x)
@@ -79,8 +85,8 @@ class FrameDiffEncoder(nn.Module):
     def __call__(self, x: UInt8[Array, "B H W C"]) -> Float[Array, "B N"]:
         """Returns the difference of features; C holds one frame more than the convolutions read."""
         options = (self.filters, self.kernels, self.strides, self.differences, self.centre, self.arithmetic)
-        now = _Convolutions(*options, name="now")(x[..., 3:])
-        return now - _Convolutions(*options, name="before")(x[..., :-3])
+        now = Convolutions(*options, name="now")(x[..., 3:])
+        return now - Convolutions(*options, name="before")(x[..., :-3])
 
 
 class _Actor(nn.Module):
@@ -167,7 +173,7 @@ def make_networks(
     """
     filters = (num_filters,) * len(conv_kernels) if isinstance(num_filters, int) else num_filters
     arithmetic, differences = ARITHMETIC[precision], frame_basis == "differences"
-    torso = FrameDiffEncoder if frame_diff else _Convolutions
+    torso = FrameDiffEncoder if frame_diff else Convolutions
     return Networks(
         torso=as_network(torso(filters, conv_kernels, conv_strides, differences, centre, arithmetic)),
         actor=as_network(_Actor(feature_dim, hidden_dim, action_dim, log_std_range, arithmetic, squash, stochastic)),

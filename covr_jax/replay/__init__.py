@@ -13,6 +13,8 @@ from covr_jax.replay.buffer import (
     set_prior,
     size,
 )
+from covr_jax.replay.demonstrations import distribute, store_episodes
+from covr_jax.replay.episodes import find_episodes, read_episodes
 from covr_jax.replay.reading import Window, window
 from covr_jax.replay.state import ReplayState, capacity_in_slots, nbytes
 
@@ -23,14 +25,18 @@ __all__ = [
     "capacity_in_slots",
     "count_cut",
     "cut",
+    "distribute",
+    "find_episodes",
     "frames",
     "init",
     "last_action",
     "nbytes",
     "observations",
     "previous_actions",
+    "read_episodes",
     "sample",
     "set_prior",
     "size",
+    "store_episodes",
     "window",
 ]

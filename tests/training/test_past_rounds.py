@@ -88,9 +88,9 @@ def test_a_run_s_round_is_repeated_from_a_checkpoint_after_it(covr, folder, tiny
 
 @pytest.mark.xdist_group("training")
 def test_a_run_s_experience_is_that_of_its_end(covr, folder, tiny_config):
-    config, state = load_experience(folder / "covr")
-    assert config == resolve(tiny_config)
+    parts, state, own_start = load_experience(folder / "covr")
+    assert parts.config == resolve(tiny_config) and own_start == 0
     assert_trees_equal(host_copy(state), ExperienceState(covr.ended.replay, covr.ended.progress))
     with pytest.raises(ConfigError, match="round 1 read 50 samples that are no longer in the replay"):
         records = [json.loads((folder / "covr" / "vlm" / "round_1" / "record.json").read_text())]
-        past_rounds.repeat_round(config, state, records)
+        past_rounds.repeat_round(parts.config, state, records)

@@ -14,11 +14,12 @@ from covr_jax.replay.buffer import (
     size,
 )
 from covr_jax.replay.demonstrations import distribute, store_episodes
-from covr_jax.replay.episodes import find_episodes, read_episodes
+from covr_jax.replay.episodes import LeftOut, find_episodes, read_episodes
 from covr_jax.replay.reading import Window, window
 from covr_jax.replay.state import ReplayState, capacity_in_slots, nbytes
 
 __all__ = [
+    "LeftOut",
     "ReplayState",
     "Window",
     "add",

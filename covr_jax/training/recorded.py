@@ -9,7 +9,7 @@ from covr_jax import __version__, replay
 from covr_jax.config import ON_BASE, ConfigError
 from covr_jax.config.convert import PROVENANCE
 from covr_jax.io.datasets import check_free, check_packages, write_dataset
-from covr_jax.replay.episodes import LeftOut
+from covr_jax.replay import LeftOut
 from covr_jax.report.data import read_config, read_result
 from covr_jax.training.demonstrations import recorded_with
 from covr_jax.training.parts import Parts

@@ -56,7 +56,7 @@ def test_every_whole_episode_is_found_and_every_other_transition_is_counted(lane
 
 
 def test_what_is_no_whole_episode_by_hand():
-    """Times 2 to 9 are stored. Lane 0: overwritten in part, whole, not at its end. Lane 1: broken off at 4, whole, whole."""
+    """Times 2 to 9 are stored. Lane 0: overwritten in part, whole, not at its end; lane 1: broken off, whole, whole."""
     types = np.array(
         [
             [FIRST, MID, MID, LAST, FIRST, LAST, FIRST, MID, MID, MID],

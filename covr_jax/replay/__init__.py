@@ -1,4 +1,7 @@
-"""Device-resident experience replay: a ring (``buffer``, ``state``, ``storage``) and its samplers (``sampling``)."""
+"""Device-resident experience replay: a ring (``buffer``, ``state``, ``storage``) and its samplers (``sampling``).
+
+``episodes`` reads whole episodes out of it, ``demonstrations`` writes such into it.
+"""
 
 from covr_jax.replay.buffer import (
     add,

@@ -94,9 +94,8 @@ def test_a_name_goes_to_minaris_store_and_everything_comes_back(store):
 
 
 def test_an_environment_is_recovered_from_what_is_written_of_it(tmp_path):
-    spec = gymnasium.spec("CartPole-v1")
-    spec.kwargs["render_mode"] = None
-    env = minari.MinariDataset(written(tmp_path / "demos", env_spec=spec)).recover_environment()
+    path = written(tmp_path / "demos", env_spec=gymnasium.spec("CartPole-v1"))
+    env = minari.MinariDataset(path).recover_environment()
     assert env.spec.id == "CartPole-v1"
 
 

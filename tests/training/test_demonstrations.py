@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import math
-import shutil
 import sys
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,9 +16,11 @@ from covr_jax import replay, runtime
 from covr_jax.commands import export
 from covr_jax.config import ConfigError
 from covr_jax.io.checkpoint import Checkpointer
-from covr_jax.training import demonstrations, past_rounds, selection
+from covr_jax.io.datasets import Dataset
+from covr_jax.training import demonstrations, past_rounds
 from covr_jax.training.recorded import export_episodes
 from covr_jax.training.resolve import resolve
+from covr_jax.training.state import ExperienceState, initial_progress
 from covr_jax.types import StepType
 from tests.support.reporters import Quiet
 from tests.support.trees import assert_trees_equal, host_copy
@@ -163,87 +164,105 @@ def test_demonstrations_that_do_not_fit_the_run_are_refused(rad, exported, tiny_
     )
 
 
+def test_older_episodes_are_left_out_where_the_replay_has_no_room(exported, tiny_config, make_programs):
+    """Two lanes of 30 slots take an episode of 26 slots each."""
+    path, told = exported[0], Quiet()
+    config = dataclasses.replace(tiny_config, method="rad")
+    programs = SimpleNamespace(
+        config=dataclasses.replace(config, replay=dataclasses.replace(config.replay, demonstrations=str(path))),
+        parts=make_programs(resolve(config)).parts._replace(slots=30),
+        pieces=SimpleNamespace(add=jax.jit(replay.add)),
+        init=lambda: ExperienceState(replay.init(30, 2, 20, 1), initial_progress(2)),
+    )
+    ring = demonstrations.begin(programs, told).replay
+    dataset = minari.MinariDataset(path)
+    found, left_out = replay.find_episodes(ring)
+    assert [stretch[:2] for stretch in found] == [(0, 0), (1, 0)] and left_out.steps == 0
+    newest = (dataset[dataset.total_episodes - 1], dataset[dataset.total_episodes - 2])
+    for episode, same in zip(replay.read_episodes(ring, found, 3), newest, strict=True):
+        for one, other in zip(episode[:3], (same.observations, same.actions, same.rewards), strict=True):
+            np.testing.assert_array_equal(one, other)
+    older = dataset.total_episodes - 2
+    taken = f"demonstrations: 2 episodes of 50 steps from {path}"
+    assert told.messages == [f"{taken}; {older} older ones are left out, for want of --replay.capacity"]
+
+
+def test_what_was_recorded_otherwise_is_told(exported, tiny_config, make_programs):
+    parts = make_programs(resolve(dataclasses.replace(tiny_config, method="rad"))).parts
+    dataset = Dataset(str(exported[0]))
+    dataset.about |= {"action_repeat": 8, "task": "walker_walk", "seed": 99}
+    lines = demonstrations._lines(dataset, replay.distribute(dataset.steps, 2, 104), parts)
+    assert lines[1:] == [
+        "the demonstrations were recorded otherwise (action_repeat 8 -> 40, task walker_walk -> cartpole_swingup)"
+    ]
+
+
 # ---------------------------------------------------------------- a run that begins with demonstrations
 
 
 @pytest.fixture(scope="module")
 def imitation(exported, tiny_config):
-    """COVR with three environments, whose replay has room for some of the demonstrations only."""
-    path, _ = exported
+    """COVR with three environments."""
     return dataclasses.replace(
         tiny_config,
         total_steps=8000,
         env=dataclasses.replace(tiny_config.env, num_envs=3),
-        replay=dataclasses.replace(tiny_config.replay, demonstrations=str(path)),
+        replay=dataclasses.replace(tiny_config.replay, demonstrations=str(exported[0])),
     )
 
 
 @pytest.fixture(scope="module")
 def begun_with(run, imitation, folder):
-    told = Quiet()
-    return run(imitation, folder / "imitation", reporter=told), told.messages
+    return run(imitation, folder / "imitation")
 
 
 @pytest.mark.slow
 def test_a_run_begins_with_the_newest_episodes_in_its_replay(begun_with, exported):
-    log, messages = begun_with
-    dataset, ring = minari.MinariDataset(exported[0]), log.began.replay
+    dataset, ring = minari.MinariDataset(exported[0]), begun_with.began.replay
     found, left_out = replay.find_episodes(ring)
-    assert 0 < len(found) < dataset.total_episodes and left_out.steps == 0
-    kept = [dataset[index] for index in range(dataset.total_episodes - len(found), dataset.total_episodes)]
-    unseen = {episode.id for episode in kept}
+    assert len(found) == dataset.total_episodes and left_out.steps == 0
+    assert {stretch.env_id for stretch in found} == {0, 1, 2} and int(begun_with.began.progress.transitions) == 0
+    unseen = {tuple(episode.actions.ravel()): episode for episode in dataset.iterate_episodes()}
     for episode in replay.read_episodes(ring, found, 3):
-        (same,) = (other for other in kept if np.array_equal(other.actions, episode.action))
+        same = unseen.pop(tuple(episode.action.ravel()))
         np.testing.assert_array_equal(episode.observation, same.observations)
         np.testing.assert_array_equal(episode.reward, same.rewards)
-        unseen.remove(same.id)
-    assert not unseen and int(log.began.progress.transitions) == 0
-    (line,) = (line for line in messages if line.startswith("demonstrations"))
-    taken = f"demonstrations: {len(found)} episodes of {STEPS * len(found)} steps from {exported[0]}"
-    older = dataset.total_episodes - len(found)
-    assert line == f"{taken}; {older} older ones are left out, for want of --replay.capacity"
-    assert not [line for line in messages if "recorded otherwise" in line]
+    assert not unseen
 
 
 @pytest.mark.slow
 def test_random_steps_and_rounds_are_of_the_run_s_own_experience(begun_with, folder, imitation):
-    log, _ = begun_with
     newest = folder / "imitation" / "checkpoints" / str(Checkpointer(folder / "imitation").steps()[-1])
-    host = json.loads((newest / "host.json").read_text())
-    began = int(log.began.replay.count)
-    assert host["own_start"] == began > 2 * STEPS
+    host, began = json.loads((newest / "host.json").read_text()), int(begun_with.began.replay.count)
+    assert host["own_start"] == began == 2 * (STEPS + 1)
     # 40 random transitions take two chunks of ten agent steps of three environments.
     assert host["policy_start"] == began + 20
     record = json.loads((folder / "imitation" / "vlm" / "round_1" / "record.json").read_text())
-    own, _ = selection.finished_samples(log.saved[max(log.saved)], [began] * 3, 0.99)
-    assert record["samples"] == 3 * STEPS and set(own.time[: 3 * STEPS] >= began) == {True}
-    state = log.saved[min(step for step in log.saved if step > record["env_steps"])]
+    assert record["samples"] == 3 * STEPS  # of the first episodes that the run's environments ended
+    state = begun_with.saved[min(step for step in begun_with.saved if step > record["env_steps"])]
     again = past_rounds.repeat_round(resolve(imitation), state, [record], host["own_start"])
     assert again.keep.sum() == record["kept"]
 
 
 @pytest.mark.slow
-def test_a_resumed_run_loads_nothing_a_second_time(run, begun_with, imitation, folder):
-    straight, _ = begun_with
-    path = folder / "datasets" / "moved"
-    shutil.copytree(imitation.replay.demonstrations, path)
-    config = dataclasses.replace(imitation, replay=dataclasses.replace(imitation.replay, demonstrations=str(path)))
-    killed = run(config, folder / "imitation_resumed", 5300)
-    shutil.rmtree(path)
-    told = Quiet(math.inf)
-    resumed = run(config, folder / "imitation_resumed", reporter=told)
+def test_a_resumed_run_loads_nothing_a_second_time(run, begun_with, imitation, exported, folder):
+    killed = run(imitation, folder / "imitation_resumed", 5300)
+    path, told = exported[0], Quiet()
+    path.rename(path.with_name("gone"))
+    try:
+        resumed = run(imitation, folder / "imitation_resumed", reporter=told)
+    finally:
+        path.with_name("gone").rename(path)
     assert_trees_equal(resumed.began, killed.saved[max(killed.saved)])
-    assert_trees_equal(host_copy(resumed.ended), host_copy(straight.ended))
+    assert_trees_equal(host_copy(resumed.ended), host_copy(begun_with.ended))
     assert not [line for line in told.messages if line.startswith("demonstrations")]
 
 
 @pytest.mark.slow
 def test_the_dataset_of_such_a_run_has_its_own_episodes_alone(begun_with, folder, tmp_path):
-    log, _ = begun_with
     step = Checkpointer(folder / "imitation").steps()[0]
     made = export_episodes(folder / "imitation", step, str(tmp_path / "own"))
-    began, ring = int(log.began.replay.count), log.saved[step].replay
-    count = int(ring.count)
-    own = np.asarray(ring.step_type)[np.arange(max(began, count - len(ring.step_type)), count) % len(ring.step_type)]
-    assert 0 < made.episodes <= (own == StepType.LAST).sum()
+    began, ring = int(begun_with.began.replay.count), begun_with.saved[step].replay
+    slots = np.arange(began, int(ring.count)) % len(ring.step_type)
+    assert made.episodes == (ring.step_type[slots] == StepType.LAST).sum() > 0
     assert made.steps == STEPS * made.episodes

@@ -43,9 +43,7 @@ def load_run(
       ConfigError, CheckpointError: no run there, one that cannot be read, or one in which the VLM acts; or a task in
         which its policy cannot act.
     """
-    if not (run_dir / "config.json").exists():
-        raise ConfigError(f"{run_dir} holds no run (no config.json); give a directory that train.py wrote")
-    config = resolve(configuration.from_dict(read_options(run_dir)))
+    config = _config_of(run_dir)
     if distractors:
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, distractors=distractors))
     if renderer:
@@ -62,6 +60,13 @@ def load_run(
     checkpointer = Checkpointer(run_dir, folder, history=HISTORY)
     state, _, _ = checkpointer.restore(programs.init_policy, env_steps, partial=True)
     return config, programs, state
+
+
+def _config_of(run_dir: Path) -> Config:
+    """Reads the config of a run, resolved. Raises ConfigError where there is none."""
+    if not (run_dir / "config.json").exists():
+        raise ConfigError(f"{run_dir} holds no run (no config.json); give a directory that train.py wrote")
+    return resolve(configuration.from_dict(read_options(run_dir)))
 
 
 def suite_envs(config: Config, frame_stack: int) -> HostVecEnv:
@@ -105,7 +110,7 @@ def load_experience(run_dir: Path, env_steps: int | None = None) -> Experience:
     Raises:
       ConfigError, CheckpointError: no run there, one that cannot be read, or one without a replay.
     """
-    config = resolve(configuration.from_dict(read_options(run_dir)))
+    config = _config_of(run_dir)
     if config.method in VLM_POLICY_METHODS:
         raise ConfigError(f"{run_dir} has no replay: in {config.method} the VLM acts")
     parts = build_parts(config)

@@ -1,4 +1,7 @@
-"""Records that pass between the rooms. B batch, E envs, T time, H W C image, A action, K steps of a future, G cells."""
+"""Records that pass between the rooms.
+
+B batch, E envs, T time, L steps of an episode, H W C image, A action, K steps of a future, G cells.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,15 @@ class TimeStep(NamedTuple):
     reward: Array  # f32[E], sum over the action repeat; 0 on FIRST
     discount: Array  # f32[E], 1, or 0 on termination
     observation: Array  # u8[E,H,W,3*stack] pixels, newest frame in the last 3 channels, or f32[E,N] state
+
+
+class Episode(NamedTuple):
+    """One whole episode of L steps, on the host. Action k leads from observation k to observation k + 1."""
+
+    observation: Array  # u8[L+1,H,W,3*stack], newest frame in the last 3 channels
+    action: Array  # f32[L,A] in [-1, 1]
+    reward: Array  # f32[L]
+    terminated: bool  # whether a termination ended it; False: a time limit
 
 
 class Prior(NamedTuple):

@@ -1,10 +1,13 @@
-"""Writes a run's policy to one file, which acts without the run, Torch or MuJoCo.
+"""Writes a run's policy to one file, which acts without the run, Torch or MuJoCo; or its episodes as a dataset.
 
     python experiments/export.py runs/cartpole_swingup/covr/seed1
     python experiments/export.py runs/cartpole_swingup/covr/seed1 --checkpoint best --stablehlo cpu cuda
+    python experiments/export.py runs/cartpole_swingup/covr/seed1 --dataset people/cartpole-v0
 
 `covr_jax.load_policy(FILE).act(observation)` loads and uses it. With `--stablehlo` a program beside it holds the same
 policy for `jax.export.deserialize`, which needs JAX alone.
+
+With `--dataset`, in place of the policy, the whole episodes in the replay of a checkpoint become a Minari dataset.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Literal, NoReturn
 
 from covr_jax.commands import cli
 from covr_jax.config import Config, ConfigError
+from covr_jax.io.checkpoint import BEST
 from covr_jax.report.data import read_config
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -29,7 +33,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: policy.safetensors in the run directory")
     shown = "write a program for these platforms too, any batch size"
     parser.add_argument("--stablehlo", nargs="+", choices=PLATFORMS, default=[], metavar="PLATFORM", help=shown)
-    return parser.parse_args()
+    shown = "write the episodes: a new directory, or a name in Minari's store, which ends in -v and a number"
+    parser.add_argument("--dataset", metavar="DATASET", help=shown)
+    options = parser.parse_args()
+    if options.dataset is not None and (options.output or options.stablehlo):
+        cli.fail("--dataset writes no policy: leave --output and --stablehlo out")
+    if options.dataset is not None and options.checkpoint == BEST:
+        cli.fail("--checkpoint best keeps a policy without its replay: give --dataset env steps of another checkpoint")
+    return options
 
 
 def write_policy(
@@ -54,6 +65,20 @@ def write_policy(
     return config, about
 
 
+def write_episodes(run_dir: Path, env_steps: int | None, dataset: str) -> None:
+    """Writes the episodes of a checkpoint, or of the newest, as a Minari dataset, and prints what was written.
+
+    Raises:
+      ConfigError, CheckpointError: as ``training.recorded.export_episodes``.
+    """
+    from covr_jax.training.recorded import export_episodes, tell
+
+    made = export_episodes(run_dir, env_steps, dataset)
+    where = f"{made.about['task']} at {made.about['env_steps']:,} env steps"
+    print(f"{made.path}: {made.episodes:,} episodes of {made.steps:,} steps, {where}")
+    print(f"left out: {tell(made.left_out)}")
+
+
 def main() -> int:
     """Exports, and prints what was written."""
     options = parse()
@@ -65,6 +90,9 @@ def main() -> int:
     cli.import_quietly(warp=cli.uses_warp(read_config(options.run_dir)))
     runtime.configure()
     cli.check_device()
+    if options.dataset is not None:
+        write_episodes(options.run_dir, options.checkpoint, options.dataset)
+        return 0
     from covr_jax.policy import FILE, load_policy
 
     output = options.output or options.run_dir / FILE

@@ -125,6 +125,8 @@ def _check_learner(config: Config) -> None:
     if agent(config) == "resact" and sac.n_step > 1:
         # Its target reads the action before the last of the n steps, which a batch does not hold.
         raise ConfigError(f"resact takes --sac.n-step 1 only, got {sac.n_step}")
+    if config.method in VLM_POLICY_METHODS and config.replay.demonstrations is not None:
+        raise ConfigError(f"{config.method} has no replay: leave --demonstrations out, or use another --method")
     if config.method in WITH_VLM and config.replay.sampling == "elite":
         raise ConfigError(f"--replay.sampling elite is for runs without a VLM; drop it or {config.method}")
     if config.base in MAP_METHODS:

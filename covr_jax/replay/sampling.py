@@ -32,6 +32,8 @@ class SampleIndices(NamedTuple):
 
 # (state, key, batch size, frames per observation, updates so far i32) -> SampleIndices; the key is consumed
 Sampler = Callable[[ReplayState, Array, int, int, Array], SampleIndices]
+# (state, key, batch size, first time i32) -> SampleIndices, uniform among the transitions from that time on
+_Between = Callable[[ReplayState, Array, int, Array], SampleIndices]
 
 
 def _oldest(state: ReplayState, frame_stack: int) -> Array:
@@ -59,10 +61,29 @@ def _between(state: ReplayState, key: Array, batch_size: int, oldest: Array) -> 
     return SampleIndices(jnp.where(starts.any(axis=0), time, jnp.where(before, time - 1, time + 1)), env_id)
 
 
+def _between_gaps(state: ReplayState, key: Array, batch_size: int, oldest: Array) -> SampleIndices:
+    """As ``_between``, also where many slots in a row start nothing. Exact for up to 2^24 transitions.
+
+    Where nothing starts at ``oldest`` or later, it samples the latest transitions before.
+    """
+    anywhere = _mass(state, jnp.zeros_like(oldest), jnp.ones_like(state.reward))
+    latest = jnp.max(jnp.where(anywhere > 0, _times(state)[:, None], 0))
+    time, env_id, _ = _by_mass(state, key, batch_size, _mass(state, jnp.minimum(oldest, latest), anywhere))
+    return SampleIndices(time, env_id)
+
+
 def uniform(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> SampleIndices:
     """Samples every transition with the same probability."""
     del updates
     return _between(state, key, batch_size, _oldest(state, frame_stack))
+
+
+def uniform_between_gaps(
+    state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array
+) -> SampleIndices:
+    """As ``uniform``, from a ring in which many slots in a row may start nothing (``demonstrations``)."""
+    del updates
+    return _between_gaps(state, key, batch_size, _oldest(state, frame_stack))
 
 
 def _times(state: ReplayState) -> Array:
@@ -73,10 +94,10 @@ def _times(state: ReplayState) -> Array:
     return jnp.where(times >= 0, times, -1)
 
 
-def _mass(state: ReplayState, frame_stack: int, value: Array) -> Array:
-    """Returns ``value`` f32[T,E] at slots that start a transition, 0 elsewhere."""
+def _mass(state: ReplayState, oldest: Array, value: Array) -> Array:
+    """Returns ``value`` f32[T,E] at slots that start a transition at ``oldest`` or later, 0 elsewhere."""
     times = _times(state)
-    inside = (times >= _oldest(state, frame_stack)) & (times < state.count - 1)
+    inside = (times >= oldest) & (times < state.count - 1)
     return jnp.where(inside[:, None] & (state.step_type < StepType.LAST), value, 0.0)
 
 
@@ -107,7 +128,7 @@ def prioritised(alpha: float, beta: float, anneal_updates: int = 0, floor: float
     """
 
     def sampler(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> SampleIndices:
-        mass = _mass(state, frame_stack, jnp.maximum(state.priority, floor) ** alpha)
+        mass = _mass(state, _oldest(state, frame_stack), jnp.maximum(state.priority, floor) ** alpha)
         time, env_id, probability = _by_mass(state, key, batch_size, mass)
         weight = (jnp.count_nonzero(mass) * probability) ** -rising(beta, updates, anneal_updates)
         return SampleIndices(time, env_id, weight / weight.max())
@@ -115,7 +136,9 @@ def prioritised(alpha: float, beta: float, anneal_updates: int = 0, floor: float
     return sampler
 
 
-def recent(eta: float, least: int, updates_per_phase: int, anneal_updates: int = 0) -> Sampler:
+def recent(
+    eta: float, least: int, updates_per_phase: int, anneal_updates: int = 0, between: _Between = _between
+) -> Sampler:
     """Uniform over the newest c_k = max(N eta^(1000 k / K), least) transitions (Wang and Ross 2019, ERE).
 
     The k-th of K updates sees fewer and fewer; with one update per step a phase is K updates. eta rises to 1 over
@@ -131,18 +154,18 @@ def recent(eta: float, least: int, updates_per_phase: int, anneal_updates: int =
         kept = jnp.maximum(stored * shrink ** (1000.0 * k / updates_per_phase), least)
         newest = state.count - 1 - jnp.ceil(kept / num_envs).astype(jnp.int32)
         # One slot more than asked for: a sample that meets LAST moves to its neighbour.
-        return _between(state, key, batch_size, jnp.maximum(oldest, jnp.minimum(newest, state.count - 3)))
+        return between(state, key, batch_size, jnp.maximum(oldest, jnp.minimum(newest, state.count - 3)))
 
     return sampler
 
 
-def elite(share: float) -> Sampler:
+def elite(share: float, rest: Sampler = uniform) -> Sampler:
     """``share`` of the batch from marked transitions, the rest uniform; all uniform while none is marked."""
 
     def sampler(state: ReplayState, key: Array, batch_size: int, frame_stack: int, updates: Array) -> SampleIndices:
         elite_key, rest_key = jax.random.split(key)
-        everywhere = uniform(state, rest_key, batch_size, frame_stack, updates)
-        mass = _mass(state, frame_stack, (state.priority >= ELITE).astype(jnp.float32))
+        everywhere = rest(state, rest_key, batch_size, frame_stack, updates)
+        mass = _mass(state, _oldest(state, frame_stack), (state.priority >= ELITE).astype(jnp.float32))
         time, env_id, _ = _by_mass(state, elite_key, batch_size, mass)
         chosen = (jnp.arange(batch_size) < round(share * batch_size)) & (mass.sum() > 0)
         return SampleIndices(jnp.where(chosen, time, everywhere.time), jnp.where(chosen, env_id, everywhere.env_id))
@@ -172,12 +195,13 @@ def mark_elite(state: ReplayState, time: Array, env_id: Array) -> ReplayState:
 
 
 def make_sampler(config: ReplayConfig) -> Sampler:
-    """Returns the sampler that the config names."""
+    """Returns the sampler that the config names; with demonstrations, one that expects their gaps."""
+    gaps = config.demonstrations is not None
     if config.sampling == "prioritised":
         anneal_updates = config.anneal_updates or 0
         return prioritised(config.priority_alpha, config.priority_beta, anneal_updates, config.priority_floor)
     if config.sampling == "recent":
-        return recent(config.recent_eta, config.recent_least, config.recent_phase, config.anneal_updates or 0)
-    if config.sampling == "elite":
-        return elite(config.elite_share)
-    return uniform
+        sizes = (config.recent_eta, config.recent_least, config.recent_phase, config.anneal_updates or 0)
+        return recent(*sizes, between=_between_gaps if gaps else _between)
+    everywhere = uniform_between_gaps if gaps else uniform
+    return elite(config.elite_share, everywhere) if config.sampling == "elite" else everywhere

@@ -181,6 +181,11 @@ def read_config(run_dir: str | Path) -> dict[str, Any]:
     return _read_json(Path(run_dir) / "config.json", dict, [])
 
 
+def read_result(run_dir: str | Path) -> dict[str, Any]:
+    """Reads the result of a run; an empty dict if it has none that can be read."""
+    return _read_json(Path(run_dir) / "result.json", dict, [])
+
+
 def read_run(run_dir: str | Path) -> Run:
     """Reads a run directory.
 

@@ -16,7 +16,7 @@ from covr_jax.covr import guidance, schedule
 from covr_jax.io.reporter import Reporter
 from covr_jax.runtime.ahead import Ahead
 from covr_jax.runtime.profiling import CompileLog, chunk_annotation
-from covr_jax.training import cost_analysis
+from covr_jax.training import cost_analysis, demonstrations
 from covr_jax.training.divergence import check_parameters, check_updates, tell_broken, tell_skipped
 from covr_jax.training.evaluation import Policy
 from covr_jax.training.loop_state import AgentLoopState
@@ -62,9 +62,9 @@ class AgentTrainer(Trainer):
         size = f"{self.programs.parts.replay_bytes / 1e6:.0f} MB of {store.storage} memory"
         self.reporter.message(f"replay: {size} for {store.capacity:,} transitions")
         if not self.checkpointer.steps():
-            data_start, first = [0] * config.env.num_envs, config.run.checkpoint_every
-            self.loop = AgentLoopState(data_start=data_start, next_checkpoint=first)
-            self.state = self.programs.init()
+            self.state = demonstrations.begin(self.programs, self.reporter)
+            start, first = int(self.state.replay.count), config.run.checkpoint_every
+            self.loop = AgentLoopState(data_start=[start] * config.env.num_envs, own_start=start, next_checkpoint=first)
             return False
         directory = self.restore(lambda: self.programs.init(begin=False), AgentLoopState)
         if self.vlm:

@@ -44,6 +44,7 @@ class AgentLoopState(LoopState):
     frames_queried: int = 0
     frames_skipped: int = 0
     broken_episodes: int = 0
+    own_start: int = 0  # time slot of the run's first step; before it the replay holds demonstrations
     policy_start: int | None = None  # time slot of the policy's first action; None: all actions so far are random
 
     def __post_init__(self) -> None:

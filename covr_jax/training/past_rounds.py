@@ -28,13 +28,16 @@ class PastRound(NamedTuple):
     keep: Bool[np.ndarray, " N"]
 
 
-def repeat_round(config: Config, state: ExperienceState, records: Sequence[dict[str, Any]]) -> PastRound:
+def repeat_round(
+    config: Config, state: ExperienceState, records: Sequence[dict[str, Any]], own_start: int = 0
+) -> PastRound:
     """Repeats the selection of the last of some rounds.
 
     Args:
       config: of the run, resolved.
       state: of a checkpoint of the run, from after the round.
       records: of the rounds from 1 on, in order.
+      own_start: time slot of the run's first step, after its demonstrations.
 
     Raises:
       ConfigError: the selection depended on networks of that time, or does not come out as the round recorded it, most
@@ -44,7 +47,7 @@ def repeat_round(config: Config, state: ExperienceState, records: Sequence[dict[
     name = f"round {record['round']}"
     if covr.score == "q_value" or covr.truncation == "bootstrap":
         raise ConfigError(f"{name} scored its samples with the critic of that time, which no checkpoint keeps")
-    start, samples = [0] * config.env.num_envs, None
+    start, samples = [own_start] * config.env.num_envs, None
     for earlier in records:
         until = _slots_at(state, earlier["env_steps"] // required(config.env.action_repeat))
         samples, following = finished_samples(state, start, covr.return_discount, covr.score, until=until)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from covr_jax import config as configuration
 from covr_jax import replay
@@ -14,7 +14,7 @@ from covr_jax.envs import TASKS, HostTask, HostVecEnv, find_task, suite_task
 from covr_jax.envs.task import Task
 from covr_jax.io.checkpoint import BEST, Checkpointer
 from covr_jax.io.run_dir import read_options
-from covr_jax.training.parts import build_parts
+from covr_jax.training.parts import Parts, build_parts
 from covr_jax.training.programs import Programs
 from covr_jax.training.resolve import resolve
 from covr_jax.training.state import HISTORY, EvaluatedState, ExperienceState, initial_progress
@@ -43,9 +43,7 @@ def load_run(
       ConfigError, CheckpointError: no run there, one that cannot be read, or one in which the VLM acts; or a task in
         which its policy cannot act.
     """
-    if not (run_dir / "config.json").exists():
-        raise ConfigError(f"{run_dir} holds no run (no config.json); give a directory that train.py wrote")
-    config = resolve(configuration.from_dict(read_options(run_dir)))
+    config = _config_of(run_dir)
     if distractors:
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, distractors=distractors))
     if renderer:
@@ -62,6 +60,13 @@ def load_run(
     checkpointer = Checkpointer(run_dir, folder, history=HISTORY)
     state, _, _ = checkpointer.restore(programs.init_policy, env_steps, partial=True)
     return config, programs, state
+
+
+def _config_of(run_dir: Path) -> Config:
+    """Reads the config of a run, resolved. Raises ConfigError where there is none."""
+    if not (run_dir / "config.json").exists():
+        raise ConfigError(f"{run_dir} holds no run (no config.json); give a directory that train.py wrote")
+    return resolve(configuration.from_dict(read_options(run_dir)))
 
 
 def suite_envs(config: Config, frame_stack: int) -> HostVecEnv:
@@ -87,13 +92,27 @@ def suite_envs(config: Config, frame_stack: int) -> HostVecEnv:
     )
 
 
-def load_experience(run_dir: Path) -> tuple[Config, ExperienceState]:
-    """Config and replay of a run's newest checkpoint. Nothing is compiled, and no environment is opened.
+class Experience(NamedTuple):
+    """What a checkpoint tells of a run's environments."""
+
+    parts: Parts
+    state: ExperienceState
+    own_start: int  # time slot of the run's first step; before it the replay holds demonstrations
+
+
+def load_experience(run_dir: Path, env_steps: int | None = None) -> Experience:
+    """The replay of a run. Nothing is compiled, and no environment is opened.
+
+    Args:
+      run_dir: that ``train.py`` wrote.
+      env_steps: of a checkpoint; None: the newest.
 
     Raises:
-      ConfigError, CheckpointError: no run there, or one that cannot be read.
+      ConfigError, CheckpointError: no run there, one that cannot be read, or one without a replay.
     """
-    config = resolve(configuration.from_dict(read_options(run_dir)))
+    config = _config_of(run_dir)
+    if config.method in VLM_POLICY_METHODS:
+        raise ConfigError(f"{run_dir} has no replay: in {config.method} the VLM acts")
     parts = build_parts(config)
 
     def like() -> ExperienceState:
@@ -101,8 +120,8 @@ def load_experience(run_dir: Path) -> tuple[Config, ExperienceState]:
         store = replay.init(parts.slots, envs, size, parts.env.action_dim, storage, parts.answer_dim)
         return parts.device_put(ExperienceState(store, initial_progress(envs)))
 
-    state, _, _ = Checkpointer(run_dir, history=HISTORY).restore(like, partial=True)
-    return config, state
+    state, host, _ = Checkpointer(run_dir, history=HISTORY).restore(like, env_steps, partial=True)
+    return Experience(parts, state, host.get("own_start", 0))
 
 
 def in_task(config: Config, name: str) -> Config:

@@ -69,8 +69,9 @@ def read_samples(run: Run, number: int) -> Filtered:
     from covr_jax.training.restore import load_experience
     from covr_jax.training.selection import frames_of
 
-    config, state = load_experience(run.folder)
-    found = repeat_round(config, state, [r.record for r in run.rounds if r.number <= number])
+    parts, state, own_start = load_experience(run.folder)
+    config = parts.config
+    found = repeat_round(config, state, [r.record for r in run.rounds if r.number <= number], own_start)
     samples, rows = found.samples, []
     for title, which in (("kept", found.keep), ("dropped", ~found.keep)):
         chosen = spread(found.compared, which, FRAMES)

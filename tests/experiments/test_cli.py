@@ -214,6 +214,15 @@ def test_what_the_operating_system_refuses_is_one_line(capsys):
     assert capsys.readouterr().err == f"{refusal} command again\n"
 
 
+def test_demonstrations_are_short_for_the_option_of_the_replay(capsys):
+    config = cli.parse_config(["--method", "rad", "--demonstrations", "people/toy-v0"], "train.py", "")
+    assert config.replay.demonstrations == "people/toy-v0"
+    assert cli.parse_config(["--replay.demonstrations", "./demos"], "train.py", "").replay.demonstrations == "./demos"
+    with pytest.raises(SystemExit):
+        cli.parse_config(["--method", "vbe", "--demonstrations", "./demos"], "train.py", "")
+    assert "vbe has no replay: leave --demonstrations out, or use another --method" in capsys.readouterr().err
+
+
 def test_endpoint_is_short_for_the_carla_option():
     config = resolve(cli.parse_config(["--task", "carla_highway", "--endpoint", "10.0.0.7:2000"], "train.py", ""))
     assert (config.task, config.carla.endpoint) == ("carla_highway", "10.0.0.7:2000")

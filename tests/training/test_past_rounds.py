@@ -25,10 +25,11 @@ REWARDS = [(0, 0), (1, 1), (2, 2), (0, 4), (5, 8), (6, 16), (7, 0), (0, 32)]
 CONFIG = Config(env=EnvConfig(num_envs=2, action_repeat=4), covr=CovrConfig(return_discount=1.0, min_keep=1))
 
 
-def experience(times, slots=16):
-    """What a run has stored after some time slots, and the transitions that it has made."""
-    store, made = replay.init(slots, 2, 2, 1), 0
-    for kind, reward in zip(KINDS[:times], REWARDS[:times], strict=True):
+def experience(times, slots=16, before=()):
+    """What a run has stored after some time slots, and the transitions that it has made; ``before`` are others'."""
+    store, made = replay.init(slots, 2, 2, 1), -sum(kind != F for kinds in before for kind in kinds)
+    rows = [*((kind, (9, 9)) for kind in before), *zip(KINDS[:times], REWARDS[:times], strict=True)]
+    for kind, reward in rows:
         kinds, rewards = np.array(kind, np.int32), np.array(reward, np.float32)
         step = TimeStep(kinds, rewards, np.ones(2, np.float32), np.zeros((2, 2, 2, 3), np.uint8))
         store = replay.add(store, step, np.zeros((2, 1), np.float32))
@@ -56,6 +57,18 @@ def test_a_round_is_repeated_as_it_was():
         for one, other in zip(again, kept, strict=True):
             np.testing.assert_array_equal(one, other)
         assert len(found.compared) == records[-1]["samples"]
+
+
+def test_demonstrations_before_the_run_s_own_steps_are_no_part_of_a_round():
+    """Two time slots before them hold an episode of each environment: the same round, two slots later."""
+    first, kept, _ = recorded(1, 5, [0, 0])
+    later = experience(8, before=[(F, F), (L, L)])
+    found = past_rounds.repeat_round(CONFIG, later, [first], own_start=2)
+    again = found.samples.take(np.nonzero(found.keep)[0])
+    np.testing.assert_array_equal(again.time, kept.time + 2)
+    np.testing.assert_array_equal(again.returns, kept.returns)
+    with pytest.raises(ConfigError, match="round 1 read 2 samples"):
+        past_rounds.repeat_round(CONFIG, later, [first])
 
 
 def test_a_round_that_was_rolled_back_leaves_its_samples_to_the_next():
@@ -88,9 +101,9 @@ def test_a_run_s_round_is_repeated_from_a_checkpoint_after_it(covr, folder, tiny
 
 @pytest.mark.xdist_group("training")
 def test_a_run_s_experience_is_that_of_its_end(covr, folder, tiny_config):
-    config, state = load_experience(folder / "covr")
-    assert config == resolve(tiny_config)
+    parts, state, own_start = load_experience(folder / "covr")
+    assert parts.config == resolve(tiny_config) and own_start == 0
     assert_trees_equal(host_copy(state), ExperienceState(covr.ended.replay, covr.ended.progress))
     with pytest.raises(ConfigError, match="round 1 read 50 samples that are no longer in the replay"):
         records = [json.loads((folder / "covr" / "vlm" / "round_1" / "record.json").read_text())]
-        past_rounds.repeat_round(config, state, records)
+        past_rounds.repeat_round(parts.config, state, records)

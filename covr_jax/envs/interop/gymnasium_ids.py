@@ -6,7 +6,11 @@ an environment is made. In one go: ``gymnasium.make("covr_jax.envs.interop.gymna
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
 TASKS = (
     "ball_in_cup_catch",
@@ -22,10 +26,27 @@ TASKS = (
 _MODULE = "covr_jax.envs.interop.as_gymnasium"
 
 
+def _id(task: str) -> str:
+    return f"covr_jax/{task}-v0"
+
+
+def env_spec(task: str, **options: Any) -> EnvSpec | None:
+    """Returns what gymnasium makes a task's environment from; None for tasks without an id.
+
+    Args:
+      task: its name.
+      **options: JSON-able ones of ``GymEnv``.
+    """
+    if task not in TASKS:
+        return None
+    spec = gymnasium.spec(_id(task))
+    return dataclasses.replace(spec, kwargs=spec.kwargs | options)
+
+
 def register_ids() -> None:
     """Makes the ids known to gymnasium; once is enough."""
     for task in TASKS:
-        if (name := f"covr_jax/{task}-v0") not in gymnasium.registry:
+        if (name := _id(task)) not in gymnasium.registry:
             gymnasium.register(
                 name,
                 entry_point=f"{_MODULE}:GymEnv",

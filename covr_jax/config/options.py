@@ -114,8 +114,8 @@ class VLMConfig:
     ask_share: Annotated[float, Interval(gt=0, le=1)] = 1.0
     frames: PositiveInt = 1  # newest frames of an observation in a query, oldest first [COVR]
     hold: bool = True  # store an answer with all steps until the next query; off: mask those steps [ours]
-    # Input height = width, pixels [ours]. None: 84 for the tiny models, 224 for Qwen and 336 for LLaVA by hub id;
-    # stays None for other names and for dgc_like, whose model decides when it is loaded
+    # Input height = width, pixels [ours]. None: 84 for the tiny models, by hub id 224 for Qwen, 336 for LLaVA and 448
+    # for InternVL; stays None for other names and for dgc_like, whose model decides when it is loaded
     image_size: PositiveInt | None = None
     lora_rank: PositiveInt | None = None  # None: 128 [COVR], or 16 for the tiny models [ours]
     lora_alpha: Positive | None = None  # None: the task's [COVR: 16, CARLA 256], or 64 for the tiny models [ours]

@@ -13,6 +13,7 @@
     loading       loads a VLM, adds LoRA, makes the inputs of a forward pass
     pretrained    weights from a directory or the hub
     backbones     descriptions of the architectures
+    chat_templates  their chat templates
     adapter       LoRA adapters on disk
     images        frames -> inputs of the vision encoder, on the device
     vision        attention over images of one size
@@ -39,8 +40,8 @@
     rollout       experience, and its conversion to a batch
 
 Torch is imported by ``engine``, ``trainer``, ``decode``, ``map_engine``, ``serving.vllm_engine``, ``ppo.policy``,
-``ppo.loss`` and ``models`` (except ``backbones``, ``pretrained`` and ``tiny``), and by the other modules not before an
-engine is built.
+``ppo.loss`` and ``models`` (except ``backbones``, ``chat_templates``, ``pretrained`` and ``tiny``), and by the other
+modules not before an engine is built.
 """
 
 import os as _os

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from covr_jax.runtime import memory
 from covr_jax.vlm.models.backbones import BACKBONES
 from covr_jax.vlm.models.images import preprocess
+from covr_jax.vlm.models.kv_cache import cache_bytes, linear_widths
 from covr_jax.vlm.models.loading import Backbone, PromptTokens, add_lora, backbone_from, base_model, model_inputs
 
 GB = 10**9
@@ -41,7 +42,15 @@ class Plan(NamedTuple):
 
 
 class _Shapes(TorchDispatchMode):
-    """Lets a model on the meta device meet tensors of the CPU, from which it reads sizes."""
+    """Lets a model on the meta device meet tensors of the CPU, from which it reads sizes.
+
+    Args:
+      selected: elements that a mask on the meta device selects: the image tokens.
+    """
+
+    def __init__(self, selected: int):
+        super().__init__()
+        self._selected = selected
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = args, kwargs or {}
@@ -50,7 +59,15 @@ class _Shapes(TorchDispatchMode):
             if func is torch.ops.aten._local_scalar_dense.default:  # checks of values, which are not there
                 return True if tensors[0].dtype == torch.bool else 1
             args, kwargs = tree_map_only(torch.Tensor, lambda x: x if x.is_meta else x.to("meta"), (args, kwargs))
+            if func is torch.ops.aten.index.Tensor:
+                args = (args[0], [part for index in args[1] for part in self._numbers(index)])
         return func(*args, **kwargs)
+
+    def _numbers(self, index: torch.Tensor | None) -> list[torch.Tensor | None]:
+        """Returns an index in place of one by a mask, which has a number per axis for each selected element."""
+        if index is None or index.dtype != torch.bool:
+            return [index]
+        return [index.new_empty(self._selected, dtype=torch.long)] * index.ndim
 
 
 def saved_bytes(backbone: Backbone, prompt: PromptTokens, labels: int) -> Saved:
@@ -77,12 +94,10 @@ def _saved(backbone: Backbone, prompt: PromptTokens, labels: int) -> int:
     frames = torch.zeros(1, image.size, image.size, 3 * image.frames, dtype=torch.uint8)
     ids = torch.cat([prompt.ids, prompt.ids.new_zeros(labels)])[None]
     inputs = model_inputs(backbone, preprocess(frames, image), ids, prompt)
-    if model.device.type != "meta":  # there, tensors that hold sizes stay where they can be read
+    if model.device.type != "meta":
         inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    elif backbone.description.native_patches:
-        inputs = {n: value if n == "image_grid_thw" else value.to("meta") for n, value in inputs.items()}
-    else:
-        inputs = {name: value.to("meta") for name, value in inputs.items()}
+    else:  # tensors that hold sizes and positions stay where they can be read
+        inputs = {name: x.to("meta") if x.is_floating_point() else x for name, x in inputs.items()}
     parameters = {p.untyped_storage()._cdata for p in model.parameters()}
     found: dict[int, tuple[int, torch.Tensor]] = {}  # the tensors keep their storages alive, and so apart
 
@@ -92,7 +107,7 @@ def _saved(backbone: Backbone, prompt: PromptTokens, labels: int) -> int:
             found[storage._cdata] = storage.nbytes(), x
         return x
 
-    shapes = _Shapes() if model.device.type == "meta" else contextlib.nullcontext()
+    shapes = _Shapes(int(prompt.types.sum())) if model.device.type == "meta" else contextlib.nullcontext()
     with _training(model), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x), shapes:
         logits = model(**inputs, use_cache=False, logits_to_keep=labels + 1).logits
         logits.float().log_softmax(-1).sum()
@@ -112,18 +127,19 @@ def _training(model: Any) -> Iterator[None]:
 
 
 def answer_bytes(backbone: Backbone, prompt: PromptTokens, tokens: int) -> int:
-    """Returns the bytes that one row of a query takes: keys and values of all layers, and its widest layer.
+    """Returns the bytes that one row of a query takes: its cache, and its widest layer.
 
     Args:
       backbone: model.
       prompt: of every row.
       tokens: of an answer.
     """
-    text, length = backbone.model.config.get_text_config(), len(prompt.ids) + tokens
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    cache = 2 * text.num_hidden_layers * text.num_key_value_heads * width
-    widest = 4 * text.hidden_size + 2 * text.intermediate_size
-    return length * (cache + widest) * backbone.model.dtype.itemsize
+    config, length, itemsize = backbone.model.config, len(prompt.ids) + tokens, backbone.model.dtype.itemsize
+    text = config.get_text_config()
+    keys, values = linear_widths(text)
+    # Linear attention makes three of each query and key and four of each value, in float32.
+    widest = itemsize * 4 * text.hidden_size + max(itemsize * 2 * text.intermediate_size, 4 * (6 * keys + 4 * values))
+    return cache_bytes(config, length, itemsize) + length * widest
 
 
 def adapted_bytes(model: Any, *, pinned: bool = False) -> int:
@@ -182,7 +198,7 @@ def without_weights(config: Any, image_size: int | None = None, **lora: Any) -> 
         backbone, _ = add_lora(backbone, **lora)
     image = torch.arange(_PROMPT_TOKENS + backbone.image.tokens) < backbone.image.tokens
     ids = torch.where(image, config.image_token_id, 0)
-    places = torch.arange(len(ids))[None, None].expand(3 if description.native_patches else 1, 1, -1)
+    places = torch.arange(len(ids)).expand(*((3, 1) if description.native_patches else (1,)), -1)
     return backbone, PromptTokens(ids, image.long(), places)
 
 

@@ -29,10 +29,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from covr_jax.commands import cli
+from covr_jax.vlm.models import tiny
 from experiments.benchmark import measure
 from experiments.benchmark.turns import pin
 
-ARCHITECTURES = ("tiny", "tiny-qwen2", "tiny-llava", "2b", "3b", "7b")
+ARCHITECTURES = (*tiny.FAMILIES, "2b", "3b", "7b", "qwen3-2b", "qwen3.5-2b", "internvl-2b")
 PARTS = ("answers", "finetune", "merging", "handover", "learner")
 
 

@@ -17,13 +17,20 @@ from covr_jax.runtime import dlpack
 from covr_jax.vlm.decode import Grammar
 from covr_jax.vlm.engine import VLMEngine
 from covr_jax.vlm.models import tiny
-from covr_jax.vlm.models.backbones import LLAVA, QWEN2_5_VL, QWEN2_VL, released_config
+from covr_jax.vlm.models.backbones import INTERNVL, LLAVA, QWEN2_5_VL, QWEN2_VL, QWEN3_5, QWEN3_VL, released_config
 from covr_jax.vlm.models.loading import Backbone, PromptTokens, backbone_from, frozen_eval, model_inputs, preprocess
 from experiments.benchmark.turns import Contestant, Turn, row, run, take_turns
 
 ACTION_DIM = 1
 TASKS = {1: "cartpole_swingup", 2: "reacher_easy", 6: "walker_walk"}  # by action components
-RELEASED = {"2b": QWEN2_VL, "3b": QWEN2_5_VL, "7b": LLAVA}
+RELEASED = {
+    "2b": QWEN2_VL,
+    "3b": QWEN2_5_VL,
+    "7b": LLAVA,
+    "qwen3-2b": QWEN3_VL,
+    "qwen3.5-2b": QWEN3_5,
+    "internvl-2b": INTERNVL,
+}
 
 
 def random_backbone(architecture: str, device: str, depth: float = 1.0, dtype: str = "bfloat16") -> Backbone:

@@ -12,10 +12,16 @@ torch = pytest.importorskip("torch")
 
 from covr_jax.vlm.engine import VLMEngine  # noqa: E402
 from covr_jax.vlm.models import tiny  # noqa: E402
+from covr_jax.vlm.models.backbones import BACKBONES  # noqa: E402
 from covr_jax.vlm.models.loading import backbone_from  # noqa: E402
-from experiments.benchmark import vlm_contest, vlm_toy  # noqa: E402
+from experiments.benchmark import vlm, vlm_contest, vlm_toy  # noqa: E402
 
 pytestmark = pytest.mark.slow
+
+
+def test_every_architecture_can_be_chosen():
+    assert (*tiny.FAMILIES, *vlm_contest.RELEASED) == vlm.ARCHITECTURES
+    assert sorted(vlm_contest.RELEASED.values()) == sorted(BACKBONES.values())
 
 
 @pytest.mark.parametrize(("action_dim", "signed"), [(1, True), (2, False)])

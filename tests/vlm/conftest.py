@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from covr_jax.vlm.models.backbones import BACKBONES
 from tests.support.faults import Clock, supervised
 from tests.support.vllm_server import VLLMServer
 
@@ -20,7 +21,7 @@ def backbone():
     return backbone_from(*tiny.build_tiny(0), is_tiny=True)
 
 
-@pytest.fixture(params=["qwen2_5_vl", "qwen2_vl", "llava"])
+@pytest.fixture(params=list(BACKBONES))
 def any_backbone(request):
     """Every architecture in turn."""
     from covr_jax.vlm.models import tiny

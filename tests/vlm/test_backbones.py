@@ -22,7 +22,14 @@ from covr_jax.vlm.models.loading import (
 from covr_jax.vlm.prompts import Prompt, prompt_for
 
 # Parameters of the released checkpoints, worked out by hand from their sizes; LoRA at rank 128 adds 128 * (in + out).
-TOTALS = {"qwen2_5_vl": 3_754_622_976, "qwen2_vl": 2_208_985_600, "llava": 7_063_427_072}
+TOTALS = {
+    "qwen2_5_vl": 3_754_622_976,
+    "qwen2_vl": 2_208_985_600,
+    "llava": 7_063_427_072,
+    "qwen3_vl": 2_127_532_032,
+    "qwen3_5": 2_213_241_664,
+    "internvl": 2_088_957_440,
+}
 LORA = [
     ("qwen2_5_vl", "all-linear", 330_907_648, 8.0995),
     ("qwen2_5_vl", "language", 239_468_544, 5.996),
@@ -32,6 +39,12 @@ LORA = [
     ("qwen2_vl", "paper_826", 198_819_840, 8.2573),
     ("llava", "all-linear", 378_142_720, 5.081),
     ("llava", "language", 319_815_680, 4.332),
+    ("qwen3_vl", "all-linear", 197_132_288, 8.480),
+    ("qwen3_vl", "language", 139_460_608, 6.152),
+    ("qwen3_5", "all-linear", 186_720_256, 7.780),
+    ("qwen3_5", "language", 134_553_600, 5.731),
+    ("internvl", "all-linear", 205_455_360, 8.955),
+    ("internvl", "language", 147_718_144, 6.604),
 ]
 
 
@@ -54,22 +67,32 @@ def test_released_sizes_and_lora_shares(family, targets, trainable, percent):
     assert 100 * count.trainable / count.total == pytest.approx(percent, abs=5e-4)
 
 
-def test_no_set_of_llavas_layers_has_the_papers_share():
-    with pytest.raises(ValueError, match="paper_826 does not exist"):
-        lora_pattern(BACKBONES["llava"], "paper_826")
-    assert lora_pattern(BACKBONES["llava"], r".*\.q_proj") == r".*\.q_proj"
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl", "qwen3_5", "internvl"])
+def test_the_papers_share_is_refused_where_no_layers_are_known_to_have_it(family):
+    with pytest.raises(ValueError, match=rf"paper_826 does not exist for {BACKBONES[family].hub_id}:"):
+        lora_pattern(BACKBONES[family], "paper_826")
+    assert lora_pattern(BACKBONES[family], r".*\.q_proj") == r".*\.q_proj"
 
 
 @pytest.mark.parametrize(
-    ("family", "size", "tokens"), [("qwen2_5_vl", 224, 64), ("qwen2_vl", 224, 64), ("llava", 336, 576)]
+    ("family", "size", "tokens"),
+    [
+        ("qwen2_5_vl", 224, 64),
+        ("qwen2_vl", 224, 64),
+        ("llava", 336, 576),
+        ("qwen3_vl", 224, 49),
+        ("qwen3_5", 224, 49),
+        ("internvl", 448, 256),
+    ],
 )
 def test_image_tokens_of_the_released_sizes(family, size, tokens):
     backbone = backbone_from(on_meta(family), None)
     assert (backbone.image.size, backbone.image.tokens) == (size, tokens)
 
 
-def test_llava_knows_one_image_size_only():
-    model, tokenizer = tiny.build_tiny(0, "llava")
+@pytest.mark.parametrize("family", ["llava", "internvl"])
+def test_models_of_pixels_know_one_image_size_only(family):
+    model, tokenizer = tiny.build_tiny(0, family)
     with pytest.raises(ValueError, match="image_size must be 84"):
         backbone_from(model, tokenizer, 112)
 
@@ -81,7 +104,7 @@ def test_tiny_names_load(name):
     assert sum(p.numel() for p in backbone.model.parameters()) < 1_000_000
 
 
-@pytest.mark.parametrize("name", ["tiny-qwen2", "tiny-llava"])
+@pytest.mark.parametrize("name", sorted(set(tiny.FAMILIES) - {"tiny"}))
 def test_the_engine_runs_on_every_architecture(name, frames):
     import numpy as np
 
@@ -115,10 +138,9 @@ def test_half_precision_answers_nearly_alike(name, frames):
 
 def test_ids_come_from_the_tokenizer(any_backbone):
     tokens = tokenize_prompt(any_backbone, prompt_for("cartpole_swingup", 1))
-    image_id = any_backbone.model.config.image_token_id
-    assert image_id == tiny.tiny_tokenizer(any_backbone.description.family).convert_tokens_to_ids(
-        "<image>" if any_backbone.description.family == "llava" else "<|image_pad|>"
-    )
+    family, image_id = any_backbone.description.family, any_backbone.model.config.image_token_id
+    token = {"llava": "<image>", "internvl": "<IMG_CONTEXT>"}.get(family, "<|image_pad|>")
+    assert image_id == tiny.tiny_tokenizer(family).convert_tokens_to_ids(token)
     assert torch.equal(tokens.types, (tokens.ids == image_id).long())
     assert int(tokens.types.sum()) == any_backbone.image.tokens
     # Without a system turn its text still has to be said: the answer's format stands there.

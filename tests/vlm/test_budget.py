@@ -6,8 +6,10 @@ import torch
 
 from covr_jax.vlm import budget, trainer
 from covr_jax.vlm.budget import GB, Plan, Saved, needs, plan, saved_bytes
-from covr_jax.vlm.models.loading import PromptTokens, base_model
+from covr_jax.vlm.models import tiny
+from covr_jax.vlm.models.loading import PromptTokens, backbone_from, base_model, tokenize_prompt
 from covr_jax.vlm.passes import VLMMemoryError
+from covr_jax.vlm.prompts import Prompt
 from tests.vlm.test_trainer import Finetuning
 
 
@@ -49,6 +51,14 @@ def test_a_row_of_a_query_takes_its_cache_and_its_widest_layer(setup):
     assert budget.answer_bytes(setup.backbone, setup.prompt, 10) == (len(setup.prompt.ids) + 10) * per_token
 
 
+def test_a_row_of_linear_attention_takes_its_states_and_float32():
+    """Two layers with states of 4 x 32 x 32 and 4 inputs of 2 x 64 + 128; one of softmax; 6 x 64 + 4 x 128 a token."""
+    backbone = backbone_from(*tiny.build_tiny(0, "qwen3_5"), is_tiny=True)
+    prompt = tokenize_prompt(backbone, Prompt("", "reacher easy"))
+    fixed, per_token = 4 * 2 * (4 * 32 * 32 + 4 * 256), 4 * (2 * 2 * 32 + 4 * 128 + 6 * 64 + 4 * 128)
+    assert budget.answer_bytes(backbone, prompt, 10) == fixed + (len(prompt.ids) + 10) * per_token
+
+
 @pytest.mark.parametrize(("rows", "sizes"), [(1e9, [6]), (5.9, [4, 2]), (1.2, [1] * 6), (0.1, [1] * 6)])
 def test_a_query_is_split_to_fit_the_free_memory(make_engine, frames, monkeypatch, rows, sizes):
     engine = make_engine()
@@ -65,9 +75,9 @@ def base_recomputes(setup):
     return any(getattr(m, "gradient_checkpointing", False) for m in setup.backbone.model.modules())
 
 
-def test_a_model_without_weights_tells_the_same(setup):
+def test_a_model_without_weights_tells_the_same(any_backbone, frames):
     """On the meta device, as the doctor asks about models that are not loaded."""
-    setup.backbone.model.to("cpu")
+    setup = Finetuning(any_backbone, frames)
     here = needs(setup.backbone, setup.prompt, 12)
     base_model(setup.backbone.model.to("meta")).tie_weights()
     there = needs(setup.backbone, PromptTokens(*setup.prompt), 12)

@@ -5,7 +5,7 @@ import torch
 from covr_jax.vlm.codec import format_action
 from covr_jax.vlm.decode import answer_texts, decode_actions, generate_texts, parse_all
 from covr_jax.vlm.grammar import build_grammar
-from covr_jax.vlm.models.kv_cache import static_cache
+from covr_jax.vlm.models.kv_cache import cache_bytes, static_cache
 from covr_jax.vlm.models.loading import model_inputs, positions, preprocess, repeat_positions, tokenize_prompt
 from covr_jax.vlm.prompts import Prompt
 
@@ -88,6 +88,28 @@ def test_prompt_and_image_run_once(any_backbone, frames):
     assert images == [True] + [False] * 7 and len(caches) == 1
 
 
+def pointers(cache):
+    """Addresses of all that a cache holds: keys, or the two states of linear attention."""
+    held = [[layer.keys] if hasattr(layer, "keys") else [*states(layer)] for layer in cache.layers]
+    return [tensor.data_ptr() for tensors in held for tensor in tensors]
+
+
+def states(layer):
+    return [*layer.conv_states.values(), *layer.recurrent_states.values()]
+
+
+def test_a_row_of_the_cache_takes_what_it_is_said_to(any_backbone, frames):
+    backbone = any_backbone
+    prompt, _, pixels = setup(backbone, frames, 2, True)
+    cache = static_cache(backbone.model.config, len(prompt.ids) + 5)
+    with torch.no_grad():
+        inputs = model_inputs(backbone, pixels, prompt.ids.expand(6, -1), prompt)
+        backbone.model(**inputs, past_key_values=cache, use_cache=True)
+    held = [layer.blocks if hasattr(layer, "keys") else states(layer) for layer in cache.layers]
+    row = cache_bytes(backbone.model.config, len(prompt.ids) + 5, 4)
+    assert sum(tensor.nbytes for tensors in held for tensor in tensors) == 6 * row
+
+
 def test_static_cache_equals_the_dynamic_one_and_never_moves(any_backbone, frames):
     backbone = any_backbone
     prompt, _, pixels = setup(backbone, frames, 2, True)
@@ -100,7 +122,7 @@ def test_static_cache_equals_the_dynamic_one_and_never_moves(any_backbone, frame
             parts = [out.logits]
             for step in (1, 3, 1):
                 done = out.past_key_values.get_seq_length()
-                memory.append([layer.keys.data_ptr() for layer in static.layers])
+                memory.append(pointers(static))
                 out = backbone.model(
                     input_ids=torch.full((6, step), 9),
                     position_ids=repeat_positions(positions(prompt, done + step)[..., done:], 6),
@@ -110,7 +132,7 @@ def test_static_cache_equals_the_dynamic_one_and_never_moves(any_backbone, frame
                 parts.append(out.logits)
         logits.append(torch.cat(parts, 1))
     torch.testing.assert_close(*logits, atol=1e-5, rtol=0)
-    assert all(pointers == memory[0] for pointers in memory)
+    assert all(places == memory[0] for places in memory)
     with pytest.raises(ValueError, match="the cache holds"), torch.no_grad():
         backbone.model(input_ids=torch.full((6, 1), 9), past_key_values=static, use_cache=True)
 

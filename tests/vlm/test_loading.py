@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from covr_jax.vlm.models import pretrained, tiny
+from covr_jax.vlm.models.backbones import BACKBONES, lora_pattern
 from covr_jax.vlm.models.loading import (
     VLMLoadError,
     add_lora,
@@ -23,8 +25,10 @@ from covr_jax.vlm.models.vision import NAME
 from covr_jax.vlm.prompts import Prompt, prompt_for
 from tests.support.adapters import randomize_adapter
 
+NATIVE = [family for family, description in BACKBONES.items() if description.native_patches]
 
-@pytest.mark.parametrize("any_backbone", ["qwen2_5_vl", "qwen2_vl"], indirect=True)
+
+@pytest.mark.parametrize("any_backbone", NATIVE, indirect=True)
 def test_own_positions_equal_the_models(any_backbone, frames):
     backbone = any_backbone
     prompt = tokenize_prompt(backbone, Prompt("", "cartpole swingup"))
@@ -38,7 +42,7 @@ def test_own_positions_equal_the_models(any_backbone, frames):
         theirs = backbone.model(**inputs).logits
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     inputs.pop("mm_token_type_ids")
-    if backbone.description.family == "qwen2_vl":
+    if backbone.description.family != "qwen2_5_vl":
         with pytest.raises(ValueError, match="mm_token_type_ids"):
             backbone.model(**inputs)
         return
@@ -47,7 +51,7 @@ def test_own_positions_equal_the_models(any_backbone, frames):
     assert (ours - without_types).abs().max() > 1e-3  # the silent trap
 
 
-@pytest.mark.parametrize("any_backbone", ["qwen2_5_vl", "qwen2_vl"], indirect=True)
+@pytest.mark.parametrize("any_backbone", NATIVE, indirect=True)
 @pytest.mark.parametrize("size", [84, 140, 224])  # one window; windows of 8 and 2 patches; four equal windows
 def test_vision_in_one_call_equals_the_upstream_loop(any_backbone, size):
     backbone = any_backbone
@@ -59,9 +63,11 @@ def test_vision_in_one_call_equals_the_upstream_loop(any_backbone, size):
     with torch.no_grad():
         for name in (NAME, "sdpa"):
             visual.config._attn_implementation = name
-            features[name] = visual(pixels, grid_thw=grid).pooler_output
+            out = visual(pixels, grid_thw=grid)
+            features[name] = [out.pooler_output, *(getattr(out, "deepstack_features", None) or [])]
     torch.testing.assert_close(features[NAME], features["sdpa"], atol=1e-5, rtol=0)
-    assert features[NAME].std() > 0.01
+    assert len(features[NAME]) == (3 if backbone.description.family == "qwen3_vl" else 1)
+    assert all(x.std() > 0.01 for x in features[NAME])
 
 
 def test_the_image_matters(any_backbone, frames):
@@ -90,6 +96,13 @@ def test_lora_counts_are_exact_and_start_neutral(any_backbone, frames):
         assert (adapted.model(**inputs).logits - base).abs().max() > 1e-2
         with adapted.model.disable_adapter():
             assert torch.equal(adapted.model(**inputs).logits, base)
+
+
+def test_language_targets_are_the_linear_layers_of_the_language_model(any_backbone):
+    """Whatever the layers are called: none of a block is left out, and none of the vision tower is taken."""
+    pattern = re.compile(lora_pattern(any_backbone.description, "language"))
+    names = {n for n, m in any_backbone.model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert {n for n in names if pattern.fullmatch(n)} == {n for n in names if ".language_model.layers." in n}
 
 
 def test_language_targets_leave_the_vision_tower_alone(backbone):

@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 import torch
 
-# All supported vision encoders were trained on images normalised with CLIP's statistics.
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+from covr_jax.vlm.models.backbones import CLIP_STATISTICS, Statistics
 
 
 class ImageSettings(NamedTuple):
-    """Settings of the preprocessing; all but ``size`` and ``frames`` are read from the model's configuration."""
+    """Settings of the preprocessing; sizes of patches and merging are read from the model's configuration."""
 
     size: int  # side in pixels after resizing, a multiple of patch * merge
     patch: int  # side of a patch, pixels
@@ -23,6 +21,7 @@ class ImageSettings(NamedTuple):
     temporal: int  # frames per patch; an image is repeated as often
     patches: bool = True  # the model takes flattened patches; False: images [N,3,size,size]
     frames: int = 1  # F
+    statistics: Statistics = CLIP_STATISTICS
 
     @property
     def tokens(self) -> int:
@@ -55,8 +54,7 @@ def preprocess(frames: torch.Tensor, image: ImageSettings) -> torch.Tensor:
         raise ValueError(f"frames must be uint8 [N,H,W,{channels}], got {frames.dtype} {tuple(frames.shape)}")
     images = frames.unflatten(-1, (image.frames, 3)).permute(0, 3, 4, 1, 2).flatten(0, 1)
     x = resize(images.float(), image.size)
-    mean = torch.tensor(CLIP_MEAN, device=x.device).view(1, 3, 1, 1)
-    std = torch.tensor(CLIP_STD, device=x.device).view(1, 3, 1, 1)
+    mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in image.statistics)
     x = (x / 255.0 - mean) / std
     if not image.patches:
         return x

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -48,8 +49,8 @@ def load_backbone(name: str = DEFAULT_MODEL, *, image_size: int | None = None, d
     Args:
       name: 'tiny' or another of ``tiny.FAMILIES``, a path, or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``, which
         may be pinned as ``owner/name@revision``.
-      image_size: height = width to which frames are resized, pixels; None: 84 for tiny models, 336 for LLaVA (which
-        takes no other), 224 (64 image tokens) otherwise.
+      image_size: height = width to which frames are resized, pixels; None: 84 for tiny models, else 224, or the only
+        one of models that take pixels of one size (LLaVA-1.5 336, InternVL 448).
       dtype: Torch dtype or its name; 'auto': float32 for tiny models and on CPUs, bfloat16 elsewhere.
       device: Torch device or its name; 'auto': the GPU if Torch has one.
 
@@ -82,12 +83,18 @@ def backbone_from(model, tokenizer, image_size: int | None = None, *, is_tiny: b
         if model.model.visual.config._attn_implementation == "sdpa":
             use_equal_windows(model)
     else:
-        image = ImageSettings(image_size or vision.image_size, vision.patch_size, 1, 1, patches=False)
-        if image.size != vision.image_size:
-            raise ValueError(f"image_size must be {vision.image_size} for {description.hub_id}, got {image.size}")
+        fixed, merge = _side(vision.image_size), round(1 / getattr(model.config, "downsample_ratio", 1))
+        image = ImageSettings(image_size or fixed, _side(vision.patch_size), merge, 1, patches=False)
+        if image.size != fixed:
+            raise ValueError(f"image_size must be {fixed} for {description.hub_id}, got {image.size}")
     if image.size % (image.patch * image.merge) or image.size <= 0:
         raise ValueError(f"image_size must be a multiple of {image.patch * image.merge}, got {image.size}")
-    return Backbone(model, tokenizer, image, is_tiny, description)
+    return Backbone(model, tokenizer, image._replace(statistics=description.statistics), is_tiny, description)
+
+
+def _side(size: int | Sequence[int]) -> int:
+    """Returns the side of a square, which a configuration gives once or as height and width."""
+    return size if isinstance(size, int) else size[0]
 
 
 def add_lora(
@@ -106,9 +113,9 @@ def add_lora(
       rank: of the adapters.
       alpha: scale of the adapters times rank.
       dropout: probability, on the input of the adapters.
-      targets: 'all-linear' (language model, vision tower and merger), 'language' (the language model's seven linear
-        layers per block), 'paper_826' (a set with the paper's 8.26% of parameters, output layer included), or a
-        regular expression over module names.
+      targets: 'all-linear' (language model, vision tower and merger), 'language' (the linear layers of the language
+        model's blocks), 'paper_826' (a set with the paper's 8.26% of parameters, output layer included), or a regular
+        expression over module names.
       seed: of the A matrices. Torch's global generator is not touched.
 
     Raises:
@@ -149,9 +156,9 @@ class PromptTokens(NamedTuple):
 def tokenize_prompt(backbone: Backbone, prompt: Prompt) -> PromptTokens:
     """Tokenises a prompt with the model's chat template, with each image placeholder repeated per image token.
 
-    The template is the tokenizer's if it places one image per frame, else the description's. Special tokens are added
-    as by the processor of transformers. If the template has no system turn, the system text is prepended to the user
-    text.
+    The template is the tokenizer's if it places one image per frame, else the description's; models that can think are
+    told to answer at once. Special tokens are added as by the processor of transformers. If the template has no system
+    turn, the system text is prepended to the user text.
 
     Raises:
       ValueError: if neither template places one image placeholder per frame.
@@ -164,7 +171,9 @@ def tokenize_prompt(backbone: Backbone, prompt: Prompt) -> PromptTokens:
     ids = next((ids for ids in candidates if ids.count(pad_id) == image.frames), None)
     if ids is None:
         raise ValueError("the chat template must place exactly one image token for each image")
-    ids = [i for token in ids for i in [token] * (image.tokens if token == pad_id else 1)]
+    ends = [tokenizer.convert_tokens_to_ids(token) for token in description.around_image]
+    shown = [*ends[:1], *[pad_id] * image.tokens, *ends[1:]]
+    ids = [i for token in ids for i in (shown if token == pad_id else [token])]
     ids = torch.tensor(ids, dtype=torch.long, device=backbone.model.device)
     types = (ids == pad_id).long()
     if not description.native_patches:
@@ -184,7 +193,7 @@ def _apply_template(tokenizer, template: Any, messages: list[dict[str, Any]]) ->
         return []
     try:
         text = tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=True
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
     except (TypeError, jinja2.TemplateError):
         return []

@@ -42,7 +42,7 @@ def equal_windows(module, query, key, value, attention_mask=None, *, scaling, cu
 
 
 def use_equal_windows(model) -> None:
-    """Sets the attention of the vision tower of a Qwen2.5-VL to ``equal_windows``; the language model keeps its own."""
+    """Sets the attention of the vision tower of a Qwen-VL to ``equal_windows``; the language model keeps its own."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, equal_windows)

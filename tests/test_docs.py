@@ -213,6 +213,8 @@ def options_of(script):
     """Options without a group that a script takes: those in its text, and train.py's where it passes them on."""
     behind = ROOT / "covr_jax" / "commands" / script.name
     sources = [script, *script.parent.glob("tables.py"), *([behind] if behind.exists() else [])]
+    if any("add_options(parser)" in read(source) for source in sources):  # several runs
+        sources.append(behind.parent / "launch" / "options.py")
     found = set(re.findall(r'"(--[a-z0-9-]+)"', "".join(read(source) for source in sources)))
     if any("train.py" in read(source) for source in sources) or script.parent.name == "paper":
         found |= {f"--{field.name}".replace("_", "-") for field in fields(Config)}

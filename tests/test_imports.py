@@ -51,6 +51,8 @@ FENCES = {
     "wandb": ("io/sinks.py",),
     "matplotlib": ("report/",),
     "tyro": ("commands/",),
+    "ray": ("commands/launch/ray_runs.py",),
+    "submitit": ("commands/launch/slurm_runs.py",),
     "rich": ("commands/",),
 }
 
@@ -132,6 +134,7 @@ def test_floors_and_fences(path):
         ("training/loop.py", "import mujoco.mjx"),
         ("training/loop.py", "import orbax.checkpoint as ocp"),
         ("training/loop.py", "import tyro"),
+        ("commands/sweep.py", "import ray"),
         ("training/loop.py", "from covr_jax.attic import anything"),
         ("__init__.py", "from covr_jax import covr"),
     ],

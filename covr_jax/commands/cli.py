@@ -16,6 +16,7 @@ import tyro
 
 from covr_jax import presets
 from covr_jax.commands.config_file import read_config_file
+from covr_jax.commands.exit_codes import DIVERGED, PREEMPTED, UNAVAILABLE, USAGE_ERROR
 from covr_jax.config import CarlaConfig, Config, ConfigError, from_dict, is_whole, value_or, with_options
 from covr_jax.config.validate import validate
 from covr_jax.io.checkpoint import BEST
@@ -23,10 +24,6 @@ from covr_jax.runtime.ahead import compiling
 from covr_jax.runtime.errors import one_line
 from covr_jax.types import Diverged, EnvironmentLost, Preempted
 
-USAGE_ERROR = 2
-DIVERGED = 3
-PREEMPTED = 75  # sysexits.h: try again later
-UNAVAILABLE = 69  # sysexits.h: a service that the run needs is gone
 _SHORT = {
     "vlm": "vlm.name",
     "endpoint": "carla.endpoint",

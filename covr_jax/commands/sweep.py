@@ -2,50 +2,27 @@
 
     python experiments/sweep.py --methods sac rad covr covr:sac --seeds 1 2 3 --jobs 2 --preset cpu
     python experiments/sweep.py --tasks cheetah_run walker_walk --methods covr --gpus 0 1 --vlm /models/qwen
+    python experiments/sweep.py --methods rad --address auto --gpus-per-run 0.25
+    python experiments/sweep.py --methods rad --launcher slurm --slurm partition=gpu time=240
 
 `covr:sac` is `--method covr --base sac`. Options that are not listed here go to every train.py. The output of a run is
-in train.log in its directory; a run that fails is reported and the others continue. Finished runs are left as they are.
-Jobs share the processors evenly, one job per GPU where GPUs are named.
+in train.log in its directory; a run that fails is reported and the others continue, one that was killed goes on from
+its checkpoint. Finished runs are left as they are. Runs share the processors evenly, a GPU each where there are GPUs.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import shlex
-import signal
-import subprocess
+import dataclasses
 import sys
-import time
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from covr_jax.commands import cli
-from covr_jax.config import ConfigError
-
-TRAIN = ("-m", "covr_jax.commands.train")  # what Python runs
-_PACKAGES = str(Path(__file__).resolve().parents[2])  # the folder that holds this package
-
-
-class Job(NamedTuple):
-    """One run and the arguments of its train.py."""
-
-    run_dir: Path
-    arguments: list[str]
-
-
-class Slot(NamedTuple):
-    """A share of the machine."""
-
-    processors: frozenset[int]
-    environment: dict[str, str]
-
-
-def command_of(job: Job) -> str:
-    """Returns the command line of a job."""
-    return shlex.join(["python", *TRAIN, *job.arguments])
+from covr_jax.commands.launch.options import LaunchOptions, add_options, check_installed, read_options
+from covr_jax.commands.launch.process import Job
+from covr_jax.config import Config, ConfigError
 
 
 def make_jobs(tasks: list[str], methods: list[str], seeds: list[int], root: Path, options: list[str]) -> list[Job]:
@@ -69,25 +46,6 @@ def make_jobs(tasks: list[str], methods: list[str], seeds: list[int], root: Path
     return jobs
 
 
-def make_slots(jobs: int, gpus: list[str]) -> list[Slot]:
-    """Divides the processors of this process evenly.
-
-    Args:
-      jobs: number of shares, where no GPU is named.
-      gpus: values of CUDA_VISIBLE_DEVICES; one share each.
-
-    Raises:
-      ConfigError: more jobs than processors.
-    """
-    processors, count = sorted(os.sched_getaffinity(0)), len(gpus) or jobs
-    if not 1 <= count <= len(processors):
-        raise ConfigError(f"--jobs must be between 1 and {len(processors)}, the processors here, got {count}")
-    shares = [frozenset(processors[i * len(processors) // count : (i + 1) * len(processors) // count])
-              for i in range(count)]  # fmt: skip
-    visible = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}] * count
-    return [Slot(*slot) for slot in zip(shares, visible, strict=True)]
-
-
 def refuse_own(options: list[str]) -> None:
     """Raises ConfigError where the options of every train.py hold one that differs between runs."""
     for name in ("task", "method", "base", "seed", "run-dir"):
@@ -103,62 +61,44 @@ def unfinished(jobs: list[Job]) -> list[Job]:
     """
     configs = [cli.parse_config(cli.split_option(job.arguments, "run-dir")[1], "train.py", "") for job in jobs]
     cli.import_quietly(warp=False)  # only now: what cannot be parsed does not wait for JAX
-    cli.check_device()
     from covr_jax.io.run_dir import check_config
     from covr_jax.training.resolve import comparable
 
-    done = [check_config(config, job.run_dir, comparable).result for job, config in zip(jobs, configs, strict=True)]
+    def anywhere(config: Config) -> Config:
+        """Asks no device for the physics: JAX would take memory of a GPU, which is for the runs."""
+        physics = "mjx" if config.env.physics == "auto" else config.env.physics
+        return comparable(dataclasses.replace(config, env=dataclasses.replace(config.env, physics=physics)))
+
+    done = [check_config(config, job.run_dir, anywhere).result for job, config in zip(jobs, configs, strict=True)]
     return [job for job, finished in zip(jobs, done, strict=True) if not finished]
 
 
-def run_all(jobs: list[Job], slots: list[Slot]) -> list[Job]:
-    """Runs jobs, one per slot at a time; returns those that failed."""
-    waiting, free, failed = list(jobs), list(slots), []
-    running: list[tuple[subprocess.Popen, Job, Slot]] = []
-    ended = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # runs `finally`
-    try:
-        while waiting or running:
-            while waiting and free:
-                job, slot = waiting.pop(0), free.pop()
-                running.append((_start(job, slot), job, slot))
-                print(f"{job.run_dir}: started", flush=True)
-            time.sleep(0.2)
-            for entry in [entry for entry in running if entry[0].poll() is not None]:
-                running.remove(entry)
-                process, job, slot = entry
-                free.append(slot)
-                print(f"{job.run_dir}: {_last_words(job, process.returncode)}", flush=True)
-                if process.returncode:
-                    failed.append(job)
-    finally:
-        for process, _, _ in running:  # the sweep was stopped; runs resume from their checkpoints
-            process.terminate()
-        for process, _, _ in running:
-            process.wait()
-        signal.signal(signal.SIGTERM, ended)
-    return failed
+def run_all(jobs: list[Job], options: LaunchOptions, root: Path) -> list[Job]:
+    """Runs the jobs that have not finished; returns those that failed.
 
+    Args:
+      jobs: the runs.
+      options: how they are launched. SLURM gets them as jobs, and nothing waits for these.
+      root: folder of the runs.
 
-def _start(job: Job, slot: Slot) -> subprocess.Popen:
-    job.run_dir.mkdir(parents=True, exist_ok=True)
-    with (job.run_dir / "train.log").open("a") as log:
-        print(f"$ {command_of(job)}", file=log, flush=True)
-        command = [sys.executable, *TRAIN, *job.arguments]
-        paths = os.pathsep.join(filter(None, (_PACKAGES, os.environ.get("PYTHONPATH"))))
-        environment = os.environ | {"PYTHONPATH": paths} | slot.environment
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    # Set here and not by preexec_fn, which is unsafe beside JAX's threads; the child has started none of its own yet.
-    with contextlib.suppress(ProcessLookupError):
-        os.sched_setaffinity(process.pid, slot.processors)
-    return process
+    Raises:
+      ConfigError: as ``unfinished``; or the launcher is not installed or not to be reached.
+      Preempted: a signal asked to stop.
+    """
+    check_installed(options)
+    rest = unfinished(jobs)
+    print(f"{len(jobs)} runs, {len(jobs) - len(rest)} of them finished", flush=True)
+    if not rest:
+        return []
+    if options.launcher == "slurm":
+        from covr_jax.commands.launch.slurm_runs import submit
 
+        ids = submit(rest, options, root / "slurm")
+        print(f"jobs {ids[0]} to {ids[-1]} are submitted; --show says how far the runs are")
+        return []
+    from covr_jax.commands.launch import ray_runs
 
-def _last_words(job: Job, code: int) -> str:
-    """Returns the last line of a run's log that tells how it ended."""
-    lines = [line for line in (job.run_dir / "train.log").read_text(errors="replace").splitlines() if line.strip()]
-    if code:
-        return f"failed with exit code {code}: {lines[-1]}"
-    return next((line for line in reversed(lines) if line.startswith("final return")), "finished")
+    return ray_runs.run_all(rest, options)
 
 
 def main() -> int:
@@ -170,14 +110,17 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", default=["covr"], metavar="METHOD[:BASE]")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="a run goes to ROOT/TASK/METHOD/seedSEED")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--gpus", nargs="+", default=[], metavar="GPU", help="one run at a time on each of these")
+    parser.add_argument("--show", action="store_true", help="print how far the runs are and run nothing")
+    add_options(parser)
     own, options = parser.parse_known_args()
     refuse_own(options)
     jobs = make_jobs(own.tasks, own.methods, own.seeds, own.root, options)
-    slots, rest = make_slots(own.jobs, own.gpus), unfinished(jobs)
-    print(f"{len(jobs)} runs, {len(jobs) - len(rest)} of them finished, {len(slots)} at a time", flush=True)
-    failed = run_all(rest, slots)
+    if own.show:
+        from covr_jax.commands.launch.progress import describe
+
+        print("\n".join(describe(job) for job in jobs))
+        return 0
+    failed = run_all(jobs, read_options(own), own.root)
     for job in failed:
         print(f"failed: {job.run_dir}, see its train.log", file=sys.stderr)
     return 1 if failed else 0

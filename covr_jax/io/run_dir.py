@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,27 @@ def claim(run_dir: Path) -> Iterator[None]:
         except OSError as error:
             warnings.warn(f"{run_dir} cannot be locked ({error.strerror}): start one process at a time", stacklevel=3)
         yield
+
+
+def wait_until_free(run_dir: Path, seconds: float) -> bool:
+    """Waits until no process holds an existing run directory.
+
+    Returns:
+      False where one still does after ``seconds``.
+    """
+    end = time.monotonic() + seconds
+    with (run_dir / ".lock").open("a+") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    return False
+                time.sleep(0.2)
+            except OSError:  # no locks here: `claim` will say so
+                return True
+            else:
+                return True
 
 
 class GoingOn(NamedTuple):

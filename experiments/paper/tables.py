@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from covr_jax.commands import cli, sweep
+from covr_jax.commands.launch.options import add_options, read_options
+from covr_jax.commands.launch.process import command_of
 from covr_jax.config import ConfigError
 from covr_jax.presets import PRESETS
 from covr_jax.report import ReportError
@@ -198,12 +200,11 @@ def _parser(description: str, parent: argparse.ArgumentParser | None) -> argpars
     parser.add_argument("--root", type=Path, default=None, help=shown)
     parser.add_argument("--rows", nargs="+", metavar="LABEL", help="only these rows")
     parser.add_argument("--columns", nargs="+", metavar="LABEL", help="only these columns")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--gpus", nargs="+", default=[], metavar="GPU", help="one run at a time on each of these")
     parser.add_argument("--clip", metavar="MODEL", help="of DGC-like, in the tables that have it; --vlm is the others'")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
     parser.add_argument("--show", action="store_true", help="print the table of what has finished and run nothing")
     parser.add_argument("--output", type=Path, metavar="FILE", help="Markdown file to write")
+    add_options(parser)
     return parser
 
 
@@ -234,11 +235,11 @@ def main(
         some = part_of(table, own.rows, own.columns)
         jobs = jobs_of(some, own.seeds, root, options, own.clip, own.scale)
         if own.list:
-            print("\n".join(sweep.command_of(job) for job in jobs))
+            print("\n".join(command_of(job) for job in jobs))
             return 0
         failed = []
         if not own.show:
-            failed = sweep.run_all(sweep.unfinished(jobs), sweep.make_slots(own.jobs, own.gpus))
+            failed = sweep.run_all(jobs, read_options(own), root)
             if measure:
                 measure([job for job in jobs if job not in failed])
         text = "\n\n".join(part for part in (show(some, own.seeds, root), reduction(own.scale)) if part)

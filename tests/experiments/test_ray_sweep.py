@@ -1,0 +1,180 @@
+"""Sweeps by Ray on this machine: kills, errors, stopping, GPUs, and six real runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from covr_jax.commands import sweep
+from covr_jax.commands.launch import ray_runs
+from covr_jax.commands.launch.options import LaunchOptions
+from covr_jax.commands.launch.process import attempt
+from covr_jax.commands.launch.progress import describe, read_state
+from covr_jax.config import ConfigError
+from covr_jax.types import Preempted
+from experiments.benchmark import small_runs
+from tests.support.resumable_run import job_of, one_at_a_time
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 600.0
+GPUS = ("3", "1")  # Ray assigns them without looking for them
+AT_A_TIME = min(2, len(os.sched_getaffinity(0)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray():
+    """Ray on this machine for all tests of this file: it takes ten seconds to start."""
+    with ray_runs.connected(LaunchOptions(visible=GPUS)):
+        yield
+
+
+def process_of(run_dir):
+    """The run's process that started last, where it still runs, and its worker of Ray, where that still runs."""
+    try:
+        pid = json.loads((run_dir / "starts.jsonl").read_text().splitlines()[-1])["pid"]
+        status, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+        worker = Path(f"/proc/{parent}/cmdline").read_bytes().startswith(b"ray::")
+        return None if status == "Z" else (pid, int(parent) if worker else None)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+class Killer(threading.Thread):
+    """Kills processes of runs, or their workers, at random moments, until there were enough kills."""
+
+    def __init__(self, run_dirs, kills, pause_s):
+        super().__init__(daemon=True)
+        self.run_dirs, self.left, self.pause_s, self.killed = run_dirs, kills, pause_s, []
+        self.random, self.over = random.Random(1), threading.Event()
+
+    def run(self):
+        while self.left and not self.over.wait(self.random.uniform(*self.pause_s)):
+            kind = len(self.killed) % 2  # in turns
+            found = [process[kind] for run_dir in self.run_dirs if (process := process_of(run_dir)) and all(process)]
+            if found:
+                os.kill(self.random.choice(found), signal.SIGKILL)
+                self.killed.append(kind)
+                self.left -= 1
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.join()
+
+
+def table(jobs):
+    return [describe(job).removeprefix(str(job.run_dir)) for job in jobs]
+
+
+def test_a_sweep_whose_processes_are_killed_gives_the_table_of_one_that_nothing_happened_to(tmp_path):
+    def jobs_in(folder):
+        return [job_of(folder / f"seed{n}", "--seed", str(n), "--steps", "80", "--step-s", "0.05") for n in range(6)]
+
+    whole, broken = jobs_in(tmp_path / "whole"), jobs_in(tmp_path / "broken")
+    assert ray_runs.run_all(whole, LaunchOptions(jobs=AT_A_TIME, gpus=0.0)) == []
+    with Killer([job.run_dir for job in broken], 6, (0.5, 2.0)) as killer:
+        assert ray_runs.run_all(broken, LaunchOptions(jobs=AT_A_TIME, gpus=0.0, retries=20)) == []
+    assert table(broken) == table(whole) and "done, final return" in table(whole)[0]
+    assert len(killer.killed) == 6 and sum(read_state(job.run_dir).starts for job in broken) >= 6 + 5
+    assert all(one_at_a_time(job.run_dir) for job in broken)
+
+
+def test_killed_runs_are_started_again_as_often_as_asked_and_failing_ones_are_not(tmp_path, capfd):
+    jobs = [
+        job_of(tmp_path / "dies", "--dies", "100"),
+        job_of(tmp_path / "fails", "--ends", "3"),
+        job_of(tmp_path / "ends"),
+    ]
+    assert ray_runs.run_all(jobs, LaunchOptions(jobs=1, gpus=0.0, retries=1)) == jobs[:2]
+    assert [read_state(job.run_dir).starts for job in jobs] == [2, 1, 1]
+    lines = capfd.readouterr().out.splitlines()
+    assert f"{tmp_path}/dies: failed: killed by signal 9, as often as it was started (2)" in lines
+    assert f"{tmp_path}/fails: failed with exit code 3: error: ends with 3" in lines
+    assert any(re.fullmatch(rf"{tmp_path}/dies: started on \S+, again after 1 kills", line) for line in lines)
+
+
+def test_a_sweep_that_is_asked_to_stop_stops_its_runs(tmp_path):
+    jobs = [job_of(tmp_path / name, "--steps", "100000") for name in ("one", "two", "three")][: AT_A_TIME + 1]
+    before, running = signal.getsignal(signal.SIGTERM), jobs[:AT_A_TIME]
+
+    def stop_when_running():
+        while not all(read_state(job.run_dir).env_steps for job in running):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_when_running, daemon=True).start()
+    number = len(jobs)
+    with pytest.raises(Preempted, match=f"stopped by SIGTERM with {number} of {number} runs to go"):
+        ray_runs.run_all(jobs, LaunchOptions(jobs=AT_A_TIME, gpus=0.0))
+    assert signal.getsignal(signal.SIGTERM) == before and not jobs[-1].run_dir.exists()
+    for job in running:
+        assert process_of(job.run_dir) is None
+        last = (job.run_dir / "train.log").read_text().splitlines()[-1]
+        assert last == f"stopped by its launcher at {read_state(job.run_dir).env_steps} env steps"
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(None, "None"), (0.5, "0.450")])
+def test_ray_assigns_the_gpus(tmp_path, gpus, share):
+    jobs = [job_of(tmp_path / name, "--steps", "100", "--step-s", "0.05") for name in "ab"]
+    assert ray_runs.run_all(jobs, LaunchOptions(gpus=gpus)) == []
+    devices = [(job.run_dir / "train.log").read_text().splitlines()[1].split()[1:] for job in jobs]
+    assert {device for device, _ in devices} <= set(GPUS) and {found for _, found in devices} == {share}
+    if AT_A_TIME == 2 and gpus is None:
+        assert {device for device, _ in devices} == set(GPUS)
+
+
+def test_more_gpus_than_there_are_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="--gpus-per-run 3 is more than the 2 GPUs that Ray finds here"):
+        ray_runs.run_all([job_of(tmp_path / "run")], LaunchOptions(gpus=3.0))
+
+
+def test_a_worker_imports_no_jax():
+    def modules(name):
+        __import__(name)
+        return [heavy for heavy in ("jax", "torch", "mujoco") if heavy in sys.modules]
+
+    assert ray.get(ray.remote(modules).options(num_cpus=1).remote(attempt.__module__)) == []
+
+
+COMMAND = ("--methods", "sac", "rad", "--seeds", "1", "2", "3", "--jobs", str(AT_A_TIME), "--retries", "50")
+
+
+def options_of_all():
+    return small_runs.with_options("--run.checkpoint-every 400")[2:]  # without --method
+
+
+def test_six_real_runs_that_are_killed_and_stopped_come_to_the_numbers_of_runs_that_were_not(tmp_path):
+    """The sweep is asked to stop in the middle, and the same command goes on."""
+    jobs = sweep.make_jobs(["cartpole_swingup"], ["sac", "rad"], [1, 2, 3], tmp_path / "whole", options_of_all())
+    assert ray_runs.run_all(jobs, LaunchOptions(jobs=AT_A_TIME, gpus=0.0)) == []
+    root = tmp_path / "broken"
+    command = [sys.executable, str(ROOT / "experiments" / "sweep.py"), *COMMAND, "--root", str(root), *options_of_all()]
+    run_dirs = [root / job.run_dir.relative_to(tmp_path / "whole") for job in jobs]
+    with (tmp_path / "output.txt").open("w") as output, Killer(run_dirs, 6, (2.0, 8.0)) as killer:
+        first = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=tmp_path)
+        while len(killer.killed) < 4:
+            assert first.poll() is None, (tmp_path / "output.txt").read_text()
+            time.sleep(0.2)
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(PATIENCE_S) == 75
+        assert not any(process_of(run_dir) for run_dir in run_dirs)
+        assert subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=PATIENCE_S).returncode == 0
+    text = (tmp_path / "output.txt").read_text()
+    assert "stopped by SIGTERM with" in text and "the same command goes on from there" in text
+    for run_dir, job in zip(run_dirs, jobs, strict=True):
+        assert small_runs.numbers(run_dir) == small_runs.numbers(job.run_dir)

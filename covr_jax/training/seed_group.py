@@ -131,13 +131,13 @@ class Member(AgentTrainer):
 class SeedReporter:
     """Reports of one seed in a group: lines name the seed, and progress is shown of one of them."""
 
-    def __init__(self, reporter: Reporter, seed: int, *, leads: bool):
+    def __init__(self, reporter: Reporter, seed: int, leads: Callable[[], bool]):
         """Wraps a reporter.
 
         Args:
           reporter: of the group.
           seed: named in front of every line.
-          leads: whether the progress of this seed is shown.
+          leads: whether the progress of this seed is shown now.
         """
         self._reporter, self._seed, self._leads = reporter, seed, leads
 
@@ -147,7 +147,7 @@ class SeedReporter:
 
     def update(self, env_steps: int, shown: dict[str, float]) -> None:
         """See ``Reporter``."""
-        if self._leads:
+        if self._leads():
             self._reporter.update(env_steps, shown)
 
     def finetune(self, step: int, steps: int, loss: float) -> None:
@@ -178,9 +178,12 @@ class SeedGroup:
         self.stacked = StackedState(SeedPrograms(configs[0], seeds))
         self.members = []
         for index, (config, run_dir) in enumerate(zip(configs, run_dirs, strict=True)):
-            own = SeedReporter(reporter, config.seed, leads=index == 0)
+            own = SeedReporter(reporter, config.seed, partial(self._leads, index))
             self.members.append(Member(config, run_dir, own, stop, MemberPrograms(config, self.stacked, index)))
         self.running = list(self.members)
+
+    def _leads(self, index: int) -> bool:
+        return self.running[0].programs.index == index
 
     def run(self) -> Iterator[tuple[Member, Result | Diverged]]:
         """Trains all seeds to ``total_steps`` and evaluates them; yields each as it ends, with how it ended.

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from covr_jax.io.checkpoint import Checkpointer
-from covr_jax.training import seed_group
-from covr_jax.training.programs import Programs
+from covr_jax.training import loop, seed_group
 from covr_jax.training.resolve import resolve
 from covr_jax.training.restore import load_run
 from covr_jax.training.run import train
@@ -36,7 +35,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 @pytest.fixture(scope="module")
 def small(tiny_config):
-    """small(method): two seeds, 26 updates each, an evaluation and a checkpoint on the way."""
+    """small(method): two seeds of six chunks, at 720, 1520, 2320, 3120, 3920, 4640 env steps; the last three learn."""
 
     def config(method):
         return dataclasses.replace(
@@ -45,54 +44,71 @@ def small(tiny_config):
             total_steps=4000,
             env=dataclasses.replace(tiny_config.env, physics="mjx"),
             eval=dataclasses.replace(tiny_config.eval, every=2000),
-            run=dataclasses.replace(tiny_config.run, checkpoint_every=1600, num_seeds=2, log=()),
+            run=dataclasses.replace(tiny_config.run, checkpoint_every=800, num_seeds=2, log=()),
         )
 
     return config
 
 
 @pytest.fixture(scope="module")
-def trained(small, folder):
-    """trained(config, name, stop_at): a group in a directory of that name; groups share their programs."""
+def trained(folder, make_programs):
+    """trained(config, name, stop_at): a group in a directory of that name; runs of a method share their programs."""
     shared = cache(SeedPrograms)
+
+    def make_group_programs(config, seeds):
+        return shared(dataclasses.replace(config, seed=1, total_steps=4000), tuple(seeds))
 
     def group(config, name, stop_at=math.inf):
         quiet, root = Quiet(stop_at, Stop), folder / name
         with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Stop):
-            patch.setattr(seed_group, "SeedPrograms", lambda config, seeds: shared(without_seed(config), tuple(seeds)))
+            patch.setattr(seed_group, "SeedPrograms", make_group_programs)
+            patch.setattr(loop, "Programs", make_programs)
             train_seeds(config, root, quiet, "the command")
         return root, quiet.messages
 
     return group
 
 
-def without_seed(config):
-    return dataclasses.replace(config, seed=1)
+@pytest.fixture(scope="module")
+def train_alone(make_programs):
+    """train_alone(config, directory): a run of one seed."""
+
+    def run(config, directory):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "Programs", make_programs)
+            return train(config, directory, Quiet(), "the command")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def state_of(make_programs):
+    """state_of(config, directory): state and loop state of a run's newest checkpoint."""
+
+    def read(config, directory):
+        programs = make_programs(resolve(config))
+        state, host, _ = Checkpointer(directory, history=HISTORY).restore(lambda: programs.init(begin=False))
+        return host_copy(state), host
+
+    return read
 
 
 @pytest.fixture(scope="module", params=["sac", "rad"])
-def runs(request, small, trained, folder):
+def runs(request, small, trained, train_alone, folder):
     """A group, and its seeds trained alone: config, the directory of each."""
     config = small(request.param)
     root, _ = trained(config, f"{request.param} together")
     for run in seed_runs(config, folder / f"{request.param} alone"):
-        train(run.config, run.run_dir, Quiet(), "the command")
+        train_alone(run.config, run.run_dir)
     return config, root, folder / f"{request.param} alone"
 
 
-def state_of(config, directory):
-    """The state of a run's newest checkpoint."""
-    programs = Programs(resolve(config))
-    state, host, _ = Checkpointer(directory, history=HISTORY).restore(lambda: programs.init(begin=False))
-    return host_copy(state), host
-
-
-def test_each_seed_equals_its_separate_run(runs):
+def test_each_seed_equals_its_separate_run(runs, state_of):
     config, together, alone = runs
     for run in seed_runs(config, together):
         name = run.run_dir.name
         (one, host), (two, other) = (state_of(run.config, root / name) for root in (together, alone))
-        assert int(one.learner.updates) == int(two.learner.updates) == 26
+        assert int(one.learner.updates) == int(two.learner.updates) == 30
         for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
             where = f"{name}{jax.tree_util.keystr(path)}"
             if a.dtype == np.uint8:
@@ -124,21 +140,24 @@ def test_the_directories_are_those_of_separate_runs(runs):
         assert one.keys() == two.keys() and one["env_steps"] == two["env_steps"]
         assert one["final_return"] == pytest.approx(two["final_return"], rel=1e-4)
         loaded, _, state = load_run(ours)
-        assert loaded.seed == run.config.seed and int(state.learner.updates) == 26
+        assert loaded.seed == run.config.seed and int(state.learner.updates) == 30
 
 
-def test_a_resumed_group_equals_the_straight_one_bit_for_bit(runs, trained, folder):
-    """Killed between the two seeds' rows of a chunk; the second one also loses its newest checkpoint."""
+def test_a_resumed_group_equals_the_straight_one_bit_for_bit(runs, trained, state_of, folder):
+    """Killed between the two seeds' rows of a chunk. The second one loses its newest checkpoint too.
+
+    It goes on with random actions where the first one learns, which waits for it.
+    """
     config, together, _ = runs
     name = f"{config.method} killed"
-    root, _ = trained(config, name, stop_at=3600)
+    root, _ = trained(config, name, stop_at=3000)
     newest = max((root / "seed2/checkpoints").iterdir(), key=lambda path: int(path.name))
     assert len(list((root / "seed2/checkpoints").iterdir())) == 2 and not (root / "seed1/result.json").exists()
     shutil.rmtree(newest)
     shutil.copytree(root, folder / f"{name} and continued alone")
     _, messages = trained(config, name)
     resumed = [text for text in messages if "resuming from" in text]
-    assert [text.split("/")[-1] for text in resumed] == [newest.name, "1600"] and resumed[1].startswith("seed 2: ")
+    assert [text.split("/")[-1] for text in resumed] == ["2320", "1520"] and resumed[1].startswith("seed 2: ")
     for run in seed_runs(config, root):
         (one, host), (two, other) = (state_of(run.config, where / run.run_dir.name) for where in (root, together))
         assert_trees_equal(one, two)
@@ -146,12 +165,12 @@ def test_a_resumed_group_equals_the_straight_one_bit_for_bit(runs, trained, fold
         assert rows_of(run.run_dir) == rows_of(together / run.run_dir.name)
 
 
-def test_a_seed_of_a_group_goes_on_alone_and_a_group_goes_on_from_separate_runs(runs, trained, folder):
+def test_a_seed_of_a_group_goes_on_alone_and_a_group_goes_on_from_separate_runs(runs, trained, train_alone, folder):
     config, _, alone = runs
     root = folder / f"{config.method} killed and continued alone"
     second = seed_runs(config, root)[1]
     auto = dataclasses.replace(second.config, env=dataclasses.replace(second.config.env, physics="auto"))
-    result = train(auto, second.run_dir, Quiet())  # goes on with the physics that it began with
+    result = train_alone(auto, second.run_dir)  # goes on with the physics that it began with
     assert result.final_return == pytest.approx(
         json.loads((alone / "seed2/result.json").read_text())["final_return"], rel=1e-4
     )

@@ -42,5 +42,5 @@ def read_counts(count_cut: Callable[..., Any], state: TrainState, slots: Any = N
 
 def of_seed(counts: Counts, seed: Any = ()) -> Counts:
     """Returns the counts of one seed of a group by its position, or of a single run, as Python's numbers."""
-    *numbers, last_return = counts
-    return Counts(*(int(number[seed]) for number in numbers), last_return[seed])
+    *numbers, last_return = (values[seed] for values in counts)
+    return Counts(*map(int, numbers), last_return)  # pyright: ignore[reportCallIssue]

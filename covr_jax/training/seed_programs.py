@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from covr_jax import runtime
@@ -85,6 +86,6 @@ class SeedPrograms(Programs):
         leaves = {name: self.axis.place(jnp.asarray(value, jnp.float32)) for name, value in values.items()}
         return state.replace(learner=state.learner.replace(**leaves))
 
-    def stacked_counts(self, state: TrainState, slots: Array | None = None) -> Counts:
+    def stacked_counts(self, state: TrainState, slots: np.ndarray | None = None) -> Counts:
         """Reads the counters of all seeds; ``slots`` as of ``read_counts``."""
         return read_counts(self.pieces.count_cut, state, slots)

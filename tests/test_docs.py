@@ -218,7 +218,8 @@ def options_of(script):
     found = set(re.findall(r'"(--[a-z0-9-]+)"', "".join(read(source) for source in sources)))
     if any("train.py" in read(source) for source in sources) or script.parent.name == "paper":
         found |= {f"--{field.name}".replace("_", "-") for field in fields(Config)}
-        found |= {"--run-dir", "--preset", "--vlm", "--endpoint", "--devices", "--log", "--config", "--demonstrations"}
+        found |= {"--run-dir", "--preset", "--vlm", "--endpoint", "--devices", "--num-seeds", "--log", "--config"}
+        found |= {"--demonstrations"}
     return found | {"--help"}
 
 

@@ -28,6 +28,7 @@ _SHORT = {
     "vlm": "vlm.name",
     "endpoint": "carla.endpoint",
     "devices": "run.devices",
+    "num-seeds": "run.num-seeds",
     "demonstrations": "replay.demonstrations",
 }
 _CHOICES = {"preset": "paper", "method": "covr", "base": "rad", "task": Config.task}  # of the defaults, as presets.make
@@ -140,10 +141,10 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
     """Returns the preset of ``--preset P --method M --base B --task T`` with every ``--group.option value`` applied.
 
     The preset reads ``--carla.profile`` too. ``--vlm X`` is short for ``--vlm.name X``, ``--endpoint X`` for
-    ``--carla.endpoint X``, ``--devices N`` for ``--run.devices N``, ``--demonstrations X`` for
-    ``--replay.demonstrations X``, ``--log X Y`` for ``--run.log X Y``. ``--config FILE`` stands for the options of a
-    file, which others on the command line change. Arguments that cannot be parsed, and values out of range, end the
-    process with one line and ``USAGE_ERROR``.
+    ``--carla.endpoint X``, ``--devices N`` for ``--run.devices N``, ``--num-seeds N`` for ``--run.num-seeds N``,
+    ``--demonstrations X`` for ``--replay.demonstrations X``, ``--log X Y`` for ``--run.log X Y``. ``--config FILE``
+    stands for the options of a file, which others on the command line change. Arguments that cannot be parsed, and
+    values out of range, end the process with one line and ``USAGE_ERROR``.
 
     Args:
       arguments: without the program's name.
@@ -168,8 +169,8 @@ def parse_config(arguments: Sequence[str], prog: str, description: str) -> Confi
         names = ",".join(presets.PRESETS)
         print(f"--preset {{{names}}}, --method, --base and --task choose the defaults below, and --config FILE (YAML")
         print("or JSON) changes them; --vlm X is --vlm.name X, --endpoint X is --carla.endpoint X,")
-        print("--devices N is --run.devices N, --demonstrations X is --replay.demonstrations X,")
-        print("--log X is --run.log X\n")
+        print("--devices N is --run.devices N, --num-seeds N is --run.num-seeds N,")
+        print("--demonstrations X is --replay.demonstrations X, --log X is --run.log X\n")
         return tyro.cli(Config, prog=prog, description=description, default=default, args=["--help"])
     output = io.StringIO()
     try:

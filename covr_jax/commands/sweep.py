@@ -51,6 +51,8 @@ def refuse_own(options: list[str]) -> None:
     for name in ("task", "method", "base", "seed", "run-dir"):
         if any(option == f"--{name}" or option.startswith(f"--{name}=") for option in options):
             raise ConfigError(f"--{name} tells the runs apart and cannot be given to all of them; see --help")
+    if {"--num-seeds", "--run.num-seeds"} & set(map(cli.option_name, options)):
+        raise ConfigError("a job of a sweep trains one seed: give --seeds here, or --num-seeds to train.py")
 
 
 def unfinished(jobs: list[Job]) -> list[Job]:

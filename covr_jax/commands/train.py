@@ -1,6 +1,7 @@
 """Train one agent: ``python experiments/train.py --task cartpole_swingup --method covr --seed 1 --run-dir runs/a``.
 
-The same command on the same run directory continues from the last checkpoint. SIGTERM, SIGUSR1, SIGHUP or Ctrl-C write
+``--num-seeds N`` trains N seeds from ``--seed`` on in one program, each in a run directory of its own. The same command
+on the same run directory continues from the last checkpoint. SIGTERM, SIGUSR1, SIGHUP or Ctrl-C write
 a checkpoint and exit with code 75; a second one ends the process at once.
 """
 
@@ -24,7 +25,11 @@ def parse(arguments: list[str]) -> tuple[Config, Path]:
 
 
 def main(config: Config, directory: Path) -> int:
-    """Trains, writes the report, and prints the final return."""
+    """Trains, writes the reports, and prints the final returns.
+
+    Raises:
+      Diverged: a run has; of several seeds the others have ended.
+    """
     from covr_jax import runtime
     from covr_jax.report.data import read_config
     from covr_jax.vlm.gpu_share import torch_share
@@ -38,17 +43,26 @@ def main(config: Config, directory: Path) -> int:
     from covr_jax.commands.signals import stop_on_signals
     from covr_jax.report import write_report
     from covr_jax.training.run import train
+    from covr_jax.training.seeds import train_seeds
+    from covr_jax.types import Diverged
 
     command = shlex.join(["python", *sys.argv] if sys.argv[0].endswith(".py") else [program(), *sys.argv[1:]])
     with stop_on_signals() as stop:  # also while the report is written: the run is over then, and ends with code 0
         with ConsoleReporter(config.total_steps, stop) as reporter:
-            result = train(config, directory, reporter, command, stop)
-        report = write_report(directory)
-    print(
-        f"final return {result.final_return:.1f} ± {result.final_return_std:.1f}"
-        f" (random policy {result.random_return:.1f}) after {result.env_steps:,} env steps, {result.seconds:.0f} s"
-    )
-    print(f"report: {report}")
+            if config.run.num_seeds > 1:
+                ended = [(run.run_dir, how) for run, how in train_seeds(config, directory, reporter, command, stop)]
+            else:
+                ended = [(directory, train(config, directory, reporter, command, stop))]
+        reports = [write_report(where) for where, _ in ended]
+    for (_, how), report in zip(ended, reports, strict=True):
+        if not isinstance(how, Diverged):
+            print(
+                f"final return {how.final_return:.1f} ± {how.final_return_std:.1f}"
+                f" (random policy {how.random_return:.1f}) after {how.env_steps:,} env steps, {how.seconds:.0f} s"
+            )
+        print(f"report: {report}")
+    if lost := [f"{where.name} has {how}" for where, how in ended if isinstance(how, Diverged)]:
+        raise Diverged("; ".join(lost))
     return 0
 
 

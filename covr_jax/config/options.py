@@ -191,6 +191,9 @@ class RunConfig:
     checkpoint_every: PositiveInt = 20_000  # env steps between checkpoints
     # devices that one run is split over, the environments and the batch by equal parts; short form --devices
     devices: PositiveInt = 1
+    # seeds that are trained together in one program, from `seed` on, each in a run directory of its own; short form
+    # --num-seeds. Physics auto is MJX for several seeds
+    num_seeds: PositiveInt = 1
     log: tuple[LogSink, ...] = ("tensorboard",)  # where metrics go beside metrics.jsonl; short form --log
     log_every: PositiveInt = 1_000  # env steps between metric rows
     video: bool = True  # record one episode of the final policy

@@ -8,6 +8,7 @@ import gc
 import logging
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from orbax.checkpoint import v1 as ocp
 from covr_jax.io.formats import AS_TODAY, Before
 from covr_jax.runtime.errors import one_line
 
+# orbax numbers the saves of a process one after the other, and removes the files of a save when its number is done:
+# of two that threads make at once, one may lose its files while it writes them.
+_SAVING = threading.Lock()
 _PIECE_BYTES = 2**24  # of an array in a file; one that is read is in memory twice
 
 
@@ -53,7 +57,7 @@ def save(directory: Path, tree: Any) -> None:
     refused, context = None, ocp.Context()
     context.array.saving.storage_options.chunk_byte_size = _PIECE_BYTES
     _pass_over_what_is_raised()
-    with _plain_path(directory) as path, context, _quiet_loggers("absl", "asyncio"):
+    with _SAVING, _plain_path(directory) as path, context, _quiet_loggers("absl", "asyncio"):
         try:
             ocp.save(path, tree)
         except (ValueError, RuntimeError) as error:  # what TensorStore makes of a full disk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -93,6 +94,12 @@ class Evaluator:
         self.mean_action = runtime.jit(
             lambda state, observation, previous: learner.act(state, observation, None, previous)
         )
+
+    def of_seed(self, seed: int) -> Evaluator:
+        """Returns the evaluator of a run that differs in its seed alone; the two share what is compiled."""
+        other = copy.copy(self)
+        other._seed = seed
+        return other
 
     def evaluate(self, policy: Policy, episodes: int, number: int) -> np.ndarray:
         """Returns f64[episodes] of a policy on fresh environments.

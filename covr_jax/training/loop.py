@@ -7,11 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from covr_jax import replay, runtime
-from covr_jax.config import GUIDED, Config, required
+from covr_jax import runtime
+from covr_jax.config import GUIDED, Config, required, value_or
 from covr_jax.covr import guidance, schedule
 from covr_jax.io.reporter import Reporter
 from covr_jax.runtime.ahead import Ahead
@@ -35,9 +34,9 @@ class AgentTrainer(Trainer):
 
     loop: AgentLoopState
 
-    def __init__(self, config: Config, run_dir: Path, reporter: Reporter, stop: Stop = never):
+    def __init__(self, config: Config, run_dir: Path, reporter: Reporter, stop: Stop = never, programs: Any = None):
         self.compile_log = CompileLog()
-        programs = Programs(config, Ahead(reporter.message, stop))
+        programs = programs or Programs(config, Ahead(reporter.message, stop))
         programs.check_memory()  # before a VLM is loaded
         vlm = make_vlm(config, programs.parts.answer_dim, run_dir)
         super().__init__(config, run_dir, reporter, stop, programs, vlm)
@@ -49,8 +48,8 @@ class AgentTrainer(Trainer):
         covr = config.covr
         self.rounds = schedule.round_steps(covr.psi_0, config.total_steps, covr.schedule) if has_rounds else []
         resumed = self._init_state()
-        self._slots, self._skipped = int(self.state.replay.count), [0, 0]  # in all, in a row
-        self._read_counts()
+        self._counts = self.programs.counts(self.state)
+        tell_skipped(0, self._counts.skipped, self.env_steps, reporter)
         self.queries = self._make_queries() if self.vlm else None
         self.open_log(resumed=resumed)
         self._logged_compile = False
@@ -62,9 +61,10 @@ class AgentTrainer(Trainer):
         size = f"{self.programs.parts.replay_bytes / 1e6:.0f} MB of {store.storage} memory"
         self.reporter.message(f"replay: {size} for {store.capacity:,} transitions")
         if not self.checkpointer.steps():
-            self.state = demonstrations.begin(self.programs, self.reporter)
-            start, first = int(self.state.replay.count), config.run.checkpoint_every
+            state = demonstrations.begin(self.programs, self.reporter)
+            start, first = int(state.replay.count), config.run.checkpoint_every
             self.loop = AgentLoopState(data_start=[start] * config.env.num_envs, own_start=start, next_checkpoint=first)
+            self.state = state
             return False
         directory = self.restore(lambda: self.programs.init(begin=False), AgentLoopState)
         if self.vlm:
@@ -88,26 +88,21 @@ class AgentTrainer(Trainer):
 
     def _read_counts(self) -> None:
         """Reads the device's counters, once per chunk."""
-        progress, learner, store = self.state.progress, self.state.learner, self.state.replay
-        cut = self.programs.pieces.count_cut(store, self._slots - 1)  # the newest slot may still be cut
-        updates = (learner.updates, learner.skipped, learner.skipped_in_a_row)
-        counts = jax.device_get((progress.transitions, progress.vec_steps, store.count, cut, *updates))
-        self._agent_steps, self._vec_steps, self._slots, broken, self._updates, *skipped = map(int, counts)
-        tell_skipped(self._skipped[0], skipped[0], self.env_steps, self.reporter)
-        self._skipped = skipped
+        before, self._counts = self._counts, self.programs.counts(self.state, self._counts.slots)
+        tell_skipped(before.skipped, self._counts.skipped, self.env_steps, self.reporter)
         if not self.programs.parts.hosted:
-            tell_broken(self.loop.broken_episodes, broken, self.env_steps, self.reporter)
-        self.loop.broken_episodes += broken
+            tell_broken(self.loop.broken_episodes, self._counts.broken, self.env_steps, self.reporter)
+        self.loop.broken_episodes += self._counts.broken
 
     @property
     def agent_steps(self) -> int:
         """Transitions so far, over all environments."""
-        return self._agent_steps
+        return self._counts.transitions
 
     @property
     def updates(self) -> int:
         """Critic updates so far."""
-        return self._updates
+        return self._counts.updates
 
     @property
     def queries_vlm(self) -> bool:
@@ -121,7 +116,7 @@ class AgentTrainer(Trainer):
             return self.vlm is not None
         return schedule.gate_open(self.loop.tuned_rounds or 0, required(self.config.covr.cold_start_rounds))
 
-    def _scheduled(self) -> dict[str, float]:
+    def scheduled(self) -> dict[str, float]:
         """The learner's scalars that change over a run: lambda of Eq. 4, the noise of deterministic policies."""
         covr, sac = self.config.covr, self.config.sac
         values = {}
@@ -201,16 +196,26 @@ class AgentTrainer(Trainer):
 
     # ------------------------------------------------------------------ chunks
 
+    @property
+    def learns(self) -> bool:
+        """Whether the next chunk has updates."""
+        return self.agent_steps >= self.config.sac.init_steps
+
     def _chunk(self) -> None:
-        learn = self.agent_steps >= self.config.sac.init_steps
+        learn = self.learns
         if learn and not self.updates:
-            self.loop.policy_start = int(self.state.replay.count)
             self.state = self.programs.catch_up(self.state)
-        self.state = self.programs.set_scheduled(self.state, **self._scheduled())
-        with chunk_annotation(self._vec_steps // self.programs.parts.chunk_steps):
+        self.state = self.programs.set_scheduled(self.state, **self.scheduled())
+        with chunk_annotation(self._counts.vec_steps // self.programs.parts.chunk_steps):
             self.state, metrics, lost = self.programs.chunk(self.state, learn=learn)
+        self.after_chunk(metrics, learn=learn, lost=lost)
+
+    def after_chunk(self, metrics: dict[str, Any], *, learn: bool, lost: EnvironmentLost | None = None) -> None:
+        """Counts and checks a chunk, queries the VLM about it, and logs it where that is due."""
+        if learn and not self.updates:
+            self.loop.policy_start = self._counts.slots
         self._read_counts()
-        check_updates(metrics, self.updates, self._skipped[1])
+        check_updates(metrics, self.updates, self._counts.skipped_in_a_row)
         if lost is not None:
             raise lost
         if self.queries:
@@ -228,17 +233,16 @@ class AgentTrainer(Trainer):
     def _log_training(self, metrics: dict[str, Any]) -> None:
         since, env_steps, updates = self._speed_from
         elapsed = max(time.monotonic() - since, 1e-9)
-        returns = np.asarray(self.state.progress.last_return)
-        returns = returns[np.isfinite(returns)]
+        returns = self._counts.last_return[np.isfinite(self._counts.last_return)]
         row = {name: float(value) for name, value in metrics.items()}
         row |= {
             "train/episode_return": float(returns.mean()) if len(returns) else math.nan,
             "train/env_steps_per_second": (self.env_steps - env_steps) / elapsed,
             "train/updates_per_second": (self.updates - updates) / elapsed,
-            "replay/size": float(replay.size(self.state.replay)) * self.config.env.num_envs,
+            "replay/size": min(self._counts.slots, self.programs.parts.slots) * self.config.env.num_envs,
             "mem/device_peak_bytes": runtime.peak_memory_bytes(),
             "env/broken_episodes": self.loop.broken_episodes,
-            "train/skipped_updates": self._skipped[0],
+            "train/skipped_updates": self._counts.skipped,
         }
         row |= self.compile_log.metrics() | self.checkpoint_metrics()
         if self.vlm and self.queries:
@@ -270,17 +274,14 @@ class AgentTrainer(Trainer):
             return False
         record, self.loop.data_start = done
         self.loop.rounds, self.loop.tuned_rounds = number, tuned + record["tuned"]
-        counts = {"covr/round": number, "covr/tuned_rounds": self.loop.tuned_rounds}
-        self.log(round_metrics(record) | counts)
+        self.log(round_metrics(record) | {"covr/round": number, "covr/tuned_rounds": self.loop.tuned_rounds})
         tell_round(record, self.env_steps, self.reporter)
         return True
 
     def _data(self) -> RoundData:
         """Where D_f begins. In a run of an earlier version, which did not store it, the policy is taken to act."""
-        start = self.loop.policy_start
-        if start is None and not self.updates:
-            start = int(self.state.replay.count)
-        return RoundData(self.env_steps, self.loop.data_start, start or 0)
+        latest = 0 if self.updates else self._counts.slots
+        return RoundData(self.env_steps, self.loop.data_start, value_or(self.loop.policy_start, latest))
 
     def _elite_round(self) -> bool:
         """A round without a VLM: what EDDF keeps is sampled more often (M10 and M11 of Table 5)."""

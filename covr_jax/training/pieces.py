@@ -72,6 +72,41 @@ def compile_pieces(parts: Parts) -> Pieces:
     )
 
 
+def compile_pieces_of_seeds(
+    parts: Parts, over: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Callable[[Array, Array], Pieces]:
+    """Jits the pieces of a chunk for several seeds at once.
+
+    Args:
+      parts: of one seed.
+      over: makes a function of one seed's arrays one of arrays with a leading axis of seeds.
+
+    Returns:
+      A function of the seeds' keys of ``ACT`` and ``UPDATE``, [seeds] each, that gives the pieces. They take arrays
+      with a leading axis of seeds, but for those that no chunk is made of, which stay as they are.
+    """
+    act = runtime.jit(over(partial(_act, parts)))
+    random_action = runtime.jit(over(partial(_random_action, parts)))
+    learn_critic = runtime.jit(over(partial(_learn_critic, parts)), donate_argnums=1)
+    pieces = compile_pieces(parts)._replace(
+        last_action=runtime.jit(over(replay.last_action)),
+        add=runtime.jit(over(replay.add), donate_argnums=0),
+        count_cut=runtime.jit(over(replay.count_cut)),
+        set_priorities=runtime.jit(over(sampling.set_priorities), donate_argnums=0),
+        learn_actor=runtime.jit(over(parts.learner.actor_half), donate_argnums=0),
+        count=runtime.jit(over(advance)),
+    )
+
+    def bind(act_keys: Array, update_keys: Array) -> Pieces:
+        return pieces._replace(
+            act=partial(act, act_keys),
+            random_action=partial(random_action, act_keys),
+            learn_critic=partial(learn_critic, update_keys),
+        )
+
+    return bind
+
+
 def _act(
     parts: Parts, key: Array, learner: LearnerState, observation: Array, vec_steps: Array, previous: Array | None
 ) -> Array:

@@ -33,6 +33,7 @@ from covr_jax.training.chunk import (
     scanned_chunk,
     to_device_index,
 )
+from covr_jax.training.counts import Counts, of_seed, read_counts
 from covr_jax.training.evaluation import Evaluator
 from covr_jax.training.mesh import kept
 from covr_jax.training.parts import build_parts
@@ -48,11 +49,14 @@ class Programs:
     """Parts, compiled pieces and environments of one run.
 
     Attributes:
+      copies: states of a run that the memory of a device holds.
       parts: what the pieces are made of.
       pieces: the compiled pieces.
       stepper: steps the training environments.
       evaluator: steps the evaluation environments.
     """
+
+    copies = 1
 
     def __init__(self, config: Config, ahead: Ahead | None = None):
         """Builds everything; nothing is traced yet.
@@ -93,10 +97,11 @@ class Programs:
         Raises:
           ConfigError: replay or networks do not fit.
         """
-        parts, store = self.parts, self.config.replay
-        memory.check_replay(parts.replay_bytes, store.capacity, store.storage)
-        frames = needs.of_frames(parts.config, parts.method, hosted=parts.hosted)
-        memory.check_needs([self._learner_need, *frames], parts.replay_bytes, store.storage)
+        parts, store, replay_bytes = self.parts, self.config.replay, self.copies * self.parts.replay_bytes
+        memory.check_replay(replay_bytes, store.capacity, store.storage)
+        needed = [self._learner_need, *needs.of_frames(parts.config, parts.method, hosted=parts.hosted)]
+        needed = [need._replace(nbytes=self.copies * need.nbytes) for need in needed]
+        memory.check_needs(needed, replay_bytes, store.storage)
 
     @cached_property
     def _learner_need(self) -> memory.Need:
@@ -180,6 +185,10 @@ class Programs:
         if learn:
             self.ahead.wait("policy", *_UPDATES)
         return dispatched_chunk(self.parts, self.pieces, self.stepper, state, self._cycles, learn)
+
+    def counts(self, state: TrainState, slots: int | None = None) -> Counts:
+        """Reads the counters of a state; ``slots`` as of ``read_counts``."""
+        return of_seed(read_counts(self.pieces.count_cut, state, slots))
 
     @property
     def _cycles(self) -> int:

@@ -50,7 +50,7 @@ def resolve(config: Config) -> Config:
     replace = dataclasses.replace
     return replace(
         config,
-        env=replace(env, action_repeat=action_repeat, physics=_resolve_physics(env.physics, task)),
+        env=replace(env, action_repeat=action_repeat, physics=_resolve_physics(config, task)),
         sac=sac.resolved(value_or(sac.learning_rate, task.learning_rate)),
         augment=resolve_augmentation(name, config.augment, env.image_size, task.augmentation),
         replay=_resolve_replay(config, action_repeat),
@@ -81,9 +81,11 @@ def comparable(config: Config) -> Config:
     return config
 
 
-def _resolve_physics(physics: PhysicsEngine, task: Task | HostTask) -> PhysicsEngine:
-    """Simulators on the host have physics of their own."""
-    return default_physics() if physics == "auto" and isinstance(task, Task) else physics
+def _resolve_physics(config: Config, task: Task | HostTask) -> PhysicsEngine:
+    """Simulators on the host have physics of their own; several seeds in one program need compiled ones."""
+    if config.env.physics != "auto" or not isinstance(task, Task):
+        return config.env.physics
+    return "mjx" if config.run.num_seeds > 1 else default_physics()
 
 
 def _resolve_replay(config: Config, action_repeat: int) -> ReplayConfig:

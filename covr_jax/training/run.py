@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from covr_jax import config as configuration
-from covr_jax.config import VLM_POLICY_METHODS, Config
+from covr_jax.config import VLM_POLICY_METHODS, Config, ConfigError
 from covr_jax.config.convert import PROVENANCE
 from covr_jax.config.validate import validate
 from covr_jax.io.files import append_json, write_json
@@ -53,10 +54,12 @@ def train(
       EnvironmentLost: an environment on the host does not come back; a checkpoint has been written.
     """
     validate(config)
+    if config.run.num_seeds > 1:
+        raise ConfigError(f"train() takes one seed, got --num-seeds {config.run.num_seeds}; call train_seeds()")
     resolve(config)  # what it refuses must not leave a directory
     with claim(run_dir):
         going_on = check_config(config, run_dir, comparable)
-        config, result_file = resolve(going_on.config), run_dir / "result.json"
+        config = resolve(going_on.config)
         if going_on.result:
             reporter.message(f"{run_dir} holds a finished run; nothing to do")
             return going_on.result
@@ -64,30 +67,53 @@ def train(
             trainer = make_trainer(config, run_dir, reporter, stop)
         except Preempted as error:
             raise Preempted(f"stopped by {error} before anything was trained") from error
-        # Only now: options that turn out to be unusable do not claim the directory, nor end a finished run.
-        result_file.unlink(missing_ok=True)  # of fewer steps
-        if going_on.changes:
-            append_json(run_dir / "changes.jsonl", {"env_steps": trainer.env_steps, "options": going_on.changes})
-            for name, (before, after) in going_on.changes.items():
-                reporter.message(f"from {trainer.env_steps:,} env steps on: {name} {after} (before: {before})")
-        if going_on.changes or not (run_dir / "config.json").exists():
-            made_by = read_options(run_dir).get(PROVENANCE) if going_on.changes else provenance(config)
-            write_json(run_dir / "config.json", configuration.to_dict(config) | {PROVENANCE: made_by}, indent=2)
-        diverged = run_dir / "diverged.json"
-        diverged.unlink(missing_ok=True)  # of an earlier attempt
+        record_start(trainer, going_on.changes)
         try:
             result = trainer.run()
         except Diverged as error:
-            last = (trainer.checkpointer.steps() or [None])[-1]
-            facts = {"env_steps": trainer.env_steps, "updates": trainer.updates, "reason": str(error)}
-            write_json(diverged, facts | {"last_checkpoint": last, "command": command}, indent=2)
-            kept = "there is no checkpoint" if last is None else f"the last checkpoint is that of {last:,} env steps"
-            raise Diverged(f"diverged at {trainer.env_steps:,} env steps: {error}; {kept}") from error
+            raise record_divergence(trainer, error, command) from error
         except Preempted as error:
             raise Preempted(f"stopped by {error} at {trainer.env_steps:,} env steps") from error
         finally:
             if trainer.vlm:
                 trainer.vlm.close()
-        facts = {"renderer": trainer.programs.parts.image_source, "command": command, "commit": commit()}
-        write_json(result_file, result._asdict() | facts)
+        record_result(trainer, result, command)
     return result
+
+
+def record_start(trainer: Trainer, changes: dict[str, list[Any]]) -> None:
+    """Writes what a run directory holds of a run that begins or goes on, and removes what is no longer true.
+
+    Call it once the trainer is made: options that turn out to be unusable do not claim the directory, nor end a
+    finished run.
+
+    Args:
+      trainer: of the run.
+      changes: options that change from now on, as ``GoingOn.changes``.
+    """
+    run_dir, config = trainer.run_dir, trainer.config
+    (run_dir / "result.json").unlink(missing_ok=True)  # of fewer steps
+    if changes:
+        append_json(run_dir / "changes.jsonl", {"env_steps": trainer.env_steps, "options": changes})
+        for name, (before, after) in changes.items():
+            trainer.reporter.message(f"from {trainer.env_steps:,} env steps on: {name} {after} (before: {before})")
+    if changes or not (run_dir / "config.json").exists():
+        made_by = read_options(run_dir).get(PROVENANCE) if changes else provenance(config)
+        write_json(run_dir / "config.json", configuration.to_dict(config) | {PROVENANCE: made_by}, indent=2)
+    (run_dir / "diverged.json").unlink(missing_ok=True)  # of an earlier attempt
+
+
+def record_divergence(trainer: Trainer, error: Diverged, command: str) -> Diverged:
+    """Writes ``diverged.json``; returns the error that tells where the run diverged and what is kept of it."""
+    last = (trainer.checkpointer.steps() or [None])[-1]
+    facts = {"env_steps": trainer.env_steps, "updates": trainer.updates, "reason": str(error)}
+    facts |= {"last_checkpoint": last, "command": command}
+    write_json(trainer.run_dir / "diverged.json", facts, indent=2)
+    kept = "there is no checkpoint" if last is None else f"the last checkpoint is that of {last:,} env steps"
+    return Diverged(f"diverged at {trainer.env_steps:,} env steps: {error}; {kept}")
+
+
+def record_result(trainer: Trainer, result: Result, command: str) -> None:
+    """Writes ``result.json``."""
+    facts = {"renderer": trainer.programs.parts.image_source, "command": command, "commit": commit()}
+    write_json(trainer.run_dir / "result.json", result._asdict() | facts)

@@ -147,35 +147,53 @@ class Trainer:
           CheckpointError: a checkpoint cannot be written.
         """
         try:
-            if self.env_steps == 0:
-                self.begin()
-            self._loop()
-            values = self.evaluate(FINAL_EVALUATION)
-            self.logger.close()
-            self.finish()
+            self.start()
+            while not self.trained:
+                self.iterate()
+                self.after_iteration()
+                if not self.trained and (reason := self.stop()):
+                    raise Preempted(reason)
+            values = self.conclude()
         except (EnvironmentLost, Preempted):
-            if self.env_steps not in self.checkpointer.steps():
-                self.save()
+            self.save_if_new()
             raise
         finally:
-            self.programs.close()
-            for checkpointer in (self.checkpointer, self.best):
-                checkpointer.wait()
+            self.close()
+        return self.result(values)
+
+    @property
+    def trained(self) -> bool:
+        """Whether no iteration is left."""
+        return not self.trains or self.env_steps >= self.config.total_steps
+
+    def start(self) -> None:
+        """Runs before the first iteration of this process."""
+        if self.env_steps == 0:
+            self.begin()
+        elif self.trains:
+            self.after_iteration()  # a process that was asked to stop may have left something undone
+
+    def conclude(self) -> np.ndarray:
+        """Runs after the last iteration; returns f64[episodes] of the final evaluation."""
+        self.after_training()
+        values = self.evaluate(FINAL_EVALUATION)
+        self.logger.close()
+        self.finish()
+        return values
+
+    def close(self) -> None:
+        """Closes the environments, and waits until the checkpoints are complete."""
+        self.programs.close()
+        for checkpointer in (self.checkpointer, self.best):
+            checkpointer.wait()
+
+    def result(self, values: np.ndarray) -> Result:
+        """The result of a run whose final evaluation gave these returns."""
         mean, std = float(values.mean()), float(values.std())
         return Result(mean, std, self.loop.random_return, self.env_steps, self.seconds)
 
-    def _loop(self) -> None:
-        total = self.config.total_steps
-        if self.trains and self.env_steps:
-            self._after_iteration()  # a process that was asked to stop may have left something undone
-        while self.trains and self.env_steps < total:
-            self.iterate()
-            self._after_iteration()
-            if self.env_steps < total and (reason := self.stop()):
-                raise Preempted(reason)
-        self.after_training()
-
-    def _after_iteration(self) -> None:
+    def after_iteration(self) -> None:
+        """The evaluation and the checkpoint that are due."""
         due = self.do_what_is_due()
         if self.loop.next_eval <= self.env_steps < self.config.total_steps:
             self.loop.evaluations += 1
@@ -216,6 +234,15 @@ class Trainer:
 
     # ------------------------------------------------------------ checkpoints
 
+    def save_if_new(self) -> None:
+        """Writes a checkpoint, unless there is one of the present env steps."""
+        if self.env_steps not in self.checkpointer.steps():
+            self.save()
+
+    def whole_state(self) -> Any:
+        """What a checkpoint holds of the device."""
+        return self.state
+
     def save(self) -> None:
         """Writes a checkpoint, where the run has any and there is something to save."""
         if not self.trains or self.state is None:
@@ -226,19 +253,12 @@ class Trainer:
         self.logger.flush()
         self.loop.metrics_bytes = self.logger.size
         host = asdict(self.loop) | {"seconds": self.seconds, "surroundings": surroundings()}
-        self.checkpointer.save(self.env_steps, self.state, host, self.adapter_writer())
+        self.checkpointer.save(self.env_steps, self.whole_state(), host, self.adapter_writer())
 
     def checkpoint_metrics(self) -> dict[str, float]:
         """What the last checkpoint of this process cost; NaN before the first one is complete."""
-        last = self.checkpointer.last
-        nbytes, *seconds = last[1:] if last else [math.nan] * 3
-        return dict(
-            zip(
-                ("checkpoint/bytes", "checkpoint/seconds", "checkpoint/blocked_seconds"),
-                (nbytes, *seconds),
-                strict=True,
-            )
-        )
+        names, last = ("checkpoint/bytes", "checkpoint/seconds", "checkpoint/blocked_seconds"), self.checkpointer.last
+        return dict(zip(names, last[1:] if last else [math.nan] * 3, strict=True))
 
     def save_best(self) -> None:
         """Writes the policy of the best evaluation so far, where the run has checkpoints."""

@@ -139,6 +139,7 @@ AT_LEAST_ONE = [
     "eval.episodes",
     "run.checkpoint-every",
     "run.log-every",
+    "run.num-seeds",
 ]
 COUNTS = ["covr.cold-start-rounds", "covr.min-keep", "vlm.held-out", "vlm.return-episodes", "vlm.restarts"]
 NOT_NEGATIVE = [

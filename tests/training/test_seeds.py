@@ -46,6 +46,7 @@ REFUSED = [
     ({"run": {"devices": 2}}, "--num-seeds puts whole seeds on the devices, as many on each, and --devices splits one"),
     ({"replay": {"storage": "host"}}, "--num-seeds needs --replay.storage device; change it, or train such runs with"),
     ({"replay": {"sampling": "elite"}}, "--replay.sampling elite chooses samples on the host for one run; train such"),
+    ({"replay": {"demonstrations": "some"}}, "--num-seeds takes no --demonstrations; train such runs with experiments"),
     ({"run": {"log": ("wandb",)}}, "--log wandb takes one run per process; leave it out, or train such runs with exp"),
 ]
 

@@ -1,9 +1,6 @@
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -300,13 +297,3 @@ def test_a_template_without_images_is_replaced_by_the_models_own(backbone, templ
     assert int(prompt.types.sum()) == backbone.image.tokens
     text = backbone.tokenizer.decode(prompt.ids)
     assert text.count("<|im_start|>") == 3 and text.count("<|im_end|>") == 2  # system, user, the answer's beginning
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_of_torch_sleep_while_they_wait(given, expected):
-    """Torch reads the variable when it is loaded, so it must be set before; the user's own value stays."""
-    code = "import os, sys, covr_jax.vlm; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_WAIT_POLICY": given} if given else {}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.split() == [expected, "False"]

@@ -52,7 +52,7 @@ def rad(tmp_path_factory):
     return path, learner, state, frames
 
 
-@pytest.mark.parametrize("method", ["sac", "drqv2", "resact"])
+@pytest.mark.parametrize("method", ["sac", "drqv2", "resact", pytest.param("mrq", marks=pytest.mark.slow)])
 def test_a_loaded_policy_acts_bit_for_bit_as_its_learner(tmp_path, method):
     config, learner, state, frames = trained(method, num_filters=32)  # with the CPU's kernel
     save_policy(tmp_path / FILE, config, state.params, A)

@@ -106,6 +106,7 @@ def test_actor_loss_by_hand():
     np.testing.assert_allclose(by_u, [[5e-4, 0.0], [0.0, -1e-3]], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_steps_that_were_not_reached_change_nothing_and_all_others_do():
     batch, other, state = make_batch(parts().method, 3), make_batch(parts().method, 4), start()
     views = Views((batch.observation,), (batch.next_observation,))
@@ -157,6 +158,7 @@ def stored_episode():
     return batch, np.asarray(batch.index[0])
 
 
+@pytest.mark.slow
 def test_targets_of_three_steps_by_hand():
     """Q counts in units of 2, the target's in units of 4; the target's actor acts on the target's features.
 

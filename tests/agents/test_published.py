@@ -64,7 +64,7 @@ ROWS = [  # methods, tasks, options, values
     ("resact", "cheetah_run", "auxiliary_encoder_scale", 0.2),  # the encoder's rate is 2e-4, the heads' 1e-3
     ("rad curl sac spr mlr", "cheetah_run", "learning_rate", 2e-4),  # PlaNet benchmark
     ("rad curl sac spr mlr", "walker_walk reacher_easy", "learning_rate", 1e-3),
-    # arXiv 2501.16142, table of hyperparameters
+    # arXiv 2501.16142, not compared with its table
     ("mrq", "cheetah_run walker_walk", "batch_size", 256),
     ("mrq", "cheetah_run walker_walk", "learning_rate", 3e-4),
     ("mrq", "cheetah_run walker_walk", "auxiliary_learning_rate", 1e-4),

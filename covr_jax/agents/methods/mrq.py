@@ -13,8 +13,8 @@ d being 1 on termination. On these features, which their losses do not change, c
 where n = 3, a' = clip(pi'(s_{t+n}) + clip(N(0, 0.2), +-0.3)) and rbar is the mean |reward| of the replay. Every 250
 updates all is copied into the targets, marked by a prime, and rbar into rbar'. Transitions are sampled by LAP.
 
-Written after the paper, not its code. Differences: docs/methods.md. Letters: B batch, H W image, C channels, A action,
-K steps, F features.
+After the paper, not its code. Differences from it, and what has not been compared with it: docs/methods.md.
+Letters: B batch, H W image, C channels, A action, K steps, F features.
 """
 
 from __future__ import annotations

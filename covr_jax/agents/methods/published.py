@@ -130,7 +130,7 @@ PUBLISHED: dict[str, PublishedHyperparameters] = {
         },
     ),
     "mrq": PublishedHyperparameters(
-        source="arXiv 2501.16142, hyperparameters; no code was read",
+        source="arXiv 2501.16142, not compared with its table",
         full_size={
             "env.image_size": 84,
             "sac.batch_size": 256,

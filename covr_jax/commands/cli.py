@@ -27,7 +27,7 @@ USAGE_ERROR = 2
 DIVERGED = 3
 PREEMPTED = 75  # sysexits.h: try again later
 UNAVAILABLE = 69  # sysexits.h: a service that the run needs is gone
-_SHORT = {
+_SHORT = {  # names without a group
     "vlm": "vlm.name",
     "endpoint": "carla.endpoint",
     "devices": "run.devices",

@@ -24,7 +24,7 @@ from covr_jax.runtime.ahead import compiling
 from covr_jax.runtime.errors import one_line
 from covr_jax.types import Diverged, EnvironmentLost, Preempted
 
-_SHORT = {
+_SHORT = {  # names without a group
     "vlm": "vlm.name",
     "endpoint": "carla.endpoint",
     "devices": "run.devices",

@@ -128,5 +128,5 @@ class ReplayConfig:
     elite_share: Fraction = 0.8  # elite: share of the batch [COVR: 0.8 and 0.5]
     storage: Storage = "device"  # memory of the frames; host: pinned host memory, for small devices [ours]
     # Minari dataset whose episodes the replay begins with, a directory or a name in Minari's store; short form
-    # --demonstrations. None: none [COVR]
+    # --demonstrations. None: it begins empty [COVR]
     demonstrations: str | None = None

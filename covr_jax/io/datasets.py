@@ -72,7 +72,7 @@ def write_dataset(
       channels: C.
       action_dim: A.
       default_id: of a dataset in a directory.
-      about: JSON-able metadata, under ``ABOUT``.
+      about: JSON-able metadata, under ``ABOUT``; its ``method`` is also Minari's name of the algorithm.
       env_spec: gymnasium's, of the environment; None where it has none.
 
     Returns:

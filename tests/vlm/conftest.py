@@ -27,7 +27,7 @@ def any_backbone(request):
     from covr_jax.vlm.models import tiny
     from covr_jax.vlm.models.loading import backbone_from
 
-    return backbone_from(*tiny.build_tiny(2, request.param), is_tiny=True)  # seed 2: answers differ between frames
+    return backbone_from(*tiny.build_tiny(5, request.param), is_tiny=True)  # seed 5: answers differ between frames
 
 
 @pytest.fixture

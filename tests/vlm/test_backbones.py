@@ -159,6 +159,8 @@ def test_directories_of_every_architecture_load(tmp_path, any_backbone, frames):
         pixels = preprocess(torch.from_numpy(frames), backbone.image)
         with torch.no_grad():
             logits.append(backbone.model(**model_inputs(backbone, pixels, prompt.ids.expand(6, -1), prompt)).logits)
+    weights, expected = loaded.model.state_dict(), any_backbone.model.state_dict()
+    assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in weights)
     assert torch.equal(*logits)
 
 

@@ -90,6 +90,15 @@ def test_a_model_without_weights_tells_the_same(any_backbone, frames):
     assert here.to_tune(3, False) == here.weights + 4 * here.adapter + 3 * here.saved.plain
 
 
+def test_a_configuration_alone_tells_what_a_model_needs(any_backbone):
+    backbone, prompt = budget.without_weights(any_backbone.model.config, 84, rank=4)
+    found = needs(backbone, prompt, 12)
+    assert found.weights == 2 * sum(p.numel() for p in any_backbone.model.parameters())  # bfloat16
+    assert 0 < found.saved.recomputed < found.saved.plain
+    real = tokenize_prompt(any_backbone, Prompt("", "reacher easy"))
+    assert prompt.positions.shape[:-1] == real.positions.shape[:-1]
+
+
 @pytest.mark.parametrize(
     ("free", "expected"),
     [

@@ -1,6 +1,6 @@
 """Commands: training, evaluation, export, sweeps, tables, plots and a check of the machine.
 
-Each module has a ``run``: an installed package offers it as ``covr-train`` and so on, a checkout as
+A module that is a command has a ``run``: an installed package offers it as ``covr-train`` and so on, a checkout as
 ``experiments/train.py``.
 """
 

@@ -28,6 +28,7 @@ PACKAGES = (
     "torch",
     "transformers",
     "carla",
+    "ray",
 )
 
 _COMMIT = commit() or "unknown"  # before this process writes results, which are tracked files too

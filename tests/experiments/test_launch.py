@@ -24,6 +24,7 @@ from covr_jax.io.run_dir import claim, wait_until_free
 from tests.support import resumable_run
 from tests.support.resumable_run import job_of, one_at_a_time
 
+ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 
 
@@ -70,10 +71,13 @@ def test_a_killed_run_goes_on_when_it_is_started_again_and_comes_to_the_same(tmp
 
 def test_a_run_that_is_asked_to_stop_keeps_its_state_and_no_signal_is_sent_to_it(tmp_path):
     """A second signal would end it at once, and schedulers send theirs to it as well."""
-    job = job_of(tmp_path / "run", "--steps", "100000")
+    job = job_of(tmp_path / "run", "--steps", "100000", "--stop-s", "0.5")
     with RunProcess(job) as process:
         wait_until(lambda: read_state(job.run_dir).env_steps)
-        os.kill(json.loads((job.run_dir / "starts.jsonl").read_text())["pid"], signal.SIGUSR1)
+        pid = json.loads((job.run_dir / "starts.jsonl").read_text())["pid"]
+        assert os.getpgid(pid) == pid  # Ctrl-C in the launcher's terminal does not reach it
+        os.kill(pid, signal.SIGUSR1)
+        wait_until(lambda: any("stopping after this chunk" in line for line in log_of(job)))
     assert process.wait() == 75
     words = log_of(job)[-1].split()
     assert words[:3] == ["stopped", "by", "SIGUSR1"] and int(words[4]) == read_state(job.run_dir).env_steps
@@ -82,9 +86,10 @@ def test_a_run_that_is_asked_to_stop_keeps_its_state_and_no_signal_is_sent_to_it
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from covr_jax.commands.launch.process import Job, RunProcess
+from covr_jax.commands.launch.process import RunProcess
 from covr_jax.commands.launch.progress import read_state
-process = RunProcess(Job(Path(sys.argv[1]), ["--run-dir", *sys.argv[1:]], (sys.argv[2],)))
+from tests.support.resumable_run import job_of
+process = RunProcess(job_of(Path(sys.argv[1]), "--steps", "100000", "--stop-s", "1"))
 while not read_state(Path(sys.argv[1])).env_steps:
     pass
 os.kill(os.getpid(), signal.SIGKILL)
@@ -92,9 +97,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_run_whose_launcher_is_killed_stops_and_the_next_one_waits_for_it(tmp_path):
-    script = KILLED.replace("*sys.argv[1:]]", "sys.argv[1], '--steps', '100000']")
     run_dir = tmp_path / "run"
-    killed = subprocess.run([sys.executable, "-c", script, str(run_dir), resumable_run.__file__], timeout=PATIENCE_S)
+    command = [sys.executable, "-c", KILLED, str(run_dir)]
+    killed = subprocess.run(command, timeout=PATIENCE_S, cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
     job = job_of(run_dir, "--steps", "100000")
     with RunProcess(job) as again:
@@ -120,7 +125,8 @@ def test_a_directory_that_is_in_use_is_waited_for(tmp_path):
 def test_the_worker_of_a_run_imports_nothing_heavy():
     code = "import sys, covr_jax.commands.launch.process\nprint([n for n in {} if n in sys.modules])"
     heavy = ("jax", "numpy", "torch", "tyro", "rich", "ray", "submitit")
-    done = subprocess.run([sys.executable, "-c", code.format(heavy)], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", code.format(heavy)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
 
 
@@ -132,7 +138,7 @@ def test_a_sweep_wakes_no_device(tmp_path):
         "print(len(sweep.unfinished(jobs)), xla_bridge.backends_are_initialized())"
     )
     command = [sys.executable, "-c", code.format(str(tmp_path))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, cwd=ROOT)
     assert done.stdout.split() == ["1", "False"], done.stderr
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -94,6 +95,24 @@ def local(tmp_path, monkeypatch):
 
 def parent_of(pid):
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_job_is_queued_again_only_after_its_checkpoint(tmp_path):
+    """SLURM ends a job at once that is queued again."""
+    job, before = job_of(tmp_path / "run", "--steps", "1000", "--stop-s", "0.5"), signal.getsignal(signal.SIGUSR1)
+    run = SlurmRun(job, 0)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # what submitit has a handler for
+    try:
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        while not read_state(job.run_dir).env_steps:
+            time.sleep(0.02)
+        again = run.checkpoint().function
+        log = (job.run_dir / "train.log").read_text()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert log.splitlines()[-1].startswith("stopped by its launcher at") and (again.job, again.retries) == (job, 0)
 
 
 @pytest.mark.slow

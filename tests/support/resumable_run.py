@@ -1,10 +1,10 @@
 """A run that costs no time, in place of train.py: it counts, and keeps what a real one keeps.
 
-    python resumable_run.py --run-dir D --seed 1 [--steps 20] [--step-s 0.02] [--ends CODE] [--dies N] [--ignores]
+    python resumable_run.py --run-dir D --seed 1 [--steps 20] [--step-s 0.02] [--ends CODE] [--dies N] [--stop-s 0]
 
 Its returns follow from seed and step alone, so that a run that went on equals one that nothing happened to. Every step
 leaves a line with the process that made it in ``trace``. ``--ends`` ends with an error of its own, ``--dies N`` kills
-itself after each of its first N steps, ``--ignores`` takes no notice of being asked to stop.
+itself after each of its first N steps, ``--stop-s`` is how long it takes to stop.
 """
 
 import argparse
@@ -54,7 +54,8 @@ def main(own):
         return own.ends
     with stop_on_signals() as stop:
         while step < own.steps:
-            if not own.ignores and (reason := stop()):
+            if reason := stop():
+                time.sleep(own.stop_s)
                 print(f"stopped by {reason} at {step} env steps", flush=True)
                 return 75
             time.sleep(own.step_s)
@@ -81,7 +82,7 @@ if __name__ == "__main__":
     parser.add_argument("--step-s", type=float, default=0.02)
     parser.add_argument("--ends", type=int, default=0)
     parser.add_argument("--dies", type=int, default=0)
-    parser.add_argument("--ignores", action="store_true")
+    parser.add_argument("--stop-s", type=float, default=0.0)
     options = parser.parse_args()
     options.run_dir.mkdir(parents=True, exist_ok=True)
     try:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 
 from covr_jax.commands.launch.options import LaunchOptions, processor_shares
 from covr_jax.commands.launch.process import PACKAGES, Ended, Job, Killed, attempt
@@ -98,14 +99,15 @@ def run_all(jobs: list[Job], options: LaunchOptions) -> list[Job]:
         needed, shares = _needs(options, len(jobs))
         if not _has_room(needed):
             progress.say(f"no machine of the cluster has {needed}: the runs wait for one")
-        task, gpus = ray.remote(attempt), needed.get("GPU", 0.0)
         again: dict[str, Any] = {"max_retries": options.retries, "retry_exceptions": [Killed]}
+        task: Any = ray.remote(**again)(attempt)
+        gpus = needed.get("GPU", 0.0)
         waiting, free, running = deque(jobs), deque(shares), {}
         while (waiting or running) and not stop():
             while waiting and free:
                 job, share = waiting.popleft(), free.popleft()
                 cpus = len(share) if share else needed["CPU"]
-                placed = task.options(num_cpus=cpus, num_gpus=gpus, name=str(job.run_dir), **again)
+                placed = task.options(num_cpus=cpus, num_gpus=gpus, name=str(job.run_dir))
                 running[placed.remote(job, os.getcwd(), share, _gpu_share(gpus))] = job, share
             done, _ = ray.wait(list(running), timeout=_POLL_S)
             progress.update()
@@ -161,10 +163,10 @@ def _ended(reference: ray.ObjectRef, retries: int) -> Ended:
     """How a task ended that Ray does not start again."""
     try:
         return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         if not isinstance(error.cause, Killed):
             return Ended(1, f"failed on its worker: {one_line(error.cause)}")
         reason = str(error.cause)
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         reason = f"its worker was lost ({one_line(error)})"
     return Ended(1, f"failed: {reason}, as often as it was started ({retries + 1})")

@@ -121,6 +121,7 @@ class Member(AgentTrainer):
 
     @state.setter
     def state(self, one: TrainState) -> None:
+        """Replaces the seed's part."""
         self.programs.stacked.put(one, self.programs.index)
 
     def whole_state(self) -> TrainState:

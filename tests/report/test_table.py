@@ -163,6 +163,7 @@ def test_the_area_under_a_curve_per_env_step(tmp_path):
     evaluations = [(100, 10.0), (200, 30.0), (400, 30.0)]
     rows = [{"env_steps": step, "eval/episode_return": value} for step, value in evaluations]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "result.json").write_text('{"random_return": 1.0}')
     assert read_final(run, AREA).value == pytest.approx(80 / 3)
     assert read_final(run, AREA).random == read_final(run).random is not None
     (run / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")

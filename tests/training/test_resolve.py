@@ -22,6 +22,9 @@ from covr_jax.training.resolve import comparable, resolve
 
 OPEN = {
     "replay": "the value is None",
+    "demonstrations": "the value is None",
+    "endpoint": "the value is None",
+    "expert_states": "the value is None",
     "auxiliary_clip_norm": "the value is None",
     "critic_clip_norm": "the value is None",
     "adapter": "the value is None",

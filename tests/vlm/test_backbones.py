@@ -154,7 +154,7 @@ def test_directories_of_every_architecture_load(tmp_path, any_backbone, frames):
     loaded = load_backbone(str(tmp_path), image_size=84)
     assert loaded.description is any_backbone.description and loaded.image == any_backbone.image
     prompt = tokenize_prompt(any_backbone, Prompt("", "reacher easy"))
-    # To a directory of Qwen3.5 transformers gives the released class of its tokenizer, which is none of words; the other
+    # To a directory of Qwen3.5 transformers gives the class of its released tokenizer, not one of words; the other
     # directories keep the twin's.
     if type(loaded.tokenizer) is type(any_backbone.tokenizer):
         assert torch.equal(tokenize_prompt(loaded, Prompt("", "reacher easy")).ids, prompt.ids)

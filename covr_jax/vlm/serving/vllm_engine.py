@@ -95,6 +95,7 @@ class VLLMEngine:
 
     @working.setter
     def working(self, call: Callable[[], None] | None) -> None:
+        """Sets it."""
         self._trainer.working = call
 
     def query(self, frames: Frames) -> Prior:

@@ -150,7 +150,8 @@ def evaluate(corpus: Corpus) -> dict[str, list[float]]:
     errors = {}
     for count, backbone in corpus.backbones.items():
         for name, domain in DOMAINS.items():
-            frames, pose, motion = (part[:HELD_OUT] for part in corpus.data[name])
+            data = corpus.data[name]
+            frames, pose, motion = data.frames[:HELD_OUT], data.pose[:HELD_OUT], data.motion[:HELD_OUT]
             numbers = answer_of(domain, pose, motion, count)
             prompt = tokenize_prompt(backbone, Prompt("", f"{name} pose"))
             grammar = build_grammar(backbone.tokenizer, numbers.shape[1], signed=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from covr_jax.config import Config, ConfigError
@@ -136,7 +137,7 @@ def expert_error(vlm: PriorService, states: ExpertStates, frames: int) -> dict[s
     try:
         for start in range(0, len(states.action), _BATCH):
             part = ExpertStates(*(array[start : start + _BATCH] for array in states))
-            prior = vlm.query(vlm_frames(part.observation, frames))
+            prior = vlm.query(vlm_frames(jnp.asarray(part.observation), frames))
             valid.append(np.asarray(prior.valid))
             error.append(np.abs(np.asarray(prior.action) - part.action).mean(1))
     except PriorError:  # must not end the run

@@ -21,14 +21,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from covr_jax.commands import cli
-from covr_jax.config import ConfigError
+from covr_jax.config import ConfigError, required
 from experiments.benchmark import measure
 
 BATCH = 256
 
 
 def pulls(
-    value: Any, observation: np.ndarray, action: np.ndarray, prior: np.ndarray, valid: np.ndarray, weight: float
+    value: Any, observation: Any, action: Any, prior: np.ndarray, valid: np.ndarray, weight: float
 ) -> dict[str, np.ndarray]:
     """Computes what the module says of each row.
 
@@ -72,7 +72,7 @@ def row_of(run_dir: Path, samples: int) -> dict[str, Any]:
     from covr_jax.training.restore import load_experience, load_run
 
     config, programs, state = load_run(run_dir)
-    _, experience = load_experience(run_dir)
+    experience = load_experience(run_dir).state
     if not bool(experience.replay.prior.valid.any()):
         raise ConfigError(f"{run_dir}: no answer of a VLM is in its replay")
     learner, stack, store = programs.parts.learner, programs.parts.frame_stack, experience.replay
@@ -80,20 +80,19 @@ def row_of(run_dir: Path, samples: int) -> dict[str, Any]:
     observation = replay.observations(store, index.time, index.env_id, stack)
     slot = index.time % store.reward.shape[0]
     prior, valid = (np.asarray(part[slot, index.env_id]) for part in store.prior)
-    found = []
+    found, weight = [], required(config.covr.guidance_weight)
     for start in range(0, samples, BATCH):
         part = slice(start, start + BATCH)
         action = learner.mode(state.learner.params, observation[part])
-        weight = config.covr.guidance_weight
         found.append(
             pulls(lambda o, a: learner.value(state.learner, o, a), observation[part], action, prior[part], valid[part],
                   weight)
         )  # fmt: skip
     programs.close()
     mean = {name: float(np.nanmean(np.concatenate([rows[name] for rows in found]))) for name in found[0]}
-    equal = mean["critic_pull"] / mean["guidance_pull"] * config.covr.guidance_weight
+    equal = mean["critic_pull"] / mean["guidance_pull"] * weight
     about = {"task": config.task, "method": config.method, "seed": config.seed, "answered": float(valid.mean())}
-    return about | mean | {"weight": config.covr.guidance_weight, "equal_weight": equal}
+    return about | mean | {"weight": weight, "equal_weight": equal}
 
 
 def main() -> int:

@@ -179,7 +179,8 @@ def test_nothing_is_compiled_once_every_part_of_a_run_has_run(rad, covr, folder)
         rows = read_metrics(folder / name / "metrics.jsonl")
         evaluated = min(row["env_steps"] for row in rows if "eval/episode_return" in row)
         learnt = min(row["env_steps"] for row in rows if "losses/critic" in row)
-        since = max(evaluated, learnt, settled) + 2 * 800  # and a chunk of it
+        saved = min(row["env_steps"] for row in rows if "checkpoint/bytes" in row)  # the first one copies keys
+        since = max(evaluated, learnt, saved, settled) + 2 * 800  # and a chunk of it
         counts = [row["compile/programs"] for row in rows if "compile/programs" in row and row["env_steps"] > since]
         assert len(counts) >= 3
         assert set(counts) == {counts[0]}, (name, counts)

@@ -152,7 +152,9 @@ def build_served(build: Build, name: str, endpoint: str, patience_s: float, stor
         if error.name != "httpx2":
             raise
         raise PriorError("--vlm.mode vllm needs the package httpx2; pip install 'covr_jax[vllm]'") from error
-    return VLLMEngine(cast(Any, build), name, endpoint, patience_s, store)
+    return cast(
+        Any, VLLMEngine(cast(Any, build), name, endpoint, patience_s, store)
+    )  # a property is no mutable attribute
 
 
 def make_service(

@@ -35,6 +35,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("training")]
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
+def without_moments(state):
+    """The state without Adam's: they follow the gradients of a loss of 100, and not what is learned from them."""
+    empty = dict.fromkeys(("critic_opt", "actor_opt", "auxiliary_opt", "alpha_opt"))
+    return state.replace(learner=state.learner.replace(**empty))
+
+
 def assert_close(one, two):
     """Asserts that two states are CLOSE everywhere; images may differ by one level where a colour is rounded."""
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
@@ -123,7 +129,7 @@ def test_each_seed_equals_its_separate_run(runs, state_of):
         name = run.run_dir.name
         (one, host), (two, other) = (state_of(run.config, root / name) for root in (together, alone))
         assert int(one.learner.updates) == int(two.learner.updates) == 40
-        assert_close(one, two)
+        assert_close(without_moments(one), without_moments(two))
         assert {key: host[key] for key in ("data_start", "policy_start", "evaluations", "next_eval")} == {
             key: other[key] for key in ("data_start", "policy_start", "evaluations", "next_eval")
         }

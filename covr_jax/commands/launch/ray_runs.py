@@ -92,7 +92,7 @@ def run_all(jobs: list[Job], options: LaunchOptions) -> list[Job]:
 
     Raises:
       ConfigError: no cluster, or no room for a run.
-      Preempted: a signal asked to stop; the runs have stopped, with checkpoints.
+      Preempted: a signal asked to stop; the runs were asked to stop with checkpoints. One may still be writing its own.
     """
     failed: list[Job] = []
     with connected(options), stop_on_signals() as stop, Progress(jobs) as progress:

@@ -181,8 +181,8 @@ def read_config(run_dir: str | Path) -> dict[str, Any]:
     return _read_json(Path(run_dir) / "config.json", dict, [])
 
 
-def read_result(run_dir: str | Path) -> dict[str, Any]:
-    """Reads the result of a run; an empty dict if it has none that can be read."""
+def read_result_facts(run_dir: str | Path) -> dict[str, Any]:
+    """Reads all that result.json says, its command too (``io.run_dir.read_result``: the numbers); {} without one."""
     return _read_json(Path(run_dir) / "result.json", dict, [])
 
 

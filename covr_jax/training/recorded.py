@@ -10,7 +10,7 @@ from covr_jax.config import ON_BASE, ConfigError
 from covr_jax.config.convert import PROVENANCE
 from covr_jax.io.datasets import check_free, check_packages, write_dataset
 from covr_jax.replay import LeftOut
-from covr_jax.report.data import read_config, read_result
+from covr_jax.report.data import read_config, read_result_facts
 from covr_jax.training.demonstrations import recorded_with
 from covr_jax.training.parts import Parts
 from covr_jax.training.restore import load_experience
@@ -72,7 +72,7 @@ def _made_by(run_dir: Path, parts: Parts) -> dict[str, Any]:
         "method": config.method,
         "base": config.base if config.method in ON_BASE else None,
         "seed": config.seed,
-        "command": read_result(run_dir).get("command"),
+        "command": read_result_facts(run_dir).get("command"),
         "commit": read_config(run_dir).get(PROVENANCE, {}).get("commit"),
         "covr_jax_version": __version__,
     }

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _PUSH_AGAIN_S = 60.0  # pause before an adapter that the server did not take is offered again
 
 
-class Trainer(Engine, Protocol):
+class TunedEngine(Engine, Protocol):
     """An engine of this process whose question can be asked elsewhere, such as ``engine.VLMEngine``."""
 
     @property
@@ -67,7 +67,7 @@ class VLLMEngine:
       ValueError: from ``build``.
     """
 
-    def __init__(self, build: Callable[[], Trainer], name: str, endpoint: str, patience_s: float, store: Path):
+    def __init__(self, build: Callable[[], TunedEngine], name: str, endpoint: str, patience_s: float, store: Path):
         self._client = VLLMClient(endpoint, patience_s)
         self._base = self._client.model(name)
         self._trainer = trainer = build()

@@ -41,7 +41,7 @@ class Shapes(NamedTuple):
 SHAPES = {
     "paper": Shapes(100, 84, SACConfig()),
     # On frames, since differences are the same network in other coordinates, which the peers lack.
-    "demo": Shapes(48, 52, dataclasses.replace(presets.demo().sac, frame_basis="frames")),
+    "demo": Shapes(40, 43, dataclasses.replace(presets.demo().sac, frame_basis="frames")),
     "tiny": Shapes(
         20,
         16,

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -28,11 +29,27 @@ GPUS = ("3", "1")  # Ray assigns them without looking for them
 AT_A_TIME = min(2, len(os.sched_getaffinity(0)))
 
 
+# Ray's processes are forked, which Linux refuses a process that maps more than the machine's memory, as one that has
+# run hundreds of tests does.
+RAY = """
+import sys, ray
+from covr_jax.commands.launch import ray_runs
+from covr_jax.commands.launch.options import LaunchOptions
+with ray_runs.connected(LaunchOptions(visible=tuple(sys.argv[1:]))):
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_ray():
     """Ray on this machine for all tests of this file: it takes ten seconds to start."""
-    with ray_runs.connected(LaunchOptions(visible=GPUS)):
-        yield
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    settings = os.environ | {"RAY_AUTH_MODE": "disabled"}  # its token would have to be known before Ray is imported
+    with subprocess.Popen([sys.executable, "-c", RAY, *GPUS], env=settings, **pipes) as process:
+        with ray_runs.connected(LaunchOptions(address=process.stdout.readline().strip())):
+            yield
+        process.stdin.close()
 
 
 def process_of(run_dir):

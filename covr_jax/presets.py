@@ -69,8 +69,8 @@ def demo() -> Config:
     """Returns a preset that shows all stages of COVR in about ten minutes on two CPU cores.
 
     Small images and networks, parallel environments, more data per update, three-step returns, recent transitions more
-    often than old ones, a short schedule of five rounds, and the embedded tiny VLM. The guidance begins with the second
-    half.
+    often than old ones, a temperature that adapts within so few updates, a short schedule of five rounds, and the
+    embedded tiny VLM. The guidance begins with the second half.
     """
     return Config(
         preset="demo",
@@ -85,6 +85,7 @@ def demo() -> Config:
             critic_tau=0.1,
             encoder_tau=0.1,
             noise_steps=10_000,
+            alpha_learning_rate=1e-3,
             hidden_dim=256,
             conv_kernels=(4, 3),
             conv_strides=(4, 1),

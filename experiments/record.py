@@ -3,7 +3,7 @@
     python experiments/record.py --root runs/demo runs/demo/cartpole_swingup/rad/seed1 --to experiments/results/evidence
 
 A copy is a small run directory at the same place below ``--to``: ``table.py`` and ``plot.py`` read it as any other. It
-has the configuration, the result with its command, the evaluations with every tenth of the other rows, and the records
+has the configuration, the result with its command, every tenth of the rows with losses and all others, and the records
 of the rounds without their lists. Directories of this machine become ``runs``.
 """
 
@@ -23,14 +23,14 @@ from covr_jax.io.metrics import read_metrics
 from covr_jax.report import ReportError
 from experiments.benchmark import measure
 
-EVERY = 10  # rows of training of which one is kept
+EVERY = 10  # rows with losses of which one is kept
 
 
 def thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns all rows with an evaluation and every tenth of the others, in order."""
-    others = [row for row in rows if not any(name.startswith("eval/") for name in row)]
-    kept = {id(row) for row in others[::EVERY]}
-    return [row for row in rows if id(row) in kept or any(name.startswith("eval/") for name in row)]
+    """Returns every tenth of the rows with losses, and all others: evaluations and rounds; in order."""
+    of_training = [row for row in rows if any(name.startswith("losses/") for name in row)]
+    left_out = {id(row) for k, row in enumerate(of_training) if k % EVERY}
+    return [row for row in rows if id(row) not in left_out]
 
 
 def plain(record: dict[str, Any]) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def without_weights(config: Any, image_size: int | None = None, **lora: Any) -> 
     import transformers
 
     description = BACKBONES[config.model_type]
-    config = type(config).from_dict(config.to_dict())  # a loaded model's also names its attention, which is none of a file
+    config = type(config).from_dict(config.to_dict())  # a loaded model's names its attention too, a file's does not
     with torch.device("meta"):
         model = getattr(transformers, description.model_class)(config).to(torch.bfloat16)
     backbone = backbone_from(model, None, image_size)

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import covr_jax
 from covr_jax.io.metrics import read_metrics
 
-RUN = Path(covr_jax.__file__).parents[1] / "experiments/results/demo/seed1"
+RUN = Path(covr_jax.__file__).parents[1] / "experiments/results/demo/cartpole_swingup/covr/seed1"
 rows = read_metrics(RUN / "metrics.jsonl")
 print(len(rows), "rows;", len({name for row in rows for name in row}), "names, explained in docs/metrics.md")
 

@@ -60,7 +60,7 @@ def row_of(train: Any, held_out: Any, task: str, frames: int, steps: int, seed: 
         "zero": float(np.abs(held_out.action).mean()),
         "constant": float(np.abs(held_out.action - middle).mean()),
         "states": len(train.action),
-        "loss": float(np.mean(record["finetune_loss"][-20:])),
+        "loss": record["finetune_loss"],
         "seconds": time.perf_counter() - started,
     }
 

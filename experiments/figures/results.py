@@ -3,8 +3,8 @@
     python experiments/figures/results.py
     python experiments/figures/results.py --output results.png
 
-Left: ``make demo``, five seeds, the policy and the VLM alone. Middle: every method at the size of ``--preset cpu``,
-three seeds. Right: RAD, one seed, at the paper's length and learner, beside the published number.
+Left: ``make demo``, five seeds: its policy, the VLM alone, and the base alone. Middle: every method at the size of
+``--preset cpu``, three seeds. Right: RAD, one seed, at the paper's length and learner, beside the published number.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LOOK: dict[Any, Any] = {
     "legend.frameon": False,
     "figure.facecolor": "white",
 }
-DEMO_SEEDS = (1, 2, 3, 4, 5)
+DEMO, DEMO_SEEDS = RESULTS / "demo" / "cartpole_swingup", (1, 2, 3, 4, 5)
 PUBLISHED_RAD = (694.0, 28.0)  # Table 3, cartpole_swingup at 100K environment steps: mean, std
 
 
@@ -70,20 +70,27 @@ def final_returns(directory: Path) -> dict[str, list[float]]:
 
 
 def draw_demo(axes: Any) -> None:
-    """The demo runs: returns of the policy and of the VLM alone, by env steps."""
-    for seed in DEMO_SEEDS:
-        path = RESULTS / "demo" / f"seed{seed}"
-        x, y = read_curve(path / "metrics.jsonl", "eval/episode_return")
-        axes.plot(x / 1e3, y, color=POLICY, lw=1.6, label="policy" if seed == 1 else None)
-        rounds = read_json(path / "result.json")["rounds"]
-        x, y = (np.array([row[name] for row in rounds], float) for name in ("env_steps", "vlm_return"))
-        label = "VLM alone, after each round" if seed == 1 else None
-        axes.plot(x / 1e3, y, color=VLM, lw=1, marker="o", ms=3.5, label=label)
-    results = [read_json(RESULTS / f"demo/seed{seed}/result.json")["result"] for seed in DEMO_SEEDS]
-    random = np.mean([result["random_return"] for result in results])
+    """The demo runs and their base alone: returns of the policies, and of the VLM alone, by env steps."""
+    for method, name, color, label in (
+        ("rad", "eval/episode_return", REFERENCE, "policy of RAD alone"),
+        ("covr", "eval/episode_return", POLICY, "policy of COVR on RAD"),
+        ("covr", "vlm/prior_return", VLM, "VLM alone, after each round"),
+    ):
+        curves = [read_curve(DEMO / method / f"seed{seed}" / "metrics.jsonl", name) for seed in DEMO_SEEDS]
+        marker: dict[str, Any] = {"marker": "o", "ms": 3} if color == VLM else {}
+        for x, y in curves:
+            axes.plot(x / 1e3, y, color=color, lw=0.7, alpha=0.5, **marker)
+        if color != VLM:
+            axes.plot(curves[0][0] / 1e3, np.mean([y for _, y in curves], axis=0), color=color, lw=2.2, label=label)
+        else:
+            axes.plot([], [], color=color, lw=0.7, **marker, label=label)
+    random = np.mean([read_json(DEMO / f"covr/seed{seed}/result.json")["random_return"] for seed in DEMO_SEEDS])
     axes.axhline(random, color=REFERENCE, ls="--", lw=1, label="random policy")
     axes.set(
-        title="make demo: COVR on RAD, 5 seeds", xlabel="thousand env steps", ylabel="episode return", ylim=(0, 860)
+        title="make demo: 5 seeds, thick: their mean",
+        xlabel="thousand env steps",
+        ylabel="episode return",
+        ylim=(0, 900),
     )
     axes.legend(loc="upper left")
 

@@ -10,11 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from covr_jax.training.expert_states import ExpertStates  # noqa: E402
 from covr_jax.vlm.engine import VLMEngine  # noqa: E402
 from covr_jax.vlm.models import tiny  # noqa: E402
 from covr_jax.vlm.models.backbones import BACKBONES  # noqa: E402
 from covr_jax.vlm.models.loading import backbone_from  # noqa: E402
-from experiments.benchmark import vlm, vlm_contest, vlm_toy  # noqa: E402
+from experiments.benchmark import expert_vlm, vlm, vlm_contest, vlm_toy  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -81,3 +82,12 @@ def test_the_toys_samples(monkeypatch):
     kept, action, weights = vlm_toy.selected(toy, "expert")
     np.testing.assert_array_equal(action, toy.expert)
     assert len(kept) == 512 and (weights == 1).all()
+
+
+def test_a_row_on_an_experts_states(tmp_path):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (2, 40, 40, 40, 9), dtype=np.uint8)
+    train, held_out = (ExpertStates(x, np.full((40, 1), 0.25, np.float32)) for x in images)
+    row = expert_vlm.row_of(train, held_out, "cartpole_swingup", 3, 2, 1, tmp_path)
+    assert (row["frames"], row["states"], row["zero"], row["constant"]) == (3, 40, 0.25, 0.0)
+    assert 0 < row["error"] < 2 and 0 < row["loss"] < 20 and (tmp_path / "frames3/adapter_model.safetensors").exists()

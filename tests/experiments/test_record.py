@@ -16,7 +16,8 @@ def a_run(path, *, finished=True):
     path.mkdir(parents=True)
     config = {"task": "cartpole_swingup", "method": "covr", "base": "rad", "seed": 1}
     rows = [{"env_steps": step, "losses/critic": 1.0} for step in range(0, 300, 10)]
-    rows.insert(15, {"env_steps": 145, "eval/episode_return": 70.0})
+    rows.insert(5, {"env_steps": 50, "vlm/prior_return": 3.5})
+    rows.insert(16, {"env_steps": 145, "eval/episode_return": 70.0})
     rows.append({"env_steps": 300, "eval/episode_return": 80.5})
     (path / "config.json").write_text(json.dumps(config))
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -42,6 +43,7 @@ def test_a_copy_reads_as_the_run(tmp_path):
     run = read_run(target)
     assert run.curve("eval/episode_return") == ([145, 300], [70.0, 80.5])
     assert run.curve("losses/critic")[0] == [0, 100, 200]  # every tenth
+    assert run.curve("vlm/prior_return") == ([50], [3.5])
     assert run.config == read_run(run_dir).config and read_final(target).value == 80.5
     assert run.all_rounds[0].record == {"round": 2, "env_steps": 50, "vlm_return": 3.5}
     assert run.result["command"].endswith("--run-dir runs/cartpole_swingup/covr/seed1")

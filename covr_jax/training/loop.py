@@ -13,6 +13,7 @@ from covr_jax import runtime
 from covr_jax.config import GUIDED, Config, required, value_or
 from covr_jax.covr import guidance, schedule
 from covr_jax.io.reporter import Reporter
+from covr_jax.runtime import hosts
 from covr_jax.runtime.ahead import Ahead
 from covr_jax.runtime.profiling import CompileLog, chunk_annotation
 from covr_jax.training import cost_analysis, demonstrations
@@ -36,7 +37,9 @@ class AgentTrainer(Trainer):
 
     def __init__(self, config: Config, run_dir: Path, reporter: Reporter, stop: Stop = never, programs: Any = None):
         self.compile_log = CompileLog()
-        programs = programs or Programs(config, Ahead(reporter.message, stop))
+        # Of several processes none stops while it compiles: the others would wait for it.
+        ahead = None if hosts.several() else Ahead(reporter.message, stop)
+        programs = programs or Programs(config, ahead)
         programs.check_memory()  # before a VLM is loaded
         vlm = make_vlm(config, programs.parts.answer_dim, run_dir)
         super().__init__(config, run_dir, reporter, stop, programs, vlm)

@@ -12,14 +12,17 @@ from functools import partial, wraps
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from covr_jax import runtime
 from covr_jax.agents.updates import ActorInputs
-from covr_jax.config import Config, ConfigError
+from covr_jax.config import WITH_VLM, Config, ConfigError
 from covr_jax.envs import EnvState
 from covr_jax.replay import ReplayState
+from covr_jax.runtime import hosts
 from covr_jax.training.state import Progress
 from covr_jax.types import Batch, TimeStep
 
@@ -53,6 +56,28 @@ def make_mesh(config: Config, *, hosted: bool) -> Mesh | None:
     return jax.make_mesh((count,), (AXIS,), (AxisType.Auto,), devices=devices[:count])
 
 
+def check_hosts(config: Config) -> None:
+    """Refuses what several processes cannot train together.
+
+    Args:
+      config: resolved.
+
+    Raises:
+      ConfigError: ``run.devices`` are not those of all processes, or a method or an option that one process decides on.
+    """
+    if not hosts.several():
+        return
+    together, instead = len(runtime.devices()), "leave --hosts out"
+    if config.run.devices != together:
+        raise ConfigError(f"--hosts: {hosts.count()} processes have {together} devices; give --devices {together}")
+    if config.method in WITH_VLM:
+        raise ConfigError(f"--hosts trains methods without a VLM, and {config.method} has one; {instead}")
+    if config.replay.sampling == "elite":
+        raise ConfigError(f"--replay.sampling elite chooses samples on one host; {instead}")
+    if config.replay.demonstrations is not None:
+        raise ConfigError(f"--hosts takes no --demonstrations; {instead}")
+
+
 def shardings(mesh: Mesh, tree: Any) -> Any:
     """Where every array of a tree belongs."""
 
@@ -68,8 +93,17 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def place(mesh: Mesh, tree: Any) -> Any:
-    """Puts arrays where they belong."""
-    return jax.tree.map(jax.device_put, tree, shardings(mesh, tree))
+    """Puts arrays where they belong. Of one that each of several processes has, each puts its own part there."""
+    return jax.tree.map(_put, tree, shardings(mesh, tree))
+
+
+def _put(leaf: Any, where: NamedSharding) -> Any:
+    if where.is_fully_addressable or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
+        return jax.device_put(leaf, where)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), where))
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, where, lambda part: values[part])
 
 
 def keep(mesh: Mesh | None, tree: Any) -> Any:

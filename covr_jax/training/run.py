@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ from covr_jax.io.files import append_json, write_json
 from covr_jax.io.provenance import commit
 from covr_jax.io.reporter import Reporter
 from covr_jax.io.run_dir import Result, check_config, claim, read_options
+from covr_jax.runtime import hosts
 from covr_jax.training.loop import AgentTrainer
+from covr_jax.training.mesh import check_hosts
 from covr_jax.training.resolve import comparable, resolve
 from covr_jax.training.surroundings import provenance
 from covr_jax.training.trainer import Trainer
@@ -56,9 +61,12 @@ def train(
     validate(config)
     if config.run.num_seeds > 1:
         raise ConfigError(f"train() takes one seed, got --num-seeds {config.run.num_seeds}; call train_seeds()")
-    resolve(config)  # what it refuses must not leave a directory
-    with claim(run_dir):
+    check_hosts(resolve(config))  # what is refused must not leave a directory
+    stop = hosts.agree_on(stop)
+    with claim(run_dir) if hosts.is_first() else nullcontext():
+        hosts.every()  # that the first one holds it
         going_on = check_config(config, run_dir, comparable)
+        _check_alike(going_on.config)
         config = resolve(going_on.config)
         if going_on.result:
             reporter.message(f"{run_dir} holds a finished run; nothing to do")
@@ -81,6 +89,13 @@ def train(
     return result
 
 
+def _check_alike(config: Config) -> None:
+    """Raises ConfigError where processes that train one run were started with different options."""
+    digests = hosts.every(hashlib.sha256(json.dumps(configuration.to_dict(config)).encode()).hexdigest())
+    if other := [index for index, digest in enumerate(digests) if digest != digests[0]]:
+        raise ConfigError(f"process {other[0]} of --hosts has other options than the first; give all of them the same")
+
+
 def record_start(trainer: Trainer, changes: dict[str, list[Any]]) -> None:
     """Writes what a run directory holds of a run that begins or goes on, and removes what is no longer true.
 
@@ -91,6 +106,8 @@ def record_start(trainer: Trainer, changes: dict[str, list[Any]]) -> None:
       trainer: of the run.
       changes: options that change from now on, as ``GoingOn.changes``.
     """
+    if not hosts.is_first():
+        return
     run_dir, config = trainer.run_dir, trainer.config
     (run_dir / "result.json").unlink(missing_ok=True)  # of fewer steps
     if changes:
@@ -108,12 +125,15 @@ def record_divergence(trainer: Trainer, error: Diverged, command: str) -> Diverg
     last = (trainer.checkpointer.steps() or [None])[-1]
     facts = {"env_steps": trainer.env_steps, "updates": trainer.updates, "reason": str(error)}
     facts |= {"last_checkpoint": last, "command": command}
-    write_json(trainer.run_dir / "diverged.json", facts, indent=2)
+    if hosts.is_first():
+        write_json(trainer.run_dir / "diverged.json", facts, indent=2)
     kept = "there is no checkpoint" if last is None else f"the last checkpoint is that of {last:,} env steps"
     return Diverged(f"diverged at {trainer.env_steps:,} env steps: {error}; {kept}")
 
 
 def record_result(trainer: Trainer, result: Result, command: str) -> None:
     """Writes ``result.json``."""
+    if not hosts.is_first():
+        return
     facts = {"renderer": trainer.programs.parts.image_source, "command": command, "commit": commit()}
     write_json(trainer.run_dir / "result.json", result._asdict() | facts)

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import io
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -97,29 +96,6 @@ def split_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[
     if len(values) > 1:
         fail(f"--{name} is given {len(values)} times: {', '.join(values)}")
     return (values[0] if values else None), rest
-
-
-def split_hosts(arguments: Sequence[str]) -> tuple[tuple[str | None, int | None, int | None], list[str]]:
-    """Returns the values of ``--hosts``, ``--num-hosts`` and ``--host-index`` and the other arguments.
-
-    Options that do not go together end the process with one line and ``USAGE_ERROR``.
-    """
-    address, rest = split_option(arguments, "hosts")
-    values = []
-    for name in ("num-hosts", "host-index"):
-        value, rest = split_option(rest, name)
-        if value is not None and not value.isdecimal():
-            fail(f"--{name} must be a whole number, got {value}")
-        values.append(None if value is None else int(value))
-    number, index = values
-    if address in (None, "auto"):
-        if values != [None, None]:
-            fail("--num-hosts and --host-index go with --hosts HOST:PORT, the address of the first process")
-    elif not re.fullmatch(r".+:\d+", address):
-        fail(f"--hosts must be auto or HOST:PORT, the address of the first process, got {address}")
-    elif number is None or index is None or not index < number:
-        fail(f"--hosts {address} needs --num-hosts N and --host-index I, from 0 to N - 1")
-    return (address, number, index), rest
 
 
 def option_name(argument: str) -> str:

@@ -3,6 +3,10 @@
 ``--num-seeds N`` trains N seeds from ``--seed`` on in one program, each in a run directory of its own. The same command
 on the same run directory continues from the last checkpoint. SIGTERM, SIGUSR1, SIGHUP or Ctrl-C write
 a checkpoint and exit with code 75; a second one ends the process at once.
+
+Several processes train one run on all their devices: each is given the same command with ``--hosts HOST:PORT``, where
+the first of them is to be reached, ``--num-hosts N`` and its ``--host-index I``, from 0; or with ``--hosts auto`` under
+SLURM, Open MPI or on Cloud TPU.
 """
 
 from __future__ import annotations
@@ -15,10 +19,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from covr_jax.commands import cli, program
+from covr_jax.commands.hosts import HostOptions, split_hosts
 from covr_jax.config import Config, ConfigError
-
-
-HostOptions = tuple[str | None, int | None, int | None]  # address, number and index of processes
 
 
 def parse(arguments: list[str]) -> tuple[Config, Path, HostOptions]:
@@ -27,9 +29,9 @@ def parse(arguments: list[str]) -> tuple[Config, Path, HostOptions]:
     What cannot be parsed ends the process, before JAX is imported.
     """
     run_dir, rest = cli.split_option(arguments, "run-dir")
-    hosts, rest = cli.split_hosts(rest)
+    hosts, rest = split_hosts(rest)
     config = cli.parse_config(rest, program(), __doc__ or "")
-    if hosts[0] and config.run.num_seeds > 1:
+    if hosts.address and config.run.num_seeds > 1:
         cli.fail("--hosts trains one run on several hosts, and --num-seeds several on one; leave one of them out")
     return config, Path(run_dir or f"runs/{config.task}/{config.method}/seed{config.seed}"), hosts
 

@@ -63,7 +63,9 @@ class MJXPhysics(Physics):
         """As ``Physics.initial_touch``."""
         if not self.task.touch:
             return None
-        return mjx.forward(self.model, mjx.make_data(self.mj_model, jax.local_devices()[0]).replace(qpos=qpos, qvel=qvel)).sensordata
+        return mjx.forward(
+            self.model, mjx.make_data(self.mj_model, jax.local_devices()[0]).replace(qpos=qpos, qvel=qvel)
+        ).sensordata
 
     def touches(self, qpos: Float[Array, " nq"]) -> Bool[Array, ""]:
         """As ``Physics.touches``."""

@@ -120,6 +120,11 @@ def every(text: str = "") -> list[str]:
     return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(said)]
 
 
+def as_first(choice: bool) -> bool:
+    """What the first process chooses, where only what it sees counts."""
+    return every(str(choice))[0] == str(True)
+
+
 def agree_on(stop: Stop) -> Stop:
     """A ``Stop`` that gives all processes a reason as soon as one of them has one."""
     return (lambda: next(filter(None, every(stop() or "")), None)) if several() else stop

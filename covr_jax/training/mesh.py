@@ -19,10 +19,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from covr_jax import runtime
 from covr_jax.agents.updates import ActorInputs
-from covr_jax.config import WITH_VLM, Config, ConfigError
+from covr_jax.config import Config, ConfigError
 from covr_jax.envs import EnvState
 from covr_jax.replay import ReplayState
-from covr_jax.runtime import hosts
 from covr_jax.training.state import Progress
 from covr_jax.types import Batch, TimeStep
 
@@ -54,28 +53,6 @@ def make_mesh(config: Config, *, hosted: bool) -> Mesh | None:
     if config.replay.storage != "device":
         raise ConfigError("--run.devices splits the replay over the devices' memory: leave --replay.storage host out")
     return jax.make_mesh((count,), (AXIS,), (AxisType.Auto,), devices=devices[:count])
-
-
-def check_hosts(config: Config) -> None:
-    """Refuses what several processes cannot train together.
-
-    Args:
-      config: resolved.
-
-    Raises:
-      ConfigError: ``run.devices`` are not those of all processes, or a method or an option that one process decides on.
-    """
-    if not hosts.several():
-        return
-    together, instead = len(runtime.devices()), "leave --hosts out"
-    if config.run.devices != together:
-        raise ConfigError(f"--hosts: {hosts.count()} processes have {together} devices; give --devices {together}")
-    if config.method in WITH_VLM:
-        raise ConfigError(f"--hosts trains methods without a VLM, and {config.method} has one; {instead}")
-    if config.replay.sampling == "elite":
-        raise ConfigError(f"--replay.sampling elite chooses samples on one host; {instead}")
-    if config.replay.demonstrations is not None:
-        raise ConfigError(f"--hosts takes no --demonstrations; {instead}")
 
 
 def shardings(mesh: Mesh, tree: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,8 @@ from covr_jax.io.provenance import commit
 from covr_jax.io.reporter import Reporter
 from covr_jax.io.run_dir import Result, check_config, claim, read_options
 from covr_jax.runtime import hosts
+from covr_jax.training.host_checks import check_alike, check_hosts
 from covr_jax.training.loop import AgentTrainer
-from covr_jax.training.mesh import check_hosts
 from covr_jax.training.resolve import comparable, resolve
 from covr_jax.training.surroundings import provenance
 from covr_jax.training.trainer import Trainer
@@ -66,7 +64,7 @@ def train(
     with claim(run_dir) if hosts.is_first() else nullcontext():
         hosts.every()  # that the first one holds it
         going_on = check_config(config, run_dir, comparable)
-        _check_alike(going_on.config)
+        check_alike(going_on.config)
         config = resolve(going_on.config)
         if going_on.result:
             reporter.message(f"{run_dir} holds a finished run; nothing to do")
@@ -87,13 +85,6 @@ def train(
                 trainer.vlm.close()
         record_result(trainer, result, command)
     return result
-
-
-def _check_alike(config: Config) -> None:
-    """Raises ConfigError where processes that train one run were started with different options."""
-    digests = hosts.every(hashlib.sha256(json.dumps(configuration.to_dict(config)).encode()).hexdigest())
-    if other := [index for index, digest in enumerate(digests) if digest != digests[0]]:
-        raise ConfigError(f"process {other[0]} of --hosts has other options than the first; give all of them the same")
 
 
 def record_start(trainer: Trainer, changes: dict[str, list[Any]]) -> None:

@@ -112,7 +112,7 @@ def start(directory, arguments, devices=1):
     """Starts ``train.py`` on the options of ``alone``."""
     file = directory.with_suffix(".json")
     file.write_text(json.dumps(configuration.to_dict(alone())))
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     flags += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
     return subprocess.Popen(
         [sys.executable, ROOT / "experiments/train.py", "--config", file, "--run-dir", directory, *arguments],

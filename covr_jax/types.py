@@ -16,6 +16,10 @@ class EnvironmentLost(RuntimeError):
     """An environment outside of this process is gone and does not come back; the message is one line."""
 
 
+class HostLost(RuntimeError):
+    """Another process that trains the same run is gone; the message is one line."""
+
+
 class Diverged(RuntimeError):
     """Training has left the finite numbers, and nothing that it computes has a meaning; the message is one line."""
 

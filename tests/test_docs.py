@@ -219,7 +219,7 @@ def options_of(script):
     if any("train.py" in read(source) for source in sources) or script.parent.name == "paper":
         found |= {f"--{field.name}".replace("_", "-") for field in fields(Config)}
         found |= {"--run-dir", "--preset", "--vlm", "--endpoint", "--devices", "--num-seeds", "--log", "--config"}
-        found |= {"--demonstrations"}
+        found |= {"--demonstrations", "--hosts", "--num-hosts", "--host-index"}
     return found | {"--help"}
 
 
@@ -246,7 +246,7 @@ TRAINING = {
 
 @pytest.mark.parametrize("options", sorted(TRAINING), ids=str.strip)
 def test_commands_that_train_have_options_that_go_together(options):
-    config, _ = train.parse(shlex.split(options))
+    config, *_ = train.parse(shlex.split(options))
     validate(config)
     resolved = resolve(config)
     task = envs.find_task(config.task, **asdict(config.carla))

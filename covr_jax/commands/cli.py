@@ -22,7 +22,7 @@ from covr_jax.config.validate import validate
 from covr_jax.io.checkpoint import BEST
 from covr_jax.runtime.ahead import compiling
 from covr_jax.runtime.errors import one_line
-from covr_jax.types import Diverged, EnvironmentLost, Preempted
+from covr_jax.types import Diverged, EnvironmentLost, HostLost, Preempted
 
 _SHORT = {  # names without a group
     "vlm": "vlm.name",
@@ -268,6 +268,8 @@ def guarded(main: Callable[[], int | None], *expected: type[BaseException]) -> N
         fail(error)
     except EnvironmentLost as error:
         fail(f"{error}; the same command goes on from the last checkpoint", UNAVAILABLE)
+    except HostLost as error:
+        fail(f"{error}; the same command, on fewer hosts too, goes on from the last checkpoint", UNAVAILABLE)
     except Preempted as error:
         say(f"{error}; the same command goes on from there")
         leave(PREEMPTED)

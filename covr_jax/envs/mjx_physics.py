@@ -22,7 +22,7 @@ class MJXPhysics(Physics):
             newton, line_search = task.solver_iterations
             solver: Any = {"opt.iterations": newton, "opt.ls_iterations": line_search}
             self.model = cast(mjx.Model, self.model.tree_replace(solver))
-        self._simulated, self._empty = self.model, mjx.make_data(self.mj_model)
+        self._simulated, self._empty = self.model, mjx.make_data(self.mj_model, jax.local_devices()[0])
 
     def control_steps(
         self,
@@ -55,7 +55,7 @@ class MJXPhysics(Physics):
     ) -> mjx.Data:
         """As ``Physics.data``."""
         del fields
-        data = mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel, ctrl=ctrl)
+        data = mjx.make_data(self.mj_model, jax.local_devices()[0]).replace(qpos=qpos, qvel=qvel, ctrl=ctrl)
         data = mjx.tendon(self.model, self._kinematics(data, goal))  # the renderer colours a taut tendon differently
         return data if touch is None else data.replace(sensordata=touch)
 
@@ -63,11 +63,13 @@ class MJXPhysics(Physics):
         """As ``Physics.initial_touch``."""
         if not self.task.touch:
             return None
-        return mjx.forward(self.model, mjx.make_data(self.mj_model).replace(qpos=qpos, qvel=qvel)).sensordata
+        return mjx.forward(
+            self.model, mjx.make_data(self.mj_model, jax.local_devices()[0]).replace(qpos=qpos, qvel=qvel)
+        ).sensordata
 
     def touches(self, qpos: Float[Array, " nq"]) -> Bool[Array, ""]:
         """As ``Physics.touches``."""
-        data = mjx.make_data(self.model).replace(qpos=qpos)
+        data = mjx.make_data(self.model, jax.local_devices()[0]).replace(qpos=qpos)
         data = mjx.collision(self.model, mjx.com_pos(self.model, mjx.kinematics(self.model, data)))
         return (data._impl.contact.dist < 0.0).any()
 

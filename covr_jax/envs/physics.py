@@ -39,7 +39,7 @@ class Physics(abc.ABC):
     def __init__(self, task: Task):
         self.task = task
         self.mj_model = task.load_model()
-        self.model: mjx.Model = mjx.put_model(self.mj_model)
+        self.model: mjx.Model = mjx.put_model(self.mj_model, jax.local_devices()[0])  # of several processes, an own one
         self.control_range = jnp.asarray(self.mj_model.actuator_ctrlrange, jnp.result_type(float))
         self.substeps = round(task.control_timestep / self.mj_model.opt.timestep)
 

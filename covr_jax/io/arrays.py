@@ -19,6 +19,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from covr_jax.io.formats import AS_TODAY, Before
+from covr_jax.runtime import hosts
 from covr_jax.runtime.errors import one_line
 
 # orbax numbers the saves of a process one after the other, and removes the files of a save when its number is done:
@@ -51,6 +52,8 @@ def host_copy(tree: Any) -> Any:
 def save(directory: Path, tree: Any) -> None:
     """Writes a tree of arrays into a new directory.
 
+    Of several processes all call this, and each writes the parts that it holds.
+
     Raises:
       OSError: the disk refused.
     """
@@ -61,6 +64,8 @@ def save(directory: Path, tree: Any) -> None:
         try:
             ocp.save(path, tree)
         except (ValueError, RuntimeError) as error:  # what TensorStore makes of a full disk
+            if hosts.tells_loss(error):
+                raise
             refused = one_line(error)
         if refused:
             gc.collect()  # asyncio logs a traceback for each write that nobody asked about, when it is collected

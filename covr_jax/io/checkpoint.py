@@ -77,7 +77,7 @@ class Checkpointer:
     ):
         self._root, self._keep, self._history = Path(run_dir) / folder, keep, history
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: Future[Saved] | None = None
+        self._writing: Future[Saved | None] | None = None
         self.last: Saved | None = None
 
     def writer(self) -> str | None:
@@ -105,6 +105,7 @@ class Checkpointer:
 
         The state is copied and written by a thread; programs may reuse its memory from now on. Where the host's memory
         does not hold a copy, or holds a large state itself, this waits until it is written as it is.
+        So do several processes of one run: all call this, and each writes the arrays that it holds.
 
         Args:
           env_steps: of the run so far; names the checkpoint.
@@ -119,18 +120,22 @@ class Checkpointer:
           CheckpointError: the disk refused, this time or the last; earlier checkpoints are untouched.
         """
         from covr_jax.io import arrays
-        from covr_jax.runtime import memory, on_cpu
+        from covr_jax.runtime import hosts, memory, on_cpu
 
         self.wait()
         began, final, temporary = time.monotonic(), self._root / str(env_steps), self._root / f"{env_steps}.tmp"
-        try:
-            self.clean()
-            temporary.mkdir(parents=True)
-            if save_adapter is not None:
-                save_adapter(temporary / "adapter")
-            write_json(temporary / "host.json", host | {"format": FORMAT, "covr_jax_version": __version__})
-        except OSError as error:
-            raise _refused(final, temporary, error) from error
+        if hosts.is_first():
+            try:
+                self.clean()
+                temporary.mkdir(parents=True)
+                if save_adapter is not None:
+                    save_adapter(temporary / "adapter")
+                write_json(temporary / "host.json", host | {"format": FORMAT, "covr_jax_version": __version__})
+            except OSError as error:
+                raise _refused(final, temporary, error) from error
+        if hosts.several():  # orbax has them wait for each other, which they do in this thread alone
+            self.last = self._write(env_steps, state, began, None)
+            return final
         free, size = memory.free_bytes("host"), arrays.nbytes(state)
         if aside := (free is None or size <= _COPY_SHARE * free) and (size <= _COPY_BYTES or not on_cpu()):
             state = arrays.host_copy(state)
@@ -149,13 +154,20 @@ class Checkpointer:
             writing, self._writing = self._writing, None
             self.last = writing.result()
 
-    def _write(self, env_steps: int, state: Any, began: float, released: float | None) -> Saved:
-        """Writes the arrays beside what ``save`` wrote, and moves the checkpoint into its place."""
+    def _write(self, env_steps: int, state: Any, began: float, released: float | None) -> Saved | None:
+        """Writes the arrays beside what ``save`` wrote, and moves the checkpoint into its place.
+
+        Returns:
+          What was written; None in other processes than the first.
+        """
         from covr_jax.io import arrays
+        from covr_jax.runtime import hosts
 
         final, temporary, replaced = (self._root / f"{env_steps}{suffix}" for suffix in ("", ".tmp", ".old"))
         try:
             arrays.save(temporary / "state", state)
+            if not hosts.is_first():
+                return None
             size = manifest.write_manifest(temporary)
             if final.exists():  # an earlier process of this run ended here: it must not be found half deleted
                 final.rename(replaced)
@@ -256,10 +268,13 @@ def _load(directory: Path, abstract: tuple[Any, list[bool]], before: Before, *, 
       CheckpointError: there is too little memory, or they have another structure.
     """
     from covr_jax.io import arrays
+    from covr_jax.runtime import hosts
 
     try:
         return arrays.load(directory / "state", *abstract, before, partial=partial)
     except Exception as error:  # a damaged array comes out of TensorStore as a bare Exception
+        if hosts.tells_loss(error):
+            raise
         line = one_line(error)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in line:
             raise CheckpointError(f"cannot read checkpoint {directory}: {line}; free memory and run again") from error

@@ -168,3 +168,24 @@ class MetricsLogger:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class NoMetrics(MetricsLogger):
+    """Takes rows and writes none: of several processes that train one run, the first one logs."""
+
+    def __init__(self) -> None:
+        """Opens nothing."""
+
+    @property
+    def size(self) -> int:
+        """0: there is no file."""
+        return 0
+
+    def write(self, metrics: Mapping[str, Any], *, env_steps: int, agent_steps: int, updates: int) -> None:
+        """Does nothing."""
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""

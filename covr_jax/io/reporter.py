@@ -16,3 +16,16 @@ class Reporter(Protocol):
 
     def finetune(self, step: int, steps: int, loss: float) -> None:
         """Shows one of ``steps`` optimiser steps of the VLM's fine-tuning and its loss."""
+
+
+class Silent:
+    """A ``Reporter`` that shows nothing: of several processes that train one run, the first one reports."""
+
+    def message(self, text: str) -> None:
+        """Does nothing."""
+
+    def update(self, env_steps: int, shown: dict[str, float]) -> None:
+        """Does nothing."""
+
+    def finetune(self, step: int, steps: int, loss: float) -> None:
+        """Does nothing."""

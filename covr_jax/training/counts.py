@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from covr_jax.runtime import hosts
 from covr_jax.training.state import TrainState
 
 
@@ -36,7 +37,7 @@ def read_counts(count_cut: Callable[..., Any], state: TrainState, slots: Any = N
     since = np.asarray(store.count if slots is None else slots, np.int32) - 1  # the newest slot may still be cut
     cut = count_cut(store, since)
     updates = (learner.updates, learner.skipped, learner.skipped_in_a_row)
-    counts = (progress.transitions, progress.vec_steps, store.count, cut, *updates, progress.last_return)
+    counts = (progress.transitions, progress.vec_steps, store.count, cut, *updates, hosts.fetch(progress.last_return))
     return Counts(*jax.device_get(counts))
 
 

@@ -17,6 +17,7 @@ from covr_jax.agents import Learner, LearnerState
 from covr_jax.agents.method import Method
 from covr_jax.envs import EnvState, HostState, HostVecEnv, VecEnv
 from covr_jax.envs.stepper import HostStepper, JitStepper
+from covr_jax.runtime import hosts
 from covr_jax.runtime.rng import EVAL, stream
 from covr_jax.types import Diverged, StepType, TimeStep
 
@@ -47,12 +48,12 @@ def collect_episode_returns(
     returns: list[list[float]] = []
     total, begun = np.zeros(()), 0
     for _, timestep in rollout:
-        step_type = np.asarray(timestep.step_type)
+        step_type = hosts.fetch(timestep.step_type)
         begun += int((step_type == StepType.FIRST).sum())
         if begun > _MAX_BROKEN * (len(step_type) + sum(map(len, returns))):
             raise Diverged(f"of {begun} episodes of an evaluation {sum(map(len, returns))} came to their end")
         returns = returns or [[] for _ in step_type]
-        total = np.where(step_type == StepType.FIRST, 0.0, total + np.asarray(timestep.reward, np.float64))
+        total = np.where(step_type == StepType.FIRST, 0.0, total + hosts.fetch(timestep.reward).astype(np.float64))
         for env_id in np.nonzero(step_type == StepType.LAST)[0]:
             returns[env_id].append(float(total[env_id]))
         if min(map(len, returns)) * len(returns) >= episodes:

@@ -13,6 +13,7 @@ from covr_jax import runtime
 from covr_jax.config import GUIDED, Config, required, value_or
 from covr_jax.covr import guidance, schedule
 from covr_jax.io.reporter import Reporter
+from covr_jax.runtime import hosts
 from covr_jax.runtime.ahead import Ahead
 from covr_jax.runtime.profiling import CompileLog, chunk_annotation
 from covr_jax.training import cost_analysis, demonstrations
@@ -36,7 +37,7 @@ class AgentTrainer(Trainer):
 
     def __init__(self, config: Config, run_dir: Path, reporter: Reporter, stop: Stop = never, programs: Any = None):
         self.compile_log = CompileLog()
-        programs = programs or Programs(config, Ahead(reporter.message, stop))
+        programs = programs or Programs(config, None if hosts.several() else Ahead(reporter.message, stop))
         programs.check_memory()  # before a VLM is loaded
         vlm = make_vlm(config, programs.parts.answer_dim, run_dir)
         super().__init__(config, run_dir, reporter, stop, programs, vlm)
@@ -44,8 +45,7 @@ class AgentTrainer(Trainer):
         self.finetune_scheduler = FinetuneScheduler(config, programs, guide, run_dir) if guide else None
         elite = config.replay.sampling == "elite" and not self.vlm
         self.elite_selector = DataSelector(config, programs) if elite else None
-        has_rounds = config.method == "covr" or elite  # the other guided methods leave their VLM as it is
-        covr = config.covr
+        covr, has_rounds = config.covr, config.method == "covr" or elite  # others leave their VLM as it is
         self.rounds = schedule.round_steps(covr.psi_0, config.total_steps, covr.schedule) if has_rounds else []
         resumed = self._init_state()
         self._counts = self.programs.counts(self.state)

@@ -12,6 +12,8 @@ from functools import partial, wraps
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -68,8 +70,17 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def place(mesh: Mesh, tree: Any) -> Any:
-    """Puts arrays where they belong."""
-    return jax.tree.map(jax.device_put, tree, shardings(mesh, tree))
+    """Puts arrays where they belong. Of one that each of several processes has, each puts its own part there."""
+    return jax.tree.map(_put, tree, shardings(mesh, tree))
+
+
+def _put(leaf: Any, where: NamedSharding) -> Any:
+    if where.is_fully_addressable or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
+        return jax.device_put(leaf, where)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), where))
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, where, lambda part: values[part])
 
 
 def keep(mesh: Mesh | None, tree: Any) -> Any:

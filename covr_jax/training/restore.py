@@ -63,10 +63,11 @@ def load_run(
 
 
 def _config_of(run_dir: Path) -> Config:
-    """Reads the config of a run, resolved. Raises ConfigError where there is none."""
+    """Reads the config of a run, resolved, for one device. Raises ConfigError where there is none."""
     if not (run_dir / "config.json").exists():
         raise ConfigError(f"{run_dir} holds no run (no config.json); give a directory that train.py wrote")
-    return resolve(configuration.from_dict(read_options(run_dir)))
+    config = resolve(configuration.from_dict(read_options(run_dir)))
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, devices=1))  # it may have had more of them
 
 
 def suite_envs(config: Config, frame_stack: int) -> HostVecEnv:

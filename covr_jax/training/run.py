@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from covr_jax.io.files import append_json, write_json
 from covr_jax.io.provenance import commit
 from covr_jax.io.reporter import Reporter
 from covr_jax.io.run_dir import Result, check_config, claim, read_options
+from covr_jax.runtime import hosts
+from covr_jax.training.host_checks import check_alike, check_hosts
 from covr_jax.training.loop import AgentTrainer
 from covr_jax.training.resolve import comparable, resolve
 from covr_jax.training.surroundings import provenance
@@ -56,9 +59,12 @@ def train(
     validate(config)
     if config.run.num_seeds > 1:
         raise ConfigError(f"train() takes one seed, got --num-seeds {config.run.num_seeds}; call train_seeds()")
-    resolve(config)  # what it refuses must not leave a directory
-    with claim(run_dir):
+    check_hosts(resolve(config))  # what is refused must not leave a directory
+    stop = hosts.agree_on(stop)
+    with claim(run_dir) if hosts.is_first() else nullcontext():
+        hosts.every()  # that the first one holds it
         going_on = check_config(config, run_dir, comparable)
+        check_alike(going_on.config)
         config = resolve(going_on.config)
         if going_on.result:
             reporter.message(f"{run_dir} holds a finished run; nothing to do")
@@ -91,6 +97,8 @@ def record_start(trainer: Trainer, changes: dict[str, list[Any]]) -> None:
       trainer: of the run.
       changes: options that change from now on, as ``GoingOn.changes``.
     """
+    if not hosts.is_first():
+        return
     run_dir, config = trainer.run_dir, trainer.config
     (run_dir / "result.json").unlink(missing_ok=True)  # of fewer steps
     if changes:
@@ -108,12 +116,15 @@ def record_divergence(trainer: Trainer, error: Diverged, command: str) -> Diverg
     last = (trainer.checkpointer.steps() or [None])[-1]
     facts = {"env_steps": trainer.env_steps, "updates": trainer.updates, "reason": str(error)}
     facts |= {"last_checkpoint": last, "command": command}
-    write_json(trainer.run_dir / "diverged.json", facts, indent=2)
+    if hosts.is_first():
+        write_json(trainer.run_dir / "diverged.json", facts, indent=2)
     kept = "there is no checkpoint" if last is None else f"the last checkpoint is that of {last:,} env steps"
     return Diverged(f"diverged at {trainer.env_steps:,} env steps: {error}; {kept}")
 
 
 def record_result(trainer: Trainer, result: Result, command: str) -> None:
     """Writes ``result.json``."""
+    if not hosts.is_first():
+        return
     facts = {"renderer": trainer.programs.parts.image_source, "command": command, "commit": commit()}
     write_json(trainer.run_dir / "result.json", result._asdict() | facts)

@@ -19,11 +19,13 @@ import numpy as np
 from covr_jax import config as configuration
 from covr_jax.config import Config
 from covr_jax.io.checkpoint import BEST, Checkpointer, CheckpointError
-from covr_jax.io.metrics import MetricsLogger
+from covr_jax.io.metrics import MetricsLogger, NoMetrics
 from covr_jax.io.reporter import Reporter
 from covr_jax.io.run_dir import Result
 from covr_jax.io.sinks import check_sinks, open_sinks
+from covr_jax.runtime import hosts
 from covr_jax.training.evaluation import FINAL_EVALUATION, Policy
+from covr_jax.training.host_checks import clean_together
 from covr_jax.training.loop_state import LoopState
 from covr_jax.training.programs import Programs
 from covr_jax.training.state import HISTORY
@@ -47,12 +49,10 @@ class Trainer:
     def __init__(self, config: Config, run_dir: Path, reporter: Reporter, stop: Stop, programs: Programs, vlm: Any):
         check_sinks(config.run.log)
         self.config, self.run_dir, self.reporter = config, run_dir, reporter
-        self.stop = stop  # asked between chunks
-        self.programs, self.vlm = programs, vlm
+        self.programs, self.vlm, self.stop = programs, vlm, stop  # which is asked between chunks
         self.checkpointer = Checkpointer(run_dir, history=HISTORY)
         self.best = Checkpointer(run_dir, BEST, keep=1, history=HISTORY)  # the best evaluation's policy, without replay
-        for checkpointer in (self.checkpointer, self.best):
-            checkpointer.clean()  # before anything is restored: a checkpoint may lack only its name
+        clean_together((self.checkpointer, self.best))  # before anything is restored: one may lack only its name
         self.damaged_checkpoints = 0  # passed over when this process started
         self._moved: list[str] = []  # what of the surroundings differs from those of the checkpoint
         self._started = time.monotonic()
@@ -128,8 +128,9 @@ class Trainer:
         at = (self.env_steps, self.loop.metrics_bytes) if resumed else (None, None)
         config = self.config
         title = f"{config.task}/{config.method}/seed{config.seed}"
-        sinks = open_sinks(config.run.log, self.run_dir, at[0], configuration.to_dict(config), title)
-        self.logger = MetricsLogger(self.run_dir, *at, sinks=sinks)
+        names = config.run.log if hosts.is_first() else ()
+        sinks = open_sinks(names, self.run_dir, at[0], configuration.to_dict(config), title)
+        self.logger = MetricsLogger(self.run_dir, *at, sinks=sinks) if hosts.is_first() else NoMetrics()
         if self.damaged_checkpoints:
             self.log({"checkpoint/damaged": self.damaged_checkpoints})
         if self._moved:
@@ -236,7 +237,7 @@ class Trainer:
 
     def save_if_new(self) -> None:
         """Writes a checkpoint, unless there is one of the present env steps."""
-        if self.env_steps not in self.checkpointer.steps():
+        if hosts.as_first(self.env_steps not in self.checkpointer.steps()):
             self.save()
 
     def whole_state(self) -> Any:

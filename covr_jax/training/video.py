@@ -14,6 +14,7 @@ from covr_jax import runtime
 from covr_jax.envs import EnvState, HostVecEnv, VecEnv
 from covr_jax.io.mp4 import write_mp4
 from covr_jax.render import Renderer
+from covr_jax.runtime import hosts
 from covr_jax.training.evaluation import Policy
 from covr_jax.training.programs import Programs
 from covr_jax.types import StepType, TimeStep
@@ -24,7 +25,7 @@ _SIZE = 240  # pixels
 def record_episode(programs: Programs, policy: Policy, path: Path, number: int = 0) -> Path:
     """Writes the first episode of evaluation ``number`` under a policy as an mp4 in real time, without distractors."""
     frames, fps = episode_images(programs, policy, number)
-    return write_mp4(frames, path, fps)
+    return write_mp4(frames, path, fps) if hosts.is_first() else path
 
 
 def episode_images(programs: Programs, policy: Policy, number: int = 0) -> tuple[list[np.ndarray], float]:
@@ -50,12 +51,12 @@ def _rendered_images(programs: Programs, env: VecEnv, policy: Policy, number: in
         return renderer(env.physics.data(*one))
 
     render = runtime.jit(render)
-    return [np.asarray(render(state)) for state, _ in _first_episode(programs, policy, number)]
+    return [hosts.fetch(render(state)) for state, _ in _first_episode(programs, policy, number)]
 
 
 def _first_episode(programs: Programs, policy: Policy, number: int) -> Iterator[tuple[Any, TimeStep]]:
     """Yields states and time steps of the first evaluation environment's first episode."""
     for state, timestep in programs.evaluator.rollout(policy, number):
         yield state, timestep
-        if timestep.step_type[0] == StepType.LAST:
+        if hosts.fetch(timestep.step_type)[0] == StepType.LAST:
             return

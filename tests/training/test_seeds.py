@@ -78,7 +78,7 @@ def test_jobs_of_a_sweep_train_one_seed_each():
 
 
 def test_the_short_option_is_that_of_the_run():
-    config, directory = train.parse(["--method", "rad", "--num-seeds", "3", "--seed", "4"])
+    config, directory, _ = train.parse(["--method", "rad", "--num-seeds", "3", "--seed", "4"])
     assert (config.run.num_seeds, config.seed, directory) == (3, 4, Path("runs/cartpole_swingup/rad/seed4"))
     assert cli.parse_config(["--method", "rad"], "train.py", "").run.num_seeds == 1
 

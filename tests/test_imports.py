@@ -51,7 +51,7 @@ FENCES = {
     "wandb": ("io/sinks.py",),
     "matplotlib": ("report/",),
     "tyro": ("commands/",),
-    "ray": ("commands/launch/ray_runs.py",),
+    "ray": ("commands/launch/ray_runs.py", "vlm/serving/ray_worker.py"),
     "submitit": ("commands/launch/slurm_runs.py",),
     "rich": ("commands/",),
 }

@@ -89,10 +89,11 @@ class VLMConfig:
     # `tiny`, `fake` (no model), `none`, a path or a hub id (@revision) [COVR: Qwen2.5-VL-3B]
     name: str = "Qwen/Qwen2.5-VL-3B-Instruct"
     # sync: the learner waits and errors end the run; async: a thread; process: a child process; vllm: a thread that
-    # asks the vLLM server at `endpoint`, and fine-tunes here. In the last three the VLM may be late, hang or crash, and
-    # learning goes on unguided [COVR: sync]
-    mode: Literal["sync", "async", "process", "vllm"] = "sync"
-    # vllm: address of the server, such as http://localhost:8000; its key is in COVR_VLLM_API_KEY. None: no server
+    # asks the vLLM server at `endpoint`, and fine-tunes here; ray: a Ray actor, here or in the cluster at `endpoint`.
+    # In all but sync the VLM may be late, hang or crash, and learning goes on unguided [COVR: sync]
+    mode: Literal["sync", "async", "process", "vllm", "ray"] = "sync"
+    # vllm: address of the server, such as http://localhost:8000; its key is in COVR_VLLM_API_KEY. ray: address of the
+    # cluster, such as auto or 10.0.0.10:6379. None: no server; Ray is started on this machine
     endpoint: str | None = None
     # Not sync: longest wait of the learner per chunk, seconds; later answers are stored when they come [ours]
     deadline_s: NonNegative = 0.0

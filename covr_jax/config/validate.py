@@ -140,8 +140,8 @@ def _check_vlm(config: Config) -> None:
         raise ConfigError("--vlm.record and --vlm.replay exclude each other")
     if config.method in WITH_VLM and config.vlm.name == "none":
         raise ConfigError(f"{config.method} needs a VLM; use --vlm tiny or a model, or --method rad")
-    if config.method in WITH_VLM and config.vlm.endpoint is not None and config.vlm.mode != "vllm":
-        raise ConfigError("--vlm.endpoint is the address of a vLLM server; add --vlm.mode vllm, or leave it out")
+    if config.method in WITH_VLM and config.vlm.endpoint is not None and config.vlm.mode not in ("vllm", "ray"):
+        raise ConfigError("--vlm.endpoint is the address of a vLLM server or a Ray cluster; add --vlm.mode vllm or ray")
 
 
 def _check_vpf(config: Config) -> None:

@@ -1,1 +1,1 @@
-"""Access of a run to its VLM: the service protocol and its implementations (sync, async, process, vllm, playback)."""
+"""Access of a run to its VLM: the service protocol and its modes (sync, async, process, ray, vllm, playback)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -21,14 +22,14 @@ from covr_jax.vlm.serving.protocol import (
     query_metrics,
 )
 from covr_jax.vlm.serving.recording import PlaybackService, RecordingService
-from covr_jax.vlm.serving.server import Build
+from covr_jax.vlm.serving.server import Build, WorkerSetup
 from covr_jax.vlm.serving.supervise import RetryPolicy, SupervisedService
-from covr_jax.vlm.serving.worker import ProcessWorker, ThreadWorker
+from covr_jax.vlm.serving.worker import ProcessWorker, ThreadWorker, Worker
 
 if TYPE_CHECKING:
     from covr_jax.vlm.serving.protocol import Frames
 
-Mode = Literal["sync", "async", "process", "vllm"]
+Mode = Literal["sync", "async", "process", "vllm", "ray"]
 
 
 class SyncService:
@@ -157,6 +158,26 @@ def build_served(build: Build, name: str, endpoint: str, patience_s: float, stor
     )  # a property is no mutable attribute
 
 
+def actor_of(build: Build, address: str | None, on_gpu: bool) -> Callable[[WorkerSetup], Worker]:
+    """Returns what starts workers in a Ray actor; see ``ray_worker.RayActor``.
+
+    Args:
+      build: makes the engine; picklable.
+      address: of the cluster; None: Ray is started on this machine.
+      on_gpu: the actor takes a GPU where Ray has any.
+
+    Raises:
+      PriorError: if the cluster cannot be reached, or the package ray is missing.
+    """
+    try:
+        from covr_jax.vlm.serving.ray_worker import RayActor
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise PriorError("--vlm.mode ray needs the package ray; pip install 'covr_jax[scale]'") from error
+    return RayActor(build, address, on_gpu)
+
+
 def make_service(
     build: Build,
     mode: Mode,
@@ -165,16 +186,20 @@ def make_service(
     *,
     record: Path | None = None,
     replay: Path | None = None,
+    address: str | None = None,
+    on_gpu: bool = False,
 ) -> PriorService:
     """Makes the service of a mode.
 
     Args:
-      build: makes the engine; for 'process' it must be picklable.
-      mode: 'sync', 'async', 'process' or 'vllm', for which ``build`` is that of ``build_served``.
+      build: makes the engine; for 'process' and 'ray' it must be picklable.
+      mode: 'sync', 'async', 'process', 'ray' or 'vllm', for which ``build`` is that of ``build_served``.
       store: directory for the worker's adapters.
       retry: time limits and number of restarts of the worker.
       record: file to record every answer to; None: no recording.
       replay: a recording to play back instead of running an engine; None: run one.
+      address: of the cluster of mode 'ray'; None: Ray is started on this machine.
+      on_gpu: in mode 'ray', the actor takes a GPU where Ray has any.
 
     Raises:
       PriorError: if the recording cannot be read, or the worker cannot start.
@@ -186,7 +211,11 @@ def make_service(
     if mode == "sync":
         service: PriorService = SyncService(build())
     else:
-        service = SupervisedService(partial(ProcessWorker if mode == "process" else ThreadWorker, build), store, retry)
+        if mode == "ray":
+            start = actor_of(build, address, on_gpu)
+        else:
+            start = partial(ProcessWorker if mode == "process" else ThreadWorker, build)
+        service = SupervisedService(start, store, retry)
     return service if record is None else RecordingService(service, record)
 
 
@@ -246,6 +275,8 @@ def make_vlm(config: Config, answer_dim: int, run_dir: Path) -> PriorService | N
             RetryPolicy(vlm.deadline_s, vlm.hang_s, vlm.restarts),
             record=run_dir / "vlm" / "answers.jsonl" if vlm.record else None,
             replay=None if vlm.replay is None else Path(vlm.replay),
+            address=vlm.endpoint if vlm.mode == "ray" else None,
+            on_gpu=vlm.device != "cpu" and vlm.name != "fake",
         )
     except (RuntimeError, ValueError) as error:  # VLMLoadError is one; importing it would import Torch
         raise ConfigError(str(error)) from error

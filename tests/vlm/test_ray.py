@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -48,6 +49,16 @@ def query_when_back(service, frames):
 
 @pytest.mark.slow
 def test_an_actor_gives_the_same_results_and_loses_nothing_when_it_is_killed(tmp_path):
+    """In a process of its own: Linux refuses to fork one that maps more than the machine's memory, as one that has run
+    hundreds of tests does, and Ray's processes are forked."""
+    command = [sys.executable, "-m", "tests.vlm.test_ray", str(tmp_path)]
+    run = {"capture_output": True, "text": True, "timeout": 300, "cwd": Path(__file__).parents[2]}
+    done = subprocess.run(command, check=False, **run)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def kill_an_actor(tmp_path):
+    """What the test above does."""
     before = descendants()
     service = make("ray", tmp_path)
     try:
@@ -83,3 +94,7 @@ def test_without_ray_a_line_says_what_to_install(tmp_path, monkeypatch):
     options = config.Config(method="covr", vlm=config.VLMConfig(name="fake", mode="ray"))
     with pytest.raises(ConfigError, match=r"^--vlm.mode ray needs the package ray; pip install 'covr_jax\[scale\]'$"):
         factory.make_vlm(options, 1, tmp_path)
+
+
+if __name__ == "__main__":
+    kill_an_actor(Path(sys.argv[1]))

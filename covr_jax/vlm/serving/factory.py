@@ -159,7 +159,7 @@ def build_served(build: Build, name: str, endpoint: str, patience_s: float, stor
 
 
 def actor_of(build: Build, address: str | None, on_gpu: bool) -> Callable[[WorkerSetup], Worker]:
-    """Returns what starts workers in a Ray actor; see ``ray_worker.RayActor``.
+    """Returns what starts workers in a Ray actor; see ``ray_worker.RayActors``.
 
     Args:
       build: makes the engine; picklable.
@@ -170,12 +170,12 @@ def actor_of(build: Build, address: str | None, on_gpu: bool) -> Callable[[Worke
       PriorError: if the cluster cannot be reached, or the package ray is missing.
     """
     try:
-        from covr_jax.vlm.serving.ray_worker import RayActor
+        from covr_jax.vlm.serving.ray_worker import RayActors
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
         raise PriorError("--vlm.mode ray needs the package ray; pip install 'covr_jax[scale]'") from error
-    return RayActor(build, address, on_gpu)
+    return RayActors(build, address, on_gpu)
 
 
 def make_service(

@@ -1,6 +1,6 @@
 """Runs an engine in a Ray actor, on this machine or another one of a Ray cluster.
 
-The actor runs ``server.serve``; Ray starts it again where it died. Adapters cross as the bytes of their files.
+The actor runs ``server.serve``; where it died, another one takes its place. Adapters cross as the bytes of their files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Files = dict[str, bytes]  # of an adapter's directory
 
 
 class EngineActor:
-    """Side of the worker. A restarted actor is empty until ``begin`` is called again."""
+    """Side of the worker; empty until ``begin`` is called."""
 
     def __init__(self):
         os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator's memory belongs to the learner and the model
@@ -87,7 +87,7 @@ class EngineActor:
 
 
 class RayWorker:
-    """A ``Worker`` whose engine is the actor of ``RayActor``."""
+    """A ``Worker`` whose engine is the actor of ``RayActors``."""
 
     def __init__(self, actor: Any, build: Build, setup: WorkerSetup, end: Callable[[], None]):
         self._actor, self._store, self._end, self._open = actor, setup.store, end, True
@@ -136,10 +136,10 @@ class RayWorker:
         return self._open
 
     def kill(self) -> bool:
-        """See ``Worker``. Ray starts the actor again."""
+        """See ``Worker``."""
         self._open = False
         with contextlib.suppress(RayError):
-            ray.kill(self._actor, no_restart=False)
+            ray.kill(self._actor)
         return True
 
     def close(self) -> None:
@@ -148,8 +148,8 @@ class RayWorker:
         self._end()
 
 
-class RayActor:
-    """Makes workers of one actor, and starts Ray on this machine if there is no address.
+class RayActors:
+    """Makes workers, each of an actor of its own, and starts Ray on this machine if there is no address.
 
     Raises:
       PriorError: if there is no such cluster, or Ray cannot be started.
@@ -176,17 +176,10 @@ class RayActor:
         self._actor: Any = None
 
     def __call__(self, setup: WorkerSetup) -> RayWorker:
-        """Returns a worker; after the first one on the actor that Ray has started again."""
-        if self._actor is None:
-            remote: Any = ray.remote(EngineActor)
-            gpus = int(self._on_gpu and ray.cluster_resources().get("GPU", 0) > 0)  # at 0, Ray hides all from it
-            options = {
-                "num_cpus": 0,
-                "num_gpus": gpus,
-                "max_concurrency": 4,
-                "max_restarts": -1,
-            }  # ``RetryPolicy`` counts them
-            self._actor = remote.options(**options).remote()
+        """Returns a worker on a new actor, which Ray places where there is room; ``RetryPolicy`` counts them."""
+        remote: Any = ray.remote(EngineActor)
+        gpus = int(self._on_gpu and ray.cluster_resources().get("GPU", 0) > 0)  # at 0, Ray hides all from it
+        self._actor = remote.options(num_cpus=0, num_gpus=gpus, max_concurrency=4).remote()
         return RayWorker(self._actor, self._build, setup, self._close)
 
     def _close(self) -> None:

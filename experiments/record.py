@@ -4,7 +4,7 @@
 
 A copy is a small run directory at the same place below ``--to``: ``table.py`` and ``plot.py`` read it as any other. It
 has the configuration, the result with its command, every tenth of the rows with losses and all others, and the records
-of the rounds without their lists. Directories of this machine become ``runs``.
+of the rounds without their lists. The directory of the runs becomes ``runs``, also in names of adapters below it.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ def copy(run_dir: Path, root: Path, to: Path, hardware: str) -> Path:
     place = run_dir.relative_to(root)
     target = to / place
     target.mkdir(parents=True, exist_ok=True)
-    result = json.loads((run_dir / "result.json").read_text())
-    result["command"] = result["command"].replace(str(run_dir), f"runs/{place}")
+    result, config = (
+        json.loads((run_dir / name).read_text().replace(f"{root}/", "runs/")) for name in ("result.json", "config.json")
+    )
     write_json(target / "result.json", result | {"hardware": hardware})
-    write_json(target / "config.json", json.loads((run_dir / "config.json").read_text()))
+    write_json(target / "config.json", config)
     rows = thinned(read_metrics(run_dir / "metrics.jsonl"))
     write_text(target / "metrics.jsonl", "".join(to_json(row) + "\n" for row in rows))
     for path in sorted((run_dir / "vlm").glob("round_*/record.json")):

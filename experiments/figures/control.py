@@ -33,7 +33,7 @@ def draw_expert(axes: Any) -> None:
     axes.axhline(rows[0]["constant"], color=INK, lw=1, ls="--", label="best constant answer")
     names = [f"{row['frames']} frame{'s' if row['frames'] > 1 else ''}" for row in rows]
     axes.set_xticks([2 * k + 0.4 for k in range(len(rows))], names)
-    axes.set(title="What the VLM knows of an expert", ylabel="mean |answer - expert's action|")
+    axes.set(title="What the VLM knows of an expert", ylabel="mean |answer - expert's action|", ylim=(0, 0.64))
     axes.grid(axis="x", visible=False)
     axes.legend(loc="upper right")
 
@@ -53,8 +53,8 @@ def draw_guided(axes: Any) -> None:
                 axes.plot(x / 1e3, y, color=colour, lw=0.6, alpha=0.5)
             x, y = curves[0][0], np.mean([y for _, y in curves], axis=0)
             axes.plot(x / 1e3, y, color=colour, lw=2, label=f"{label} ({len(curves)})")
-    axes.set(title="RAD, guided from the start (runs)", xlabel="thousand env steps", ylabel="episode return")
-    axes.legend(loc="upper left", fontsize=8)
+    axes.set(title="RAD guided from the start (runs in brackets)", xlabel="thousand env steps", ylabel="episode return", ylim=(0, 400))
+    axes.legend(loc="lower right", fontsize=8)
 
 
 def weight_of(folder: Path) -> float:

@@ -14,7 +14,13 @@ from experiments.record import copy
 
 def a_run(path, *, finished=True):
     path.mkdir(parents=True)
-    config = {"task": "cartpole_swingup", "method": "covr", "base": "rad", "seed": 1}
+    config = {
+        "task": "cartpole_swingup",
+        "method": "covr",
+        "base": "rad",
+        "seed": 1,
+        "vlm": {"adapter": f"{path.parents[2]}/expert"},
+    }
     rows = [{"env_steps": step, "losses/critic": 1.0} for step in range(0, 300, 10)]
     rows.insert(5, {"env_steps": 50, "vlm/prior_return": 3.5})
     rows.insert(16, {"env_steps": 145, "eval/episode_return": 70.0})
@@ -44,7 +50,10 @@ def test_a_copy_reads_as_the_run(tmp_path):
     assert run.curve("eval/episode_return") == ([145, 300], [70.0, 80.5])
     assert run.curve("losses/critic")[0] == [0, 100, 200]  # every tenth
     assert run.curve("vlm/prior_return") == ([50], [3.5])
-    assert run.config == read_run(run_dir).config and read_final(target).value == 80.5
+    assert (
+        run.config == read_run(run_dir).config | {"vlm": {"adapter": "runs/expert"}}
+        and read_final(target).value == 80.5
+    )
     assert run.all_rounds[0].record == {"round": 2, "env_steps": 50, "vlm_return": 3.5}
     assert run.result["command"].endswith("--run-dir runs/cartpole_swingup/covr/seed1")
     assert run.result["hardware"] == "two processors" and str(tmp_path) not in (target / "result.json").read_text()

@@ -53,7 +53,12 @@ def draw_guided(axes: Any) -> None:
                 axes.plot(x / 1e3, y, color=colour, lw=0.6, alpha=0.5)
             x, y = curves[0][0], np.mean([y for _, y in curves], axis=0)
             axes.plot(x / 1e3, y, color=colour, lw=2, label=f"{label} ({len(curves)})")
-    axes.set(title="RAD guided from the start (runs in brackets)", xlabel="thousand env steps", ylabel="episode return", ylim=(0, 400))
+    axes.set(
+        title="RAD guided from the start (runs in brackets)",
+        xlabel="thousand env steps",
+        ylabel="episode return",
+        ylim=(0, 400),
+    )
     axes.legend(loc="lower right", fontsize=8)
 
 

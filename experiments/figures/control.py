@@ -9,7 +9,6 @@ of Eq. 4 (``experiments/paper/control.py``); thick lines are means over seeds.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,18 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from experiments.figures.results import INK, LOOK, POLICY, REFERENCE, RESULTS, ROOT, VLM, read_curve, read_json
+from experiments.figures.results import (
+    INK,
+    POLICY,
+    REFERENCE,
+    RESULTS,
+    ROOT,
+    VLM,
+    draw_panels,
+    read_curve,
+    read_json,
+    run,
+)
 
 OUTPUT = ROOT / "docs" / "images" / "control.png"
 RUNS, EXPERT = RESULTS / "control" / "cartpole_swingup", RESULTS / "vlm" / "expert.json"
@@ -70,29 +80,8 @@ def weight_of(folder: Path) -> float:
 
 def draw(output: Path) -> None:
     """Draws both panels into one file."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context(LOOK):
-        figure, axes = plt.subplots(1, 2, figsize=(10, 3.9), layout="constrained", width_ratios=(2, 3))
-        for panel, one in zip((draw_expert, draw_guided), axes, strict=True):
-            panel(one)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output, dpi=130, metadata={"Software": None})
-        plt.close(figure)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT.relative_to(ROOT)}")
-    options = parser.parse_args(arguments)
-    draw(options.output)
-    print(options.output)
-    return 0
+    draw_panels((draw_expert, draw_guided), output, figsize=(10, 3.9), width_ratios=(2, 3))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(draw, OUTPUT, __doc__))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,30 +125,46 @@ def draw_paper_size(axes: Any) -> None:
 
 def draw(output: Path) -> None:
     """Draws all panels into one file."""
+    title = "cartpole_swingup from pixels"
+    draw_panels((draw_demo, draw_methods, draw_paper_size), output, title=title, figsize=(12, 3.9))
+
+
+def draw_panels(
+    panels: Sequence[Callable[[Any], None]], output: Path, *, title: str | None = None, **sizes: Any
+) -> None:
+    """Draws panels side by side into one file.
+
+    Args:
+      panels: each draws on the axes that it is given.
+      output: PNG file to write.
+      title: above all of them.
+      **sizes: arguments of ``pyplot.subplots``.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     with plt.rc_context(LOOK):
-        figure, axes = plt.subplots(1, 3, figsize=(12, 3.9), layout="constrained")
-        for panel, one in zip((draw_demo, draw_methods, draw_paper_size), axes, strict=True):
+        figure, axes = plt.subplots(1, len(panels), layout="constrained", **sizes)
+        for panel, one in zip(panels, axes, strict=True):
             panel(one)
-        figure.suptitle("cartpole_swingup from pixels", x=0.01, ha="left", color=INK, fontweight="bold")
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", color=INK, fontweight="bold")
         output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, dpi=130, metadata={"Software": None})
         plt.close(figure)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT.relative_to(ROOT)}")
-    options = parser.parse_args(arguments)
-    draw(options.output)
+def run(draw_into: Callable[[Path], None], default: Path, description: str | None) -> int:
+    """Command line of a figure: ``--output``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=default, help=f"default: {default.relative_to(ROOT)}")
+    options = parser.parse_args()
+    draw_into(options.output)
     print(options.output)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(draw, OUTPUT, __doc__))

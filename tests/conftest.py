@@ -102,6 +102,19 @@ def pytest_runtest_teardown(item, nextitem):
         gc.collect()
 
 
+INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+
+
+@pytest.fixture(autouse=True)
+def same_shares():
+    """A benchmark or a command sets its threads and its share of a GPU; processes of later tests do not inherit them."""
+    before = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    yield
+    for name in INHERITED:
+        os.environ.pop(name, None)
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_config():
     """COVR on cartpole: episodes of 25 agent steps, chunks of 10, rounds at 2000, 6000 and 12000 env steps."""

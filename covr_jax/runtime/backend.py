@@ -26,8 +26,9 @@ def configure(cache_dir: str | Path | None = None) -> None:
     """Set up the process; call it once, before the first array. Nothing in the package does this at import.
 
     Turns on JAX's persistent compilation cache (``$JAX_COMPILATION_CACHE_DIR``, else ``~/.cache/covr_jax/xla``) and, on
-    glibc, keeps large freed buffers in the process: getting them back from the kernel, page by page, costs an eighth of
-    an update.
+    glibc, keeps freed buffers of up to 64 MB in the process: getting them back from the kernel, page by page, takes time.
+    Larger ones would stay with one arena for all threads only, on which compilers then wait for each other and whose
+    free lists they leave so long that updates take twice as long.
     """
     directory = cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_folder("xla")
     jax.config.update("jax_compilation_cache_dir", str(directory))
@@ -35,8 +36,7 @@ def configure(cache_dir: str | Path | None = None) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        trim_threshold, top_pad, mmap_threshold, arena_max = -1, -2, -3, -8  # mallopt's parameter numbers
-        libc.mallopt(arena_max, 1)  # only the main arena heeds the others, and XLA allocates from its own threads
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # mallopt's parameter numbers
         libc.mallopt(mmap_threshold, 2**31 - 1)
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(top_pad, 2**28)

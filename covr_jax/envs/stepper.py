@@ -51,10 +51,10 @@ class JitStepper:
         self._ahead = ahead
         state = jax.eval_shape(self._initial, key)
         fields = jax.eval_shape(self._host_fields, state)
+        shapes = jax.eval_shape(self._observe, state, self._no_reward, fields)
+        ahead.begin("picture", self._observe, state, self._no_reward, fields)  # takes longest
         ahead.begin("starts", self._initial, key)
         ahead.begin("physics", self._advance, state, self.action)
-        shapes = jax.eval_shape(self._observe, state, self._no_reward, fields)
-        ahead.begin("picture", self._observe, state, self._no_reward, fields)
         return shapes
 
     def reset(self, key: Array) -> tuple[EnvState, TimeStep]:

@@ -135,19 +135,19 @@ class Programs:
         return runtime.on_cpu() or self.parts.hosted
 
     def _begin_compiling(self, env_key: Array) -> None:
-        pieces, stepper = self.pieces, self.stepper
-        learner = jax.eval_shape(self._init, *self._init_inputs())
-        self.ahead.begin("networks", self._init, *self._init_inputs())
+        pieces, stepper, inputs = self.pieces, self.stepper, self._init_inputs()
+        pictured = stepper.begin_compiling(self.ahead, env_key) if isinstance(stepper, JitStepper) else None
+        learner = jax.eval_shape(self._init, *inputs)
+        self.ahead.begin("networks", self._init, *inputs)
         ring, progress = jax.eval_shape(lambda: (self._init_replay(), initial_progress(self.parts.env.num_envs)))
-        if isinstance(stepper, JitStepper):
-            env, timestep = stepper.begin_compiling(self.ahead, env_key)
-            if not self._dispatched:
-                state = TrainState(learner, ring, env, timestep, progress)
-                for name, learn in zip(_CHUNKS, (False, True), strict=True):
-                    self.ahead.begin(name, self._scanned, state, self._cycles, learn)
-                return
+        if pictured and not self._dispatched:
+            state = TrainState(learner, ring, *pictured, progress)
+            for name, learn in zip(_CHUNKS, (False, True), strict=True):
+                self.ahead.begin(name, self._scanned, state, self._cycles, learn)
+            return
+        if pictured:
             previous = stepper.action if self.parts.method.residual else None
-            self.ahead.begin("policy", pieces.act, learner, timestep.observation, progress.vec_steps, previous)
+            self.ahead.begin("policy", pieces.act, learner, pictured[1].observation, progress.vec_steps, previous)
         *_, inputs = jax.eval_shape(pieces.learn_critic, learner, ring)
         self.ahead.begin(_UPDATES[0], pieces.learn_critic, learner, ring)
         self.ahead.begin(_UPDATES[1], pieces.learn_actor, learner, inputs)

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -19,6 +20,10 @@ from jax.lax import platform_dependent
 from covr_jax.runtime.cache import cache_folder
 from covr_jax.runtime.forks import refuse_forked
 
+_CPU = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# glibc keeps no freed buffer of more than 64 MB, the largest heap of a thread's arena: a program's are cut up below that.
+_OFTEN = {"xla_multiheap_size_constraint_per_heap": 48 * 2**20}
+_UNCACHED = "Error writing persistent compilation cache entry.*Multiple temp buffer allocations"
 _QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}  # of a CPU's compiler
 
 
@@ -26,14 +31,15 @@ def configure(cache_dir: str | Path | None = None) -> None:
     """Set up the process; call it once, before the first array. Nothing in the package does this at import.
 
     Turns on JAX's persistent compilation cache (``$JAX_COMPILATION_CACHE_DIR``, else ``~/.cache/covr_jax/xla``) and, on
-    glibc, keeps freed buffers of up to 64 MB in the process: getting them back from the kernel, page by page, takes time.
-    Larger ones would stay with one arena for all threads only, on which compilers then wait for each other and whose
-    free lists they leave so long that updates take twice as long.
+    glibc, keeps freed buffers of up to 64 MB in the process: getting them back from the kernel, page by page, costs an
+    eighth of an update. Larger ones would stay if all threads shared one arena; but compilers wait for each other there,
+    and leave so many pieces behind that small updates take 1.6 times as long from then on.
     """
     directory = cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_folder("xla")
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run starts with a hundred small programs
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    warnings.filterwarnings("ignore", _UNCACHED)
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # mallopt's parameter numbers
@@ -79,7 +85,7 @@ def on_cpu() -> bool:
     return (made_for[0].platform if made_for else jax.default_backend()) == "cpu"
 
 
-def jit(function: Callable[..., Any], *, rarely: bool = False, **options: Any) -> Any:
+def jit(function: Callable[..., Any], *, rarely: bool = False, often: bool = False, **options: Any) -> Any:
     """``jax.jit`` with the backend's compile options.
 
     On CPU, XLA's YNNPACK path makes un-padded convolutions 4 to 8 times slower than the default one, so it is off.
@@ -88,6 +94,8 @@ def jit(function: Callable[..., Any], *, rarely: bool = False, **options: Any) -
       function: the function.
       rarely: it is called a few times at most, so that a CPU's compiler need not make it fast; that takes a fifth of
         the time. Other last digits are possible.
+      often: it is called for hours: on CPU all its buffers stay in the process between two calls. Where they are more
+        than 48 MB, a later process compiles it again, since JAX cannot store such programs.
       **options: of ``jax.jit``.
 
     Raises:
@@ -95,7 +103,7 @@ def jit(function: Callable[..., Any], *, rarely: bool = False, **options: Any) -
     """
     refuse_forked()
     if on_cpu():
-        options["compiler_options"] = {"xla_cpu_experimental_ynn_fusion_type": ""} | (_QUICK if rarely else {})
+        options["compiler_options"] = _CPU | (_QUICK if rarely else {}) | (_OFTEN if often else {})
     return jax.jit(function, **options)
 
 

@@ -62,8 +62,8 @@ def compile_pieces(parts: Parts) -> Pieces:
         set_priorities=runtime.jit(keeping(sampling.set_priorities), donate_argnums=0),
         mark_elite=runtime.jit(keeping(sampling.mark_elite), donate_argnums=0),
         set_prior=runtime.jit(keeping(partial(replay.set_prior, every=vlm.every, hold=vlm.hold)), donate_argnums=0),
-        learn_critic=runtime.jit(keeping(partial(_learn_critic, parts, update_key)), donate_argnums=0),
-        learn_actor=runtime.jit(keeping(learner.actor_half), donate_argnums=0),
+        learn_critic=runtime.jit(keeping(partial(_learn_critic, parts, update_key)), often=True, donate_argnums=0),
+        learn_actor=runtime.jit(keeping(learner.actor_half), often=True, donate_argnums=0),
         count=runtime.jit(keeping(advance)),
         query=runtime.jit(partial(select_query, parts)),
         entropy=runtime.jit(learner.entropy),
@@ -87,13 +87,13 @@ def compile_pieces_of_seeds(
     """
     act = runtime.jit(over(partial(_act, parts)))
     random_action = runtime.jit(over(partial(_random_action, parts)))
-    learn_critic = runtime.jit(over(partial(_learn_critic, parts)), donate_argnums=1)
+    learn_critic = runtime.jit(over(partial(_learn_critic, parts)), often=True, donate_argnums=1)
     pieces = compile_pieces(parts)._replace(
         last_action=runtime.jit(over(replay.last_action)),
         add=runtime.jit(over(replay.add), donate_argnums=0),
         count_cut=runtime.jit(over(replay.count_cut)),
         set_priorities=runtime.jit(over(sampling.set_priorities), donate_argnums=0),
-        learn_actor=runtime.jit(over(parts.learner.actor_half), donate_argnums=0),
+        learn_actor=runtime.jit(over(parts.learner.actor_half), often=True, donate_argnums=0),
         count=runtime.jit(over(advance)),
     )
 

@@ -96,7 +96,7 @@ class Bench:
     def _update(self, precision: Precision, *, with_actor: bool) -> Any:
         sac = dataclasses.replace(self.sac, precision=precision)
         learner = make_learner(ACTION_DIM, LEARNING_RATE, self.method, sac)
-        return runtime.jit(partial(learner.update, with_actor=with_actor))
+        return runtime.jit(partial(learner.update, with_actor=with_actor), often=True)
 
     def _fresh(self, seed: int = 1) -> LearnerState:
         image = jnp.zeros((1, self.image_size, self.image_size, CHANNELS), jnp.uint8)

@@ -49,7 +49,7 @@ def contestant(name: str, preset: str, equal: bool) -> tuple[Contestant, dict[st
     batch = _batch(method, sac.batch_size, size, config.env.frame_stack)
     state = learner.init(jax.random.key(0), batch.observation[:1], jnp.zeros((1, ACTION_DIM)))
     pattern = [index % sac.actor_update_every == 0 for index in range(UPDATES)]
-    update = {flag: runtime.jit(partial(learner.update, with_actor=flag)) for flag in set(pattern)}
+    update = {flag: runtime.jit(partial(learner.update, with_actor=flag), often=True) for flag in set(pattern)}
     held = [state]
 
     def work() -> None:

@@ -107,7 +107,7 @@ INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "XLA_PYTHON_CLIENT_MEM_FRACTI
 
 @pytest.fixture(autouse=True)
 def same_shares():
-    """A benchmark or a command sets its threads and its share of a GPU; processes of later tests do not inherit them."""
+    """A benchmark sets its threads and its share of a GPU; processes of later tests do not inherit them."""
     before = {name: os.environ[name] for name in INHERITED if name in os.environ}
     yield
     for name in INHERITED:

@@ -21,7 +21,7 @@ from covr_jax.runtime.cache import cache_folder
 from covr_jax.runtime.forks import refuse_forked
 
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": ""}
-# glibc keeps no freed buffer of more than 64 MB, the largest heap of a thread's arena: a program's are cut up below that.
+# glibc keeps no freed buffer of more than 64 MB, the largest heap of an arena: a program's are cut up below that.
 _OFTEN = {"xla_multiheap_size_constraint_per_heap": 48 * 2**20}
 _UNCACHED = "Error writing persistent compilation cache entry.*Multiple temp buffer allocations"
 _QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}  # of a CPU's compiler
@@ -32,7 +32,7 @@ def configure(cache_dir: str | Path | None = None) -> None:
 
     Turns on JAX's persistent compilation cache (``$JAX_COMPILATION_CACHE_DIR``, else ``~/.cache/covr_jax/xla``) and, on
     glibc, keeps freed buffers of up to 64 MB in the process: getting them back from the kernel, page by page, costs an
-    eighth of an update. Larger ones would stay if all threads shared one arena; but compilers wait for each other there,
+    eighth of an update. Larger ones would stay if all threads shared one arena, but there compilers wait for each other
     and leave so many pieces behind that small updates take 1.6 times as long from then on.
     """
     directory = cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_folder("xla")

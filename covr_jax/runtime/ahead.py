@@ -1,7 +1,8 @@
 """Compiles programs in threads before they are called for the first time.
 
 A call does not compile again what was compiled ahead for arguments of the same shapes: jit keeps both the trace and the
-program. An error shows where the program is called.
+program. The caller traces: what two threads trace at once can become another program than before, which no cache has.
+An error shows where the program is called.
 """
 
 from __future__ import annotations
@@ -37,16 +38,20 @@ class Ahead:
         self._pool: ThreadPoolExecutor | None = None
 
     def begin(self, name: str, program: Any, *arguments: Any) -> None:
-        """Begins to compile a jitted function.
+        """Traces a jitted function and begins to compile it.
 
         Args:
           name: what the program is for, in words.
           program: as ``runtime.jit`` returned it.
           *arguments: of the first call, or their shapes.
         """
+        try:
+            lowered = program.lower(*arguments)
+        except Exception:  # whatever it is, the call raises it again
+            return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))  # the caller traces, then waits
-        job = self._jobs[name] = self._pool.submit(lambda: program.lower(*arguments).compile())
+        job = self._jobs[name] = self._pool.submit(lowered.compile)
         _AT_WORK.add(job)
         job.add_done_callback(_AT_WORK.discard)
 

@@ -146,7 +146,8 @@ class Programs:
                 self.ahead.begin(name, self._scanned, state, self._cycles, learn)
             return
         if pictured:
-            previous = stepper.action if self.parts.method.residual else None
+            residual = self.parts.method.residual
+            previous = jax.eval_shape(pieces.random_action, progress.vec_steps) if residual else None
             self.ahead.begin("policy", pieces.act, learner, pictured[1].observation, progress.vec_steps, previous)
         *_, inputs = jax.eval_shape(pieces.learn_critic, learner, ring)
         self.ahead.begin(_UPDATES[0], pieces.learn_critic, learner, ring)

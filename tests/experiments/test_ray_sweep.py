@@ -120,7 +120,11 @@ def test_killed_runs_are_started_again_as_often_as_asked_and_failing_ones_are_no
     assert any(re.fullmatch(rf"{tmp_path}/dies: started on \S+, again after 1 kills", line) for line in lines)
 
 
-def test_a_sweep_that_is_asked_to_stop_stops_its_runs(tmp_path):
+def test_a_sweep_that_is_asked_to_stop_stops_its_runs(tmp_path, monkeypatch):
+    """Also where the first request is lost."""
+    cancel, asked = ray.cancel, []
+    monkeypatch.setattr(ray_runs, "_ASK_AGAIN_S", 1.0)
+    monkeypatch.setattr(ray, "cancel", lambda reference: asked.append(reference) or len(asked) == 1 or cancel(reference))
     jobs = [job_of(tmp_path / name, "--steps", "100000") for name in ("one", "two", "three")][: AT_A_TIME + 1]
     before, running = signal.getsignal(signal.SIGTERM), jobs[:AT_A_TIME]
 

@@ -22,6 +22,7 @@ from covr_jax.runtime.errors import one_line
 from covr_jax.types import Preempted
 
 _POLL_S = 1.0
+_ASK_AGAIN_S = 10.0  # in which a run that was asked to stop has been heard of, or is asked again
 _STORE_BYTES = 80 * 2**20  # results are two words each; Ray's least is 75 MiB
 # Of a Ray that is started here; the user's own variables go first.
 _SETTINGS = {
@@ -118,10 +119,11 @@ def run_all(jobs: list[Job], options: LaunchOptions) -> list[Job]:
                 progress.end(job, ended)
                 failed += [job] if ended.code else []
         if waiting or running:
-            for reference in running:
-                ray.cancel(reference)
-            if running:
-                ray.wait(list(running), num_returns=len(running))
+            left = list(running)
+            while left:  # a worker can miss the exception that asks it, for instance while it starts its process
+                for reference in left:
+                    ray.cancel(reference)
+                _, left = ray.wait(left, num_returns=len(left), timeout=_ASK_AGAIN_S)
             raise Preempted(f"stopped by {stop()} with {len(waiting) + len(running)} of {len(jobs)} runs to go")
     return failed
 

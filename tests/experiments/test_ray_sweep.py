@@ -124,7 +124,7 @@ def test_a_sweep_that_is_asked_to_stop_stops_its_runs(tmp_path, monkeypatch):
     """Also where the first request is lost."""
     cancel, asked = ray.cancel, []
     monkeypatch.setattr(ray_runs, "_ASK_AGAIN_S", 1.0)
-    monkeypatch.setattr(ray, "cancel", lambda reference: asked.append(reference) or len(asked) == 1 or cancel(reference))
+    monkeypatch.setattr(ray, "cancel", lambda run: asked.append(run) or len(asked) == 1 or cancel(run))
     jobs = [job_of(tmp_path / name, "--steps", "100000") for name in ("one", "two", "three")][: AT_A_TIME + 1]
     before, running = signal.getsignal(signal.SIGTERM), jobs[:AT_A_TIME]
 

@@ -13,6 +13,7 @@ from jaxtyping import install_import_hook
 
 os.environ.setdefault("MUJOCO_GL", "disable")  # dm_control looks for a display when it is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("COVR_JAX_KEPT", "0")  # tests replace functions in front of commands
 
 # A test compiles far longer than it computes. Without XLA's optimisations a learner's update compiles six times faster;
 # OPTIMISED=1 tests the programs as users run them.
@@ -190,6 +191,6 @@ def piece_sizes():
         pieces = {name: getattr(programs.pieces, name) for name in used}
         pieces["mean_action"] = programs.evaluator.mean_action
         pieces |= {name: getattr(programs.stepper, name) for name in ("_initial", "_advance", "_observe")}
-        return {name: piece._cache_size() for name, piece in pieces.items()}
+        return {name: getattr(piece, "_jitted", piece)._cache_size() for name, piece in pieces.items()}
 
     return sizes

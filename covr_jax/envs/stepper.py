@@ -17,6 +17,7 @@ from covr_jax.envs import EnvState, HostState, HostTask, HostVecEnv, VecEnv
 from covr_jax.envs.task import Task
 from covr_jax.render import RendererError
 from covr_jax.runtime.ahead import Ahead
+from covr_jax.runtime.kept import Program
 from covr_jax.types import Diverged, TimeStep
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -30,9 +31,9 @@ class JitStepper:
     """``reset`` and ``step`` of a VecEnv in compiled pieces, so that drawing is compiled once for both, and cached."""
 
     def __init__(self, env: VecEnv, device_put: Callable[[Any], Any] = _as_it_is, keeping: Wrapper = _as_it_is):
-        self._initial = runtime.jit(keeping(env.initial), rarely=True)
-        self._advance = runtime.jit(keeping(env.advance), donate_argnums=0)
-        self._observe = runtime.jit(keeping(env.observe), donate_argnums=0)
+        self._initial = Program(runtime.jit(keeping(env.initial), rarely=True))
+        self._advance = Program(runtime.jit(keeping(env.advance), donate_argnums=0))
+        self._observe = Program(runtime.jit(keeping(env.observe), donate_argnums=0))
         self._host_fields = runtime.jit(env.host_fields)
         self._no_reward = device_put(jnp.zeros((env.num_envs,), jnp.float32))
         self.action = jax.ShapeDtypeStruct((env.num_envs, env.action_dim), jnp.float32)
@@ -49,11 +50,9 @@ class JitStepper:
           The shapes of a state and a time step.
         """
         self._ahead = ahead
-        state = jax.eval_shape(self._initial, key)
+        state = ahead.begin("starts", self._initial, key)
         fields = jax.eval_shape(self._host_fields, state)
-        shapes = jax.eval_shape(self._observe, state, self._no_reward, fields)
-        ahead.begin("picture", self._observe, state, self._no_reward, fields)  # takes longest
-        ahead.begin("starts", self._initial, key)
+        shapes = ahead.begin("picture", self._observe, state, self._no_reward, fields)  # takes longest
         ahead.begin("physics", self._advance, state, self.action)
         return shapes
 

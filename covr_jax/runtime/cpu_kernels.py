@@ -80,7 +80,7 @@ def _built(source: Path) -> Path:
     if compiler is None:
         raise _NotBuilt(f"no C++ compiler ({', '.join(_COMPILERS)}); install one, as in apt install g++")
     version = _output(compiler, "--version")
-    parts = (source.read_text(), version, jax.__version__, platform.machine(), _processor(), *_FLAGS)
+    parts = (source.read_text(), version, jax.__version__, platform.machine(), processor(), *_FLAGS)
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = cache_folder("native")
     library = folder / f"{source.stem}_{name}.so"
@@ -107,8 +107,8 @@ def _tuning() -> tuple[str, ...]:
     return ("-mcpu=native",) if platform.machine() in ("arm64", "aarch64") else ("-march=native",)
 
 
-def _processor() -> str:
-    """What tells processors apart that need different code: a home may be shared by several machines."""
+def processor() -> str:
+    """Returns what tells processors apart that need different code: a home may be shared by several machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

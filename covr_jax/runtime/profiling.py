@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -70,6 +73,22 @@ class CompileLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def cache_hits() -> Iterator[list[str]]:
+    """Gives a list that this thread's programs are noted in, one entry each, that come from JAX's cache."""
+    thread, hits = threading.get_ident(), []
+
+    def note(event: str, **_: Any) -> None:
+        if event == _HIT and threading.get_ident() == thread:
+            hits.append(event)
+
+    jax.monitoring.register_event_listener(note)
+    try:
+        yield hits
+    finally:
+        jax.monitoring.unregister_event_listener(note)
 
 
 def chunk_annotation(number: int) -> jax.profiler.StepTraceAnnotation:

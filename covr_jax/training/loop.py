@@ -20,7 +20,7 @@ from covr_jax.training import cost_analysis, demonstrations
 from covr_jax.training.divergence import check_parameters, check_updates, tell_broken, tell_skipped
 from covr_jax.training.evaluation import Policy
 from covr_jax.training.loop_state import AgentLoopState
-from covr_jax.training.programs import Programs
+from covr_jax.training.programs import Programs, kept_for
 from covr_jax.training.queries import QueryManager
 from covr_jax.training.rounds import FinetuneScheduler, round_metrics, tell_round, warn_about_schedule
 from covr_jax.training.selection import DataSelector, RoundData
@@ -37,7 +37,8 @@ class AgentTrainer(Trainer):
 
     def __init__(self, config: Config, run_dir: Path, reporter: Reporter, stop: Stop = never, programs: Any = None):
         self.compile_log = CompileLog()
-        programs = programs or Programs(config, None if hosts.several() else Ahead(reporter.message, stop))
+        if programs is None:
+            programs = Programs(config, None if hosts.several() else Ahead(reporter.message, stop, kept_for(config)))
         programs.check_memory()  # before a VLM is loaded
         vlm = make_vlm(config, programs.parts.answer_dim, run_dir)
         super().__init__(config, run_dir, reporter, stop, programs, vlm)

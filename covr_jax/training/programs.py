@@ -16,12 +16,14 @@ from jax import Array
 
 from covr_jax import replay, runtime
 from covr_jax.agents import LearnerState
-from covr_jax.config import Config
+from covr_jax.agents.networks.convolution import has_kernel
+from covr_jax.config import Config, to_dict
 from covr_jax.envs import HostVecEnv, VecEnv
 from covr_jax.envs.stepper import HostStepper, JitStepper, make_stepper
 from covr_jax.replay import ReplayState
-from covr_jax.runtime import memory
+from covr_jax.runtime import hosts, memory
 from covr_jax.runtime.ahead import Ahead
+from covr_jax.runtime.kept import Kept, Program, open_kept
 from covr_jax.runtime.rng import ENTROPY, ENV, INIT, stream
 from covr_jax.training import needs
 from covr_jax.training.chunk import (
@@ -37,12 +39,32 @@ from covr_jax.training.counts import Counts, of_seed, read_counts
 from covr_jax.training.evaluation import Evaluator
 from covr_jax.training.mesh import kept
 from covr_jax.training.parts import build_parts
-from covr_jax.training.pieces import Metrics, compile_pieces
+from covr_jax.training.pieces import Keys, Metrics, compile_pieces
 from covr_jax.training.state import EvaluatedState, TrainState, initial_progress
 
 _VALUE_BATCH = 256  # observations per call of the critic
 _UPDATES = ("update of the critic", "update of the actor")
 _CHUNKS = ("chunk of random actions", "chunk of updates")
+
+
+def kept_for(config: Config) -> Kept | None:
+    """What this process keeps of programs of such runs.
+
+    Args:
+      config: resolved.
+    """
+    if config.run.devices > 1 or hosts.several():
+        return None
+    options = to_dict(config)
+    for name in (
+        "seed",
+        "total_steps",
+        "preset",
+        "eval",
+        "run",
+    ):  # of which ``Programs`` begins no program that differs
+        del options[name]
+    return open_kept(options, has_kernel())
 
 
 class Programs:
@@ -78,10 +100,13 @@ class Programs:
             parts.eval_env,
             self.stepper if parts.eval_env is parts.env else make_stepper(parts.eval_env, parts.device_put, keeping),
         )
-        self._init = runtime.jit(parts.learner.init, rarely=True)
-        self._scanned = runtime.jit(
-            partial(scanned_chunk, parts, self.pieces, self.stepper), static_argnums=(1, 2), donate_argnums=0
-        )
+        self._init = Program(runtime.jit(parts.learner.init, rarely=True))
+        self._scanned = self._chunk_program()
+
+    def _chunk_program(self) -> Program:
+        static = (2, 3)
+        jitted = runtime.jit(self._scan, static_argnums=static, donate_argnums=1)
+        return Program(jitted, self.pieces.keys, static_argnums=static)
 
     def _evaluator(self, env: VecEnv | HostVecEnv, stepper: JitStepper | HostStepper) -> Evaluator:
         parts = self.parts
@@ -137,8 +162,7 @@ class Programs:
     def _begin_compiling(self, env_key: Array) -> None:
         pieces, stepper, inputs = self.pieces, self.stepper, self._init_inputs()
         pictured = stepper.begin_compiling(self.ahead, env_key) if isinstance(stepper, JitStepper) else None
-        learner = jax.eval_shape(self._init, *inputs)
-        self.ahead.begin("networks", self._init, *inputs)
+        learner = self.ahead.begin("networks", self._init, *inputs)
         ring, progress = jax.eval_shape(lambda: (self._init_replay(), initial_progress(self.parts.env.num_envs)))
         if pictured and not self._dispatched:
             state = TrainState(learner, ring, *pictured, progress)
@@ -147,10 +171,9 @@ class Programs:
             return
         if pictured:
             residual = self.parts.method.residual
-            previous = jax.eval_shape(pieces.random_action, progress.vec_steps) if residual else None
+            previous = pieces.random_action.shapes(progress.vec_steps) if residual else None
             self.ahead.begin("policy", pieces.act, learner, pictured[1].observation, progress.vec_steps, previous)
-        *_, inputs = jax.eval_shape(pieces.learn_critic, learner, ring)
-        self.ahead.begin(_UPDATES[0], pieces.learn_critic, learner, ring)
+        *_, inputs = self.ahead.begin(_UPDATES[0], pieces.learn_critic, learner, ring)
         self.ahead.begin(_UPDATES[1], pieces.learn_actor, learner, inputs)
 
     def _init_replay(self) -> ReplayState:
@@ -214,6 +237,9 @@ class Programs:
                 scan=False,
             )
         return state.replace(learner=learner, replay=store)
+
+    def _scan(self, keys: Keys, state: TrainState, cycles: int, learn: bool) -> tuple[TrainState, Metrics]:
+        return scanned_chunk(self.parts, self.pieces.with_keys(keys), self.stepper, state, cycles, learn)
 
     def scanned(self, state: TrainState, cycles: int, learn: bool) -> tuple[TrainState, Metrics]:
         """``cycles`` cycles as one compiled program, the accelerators' chunk; the state is donated."""

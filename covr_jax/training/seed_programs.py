@@ -13,9 +13,8 @@ from covr_jax.config import Config
 from covr_jax.envs import VecEnv
 from covr_jax.envs.seed_stepper import SeedStepper
 from covr_jax.runtime.rng import ACT, ENV, INIT, UPDATE
-from covr_jax.training.chunk import scanned_chunk
 from covr_jax.training.counts import Counts, read_counts
-from covr_jax.training.pieces import Metrics, Pieces, compile_pieces_of_seeds
+from covr_jax.training.pieces import compile_pieces_of_seeds
 from covr_jax.training.programs import Programs
 from covr_jax.training.seed_axis import SeedAxis
 from covr_jax.training.state import TrainState, initial_progress
@@ -47,12 +46,11 @@ class SeedPrograms(Programs):
         parts, axis = self.parts, self.axis
         assert isinstance(parts.env, VecEnv)
         self.copies = axis.seeds if runtime.on_cpu() else axis.local
-        self._bind = compile_pieces_of_seeds(parts, axis.over)
-        self._keys = axis.keys(seeds, ACT), axis.keys(seeds, UPDATE)
-        self.pieces = self._bind(*self._keys)
+        keys = axis.keys(seeds, ACT), axis.keys(seeds, UPDATE)
+        self.pieces = compile_pieces_of_seeds(parts, axis.over, *keys)
         self.stepper = SeedStepper(parts.env, axis.seeds, axis.local, axis.split)
         self._start = runtime.jit(axis.over(self._start_of_one), rarely=True)
-        self._scanned = runtime.jit(self._scan, static_argnums=(2, 3), donate_argnums=1)
+        self._scanned = self._chunk_program()
 
     def _start_of_one(self, key: Array) -> tuple:
         _, observation, action = self._init_inputs()
@@ -70,16 +68,6 @@ class SeedPrograms(Programs):
         learner, ring, progress = self._start(self.axis.keys(self.seeds, INIT))
         env, timestep = self.stepper.reset(self.axis.keys(self.seeds, ENV))
         return TrainState(learner, ring, env, timestep, progress)
-
-    def _scan(
-        self, keys: tuple[Array, Array], state: TrainState, cycles: int, learn: bool
-    ) -> tuple[TrainState, Metrics]:
-        pieces: Pieces = self._bind(*keys)
-        return scanned_chunk(self.parts, pieces, self.stepper, state, cycles, learn)
-
-    def scanned(self, state: TrainState, cycles: int, learn: bool) -> tuple[TrainState, Metrics]:
-        """As ``Programs.scanned``."""
-        return self._scanned(self._keys, state, cycles, learn)
 
     def set_scheduled(self, state: TrainState, **values: Sequence[float]) -> TrainState:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As ``Programs.set_scheduled``, with a value for every seed."""

@@ -123,7 +123,7 @@ def programs_of(options: argparse.Namespace) -> tuple[Any, dict[str, Callable[[]
     stepper: Any = programs.stepper
 
     def state() -> TrainState:
-        learner = jax.eval_shape(programs._init, *programs._init_inputs())
+        learner = programs._init.shapes(*programs._init_inputs())
         ring, progress = jax.eval_shape(lambda: (programs._init_replay(), initial_progress(envs.num_envs)))
         env, timestep = jax.eval_shape(lambda key: stepper.reset(key), stream(config.seed, ENV))
         return TrainState(learner, ring, env, timestep, progress)

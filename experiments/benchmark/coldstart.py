@@ -50,15 +50,18 @@ def started(began: float, options: list[str]) -> dict[str, float]:
 
     from covr_jax import runtime
     from covr_jax.runtime.ahead import Ahead
+    from covr_jax.runtime.kept import keep_programs
     from covr_jax.runtime.profiling import CompileLog
     from covr_jax.training.chunk import cycle
-    from covr_jax.training.programs import Programs
+    from covr_jax.training.programs import Programs, kept_for
     from covr_jax.training.resolve import resolve
 
     runtime.configure()
+    keep_programs()
     jax.devices()
     times, log = [began, time.time()], CompileLog()
-    programs = Programs(resolve(config), Ahead())
+    config = resolve(config)
+    programs = Programs(config, Ahead(kept=kept_for(config)))
     state = jax.block_until_ready(programs.init())
     times.append(time.time())
     for learn in (False, True):

@@ -61,7 +61,7 @@ class Bench:
         act = (state.learner, state.timestep.observation, state.progress.vec_steps, previous)
         action = programs.pieces.act(*act)
         add = (state.replay, state.timestep, action)
-        *_, inputs = self.jax.eval_shape(programs.pieces.learn_critic, state.learner, state.replay)
+        *_, inputs = programs.pieces.learn_critic.shapes(state.learner, state.replay)
         ring = Cost(0.0, state.replay.frame.nbytes)
         cost = roofline.cost_of
         costs = {

@@ -78,7 +78,7 @@ def test_nothing_is_compiled_after_the_first_step(task):
     memory = [step.observation.unsafe_buffer_pointer() for step in steps] + [state.stack.unsafe_buffer_pointer()]
     assert len(set(memory)) == len(memory)
     pieces = task.pixels._initial, task.pixels._advance, task.pixels._observe
-    assert [piece._cache_size() for piece in pieces] == [1, 1, 1]
+    assert [piece._jitted._cache_size() for piece in pieces] == [1, 1, 1]
 
 
 def test_every_array_has_a_strong_small_type(task):

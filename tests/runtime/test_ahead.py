@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from covr_jax.runtime.ahead import Ahead, compiling
+from covr_jax.runtime.kept import Program
 from covr_jax.runtime.profiling import CompileLog
 from covr_jax.types import Preempted
 
@@ -19,6 +20,11 @@ class Slow:
 
     def __init__(self):
         self.begun, self.let_go = threading.Event(), threading.Event()
+
+    given = ()
+
+    def shapes(self, *_):
+        return None
 
     def lower(self, *_):
         return self
@@ -39,23 +45,20 @@ def slow():
 
 
 def test_a_call_does_not_compile_again():
-    program = jax.jit(lambda x, y: (x * y).sum())
+    program = Program(jax.jit(lambda x, y: (x * y).sum()))
     x, y = jnp.arange(6.0), jnp.arange(6.0) + 1.0
     ahead = Ahead()
-    ahead.begin("product", program, jax.ShapeDtypeStruct((6,), jnp.float32), y)
+    shape = ahead.begin("product", program, jax.ShapeDtypeStruct((6,), jnp.float32), y)
+    assert (shape.shape, shape.dtype) == ((), jnp.float32)
     ahead.wait("product")
     with CompileLog() as log:
         assert float(program(x, y)) == 70.0  # sum of i (i + 1), i to 5
         assert log.programs == 0
 
 
-def test_errors_show_where_the_program_is_called():
-    program = jax.jit(lambda x: x @ x)
-    ahead = Ahead()
-    ahead.begin("impossible", program, jnp.zeros((2, 3)))
-    ahead.wait("impossible")
+def test_what_cannot_be_traced_is_an_error_at_once():
     with pytest.raises(TypeError):
-        program(jnp.zeros((2, 3)))
+        Ahead().begin("impossible", Program(jax.jit(lambda x: x @ x)), jnp.zeros((2, 3)))
 
 
 def test_the_caller_is_told_what_it_waits_for(slow, monkeypatch):

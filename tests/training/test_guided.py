@@ -89,7 +89,7 @@ def test_prioritised_replay_learns_the_errors_and_compiles_once(short, tmp_path)
     assert len(np.unique(priority)) > 10 and float(trainer.state.replay.top_priority) >= priority.max()
     assert trainer.programs.pieces.set_priorities._cache_size() == 1
     pieces = trainer.programs.pieces
-    assert (pieces.learn_critic._cache_size(), pieces.learn_actor._cache_size()) == (1, 1)
+    assert [piece._jitted._cache_size() for piece in (pieces.learn_critic, pieces.learn_actor)] == [1, 1]
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ def test_deterministic_policies_explore_less_and_less(short, tmp_path):
             assert not {"sac/alpha", "losses/alpha"} & row.keys()
     assert rows[-1]["sac/exploration_noise"] == pytest.approx(0.2)
     pieces = trainer.programs.pieces
-    assert (pieces.learn_critic._cache_size(), pieces.learn_actor._cache_size()) == (1, 1)
+    assert [piece._jitted._cache_size() for piece in (pieces.learn_critic, pieces.learn_actor)] == [1, 1]
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_mrq_guided_by_dpl_learns_from_lap_in_units_of_the_mean_reward(short, tm
     assert scale == pytest.approx(float(reward_scale(ring)), rel=0.05) and 0 < scale < 8
     assert len(np.unique(np.asarray(ring.priority))) > 10
     pieces = trainer.programs.pieces
-    assert (pieces.learn_critic._cache_size(), pieces.learn_actor._cache_size()) == (1, 1)
+    assert [piece._jitted._cache_size() for piece in (pieces.learn_critic, pieces.learn_actor)] == [1, 1]
 
 
 @pytest.mark.parametrize(

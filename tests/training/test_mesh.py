@@ -142,7 +142,7 @@ def losses(method, *counts):
         found[count] = {"updates": int(learner.updates), "losses": values, "frames": sorted(held)}
         found[count]["weights"] = float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(learner.params)))
         halves = programs.pieces.learn_critic, programs.pieces.learn_actor
-        found[count]["programs"] = [half._cache_size() for half in halves]
+        found[count]["programs"] = [half._jitted._cache_size() for half in halves]
     print(json.dumps(found))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from covr_jax import runtime
 from covr_jax.envs.stepper import JitStepper
+from covr_jax.runtime.kept import Program
 from covr_jax.training.chunk import dispatched_chunk, run_updates, update_period
 from covr_jax.training.programs import Programs
 from covr_jax.types import StepType
@@ -93,6 +94,7 @@ class Noted:
 
     def begin(self, name, program, *arguments):
         self.arguments[name] = (program, *arguments)
+        return program.shapes(*arguments) if isinstance(program, Program) else None
 
     def wait(self, *names):
         self.waited += names

@@ -236,11 +236,14 @@ def uses_warp(recorded: dict[str, Any], *named: str | None) -> bool:
 
 
 def import_quietly(*, warp: bool = True) -> None:
-    """Imports MJX without its notes that optional backends are missing.
+    """Imports MJX without its notes that optional backends are missing, and XLA, which is to keep its own.
+
+    XLA warns of each buffer of an update that it cannot cut up (``runtime.jit``, ``often``), which changes nothing.
 
     Args:
       warp: False where Warp is not used: importing it takes longer than all else that training imports.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors alone; read when jaxlib is loaded
     found = sys.modules.get("warp")
     if not (warp or found):
         sys.modules["warp"] = None  # pyright: ignore[reportArgumentType]  # an import of it fails

@@ -44,10 +44,11 @@ def main(config: Config, directory: Path, hosts: HostOptions) -> int:
     """
     from covr_jax import runtime
     from covr_jax.report.data import read_config
-    from covr_jax.runtime.kept import keep_programs
     from covr_jax.vlm.gpu_share import torch_share
 
     cli.import_quietly(warp=cli.uses_warp(read_config(directory), config.renderer, config.env.physics))
+    from covr_jax.runtime.kept import keep_programs
+
     runtime.configure()
     keep_programs()
     if share := torch_share(config):

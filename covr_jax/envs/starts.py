@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from covr_jax.checks import check_shape
+from covr_jax.envs.physics import Physics
 
 
 def given_or_drawn(task: str, name: str, given: Any, drawn: Array | None) -> Any:
@@ -28,3 +30,19 @@ def given_or_drawn(task: str, name: str, given: Any, drawn: Array | None) -> Any
         raise ValueError(f"{task} has no {name}; leave it out")
     check_shape(name, given, drawn.shape)
     return jnp.asarray(given, drawn.dtype)
+
+
+def touch_at_start(
+    physics: Physics, qpos: Float[Array, "E nq"], qvel: Float[Array, "E nv"], *, drawn: bool
+) -> Float[Array, "E S"] | None:
+    """Returns the sensors of starts; those that are known are not computed, which halves what finger compiles.
+
+    Args:
+      physics: of the task.
+      qpos: joint positions.
+      qvel: joint velocities.
+      drawn: whether the task has drawn the positions.
+    """
+    if drawn and physics.task.clear_starts:
+        return jnp.zeros((len(qpos), physics.mj_model.nsensordata), qpos.dtype)
+    return jax.vmap(physics.initial_touch)(qpos, qvel)

@@ -16,7 +16,7 @@ from covr_jax import runtime
 from covr_jax.checks import check_actions
 from covr_jax.envs.engines import make_physics
 from covr_jax.envs.mujoco_physics import MuJoCoPhysics
-from covr_jax.envs.starts import given_or_drawn
+from covr_jax.envs.starts import given_or_drawn, touch_at_start
 from covr_jax.envs.task import Task
 from covr_jax.envs.warp_physics import WarpPhysics
 from covr_jax.render import BatchRenderer, Renderer, make_renderer
@@ -177,7 +177,7 @@ class VecEnv:
             qacc_warmstart=jnp.zeros_like(velocities),
             ctrl=jnp.zeros((self.num_envs, self.action_dim), self.physics.control_range.dtype),
             goal=start("goal", goal, drawn_goal),
-            touch=jax.vmap(self.physics.initial_touch)(positions, velocities),
+            touch=touch_at_start(self.physics, positions, velocities, drawn=qpos is None),
             look=look,
             step_count=zeros,
             step_type=zeros + StepType.FIRST,
@@ -265,7 +265,7 @@ class VecEnv:
             qacc_warmstart=jnp.zeros_like(qvel),
             ctrl=jnp.zeros_like(state.ctrl),
             goal=goal,
-            touch=jax.vmap(self.physics.initial_touch)(qpos, qvel),
+            touch=touch_at_start(self.physics, qpos, qvel, drawn=True),
             look=look,
             step_count=jnp.zeros_like(state.step_count),
             step_type=jnp.full_like(state.step_type, StepType.FIRST),

@@ -20,6 +20,11 @@ def cache_folder(name: str) -> Path:
             return folder
     except (OSError, RuntimeError):  # RuntimeError: a user without a home and without an entry in passwd
         pass
-    folder = Path(tempfile.gettempdir()) / f"covr_jax-{os.getuid()}" / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    place = Path(tempfile.gettempdir()) / f"covr_jax-{os.getuid()}"
+    place.mkdir(exist_ok=True, mode=0o700)
+    status = place.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:  # others could put programs of theirs there
+        place = Path(tempfile.mkdtemp(prefix="covr_jax-"))
+    folder = place / name
+    folder.mkdir(exist_ok=True)
     return folder

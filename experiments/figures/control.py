@@ -3,13 +3,14 @@
     python experiments/figures/control.py
 
 Left: error of the embedded VLM's actions on an expert's states, asked about one frame and about three
-(``experiments/benchmark/expert_vlm.py``). Right: RAD alone, and guided from the start by that VLM, with several weights
-of Eq. 4 (``experiments/paper/control.py``); thick lines are means over seeds.
+(``experiments/benchmark/expert_vlm.py``). Then RAD alone, and guided with weight 10 of Eq. 4 by that VLM and by the
+untuned one (``experiments/paper/control.py``); thick lines are means over seeds, thin ones the seeds.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,39 +49,33 @@ def draw_expert(axes: Any) -> None:
     axes.legend(loc="upper right")
 
 
-def draw_guided(axes: Any) -> None:
-    """Learning curves by weight: RAD alone, guided by the tuned VLM, and by the untuned one."""
-    for group, colours in (
-        ("rad", (REFERENCE,)),
-        ("dpl_expert", ("#9fb2f2", POLICY, "#12246b")),
-        ("dpl_untuned", (VLM,)),
-    ):
-        folders = sorted((path for path in RUNS.glob(f"{group}*") if "gated" not in path.name), key=weight_of)
-        for folder, colour in zip(folders, np.resize(np.array(colours), len(folders)), strict=True):
-            curves = [read_curve(path, "eval/episode_return") for path in sorted(folder.glob("seed*/metrics.jsonl"))]
-            label = "RAD alone" if group == "rad" else f"{group.removeprefix('dpl_')}, λ {weight_of(folder):g}"
-            for x, y in curves if len(curves) > 1 else ():
-                axes.plot(x / 1e3, y, color=colour, lw=0.6, alpha=0.5)
-            x, y = curves[0][0], np.mean([y for _, y in curves], axis=0)
-            axes.plot(x / 1e3, y, color=colour, lw=2, label=f"{label} ({len(curves)})")
-    axes.set(
-        title="RAD guided from the start (runs in brackets)",
-        xlabel="thousand env steps",
-        ylabel="episode return",
-        ylim=(0, 400),
-    )
-    axes.legend(loc="lower right", fontsize=8)
+def draw_guided(axes: Any, title: str, rows: dict[str, tuple[str, str]]) -> None:
+    """Learning curves of rows of the table, by their run directories' names; each has a label and a colour."""
+    for name, (label, colour) in rows.items():
+        paths = sorted((RUNS / name).glob("seed*/metrics.jsonl"))
+        curves = [read_curve(path, "eval/episode_return") for path in paths]
+        for x, y in curves:
+            axes.plot(x / 1e3, y, color=colour, lw=0.6, alpha=0.5)
+        x, y = curves[0][0], np.mean([y for _, y in curves], axis=0)
+        axes.plot(x / 1e3, y, color=colour, lw=2, label=f"{label} ({len(curves)})")
+    axes.set(title=title, xlabel="thousand env steps", ylabel="episode return", ylim=(0, 450))
+    axes.legend(loc="upper left", fontsize=8)
 
 
-def weight_of(folder: Path) -> float:
-    """λ of a run directory's name, 0 without one."""
-    last = folder.name.rpartition("_")[2]
-    return float(last) if last.replace(".", "").isdigit() else 0.0
+ALONE = {"rad": ("RAD alone", REFERENCE)}
+BY_EXPERT = ALONE | {
+    "dpl_expert_10": ("always", POLICY),
+    "dpl_expert_gated_10": ("gated by the critics", "#9fb2f2"),
+    "apl_expert_annealed_10": ("until 70,000", "#12246b"),
+}
+BY_UNTUNED = ALONE | {"dpl_untuned_10": ("always", VLM), "dpl_untuned_gated_10": ("gated by the critics", POLICY)}
 
 
 def draw(output: Path) -> None:
-    """Draws both panels into one file."""
-    draw_panels((draw_expert, draw_guided), output, figsize=(10, 3.9), width_ratios=(2, 3))
+    """Draws the panels into one file."""
+    by_expert = partial(draw_guided, title="Guided by a VLM that knows an expert", rows=BY_EXPERT)
+    by_untuned = partial(draw_guided, title="Guided by a VLM that knows nothing", rows=BY_UNTUNED)
+    draw_panels((draw_expert, by_expert, by_untuned), output, figsize=(13, 3.9), width_ratios=(2, 3, 3))
 
 
 if __name__ == "__main__":

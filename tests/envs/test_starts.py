@@ -14,6 +14,7 @@ from scipy.stats import ks_2samp
 from covr_jax.envs import get_task
 from covr_jax.envs.mjx_physics import MJXPhysics
 from covr_jax.envs.mujoco_physics import MuJoCoPhysics
+from covr_jax.envs.starts import touch_at_start
 from tests.support.pairs import NUM_ENVS, compiled, load
 
 pytestmark = pytest.mark.slow
@@ -89,6 +90,19 @@ def test_draws_have_dm_controls_distribution(name, physics):
     pairs = zip((ours @ weights).T, (theirs @ weights).T, strict=True)
     values = [ks_2samp(*pair, method="asymp").pvalue for pair in pairs]
     assert min(values) > LEVEL
+
+
+@pytest.mark.parametrize("physics", ["mujoco", "mjx"])
+def test_starts_that_touch_nothing_need_no_sensors(physics):
+    """Those of contact, the only ones that the task reads, are 0 where they are computed."""
+    env = compiled("finger_spin", physics).env
+    assert env.task.clear_starts and not get_task("hopper_hop").clear_starts
+    qpos, qvel, *_ = env.draw_starts(jax.random.split(jax.random.key(3), 1_000))
+    computed = jax.jit(jax.vmap(env.physics.initial_touch))(qpos, qvel)
+    known = touch_at_start(env.physics, qpos, qvel, drawn=True)
+    assert (known.shape, known.dtype) == (computed.shape, computed.dtype)
+    np.testing.assert_array_equal(computed[:, 14:16], known[:, 14:16])
+    assert (computed[:, :14] != 0.0).any()
 
 
 def deepest_contact(model, positions):

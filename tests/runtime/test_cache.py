@@ -28,3 +28,15 @@ def test_without_a_usable_home_it_is_temporary(tmp_path, monkeypatch, fault):
         monkeypatch.setattr(Path, "home", nobody)
     assert cache_folder("native") == tmp_path / f"covr_jax-{os.getuid()}" / "native"
     assert cache_folder("native").is_dir()
+
+
+@pytest.mark.field
+def test_a_temporary_folder_that_others_can_write_to_is_not_used(tmp_path, monkeypatch):
+    (tmp_path / ".cache").write_text("x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    theirs = tmp_path / f"covr_jax-{os.getuid()}"
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    ours = cache_folder("xla")
+    assert theirs not in ours.parents and ours.parent.stat().st_mode & 0o077 == 0

@@ -60,4 +60,5 @@ SPIN = Task(
     time_limit=20.0,
     prepare=_prepare,
     touch=True,
+    clear_starts=True,
 )

@@ -44,7 +44,7 @@ class Task:
     goal: Callable[[PRNGKeyArray, mjx.Model], Float[Array, " G"]] | None = None  # drawn anew for each episode
     set_goal: Callable[[mjx.Data, Float[Array, " G"]], mjx.Data] | None = None  # moves the goal's geom
     touch: bool = False  # whether the observation reads contact sensors
-    clear_starts: bool = False  # whether nothing touches in the starts that ``init`` draws, so that these sensors read 0
+    clear_starts: bool = False  # whether nothing touches in the starts that ``init`` draws: these sensors read 0
     # Most Newton and line search steps of MJX, which in float32 never meets the XML's tolerance and takes all of them.
     # None keeps the XML's numbers; a pair must give the same errors against C MuJoCo (tests/envs/test_dmc.py).
     solver_iterations: tuple[int, int] | None = None

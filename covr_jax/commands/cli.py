@@ -243,7 +243,8 @@ def import_quietly(*, warp: bool = True) -> None:
     Args:
       warp: False where Warp is not used: importing it takes longer than all else that training imports.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors alone; read when jaxlib is loaded
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # what JAX itself leaves to child processes
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors alone; read when jaxlib is loaded
     found = sys.modules.get("warp")
     if not (warp or found):
         sys.modules["warp"] = None  # pyright: ignore[reportArgumentType]  # an import of it fails

@@ -31,6 +31,7 @@ def init(
     action_dim: int,
     storage: Storage = "device",
     answer_dim: int | None = None,
+    whole: bool = False,
 ) -> ReplayState:
     """Returns an empty ring.
 
@@ -41,13 +42,13 @@ def init(
       action_dim: A.
       storage: ``device``, or ``host`` where the backend has ``pinned_host`` memory.
       answer_dim: N, numbers per answer of the VLM; None: A.
+      whole: the ring will not be split over devices, nor be one of several under ``jax.vmap``.
 
     Raises:
       ValueError: a size below 1.
     """
     check_counts(slots=slots, num_envs=num_envs, image_size=image_size, action_dim=action_dim)
-    answer_dim = action_dim if answer_dim is None else answer_dim
-    rows = (slots, num_envs)
+    answer_dim, rows = answer_dim or action_dim, (slots, num_envs)
     return ReplayState(
         frame=init_frames(slots, num_envs, image_size, storage),
         step_type=jnp.zeros(rows, jnp.int8),
@@ -58,6 +59,7 @@ def init(
         priority=jnp.ones(rows, jnp.float32),
         top_priority=jnp.ones((), jnp.float32),
         count=jnp.zeros((), jnp.int32),
+        whole=whole,
     )
 
 
@@ -65,7 +67,7 @@ def frames(
     state: ReplayState, time: Int[Array | np.ndarray, "*n"], env_id: Int[Array | np.ndarray, "*n"]
 ) -> UInt8[Array, "*n H W 3"]:
     """Returns the single frames at replay times and env ids."""
-    return read_frames(state.frame, time % state.frame.shape[0], env_id)
+    return read_frames(state.frame, time % state.frame.shape[0], env_id, whole=state.whole)
 
 
 def add(state: ReplayState, timestep: TimeStep, action: Float[Array | np.ndarray, "E A"]) -> ReplayState:

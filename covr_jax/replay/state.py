@@ -25,6 +25,7 @@ class ReplayState(flax.struct.PyTreeNode):
     priority: Float[Array, "T E"]  # of the transition that starts here; read by some samplers
     top_priority: Float[Array, ""]  # of a new slot
     count: Int[Array, ""]
+    whole: bool = flax.struct.field(pytree_node=False, default=False)  # see ``storage.read_frames``
 
     @property
     def pictures(self) -> UInt8[Array, "T E H W 3"]:

@@ -41,26 +41,51 @@ def write_frames(
     frame: UInt8[Array, "T E F"], slot: Int[Array, ""], newest: UInt8[Array | np.ndarray, "E H W 3"]
 ) -> UInt8[Array, "T E F"]:
     """Returns the frames with those of one slot replaced."""
-    newest = newest.reshape(frame.shape[1:])
-    if not _on_host(frame):
-        return frame.at[slot].set(newest)
-    # Between the two memories XLA moves slices and nothing else: a scatter would be computed on the host.
-    newest = jax.device_put(newest[None], jax.memory.Space.Host)
+    newest = newest.reshape(1, *frame.shape[1:])
+    if _on_host(frame):
+        newest = jax.device_put(newest, jax.memory.Space.Host)
+    # No scatter: between the two memories XLA moves slices and nothing else, and a TPU has another layout for it.
     origin = (slot, *[jnp.zeros_like(slot)] * (frame.ndim - 1))
     return lax.dynamic_update_slice(frame, newest, origin, allow_negative_indices=False)
 
 
 def read_frames(
-    frame: UInt8[Array, "T E F"], slot: Int[Array | np.ndarray, "*n"], env_id: Int[Array | np.ndarray, "*n"]
+    frame: UInt8[Array, "T E F"],
+    slot: Int[Array | np.ndarray, "*n"],
+    env_id: Int[Array | np.ndarray, "*n"],
+    *,
+    whole: bool = False,
 ) -> UInt8[Array, "*n H W 3"]:
-    """Returns the single frames at slots and env ids."""
+    """Returns the single frames at slots and env ids.
+
+    Args:
+      frame: of the ring.
+      slot: 0 to T - 1.
+      env_id: 0 to E - 1.
+      whole: the ring is neither split over devices nor one of several under ``jax.vmap``. A TPU then reads frame by
+        frame: for a gather of rows as long as these its compiler copies the whole ring, in two halves.
+    """
     shape = (*slot.shape, *frame_shape(frame.shape[-1]))
-    if not _on_host(frame):
-        return frame[slot, env_id].reshape(shape)
+    index = jnp.asarray(slot).ravel(), jnp.asarray(env_id).ravel()
+    if _on_host(frame):
+        rows = _one_by_one(frame, *index)
+    elif whole:
+        rows = lax.platform_dependent(frame, *index, tpu=_one_by_one, default=_gathered)
+    else:
+        rows = _gathered(frame, *index)
+    return rows.reshape(shape)
+
+
+def _gathered(frame: Array, slot: Array, env_id: Array) -> Array:
+    return frame[slot, env_id]
+
+
+def _one_by_one(frame: Array, slot: Array, env_id: Array) -> Array:
+    on_host = _on_host(frame)
 
     def fetch(index: tuple[Array, Array]) -> Array:
         origin = (*index, jnp.zeros_like(index[0]))
         taken = lax.dynamic_slice(frame, origin, (1, 1, frame.shape[2]), allow_negative_indices=False)
-        return jax.device_put(taken, jax.memory.Space.Device)[0, 0]
+        return (jax.device_put(taken, jax.memory.Space.Device) if on_host else taken)[0, 0]
 
-    return lax.map(fetch, (slot.ravel(), env_id.ravel())).reshape(shape)
+    return lax.map(fetch, (slot, env_id))

@@ -19,8 +19,9 @@ from covr_jax.runtime.profiling import CompileLog, chunk_annotation
 from covr_jax.training import cost_analysis, demonstrations
 from covr_jax.training.divergence import check_parameters, check_updates, tell_broken, tell_skipped
 from covr_jax.training.evaluation import Policy
+from covr_jax.training.kept_programs import kept_for
 from covr_jax.training.loop_state import AgentLoopState
-from covr_jax.training.programs import Programs, kept_for
+from covr_jax.training.programs import Programs
 from covr_jax.training.queries import QueryManager
 from covr_jax.training.rounds import FinetuneScheduler, round_metrics, tell_round, warn_about_schedule
 from covr_jax.training.selection import DataSelector, RoundData

@@ -16,14 +16,13 @@ from jax import Array
 
 from covr_jax import replay, runtime
 from covr_jax.agents import LearnerState
-from covr_jax.agents.networks.convolution import has_kernel
-from covr_jax.config import Config, to_dict
+from covr_jax.config import Config
 from covr_jax.envs import HostVecEnv, VecEnv
 from covr_jax.envs.stepper import HostStepper, JitStepper, make_stepper
 from covr_jax.replay import ReplayState
-from covr_jax.runtime import hosts, memory
+from covr_jax.runtime import memory
 from covr_jax.runtime.ahead import Ahead
-from covr_jax.runtime.kept import Kept, Program, open_kept
+from covr_jax.runtime.kept import Program
 from covr_jax.runtime.rng import ENTROPY, ENV, INIT, stream
 from covr_jax.training import needs
 from covr_jax.training.chunk import (
@@ -47,26 +46,6 @@ _UPDATES = ("update of the critic", "update of the actor")
 _CHUNKS = ("chunk of random actions", "chunk of updates")
 
 
-def kept_for(config: Config) -> Kept | None:
-    """What this process keeps of programs of such runs.
-
-    Args:
-      config: resolved.
-    """
-    if config.run.devices > 1 or hosts.several():
-        return None
-    options = to_dict(config)
-    for name in (
-        "seed",
-        "total_steps",
-        "preset",
-        "eval",
-        "run",
-    ):  # of which ``Programs`` begins no program that differs
-        del options[name]
-    return open_kept(options, has_kernel())
-
-
 class Programs:
     """Parts, compiled pieces and environments of one run.
 
@@ -79,6 +58,7 @@ class Programs:
     """
 
     copies = 1
+    _stacked = False  # whether a state has an axis in front of all others
 
     def __init__(self, config: Config, ahead: Ahead | None = None):
         """Builds everything; nothing is traced yet.
@@ -179,7 +159,8 @@ class Programs:
     def _init_replay(self) -> ReplayState:
         parts, store = self.parts, self.config.replay
         sizes = (self.config.env.image_size, parts.env.action_dim)
-        return replay.init(parts.slots, parts.env.num_envs, *sizes, store.storage, parts.answer_dim)
+        whole = parts.mesh is None and not self._stacked
+        return replay.init(parts.slots, parts.env.num_envs, *sizes, store.storage, parts.answer_dim, whole)
 
     def init_policy(self) -> EvaluatedState:
         """Makes the part of a fresh state that evaluations need."""

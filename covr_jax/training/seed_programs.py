@@ -31,6 +31,8 @@ class SeedPrograms(Programs):
       axis: the leading axis of all arrays.
     """
 
+    _stacked = True
+
     def __init__(self, config: Config, seeds: Sequence[int]):
         """Builds everything; nothing is traced yet.
 

@@ -9,7 +9,7 @@ over ``--devices`` of them; then sizes are those of one.
 * ``learner``: an update of critic and actor, ``chunk``: act, learn, step and draw as one program, ``act``: the policy,
   ``render``: the pictures of all environments.
 * ``trace_s`` is the time of tracing and lowering, ``compile_s`` the compiler's; ``hlo_lines`` are those of the compiled
-  program. ``copied_mb`` adds up what copies of over 100 MB write; ``on_host`` counts calls of the host, and
+  program. ``copied_mb`` adds up what copies and slices of over 100 MB write; ``on_host`` counts calls of the host, and
   ``collective_mb`` adds up what each exchange between chips gives one of them.
 """
 
@@ -44,7 +44,7 @@ BYTES = {
     "u64": 8,
 }  # others: 4
 HOST_CALLS = ("xla_python", "xla_ffi_python", "MoveToHost", "MoveToDevice", "HostExecute", "infeed", "outfeed")
-COPY = re.compile(r"= (\w+)\[([\d,]*)\]\S* (?:copy|copy-start|transpose)\(")
+COPY = re.compile(r"= (\w+)\[([\d,]*)\]\S* (?:copy|copy-start|transpose|slice)\(")
 EXCHANGES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 EXCHANGE = re.compile(rf"= (.*?) ({'|'.join(EXCHANGES)})(?:-start)?\(")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")

@@ -53,7 +53,8 @@ def started(began: float, options: list[str]) -> dict[str, float]:
     from covr_jax.runtime.kept import keep_programs
     from covr_jax.runtime.profiling import CompileLog
     from covr_jax.training.chunk import cycle
-    from covr_jax.training.programs import Programs, kept_for
+    from covr_jax.training.kept_programs import kept_for
+    from covr_jax.training.programs import Programs
     from covr_jax.training.resolve import resolve
 
     runtime.configure()

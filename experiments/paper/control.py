@@ -6,9 +6,9 @@
 
 ``untuned`` rows have the embedded VLM without the expert's adapter, which answers with what it sees, not with actions:
 what a VLM that knows nothing costs. ``gated`` rows let an answer guide only where the critics value it above the
-policy's action; in the ``annealed`` row guidance ends after 70,000 env steps; in the ``COVR`` row the VLM is tuned in
-rounds on what the policy did, as in the paper. Guidance counts the rows with an answer only (``--covr.guidance-mean
-valid``), so that the weight is that of Eq. 4 however seldom the VLM is asked. The paper has no such study.
+policy's action; in the ``annealed`` row guidance ends after 70,000 env steps. Guidance counts the rows with an answer
+only (``--covr.guidance-mean valid``), so that the weight is that of Eq. 4 however seldom the VLM is asked. The paper
+has no such study.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def table_of(adapter: str | None) -> Table:
         rows += [_row("expert gated", "10", (*expert, *GATED))]
         rows += [_row("expert annealed", "10", (*expert, *ANNEALED), "apl")]
     rows += [_row("untuned", weight, ()) for weight in UNTUNED]
-    rows += [_row("untuned gated", "10", GATED), _row("COVR", "10", (), "covr")]
+    rows += [_row("untuned gated", "10", GATED)]
     return Table(
         "Positive control of Eq. 4",
         columns=(Column("Cartpole", "cartpole_swingup"), Column("Cartpole area", "cartpole_swingup", AREA)),

@@ -37,7 +37,7 @@ _DIGEST = hashlib.sha256().digest_size
 
 # What a program may call beside XLA: LAPACK and the vendors' libraries by JAX, the package's own kernels. Others may
 # want to be made known in each process, which crashes where it calls one that is not.
-_LIBRARIES = ("lapack_", "cu", "hip", "covr_")
+_LIBRARIES = ("lapack_", "cu_", "cublas", "cudnn", "cusolver", "cusparse", "hip", "covr_")
 _CALL = re.compile(r"custom_call @(\w+)")
 
 _keeping = False
@@ -141,9 +141,10 @@ class Kept:
             self._folder.mkdir(parents=True, exist_ok=True)
             if fresh:
                 self._make_room()
-            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:  # several processes may be at it
-                file.write(hashlib.sha256(content).digest() + content)
-            os.replace(file.name, self._path(name, arguments))
+            with tempfile.TemporaryDirectory(dir=self._folder) as place:  # several processes may be at it
+                written = Path(place) / name
+                written.write_bytes(hashlib.sha256(content).digest() + content)
+                os.replace(written, self._path(name, arguments))
         except Exception:  # whatever it is, a later process traces it
             return
 

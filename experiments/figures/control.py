@@ -58,7 +58,7 @@ def draw_guided(axes: Any, title: str, rows: dict[str, tuple[str, str]]) -> None
             axes.plot(x / 1e3, y, color=colour, lw=0.6, alpha=0.5)
         x, y = curves[0][0], np.mean([y for _, y in curves], axis=0)
         axes.plot(x / 1e3, y, color=colour, lw=2, label=f"{label} ({len(curves)})")
-    axes.set(title=title, xlabel="thousand env steps", ylabel="episode return", ylim=(0, 450))
+    axes.set(title=title, xlabel="thousand env steps", ylabel="episode return", ylim=(0, 500))
     axes.legend(loc="upper left", fontsize=8)
 
 

@@ -105,6 +105,17 @@ def test_a_program_that_calls_the_host_is_not_kept(tmp_path):
     assert float(program(X)[5]) == 10.0 and not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("target", "kept"), [("lapack_spotrf_ffi", True), ("cu_threefry2x32", True), ("custom", False)]
+)
+def test_a_program_that_calls_a_library_of_others_is_not_kept(tmp_path, target, kept):
+    """It may not be known to the next process, which would crash."""
+    program = jax.jit(lambda x: x + 1.0).lower(X).compile()
+    folder = tmp_path / "a"
+    Kept(folder).save("sum", X, jax.ShapeDtypeStruct(X.shape, X.dtype), program, f"stablehlo.custom_call @{target}(%0)")
+    assert folder.exists() == stays
+
+
 def test_only_the_kinds_used_last_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(kept, "_KINDS", 2)
     for number, name in enumerate("abc"):

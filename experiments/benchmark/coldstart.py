@@ -2,7 +2,8 @@
 
 ``python experiments/benchmark/coldstart.py --tasks cartpole_swingup walker_walk --physics mujoco mjx``
 
-Each start is a process of its own with the demo's sizes and without a VLM: imports, environments, one cycle of random
+``traced`` is a start with that cache which takes no kept programs (``COVR_JAX_KEPT=0``), as all did before there were
+any. Each start is a process of its own with the demo's sizes and without a VLM: imports, environments, one cycle of random
 actions, one cycle with updates.
 """
 
@@ -34,6 +35,7 @@ TASKS = (
     "finger_spin",
     "hopper_hop",
 )
+STATES = ("empty", "full", "traced")
 
 
 def started(began: float, options: list[str]) -> dict[str, float]:
@@ -76,10 +78,10 @@ def started(began: float, options: list[str]) -> dict[str, float]:
     return {"first_update_s": times[-1] - began} | stages | compiled
 
 
-def start(options: list[str], cache: str) -> dict[str, float]:
+def start(options: list[str], cache: str, *, kept: bool) -> dict[str, float]:
     """Runs ``started`` in a fresh process."""
     command = [sys.executable, __file__, "--child", str(time.time()), *options]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "COVR_JAX_KEPT": str(int(kept))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         cli.fail(f"a start failed: {done.stderr[-500:]}")
@@ -100,8 +102,9 @@ def main() -> int:
         for physics in arguments.physics:
             options = ["--preset", "demo", "--method", "rad", "--task", task, "--env.physics", physics]
             with tempfile.TemporaryDirectory() as cache:
-                for state in ("empty", "full"):
-                    rows.append({"task": task, "physics": physics, "cache": state} | start(options, cache))
+                for state in STATES:
+                    found = start(options, cache, kept=state != "traced")
+                    rows.append({"task": task, "physics": physics, "cache": state} | found)
                     print(measure.table(rows[-1:]), flush=True)
                     if arguments.output:  # a table of all tasks takes half an hour
                         measure.write(arguments.output, rows)

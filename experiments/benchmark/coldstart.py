@@ -3,8 +3,8 @@
 ``python experiments/benchmark/coldstart.py --tasks cartpole_swingup walker_walk --physics mujoco mjx``
 
 ``traced`` is a start with that cache which takes no kept programs (``COVR_JAX_KEPT=0``), as all did before there were
-any. Each start is a process of its own with the demo's sizes and without a VLM: imports, environments, one cycle of random
-actions, one cycle with updates.
+any. Each start is a process of its own with the demo's sizes and without a VLM: imports, environments, one cycle of
+random actions, one cycle with updates.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def init(
       ValueError: a size below 1.
     """
     check_counts(slots=slots, num_envs=num_envs, image_size=image_size, action_dim=action_dim)
-    answer_dim, rows = answer_dim or action_dim, (slots, num_envs)
+    rows, answer_dim = (slots, num_envs), action_dim if answer_dim is None else answer_dim
     return ReplayState(
         frame=init_frames(slots, num_envs, image_size, storage),
         step_type=jnp.zeros(rows, jnp.int8),

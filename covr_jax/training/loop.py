@@ -13,13 +13,11 @@ from covr_jax import runtime
 from covr_jax.config import GUIDED, Config, required, value_or
 from covr_jax.covr import guidance, schedule
 from covr_jax.io.reporter import Reporter
-from covr_jax.runtime import hosts
-from covr_jax.runtime.ahead import Ahead
 from covr_jax.runtime.profiling import CompileLog, chunk_annotation
 from covr_jax.training import cost_analysis, demonstrations
 from covr_jax.training.divergence import check_parameters, check_updates, tell_broken, tell_skipped
 from covr_jax.training.evaluation import Policy
-from covr_jax.training.kept_programs import kept_for
+from covr_jax.training.kept_programs import begun_ahead
 from covr_jax.training.loop_state import AgentLoopState
 from covr_jax.training.programs import Programs
 from covr_jax.training.queries import QueryManager
@@ -38,8 +36,7 @@ class AgentTrainer(Trainer):
 
     def __init__(self, config: Config, run_dir: Path, reporter: Reporter, stop: Stop = never, programs: Any = None):
         self.compile_log = CompileLog()
-        if programs is None:
-            programs = Programs(config, None if hosts.several() else Ahead(reporter.message, stop, kept_for(config)))
+        programs = programs or Programs(config, begun_ahead(config, reporter.message, stop))
         programs.check_memory()  # before a VLM is loaded
         vlm = make_vlm(config, programs.parts.answer_dim, run_dir)
         super().__init__(config, run_dir, reporter, stop, programs, vlm)

@@ -18,7 +18,6 @@ from covr_jax.io.run_dir import check_config
 from covr_jax.training.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
-COLD = {"JAX_ENABLE_COMPILATION_CACHE": "0"}  # what is cached is not compiled, and so says nothing
 SMALL = ["--preset", "demo", "--env.image-size", "20", "--env.num-envs", "1"]
 
 
@@ -295,20 +294,3 @@ def test_a_log_on_a_full_disk_does_not_change_the_exit_code(unwritable):
         assert done.stdout == "progress\n"
     else:  # of an unbuffered output it is known at once, and said instead
         assert done.stderr.count("\n") == 1 and ("no space" in done.stderr or "cannot read or write" in done.stderr)
-
-
-def test_what_xla_says_of_large_buffers_is_not_shown():
-    """An update at the paper's size has buffers that cannot be cut up, and XLA warns of each."""
-    code = """
-from covr_jax.commands import cli
-cli.import_quietly(warp=False)
-import jax, jax.numpy as jnp
-from covr_jax import runtime
-runtime.configure()
-large = jax.ShapeDtypeStruct((15_000_000,), jnp.float32)
-runtime.jit(lambda x: jnp.sort(x + 1.0)[:3] * jnp.sort(x - 1.0)[-3:], often=True).lower(large).compile()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | COLD
-    )
-    assert done.stderr == ""

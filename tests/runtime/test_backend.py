@@ -88,3 +88,19 @@ def test_jax_takes_what_torch_leaves_of_a_gpu(monkeypatch):
     monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
     assert runtime.share_gpu(0.6) == pytest.approx(0.38)
     assert runtime.share_gpu(0.2) == pytest.approx(0.38) == float(os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"])
+
+
+def test_what_xla_says_of_large_buffers_is_not_shown():
+    """An update at the paper's size has buffers that cannot be cut up, and XLA warns of each."""
+    code = """
+from covr_jax.commands import cli
+cli.import_quietly(warp=False)
+import jax, jax.numpy as jnp
+from covr_jax import runtime
+runtime.configure()
+large = jax.ShapeDtypeStruct((15_000_000,), jnp.float32)
+runtime.jit(lambda x: jnp.sort(x + 1.0)[:3] * jnp.sort(x - 1.0)[-3:], often=True).lower(large).compile()
+"""
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"}  # what is cached is not compiled, and says nothing
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr == ""

@@ -80,7 +80,8 @@ def _built(source: Path) -> Path:
     if compiler is None:
         raise _NotBuilt(f"no C++ compiler ({', '.join(_COMPILERS)}); install one, as in apt install g++")
     version = _output(compiler, "--version")
-    parts = (source.read_text(), version, jax.__version__, platform.machine(), processor(), *_FLAGS)
+    texts = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
+    parts = (*texts, version, jax.__version__, platform.machine(), processor(), *_FLAGS)
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = cache_folder("native")
     library = folder / f"{source.stem}_{name}.so"

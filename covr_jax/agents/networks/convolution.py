@@ -134,7 +134,7 @@ def _fused_backward(
         return None, None, None
     needs_x = perturbed is not None
     # convolution.cc computes all three gradients of these shapes, elsewhere those of kernel and bias.
-    all_by_kernel = needs_x and stride == 1 and x.shape[-1] % _FILTERS == 0
+    all_by_kernel = needs_x and kernel.shape[0] == 3 and stride == 1 and x.shape[-1] % _FILTERS == 0
 
     def x_gradient(x: Array, kernel: Array, masked: Array) -> tuple[Array, ...]:
         return jax.vjp(lambda x: correlate(x, kernel, stride, precision), x)[1](masked) if needs_x else ()

@@ -2,7 +2,7 @@
 //
 // A row of outputs is, for each row of the kernel, a matrix product whose left operand lies in memory as it is: the
 // inputs under one row of a window are neighbours, and the next window starts `stride * channels` further. 3x3 kernels at
-// stride 1 take half as long by another algorithm (winograd.h).
+// stride 1 take two thirds as long by another algorithm (winograd.h).
 // Letters: B batch, H W image, C channels, K kernel side, S stride, P Q outputs, F filters (a multiple of 16).
 
 #include <algorithm>

@@ -1,8 +1,8 @@
 // Convolution, bias and ReLU in one pass over the images, and their gradients in another; float32, NHWC, VALID.
 //
 // A row of outputs is, for each row of the kernel, a matrix product whose left operand lies in memory as it is: the
-// inputs under one row of a window are neighbours, and the next window starts `stride * channels` further. 3x3 kernels at
-// stride 1 take two thirds as long by another algorithm (winograd.h).
+// inputs under one row of a window are neighbours, and the next window starts `stride * channels` further. 3x3 kernels
+// at stride 1 take two thirds as long by another algorithm (winograd.h).
 // Letters: B batch, H W image, C channels, K kernel side, S stride, P Q outputs, F filters (a multiple of 16).
 
 #include <algorithm>
@@ -35,7 +35,8 @@ const float* AsFloat(const uint8_t* x, ptrdiff_t count, Aligned& scratch) {
 }
 
 template <typename T>
-void Forward(const Shape& s, const T* x, const float* kernel, const float* bias, int image, int from, int to, float* y) {
+void Forward(const Shape& s, const T* x, const float* kernel, const float* bias, int image, int from, int to,
+             float* y) {
   thread_local Aligned scratch;
   const int lines = (to - from - 1) * s.stride + s.side;
   const float* in = AsFloat(x + (ptrdiff_t{image} * s.height + from * s.stride) * s.Line(), lines * s.Line(), scratch);

@@ -1,5 +1,5 @@
-// Products of matrices in registers: kMostRows rows by kFilters columns at a time; the last 16 columns of an odd multiple
-// of 16 with twice the rows. Nothing is packed or copied.
+// Products of matrices in registers: kMostRows rows by kFilters columns at a time; the last 16 columns of an odd
+// multiple of 16 with twice the rows. Nothing is packed or copied.
 
 #ifndef COVR_JAX_TILES_H_
 #define COVR_JAX_TILES_H_

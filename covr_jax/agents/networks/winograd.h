@@ -20,7 +20,7 @@ namespace winograd {
 constexpr int kPoints = 16;       // of a transformed tile
 constexpr int kTilesAtOnce = 48;  // whose transforms stay in the second cache
 
-// One dimension of each transform: from[i * stride] to to[i].
+// One dimension of each transform.
 struct Points {
   Vector v[4];
 };
@@ -128,8 +128,7 @@ inline void TransformInputs(const Shape& s, const float* x, int from, int to, fl
 // relu(A' m A + bias) of tiles `from` to `to`, m [16, N, F].
 inline void WriteOutputs(const Shape& s, const float* products, int from, int to, const float* bias, float* y) {
   const ptrdiff_t point = ptrdiff_t{to - from} * s.filters;
-  for (int tile = from; tile < to; ++tile, products += s.filters) {
-    const int top = tile / TileColumns(s) * 2, left = tile % TileColumns(s) * 2;
+  EachTile(s, from, to, [&](int top, int left) {
     float* at = y + (ptrdiff_t{top} * s.out_width + left) * s.filters;
     const bool below = top + 1 < s.out_height, right = left + 1 < s.out_width;
     for (int f = 0; f < s.filters; f += kLanes) {
@@ -151,15 +150,15 @@ inline void WriteOutputs(const Shape& s, const float* products, int from, int to
         if (right) Store(out + s.filters, rectified(rows[i][1] - rows[i][2] - rows[i][3]));
       }
     }
-  }
+    products += s.filters;
+  });
 }
 
 // A dy A' of tiles `from` to `to` as [16, N, F], where dy is `gradient` before the ReLU; its sum is added to `bias`.
 inline void TransformGradient(const Shape& s, const float* y, const float* gradient, int from, int to,
                               float* transformed, float* bias) {
   const ptrdiff_t point = ptrdiff_t{to - from} * s.filters;
-  for (int tile = from; tile < to; ++tile, transformed += s.filters) {
-    const int top = tile / TileColumns(s) * 2, left = tile % TileColumns(s) * 2;
+  EachTile(s, from, to, [&](int top, int left) {
     const ptrdiff_t first = (ptrdiff_t{top} * s.out_width + left) * s.filters;
     for (int f = 0; f < s.filters; f += kLanes) {
       const auto masked = [&](int i, int j) {
@@ -177,14 +176,14 @@ inline void TransformGradient(const Shape& s, const float* y, const float* gradi
         for (int j = 0; j < 4; ++j) Store(transformed + (i * 4 + j) * point + f, row.v[j]);
       }
     }
-  }
+    transformed += s.filters;
+  });
 }
 
 // B m B' of tiles `from` to `to`, m [16, N, C], added to the gradient of x.
 inline void AddInputs(const Shape& s, const float* products, int from, int to, float* of_x) {
   const ptrdiff_t point = ptrdiff_t{to - from} * s.channels;
-  for (int tile = from; tile < to; ++tile, products += s.channels) {
-    const int top = tile / TileColumns(s) * 2, left = tile % TileColumns(s) * 2;
+  EachTile(s, from, to, [&](int top, int left) {
     const int rows = std::min(4, s.height - top), columns = std::min(4, s.width - left);
     float* at = of_x + (ptrdiff_t{top} * s.width + left) * s.channels;
     for (int c = 0; c < s.channels; c += kLanes) {
@@ -204,7 +203,8 @@ inline void AddInputs(const Shape& s, const float* products, int from, int to, f
         }
       }
     }
-  }
+    products += s.channels;
+  });
 }
 
 // R rows of `count` numbers by [count, columns], V vectors of the columns.
@@ -247,7 +247,8 @@ inline void AddProducts(const float* left, const float* right, int n, int rows, 
 }
 
 // Outputs of rows `from` to `to` of tiles; x and y are one image.
-inline void Forward(const Shape& s, const float* x, const float* kernel, const float* bias, int from, int to, float* y) {
+inline void Forward(const Shape& s, const float* x, const float* kernel, const float* bias, int from, int to,
+                    float* y) {
   static thread_local Aligned transformed, products;
   transformed.resize(ptrdiff_t{kPoints} * kTilesAtOnce * s.channels);
   products.resize(ptrdiff_t{kPoints} * kTilesAtOnce * s.filters);

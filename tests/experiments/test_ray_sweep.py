@@ -32,7 +32,9 @@ AT_A_TIME = min(2, len(os.sched_getaffinity(0)))
 # Ray's processes are forked, which Linux refuses a process that maps more than the machine's memory, as one that has
 # run hundreds of tests does.
 RAY = """
-import sys, ray
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a command that a script starts in the background
+import ray
 from covr_jax.commands.launch import ray_runs
 from covr_jax.commands.launch.options import LaunchOptions
 with ray_runs.connected(LaunchOptions(visible=tuple(sys.argv[1:]))):

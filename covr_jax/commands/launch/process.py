@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -136,6 +137,9 @@ def attempt(
     Raises:
       Killed: a signal ended the process, or asked it to stop.
     """
+    # Ray ends a task by SIGINT's handler. Shells start background commands of scripts with that signal ignored.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         os.chdir(folder)
         with RunProcess(job, processors, environment) as process:

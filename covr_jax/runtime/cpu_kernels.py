@@ -75,7 +75,7 @@ def _targets(source: Path, *symbols: str) -> bool:
 
 
 def _built(source: Path) -> Path:
-    """The library of a source, compiled unless an earlier process has done so with the same compiler and processor."""
+    """The library of a source and the headers beside it, compiled once for a compiler and a processor."""
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
         raise _NotBuilt(f"no C++ compiler ({', '.join(_COMPILERS)}); install one, as in apt install g++")

@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <memory>
 #include <thread>
-#include <type_traits>
 #include <vector>
 
 #include "tiles.h"
@@ -24,7 +23,6 @@ namespace ffi = xla::ffi;
 
 constexpr int kParts = 64;        // of a batch, whose sums are added in order: a result does not depend on threads
 constexpr int kLinesAtOnce = 2;   // of outputs, while their inputs are in the nearest cache
-constexpr int kLargestSide = 16;  // of a kernel
 
 // Bytes as float32 in `scratch`; float32 as it is.
 const float* AsFloat(const float* x, ptrdiff_t, Aligned&) { return x; }
@@ -34,18 +32,40 @@ const float* AsFloat(const uint8_t* x, ptrdiff_t count, Aligned& scratch) {
   return scratch.data();
 }
 
+// R neighbouring outputs, V vectors of each: what one row of the kernel, the first or the last, adds. `stride` is from
+// one output to the next, and from one input's weights to the next's.
+template <int R, int V>
+void Outputs(const float* x, ptrdiff_t row, const float* weights, int count, ptrdiff_t stride, const float* bias,
+             bool first, bool last, float* out) {
+  Vector sums[R][V];
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) sums[r][v] = Load(first ? bias + v * kLanes : out + r * stride + v * kLanes);
+  }
+  Multiply(x, row, 1, weights, stride, count, sums);
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) {
+      const Vector sum = sums[r][v];
+      Store(out + r * stride + v * kLanes, last ? (sum < 0.0f ? Vector{} : sum) : sum);  // NaN stays NaN
+    }
+  }
+}
+
+// Outputs of rows `from` to `to` of one image.
 template <typename T>
-void Forward(const Shape& s, const T* x, const float* kernel, const float* bias, int image, int from, int to,
-             float* y) {
+void Forward(const Shape& s, const T* x, const float* kernel, const float* bias, int from, int to, float* y) {
   thread_local Aligned scratch;
-  const int lines = (to - from - 1) * s.stride + s.side;
-  const float* in = AsFloat(x + (ptrdiff_t{image} * s.height + from * s.stride) * s.Line(), lines * s.Line(), scratch);
-  const float *inputs[kLargestSide], *weights[kLargestSide];
-  for (int tap = 0; tap < s.side; ++tap) weights[tap] = kernel + ptrdiff_t{tap} * s.Row() * s.filters;
+  const int lines = (to - from - 1) * s.stride + s.side, step = s.stride * s.channels;
+  const float* in = AsFloat(x + from * s.stride * s.Line(), lines * s.Line(), scratch);
   for (int line = from; line < to; ++line) {
-    for (int tap = 0; tap < s.side; ++tap) inputs[tap] = in + ((line - from) * s.stride + tap) * s.Line();
-    OutputLine(inputs, weights, s.side, s.stride * s.channels, s.Row(), s.out_width, s.filters, bias, true,
-               y + (ptrdiff_t{image} * s.out_height + line) * s.OutLine());
+    for (int tap = 0; tap < s.side; ++tap) {
+      const float* inputs = in + ((line - from) * s.stride + tap) * s.Line();
+      const float* weights = kernel + ptrdiff_t{tap} * s.Row() * s.filters;
+      OfFilters(s.filters, s.out_width, [&](int f, int start, auto size, auto vectors) {
+        Outputs<size(), vectors()>(inputs + ptrdiff_t{start} * step, step, weights + f, s.Row(), s.filters, bias + f,
+                                   tap == 0, tap == s.side - 1,
+                                   y + line * s.OutLine() + ptrdiff_t{start} * s.filters + f);
+      });
+    }
   }
 }
 
@@ -53,7 +73,7 @@ void Forward(const Shape& s, const T* x, const float* kernel, const float* bias,
 void Mask(const Shape& s, const float* y, const float* gradient, float* masked, float* bias) {
   for (int f = 0; f < s.filters; f += kLanes) {
     Vector sum{};
-    for (ptrdiff_t at = f; at < s.out_height * s.OutLine(); at += s.filters) {
+    for (ptrdiff_t at = f; at < s.Outputs(); at += s.filters) {
       const Vector value = Load(y + at) > 0.0f ? Load(gradient + at) : Vector{};
       Store(masked + at, value);
       sum += value;
@@ -64,16 +84,14 @@ void Mask(const Shape& s, const float* y, const float* gradient, float* masked, 
 
 // Of one image: added to the gradients of kernel and bias.
 template <typename T>
-void Backward(const Shape& s, const T* x, const float* y, const float* gradient, int image, float* kernel,
-              float* bias) {
+void Backward(const Shape& s, const T* x, const float* y, const float* gradient, float* kernel, float* bias) {
   thread_local Aligned masked, scratch;
-  const ptrdiff_t line = s.OutLine(), outputs = s.out_height * line;
-  masked.resize(outputs);
-  Mask(s, y + image * outputs, gradient + image * outputs, masked.data(), bias);
+  const ptrdiff_t line = s.OutLine();
+  masked.resize(s.Outputs());
+  Mask(s, y, gradient, masked.data(), bias);
   for (int from = 0; from < s.out_height; from += kLinesAtOnce) {
     const int lines = std::min(kLinesAtOnce, s.out_height - from);
-    const float* in = AsFloat(x + (ptrdiff_t{image} * s.height + from * s.stride) * s.Line(),
-                              ((lines - 1) * s.stride + s.side) * s.Line(), scratch);
+    const float* in = AsFloat(x + from * s.stride * s.Line(), ((lines - 1) * s.stride + s.side) * s.Line(), scratch);
     const float* here = masked.data() + from * line;
     for (int tap = 0; tap < s.side; ++tap) {
       OfFilters(s.filters, s.Row(), [&](int f, int start, auto size, auto vectors) {
@@ -140,14 +158,13 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, int64_t stride, ffi::AnyBuffer x, F
   return OfType(x, [&](const auto* images) {
     InParallel(pool, s.batch * tasks, [&](int i) {
       const int image = i / tasks, from = i % tasks * lines, to = std::min(from + lines, s.out_height);
-      if constexpr (std::is_same_v<decltype(images), const float*>) {
-        if (tiled) {
-          winograd::Forward(s, images + image * s.Inputs(), transformed.data(), bias.typed_data(), from / 2,
-                            (to + 1) / 2, y->typed_data() + image * s.Outputs());
-          return;
-        }
+      float* own = y->typed_data() + image * s.Outputs();
+      if (tiled) {
+        const float* x_own = x.typed_data<float>() + image * s.Inputs();
+        winograd::Forward(s, x_own, transformed.data(), bias.typed_data(), from / 2, (to + 1) / 2, own);
+      } else {
+        Forward(s, images + image * s.Inputs(), kernel.typed_data(), bias.typed_data(), from, to, own);
       }
-      Forward(s, images, kernel.typed_data(), bias.typed_data(), image, from, to, y->typed_data());
     });
   });
 }
@@ -168,15 +185,14 @@ ffi::Error Gradients(ffi::ThreadPool& pool, int64_t stride, ffi::AnyBuffer& x, F
     InParallel(pool, parts, [&](int part) {
       float *own = sums.data() + part * size, *own_bias = own + s.KernelSize();
       const int from = int64_t{part} * s.batch / parts, to = int64_t{part + 1} * s.batch / parts;
-      if constexpr (std::is_same_v<decltype(images), const float*>) {
-        if (tiled) {
-          winograd::Backward(s, images, transposed.data(), y.typed_data(), gradient.typed_data(), from, to, own,
-                             own_bias, of_x);
-          return;
-        }
+      if (tiled) {
+        winograd::Backward(s, x.typed_data<float>(), transposed.data(), y.typed_data(), gradient.typed_data(), from, to,
+                           own, own_bias, of_x);
+        return;
       }
       for (int image = from; image < to; ++image) {
-        Backward(s, images, y.typed_data(), gradient.typed_data(), image, own, own_bias);
+        Backward(s, images + image * s.Inputs(), y.typed_data() + image * s.Outputs(),
+                 gradient.typed_data() + image * s.Outputs(), own, own_bias);
       }
     });
   });

@@ -25,7 +25,7 @@ _SOURCE = Path(__file__).with_name("convolution.cc")
 FORWARD, GRADIENTS, GRADIENTS_WITH_X = TARGETS = (
     "covr_convolution", "covr_convolution_gradients", "covr_convolution_gradients_with_x",
 )  # fmt: skip
-_FILTERS, _LARGEST_SIDE = 16, 16  # whose multiples are the filters that convolution.cc takes; its largest kernel side
+_FILTERS = 16  # whose multiples are the filters that convolution.cc takes
 
 Images = Shaped[Array | np.ndarray, "B H W C"]  # u8, or the kernel's dtype
 Kernel = Float[Array | np.ndarray, "K K C N"]
@@ -44,7 +44,7 @@ def convolve(
       precision: of the products where XLA computes them.
     """
     side, _, _, filters = kernel.shape
-    fits = filters % _FILTERS == 0 and side <= min(_LARGEST_SIDE, *x.shape[1:3]) and kernel.dtype == jnp.float32
+    fits = filters % _FILTERS == 0 and side <= min(x.shape[1:3]) and kernel.dtype == jnp.float32
     if fits and x.size and x.dtype in (jnp.float32, jnp.uint8) and has_kernel():
         return _fused(x, kernel, bias, stride, precision)
     return bias_relu(correlate(x, kernel, stride, precision), bias)

@@ -82,27 +82,6 @@ inline void Multiply(const float* x, Row row, ptrdiff_t step, const float* weigh
   }
 }
 
-// R neighbouring outputs, V vectors of each: what one row of the kernel adds. `stride` is from one output to the next,
-// and from one input's weights to the next's.
-template <int R, int V>
-void Outputs(const float* x, ptrdiff_t row, const float* weights, int count, ptrdiff_t stride, const float* bias,
-             bool first, bool rectify, float* out) {
-  Vector sums[R][V];
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) {
-      const int at = v * kLanes;
-      sums[r][v] = !first ? Load(out + r * stride + at) : bias != nullptr ? Load(bias + at) : Vector{};
-    }
-  }
-  Multiply(x, row, 1, weights, stride, count, sums);
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) {
-      const Vector sum = sums[r][v];
-      Store(out + r * stride + v * kLanes, rectify ? (sum < 0.0f ? Vector{} : sum) : sum);  // NaN stays NaN
-    }
-  }
-}
-
 // Gradients of R neighbouring weights, V vectors of each, from `lines` rows of `width` outputs.
 template <int R, int V>
 void Weights(const float* x, ptrdiff_t step, ptrdiff_t x_line, const float* gradient, ptrdiff_t stride,
@@ -159,18 +138,6 @@ struct Shape {
   ptrdiff_t Outputs() const { return out_height * OutLine(); }
   ptrdiff_t KernelSize() const { return ptrdiff_t{side} * Row() * filters; }
 };
-
-// One row of `width` outputs of `filters` numbers from `taps` rows of inputs, `count` of them under each window.
-void OutputLine(const float* const* inputs, const float* const* weights, int taps, ptrdiff_t step, int count, int width,
-                int filters, const float* bias, bool rectify, float* out) {
-  for (int tap = 0; tap < taps; ++tap) {
-    OfFilters(filters, width, [&](int f, int start, auto size, auto vectors) {
-      Outputs<size(), vectors()>(inputs[tap] + start * step, step, weights[tap] + f, count, filters,
-                                 bias != nullptr ? bias + f : nullptr, tap == 0, rectify && tap == taps - 1,
-                                 out + ptrdiff_t{start} * filters + f);
-    });
-  }
-}
 
 }  // namespace
 

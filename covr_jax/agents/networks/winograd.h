@@ -33,9 +33,10 @@ inline Points OutputsBack(Vector a, Vector b) { return {a, a + b, a - b, -b}; } 
 inline int TileRows(const Shape& s) { return (s.out_height + 1) / 2; }
 inline int TileColumns(const Shape& s) { return (s.out_width + 1) / 2; }
 
+// By value here and in what calls it: as far as a compiler knows, stores could change a shape that is referred to.
 // Calls tile(top, left) with the first output of tiles `from` to `to`, which are counted along rows.
 template <typename F>
-inline void EachTile(const Shape& s, int from, int to, F&& tile) {
+inline void EachTile(Shape s, int from, int to, F&& tile) {
   int top = from / TileColumns(s) * 2, left = from % TileColumns(s) * 2;
   for (; from < to; ++from) {
     tile(top, left);
@@ -97,7 +98,7 @@ inline void AddKernel(const float* sums, int channels, int filters, float* kerne
 }
 
 // B' x B of tiles `from` to `to` of an image as [16, N, C]. Inputs beyond the edge serve no output: any will do.
-inline void TransformInputs(const Shape& s, const float* x, int from, int to, float* transformed) {
+inline void TransformInputs(Shape s, const float* x, int from, int to, float* transformed) {
   const ptrdiff_t point = ptrdiff_t{to - from} * s.channels;
   EachTile(s, from, to, [&](int top, int left) {
     const float* lines[4];
@@ -126,7 +127,7 @@ inline void TransformInputs(const Shape& s, const float* x, int from, int to, fl
 }
 
 // relu(A' m A + bias) of tiles `from` to `to`, m [16, N, F].
-inline void WriteOutputs(const Shape& s, const float* products, int from, int to, const float* bias, float* y) {
+inline void WriteOutputs(Shape s, const float* products, int from, int to, const float* bias, float* y) {
   const ptrdiff_t point = ptrdiff_t{to - from} * s.filters;
   EachTile(s, from, to, [&](int top, int left) {
     float* at = y + (ptrdiff_t{top} * s.out_width + left) * s.filters;
@@ -155,7 +156,7 @@ inline void WriteOutputs(const Shape& s, const float* products, int from, int to
 }
 
 // A dy A' of tiles `from` to `to` as [16, N, F], where dy is `gradient` before the ReLU; its sum is added to `bias`.
-inline void TransformGradient(const Shape& s, const float* y, const float* gradient, int from, int to,
+inline void TransformGradient(Shape s, const float* y, const float* gradient, int from, int to,
                               float* transformed, float* bias) {
   const ptrdiff_t point = ptrdiff_t{to - from} * s.filters;
   EachTile(s, from, to, [&](int top, int left) {
@@ -181,7 +182,7 @@ inline void TransformGradient(const Shape& s, const float* y, const float* gradi
 }
 
 // B m B' of tiles `from` to `to`, m [16, N, C], added to the gradient of x.
-inline void AddInputs(const Shape& s, const float* products, int from, int to, float* of_x) {
+inline void AddInputs(Shape s, const float* products, int from, int to, float* of_x) {
   const ptrdiff_t point = ptrdiff_t{to - from} * s.channels;
   EachTile(s, from, to, [&](int top, int left) {
     const int rows = std::min(4, s.height - top), columns = std::min(4, s.width - left);

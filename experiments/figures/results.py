@@ -41,6 +41,7 @@ LOOK: dict[Any, Any] = {
     "figure.facecolor": "white",
 }
 DEMO, DEMO_SEEDS = RESULTS / "demo" / "cartpole_swingup", (1, 2, 3, 4, 5)
+BASE = RESULTS / "demo_paired" / "cartpole_swingup"  # the base has not been run since convolutions round differently
 PUBLISHED_RAD = (694.0, 28.0)  # Table 3, cartpole_swingup at 100K environment steps: mean, std
 
 
@@ -72,12 +73,12 @@ def final_returns(directory: Path) -> dict[str, list[float]]:
 
 def draw_demo(axes: Any) -> None:
     """The demo runs and their base alone: returns of the policies, and of the VLM alone, by env steps."""
-    for method, name, color, label in (
-        ("rad", "eval/episode_return", REFERENCE, "policy of RAD alone"),
-        ("covr", "eval/episode_return", POLICY, "policy of COVR on RAD"),
-        ("covr", "vlm/prior_return", VLM, "VLM alone, after each round"),
+    for runs, name, color, label in (
+        (BASE / "rad", "eval/episode_return", REFERENCE, "policy of RAD alone"),
+        (DEMO / "covr", "eval/episode_return", POLICY, "policy of COVR on RAD"),
+        (DEMO / "covr", "vlm/prior_return", VLM, "VLM alone, after each round"),
     ):
-        curves = [read_curve(DEMO / method / f"seed{seed}" / "metrics.jsonl", name) for seed in DEMO_SEEDS]
+        curves = [read_curve(runs / f"seed{seed}" / "metrics.jsonl", name) for seed in DEMO_SEEDS]
         marker: dict[str, Any] = {"marker": "o", "ms": 3} if color == VLM else {}
         for x, y in curves:
             axes.plot(x / 1e3, y, color=color, lw=0.7, alpha=0.5, **marker)
